@@ -1,1 +1,61 @@
+//! Everything that is bytes and nothing that is a socket: the tunnel's protocol, and the readers of what strangers send.
+//!
+//! # The tunnel on one screen
+//!
+//! An agent brings its tunnel to the relay over QUIC, or over TLS on the front's TCP port where UDP is blocked. Both are
+//! TLS 1.3 with [`ALPN_TUNNEL`]; the agent shows a self-signed certificate whose Ed25519 key is its identity, the relay a
+//! certificate for `relay.<zone>`. One control stream carries [`Frame`]s behind a two-octet length:
+//!
+//! ```text
+//!   agent                                     relay
+//!     │── Hello { version, features, instance } ─►│  within 5 s
+//!     │◄─ Welcome { version, features, seen as } ─│  or a close code from the table in `close`
+//!     │── Ping { sequence } ────────────────────►│  every 3 s ± 20 %
+//!     │◄─ Pong { sequence } ─────────────────────│
+//!     │◄─ Ping … ── Pong ───────────────────────►│  when a visitor waits and nothing is heard
+//!     │◄─ Dial { ticket } ───────────────────────│  tls carrier only: bring a connection for a visitor
+//!     │◄─ Drain { reconnect_after } ─────────────│  leave when your visitors have left
+//!     │◄─ Close { code } ────────────────────────│  TLS only; QUIC has its own close
+//! ```
+//!
+//! Each visitor crosses on a carrier of its own. It begins, from the relay, with one [`Frame::Open`], and then holds the
+//! visitor's bytes in both directions as they are, each direction closed on its own:
+//!
+//! ```text
+//!   quic   a bidirectional stream of the tunnel, opened by the relay:  Open │ bytes…
+//!   tls    a connection with ALPN_CARRIER, dialled by the agent:       Carry { ticket } ►   ◄ Open │ bytes…
+//! ```
+//!
+//! A direction that ends in order is finished (QUIC FIN, TLS close_notify); anything else is a reset and is passed on as
+//! a reset, so that a cut transfer never looks complete.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(
+    not(test),
+    deny(
+        clippy::arithmetic_side_effects,
+        clippy::expect_used,
+        clippy::indexing_slicing,
+        clippy::panic,
+        clippy::unwrap_used
+    )
+)] // strangers write what is read here
+
+pub mod client_hello;
+pub mod close;
+pub mod connection_id;
+pub mod datagram;
+pub mod frame;
+pub mod hello;
+pub mod proxy_v2;
+pub mod signed_request;
+
+pub use close::{CloseCode, ResetCode, Retry};
+pub use frame::{Frame, FrameError};
+pub use hello::{Features, Hello, InstanceId};
+
+/// The control tunnel's protocol, over QUIC and over TLS.
+pub const ALPN_TUNNEL: &[u8] = b"causeway-tunnel/1";
+
+/// One visitor's bytes over a TLS connection of their own.
+pub const ALPN_CARRIER: &[u8] = b"causeway-carrier/1";
