@@ -1,1 +1,20 @@
+//! The tunnel and both its ends: the relay [`server`], the [`agent`] on the device, and the byte pump between them.
+//!
+//! Read in this order: [`server`] and `server/front.rs` for the path of a visitor's bytes into the tunnel, [`agent`] and
+//! `agent/visitor.rs` for the path out of it to the origin; `carrier.rs` and `splice.rs` for what happens in between. The
+//! protocol itself is in the package `wire`.
 
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod resolve;
+pub mod server;
+pub mod signal;
+pub mod tls;
+
+mod buffers;
+mod carrier;
+mod control_stream;
+mod liveness;
+mod quic;
+mod splice;

@@ -73,7 +73,7 @@ impl DeviceId {
     }
 
     /// An id read back from where it was kept.
-    pub fn from_bytes(bytes: [u8; 16]) -> Self {
+    pub const fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(bytes)
     }
 

@@ -1,0 +1,342 @@
+//! The agent: keeps a tunnel to a relay up, and joins the visitors that come through it to a service of the device.
+//!
+//! ```text
+//!   pair   code ─► cloud ─► name, relays, trust root ─► state
+//!   run    state ─► certificate ─► tunnel ─► visitors ─► origin
+//! ```
+//!
+//! [`run`] goes on until it is told to stop: a tunnel that ends is followed by another, a certificate that nears its end
+//! is renewed, an address that changes is reported.
+
+mod announce;
+mod backoff;
+mod certificate;
+mod cloud;
+mod http;
+mod identity;
+mod origin;
+mod pair;
+mod state;
+mod tunnel;
+mod visitor;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use directory::{DeviceName, NameError, Zone};
+use tokio::sync::{oneshot, watch};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use wire::{InstanceId, Retry};
+
+pub use cloud::{CallError, Cloud};
+pub use identity::{Identity, KeyError, TlsKey};
+pub use origin::{Origin, OriginAddress, OriginError, OriginTrust, Scheme, VisitorAddress};
+pub use pair::{PairError, pair};
+pub use state::{Certificate, Pairing, State, StateError};
+
+use crate::resolve::Resolver;
+use crate::server::Transport;
+use crate::tls::{CertificateSlot, Roots, TlsError};
+use backoff::Backoff;
+use certificate::{CertificateError, Certificates};
+use tunnel::{DialError, Dialler, Ended, RelayAddress, Tunnel};
+use visitor::Visitors;
+
+/// Program and version, as relay and cloud hear it.
+const SOFTWARE: &str = concat!("causeway-agent/", env!("CARGO_PKG_VERSION"));
+
+/// Between two dials, at least and at most. A restarted relay has its agents back within five seconds.
+const REDIAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
+
+/// After this many failed dials the relay is away for longer, and the waits may be too.
+const PATIENT_AFTER: u32 = 100;
+const PATIENT_REDIAL: Duration = Duration::from_secs(60);
+
+/// The wait after a close that somebody has to do something about.
+const LATER: Duration = Duration::from_secs(120);
+
+/// How often an agent on TLS looks whether QUIC works by now.
+const UPGRADE: Duration = Duration::from_secs(60);
+
+/// How long a stopping agent takes to say goodbye.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// What an agent needs to run.
+#[derive(Debug)]
+pub struct Config {
+    /// Its directory, paired.
+    pub state: State,
+    /// The service it makes reachable.
+    pub origin: Origin,
+    /// Where the names of cloud and relays lead.
+    pub resolver: Resolver,
+}
+
+/// How the agent is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Attached {
+    /// What its tunnel runs over.
+    pub transport: Transport,
+    /// Its address as the relay sees it.
+    pub seen_as: SocketAddr,
+}
+
+/// Why an agent cannot run. Always the owner's to mend; what may pass by itself is waited for.
+#[derive(Debug, thiserror::Error)]
+pub enum RunError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The cloud refuses for good.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The device's keys.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// The certificates.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// What pairing returned makes no sense.
+    #[error("what pairing returned makes no sense: {0}")]
+    Pairing(String),
+}
+
+impl From<CertificateError> for RunError {
+    fn from(error: CertificateError) -> Self {
+        match error {
+            CertificateError::Call(error) => Self::Call(error),
+            CertificateError::State(error) => Self::State(error),
+            CertificateError::Key(error) => Self::Key(error),
+            CertificateError::Tls(error) => Self::Tls(error),
+        }
+    }
+}
+
+impl From<NameError> for RunError {
+    fn from(error: NameError) -> Self {
+        Self::Pairing(error.to_string())
+    }
+}
+
+/// Runs an agent until `stop`. `attached` always tells how it is attached now.
+///
+/// # Errors
+/// If the state directory, the keys or the cloud's refusal leave nothing to wait for.
+pub async fn run(
+    config: Config,
+    attached: watch::Sender<Option<Attached>>,
+    stop: CancellationToken,
+) -> Result<(), RunError> {
+    let Config {
+        state,
+        origin,
+        resolver,
+    } = config;
+    let pairing = state.pairing()?;
+    let identity = state.identity()?;
+    let zone = Zone::parse(&pairing.zone)?;
+    let device = DeviceName::parse(&pairing.name)?;
+    let roots = Roots::from_pem(&pairing.trust_root)?;
+    let cloud = Cloud::new(&pairing.cloud, roots.clone(), resolver)?;
+    let certificates = Certificates {
+        names: vec![
+            zone.name_of(&device),
+            format!("*.{}", zone.name_of(&device)),
+        ],
+        key: state.tls_key()?,
+        cloud: cloud.clone(),
+        state,
+    };
+    let slot: CertificateSlot = tokio::select! {
+        biased;
+        () = stop.cancelled() => return Ok(()),
+        slot = certificates.obtain(&identity) => slot?,
+    };
+    let visitors = Arc::new(Visitors::new(
+        zone,
+        device,
+        slot.clone(),
+        origin,
+        stop.clone(),
+    )?);
+    let dialler = Arc::new(Dialler {
+        certificate: identity.certificate()?,
+        roots,
+        resolver,
+        instance: InstanceId(rand::random()),
+    });
+    let relays = relay_addresses(&pairing)?;
+    let keeper = TunnelKeeper {
+        dialler,
+        relays,
+        visitors: Arc::clone(&visitors),
+        attached,
+        stop: stop.clone(),
+    };
+    tokio::select! {
+        () = keeper.keep() => {}
+        () = certificates.keep_fresh(&identity, &slot) => {}
+        () = announce::announce(&cloud, &identity) => {}
+    }
+    let _ = timeout(GOODBYE, visitors.gone()).await;
+    Ok(())
+}
+
+fn relay_addresses(pairing: &Pairing) -> Result<Vec<RelayAddress>, RunError> {
+    let parsed: Option<Vec<_>> = pairing
+        .relays
+        .iter()
+        .map(|relay| RelayAddress::parse(relay))
+        .collect();
+    match parsed {
+        Some(relays) if !relays.is_empty() => Ok(relays),
+        _ => Err(RunError::Pairing(format!("relays {:?}", pairing.relays))),
+    }
+}
+
+/// Keeps one tunnel up.
+struct TunnelKeeper {
+    dialler: Arc<Dialler>,
+    relays: Vec<RelayAddress>,
+    visitors: Arc<Visitors>,
+    attached: watch::Sender<Option<Attached>>,
+    stop: CancellationToken,
+}
+
+/// What happened to the tunnel that took new visitors.
+enum Turn {
+    /// It ended.
+    Ended(Ended),
+    /// The relay asked for another one, after a while; this one lives on for the visitors it has.
+    Drained(Duration),
+    /// A better one stands already.
+    Better(Box<Tunnel>),
+}
+
+impl TunnelKeeper {
+    /// Returns when the agent stops.
+    async fn keep(self) {
+        let mut tunnels = JoinSet::new(); // the newest, and older ones whose visitors finish
+        let mut next = None;
+        let mut after = None;
+        while !self.stop.is_cancelled() {
+            let tunnel = match next.take() {
+                Some(tunnel) => tunnel,
+                None => match self.dial(after).await {
+                    Some(tunnel) => tunnel,
+                    None => break,
+                },
+            };
+            match self.attend(tunnel, &mut tunnels).await {
+                Turn::Ended(ended) => {
+                    self.attached.send_replace(None);
+                    after = Some(ended);
+                    self.rest(ended).await;
+                }
+                Turn::Drained(wait) => {
+                    tracing::info!("the relay asks this agent to come back");
+                    self.pause(wait).await;
+                    after = None;
+                }
+                Turn::Better(tunnel) => next = Some(*tunnel),
+            }
+        }
+        self.attached.send_replace(None);
+        let _ = timeout(GOODBYE, async {
+            while tunnels.join_next().await.is_some() {}
+        })
+        .await;
+    }
+
+    /// A tunnel, however long it takes; `None` when the agent stops.
+    async fn dial(&self, mut after: Option<Ended>) -> Option<Tunnel> {
+        let mut backoff = Backoff::new(REDIAL.0, REDIAL.1);
+        let mut tries: u32 = 0;
+        loop {
+            let relay = self.relays.get(tries as usize % self.relays.len())?;
+            let dialled = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => return None,
+                dialled = self.dialler.dial(relay, after.take()) => dialled,
+            };
+            match dialled {
+                Ok(tunnel) => return Some(tunnel),
+                Err(error) => {
+                    if tries == 0 {
+                        tracing::warn!(%error, "no tunnel; trying on");
+                    }
+                    let wait = match error {
+                        DialError::Closed(code) if code.retry() == Retry::Later => LATER,
+                        DialError::Closed(_) | DialError::Failed(_) | DialError::Tls(_) => {
+                            backoff.next()
+                        }
+                    };
+                    self.pause(if tries > PATIENT_AFTER {
+                        PATIENT_REDIAL
+                    } else {
+                        wait
+                    })
+                    .await;
+                }
+            }
+            tries = tries.saturating_add(1);
+        }
+    }
+
+    /// Takes visitors from `tunnel` until another is needed.
+    async fn attend(&self, tunnel: Tunnel, tunnels: &mut JoinSet<()>) -> Turn {
+        let (transport, seen_as) = (tunnel.transport(), tunnel.seen_as);
+        self.attached
+            .send_replace(Some(Attached { transport, seen_as }));
+        tracing::info!(transport = transport.name(), "attached to the relay");
+        let (drain, mut drained) = oneshot::channel();
+        let (end, mut ended) = oneshot::channel();
+        let attended = tunnel.attend(Arc::clone(&self.visitors), drain, self.stop.clone());
+        tunnels.spawn(async move {
+            // Nobody listens any more if another tunnel has taken over.
+            let _ = end.send(attended.await);
+        });
+        loop {
+            tokio::select! {
+                biased; // an end before anything that would outlive it
+                ended = &mut ended => return Turn::Ended(ended.unwrap_or(Ended::Broken)),
+                Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait),
+                Some(_) = tunnels.join_next() => {}
+                () = sleep(UPGRADE), if transport == Transport::Tls => {
+                    if let Some(relay) = self.relays.first()
+                        && let Ok(tunnel) = self.dialler.dial_quic(relay).await
+                    {
+                        return Turn::Better(Box::new(tunnel));
+                    }
+                }
+            }
+        }
+    }
+
+    /// Waits as the end of a tunnel demands.
+    async fn rest(&self, ended: Ended) {
+        match ended {
+            Ended::Stopped => {}
+            Ended::Closed(code) => {
+                tracing::warn!(code = code.name(), "the relay closed the tunnel: {code}");
+                match code.retry() {
+                    Retry::Later => self.pause(LATER).await,
+                    Retry::Soon => self.pause(REDIAL.0).await,
+                }
+            }
+            Ended::Silent => tracing::warn!("the relay does not answer any more"),
+            Ended::Broken => tracing::warn!("the connection to the relay broke"),
+        }
+    }
+
+    /// Between half and all of `wait`, so that many agents do not come back at once; less when the agent stops.
+    async fn pause(&self, wait: Duration) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = sleep(wait.mul_f64(rand::random_range(0.5..=1.0))) => {}
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! The agent's calls to the operator's API: a few, small, over HTTPS, each signed with the device's key.
+
+use std::fmt;
+use std::io;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Bytes;
+use hyper::client::conn::http1;
+use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
+use hyper::{Method, Request, Uri};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use tokio::time::timeout;
+use wire::signed_request::{self, CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT};
+
+use crate::resolve::Resolver;
+use crate::tls::{self, Prefixed, Roots};
+
+use super::SOFTWARE;
+use super::identity::{Identity, KeyError};
+
+/// How long one call may take, all of it.
+const CALL_TIME: Duration = Duration::from_secs(15);
+
+/// The longest answer that is read, in octets.
+const MAX_ANSWER: usize = 256 * 1024;
+
+/// The operator's API, as an agent sees it.
+#[derive(Clone)]
+pub struct Cloud {
+    /// `https://cloud.<zone>[:port]`
+    base: String,
+    host: String,
+    port: u16,
+    roots: Roots,
+    resolver: Resolver,
+}
+
+/// Why a call brought nothing.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The owner gave no address of a cloud.
+    #[error("{0:?} is not the address of a cloud; it looks like https://cloud.example.com")]
+    BadAddress(String),
+    /// It cannot be reached.
+    #[error("{host} cannot be reached: {cause}")]
+    Unreachable {
+        /// Which host.
+        host: String,
+        /// What went wrong.
+        cause: io::Error,
+    },
+    /// It was reached, and said no.
+    #[error("{detail} ({status})")]
+    Refused {
+        /// The HTTP status.
+        status: u16,
+        /// What the cloud says, for a person.
+        detail: String,
+    },
+    /// It was reached, and what it said makes no sense.
+    #[error("{host} gave an answer that makes no sense: {cause}")]
+    BadAnswer {
+        /// Which host.
+        host: String,
+        /// What is wrong with it.
+        cause: String,
+    },
+    /// The device's own key failed.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+}
+
+impl CallError {
+    /// Whether the same call may succeed later.
+    pub(crate) fn may_pass(&self) -> bool {
+        match self {
+            Self::Unreachable { .. } | Self::BadAnswer { .. } => true,
+            Self::Refused { status, .. } => *status >= 500 || *status == 429,
+            Self::BadAddress(_) | Self::Key(_) => false,
+        }
+    }
+}
+
+/// RFC 9457, as much as is read of it.
+#[derive(Deserialize)]
+struct Problem {
+    detail: String,
+}
+
+impl Cloud {
+    /// The API at `address`, whose certificate `roots` must vouch for.
+    ///
+    /// # Errors
+    /// If `address` is no HTTPS address.
+    pub fn new(address: &str, roots: Roots, resolver: Resolver) -> Result<Self, CallError> {
+        let bad = || CallError::BadAddress(address.to_owned());
+        let uri: Uri = address.parse().map_err(|_| bad())?;
+        let authority = uri.authority().ok_or_else(bad)?;
+        if uri.scheme_str() != Some("https")
+            || authority.as_str().contains('@')
+            || uri.path() != "/"
+        {
+            return Err(bad());
+        }
+        Ok(Self {
+            base: format!("https://{authority}"),
+            host: authority.host().to_owned(),
+            port: authority.port_u16().unwrap_or(443),
+            roots,
+            resolver,
+        })
+    }
+
+    /// The address without a path.
+    pub fn address(&self) -> &str {
+        &self.base
+    }
+
+    /// Sends `body` to `path`, signed by `identity`, and reads the JSON of the answer.
+    ///
+    /// # Errors
+    /// If the cloud cannot be reached within [`CALL_TIME`], refuses, or answers nonsense.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        identity: &Identity,
+    ) -> Result<T, CallError> {
+        let request = self.request(method, path, content_type, body, identity)?;
+        let answer = timeout(CALL_TIME, self.exchange(request)).await;
+        let (status, octets) = answer
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|cause| CallError::Unreachable {
+                host: self.host.clone(),
+                cause,
+            })?;
+        if !(200..300).contains(&status) {
+            let problem = serde_json::from_slice(&octets);
+            let detail = problem.map_or_else(
+                |_| "the cloud refused".to_owned(),
+                |Problem { detail }| detail,
+            );
+            return Err(CallError::Refused { status, detail });
+        }
+        serde_json::from_slice(&octets).map_err(|cause| CallError::BadAnswer {
+            host: self.host.clone(),
+            cause: cause.to_string(),
+        })
+    }
+
+    fn request(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        identity: &Identity,
+    ) -> Result<Request<Full<Bytes>>, CallError> {
+        let target = format!("{}{path}", self.base);
+        let signed = signed_request::Request {
+            method: method.as_str(),
+            target: &target,
+            body: &body,
+        };
+        let created = SystemTime::now()
+            .duration_since(UNIX_EPOCH)
+            .unwrap_or_default()
+            .as_secs();
+        let headers = identity.sign(&signed, created, rand::random())?;
+        Request::builder()
+            .uri(path)
+            .header(HOST, self.base.trim_start_matches("https://"))
+            .header(USER_AGENT, SOFTWARE)
+            .header(CONTENT_TYPE, content_type)
+            .header(CONTENT_LENGTH, body.len())
+            .header(CONTENT_DIGEST, headers.content_digest)
+            .header(SIGNATURE_INPUT, headers.signature_input)
+            .header(SIGNATURE, headers.signature)
+            .method(method)
+            .body(body.into())
+            .map_err(|_| CallError::BadAddress(target))
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> io::Result<(u16, Bytes)> {
+        let stream = self.resolver.connect(&self.host, self.port).await?;
+        let connector = tls::https_client(&self.roots).map_err(io::Error::other)?;
+        let stream = connector
+            .connect(
+                tls::server_name(&self.host)?,
+                Prefixed::new(Bytes::new(), stream),
+            )
+            .await?;
+        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(io::Error::other)?;
+        let answer = async {
+            let response = sender
+                .send_request(request)
+                .await
+                .map_err(io::Error::other)?;
+            let status = response.status().as_u16();
+            let body = Limited::new(response.into_body(), MAX_ANSWER)
+                .collect()
+                .await;
+            Ok((status, body.map_err(io::Error::other)?.to_bytes()))
+        };
+        tokio::pin!(answer, connection);
+        tokio::select! {
+            answer = &mut answer => answer,
+            // The connection ends first only if it fails, or if the answer is complete already.
+            ended = &mut connection => match ended {
+                Ok(()) => answer.await,
+                Err(error) => Err(io::Error::other(error)),
+            },
+        }
+    }
+}
+
+impl fmt::Debug for Cloud {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Cloud").field(&self.base).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_https_addresses_without_a_path_are_clouds() {
+        let roots = Roots::none;
+        let cloud = Cloud::new(
+            "https://cloud.nas.localhost:8443/",
+            roots(),
+            Resolver::System,
+        )
+        .unwrap();
+        assert_eq!(
+            (cloud.host.as_str(), cloud.port),
+            ("cloud.nas.localhost", 8443)
+        );
+        assert_eq!(cloud.address(), "https://cloud.nas.localhost:8443");
+        assert_eq!(
+            Cloud::new("https://cloud.example.com", roots(), Resolver::System)
+                .unwrap()
+                .port,
+            443
+        );
+        for bad in [
+            "",
+            "cloud.example.com",
+            "http://cloud.example.com",
+            "https://",
+            "https://a@b",
+            "https://a/b",
+        ] {
+            assert!(Cloud::new(bad, roots(), Resolver::System).is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! HTTP between visitor and origin. Each request is routed by the host it names, loses what only concerns this hop, and
+//! tells the origin who asks. Bodies pass as they come.
+
+use std::convert::Infallible;
+use std::error::Error as StdError;
+use std::future::Future;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use directory::{DeviceName, Place, Zone};
+use http_body_util::combinators::BoxBody;
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
+use hyper::rt::{Executor, ReadBufCursor};
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode, Uri, Version};
+use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper_util::client::legacy::{Client, Error as ClientError};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::io::copy_bidirectional;
+use tokio::time::timeout;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use wire::frame::Open;
+
+use crate::carrier::Carrier;
+
+use super::origin::{Origin, OriginStream, Scheme, VisitorAddress};
+
+pub(super) const ALPN_HTTP2: &[u8] = b"h2";
+pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
+
+/// How long a visitor may take to send a request's head, and may rest between requests.
+const HEAD_TIME: Duration = Duration::from_secs(75);
+
+/// How long an origin may take to accept a connection.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
+
+/// How long a connection to the origin is kept for the visitor's next request. Most servers close theirs after 5 s or more.
+const ORIGIN_IDLE: Duration = Duration::from_secs(4);
+
+/// How often a quiet HTTP/2 visitor is asked whether it is still there, and how long it may take to answer.
+const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
+
+/// Requests of one HTTP/2 visitor at a time.
+const MAX_REQUESTS: u32 = 250;
+
+/// What an HTTP/2 visitor may send before the origin has taken it: for one request, and for all. 100 ms at 80 and 320 Mbit/s.
+const REQUEST_WINDOW: u32 = 1024 * 1024;
+const VISITOR_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// What is held of one answer that the visitor has not taken yet.
+const ANSWER_BUFFER: usize = 256 * 1024;
+
+/// The longest head that is read, in octets.
+const MAX_HEAD: u32 = 64 * 1024;
+
+/// RFC 9110 section 7.6.1: these concern one hop only. TE and trailers are passed on for gRPC's sake.
+const HOP_BY_HOP: [HeaderName; 6] = [
+    header::CONNECTION,
+    HeaderName::from_static("keep-alive"),
+    HeaderName::from_static("proxy-connection"),
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    header::PROXY_AUTHORIZATION,
+];
+
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// What only the agent may say about a visitor; a visitor's own are dropped.
+const ABOUT_THE_VISITOR: [HeaderName; 6] = [
+    header::FORWARDED,
+    X_FORWARDED_FOR,
+    X_FORWARDED_HOST,
+    X_FORWARDED_PROTO,
+    HeaderName::from_static("x-forwarded-port"),
+    HeaderName::from_static("x-real-ip"),
+];
+
+type Answer = Response<BoxBody<Bytes, hyper::Error>>;
+type OriginClient = Client<Connector, Incoming>;
+
+/// The names that are served here.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Names<'a> {
+    pub(super) zone: &'a Zone,
+    pub(super) device: &'a DeviceName,
+}
+
+/// Serves one visitor's requests until it leaves.
+pub(super) async fn serve(
+    visitor: TlsStream<Carrier>,
+    open: &Open,
+    origin: &Arc<Origin>,
+    names: Names<'_>,
+) -> io::Result<()> {
+    let http2 = visitor.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
+    let tasks = Tasks::new();
+    let connector = Connector {
+        origin: Arc::clone(origin),
+        visitor: open.visitor,
+        front: open.front,
+    };
+    // Connections to the origin are this visitor's alone, so one visitor's request can never end in another's.
+    let client: OriginClient = Client::builder(tasks.clone())
+        .pool_idle_timeout(ORIGIN_IDLE)
+        .pool_timer(TokioTimer::new())
+        .build(connector);
+    let exchange = Exchange {
+        client,
+        origin: Arc::clone(origin),
+        visitor: open.visitor,
+        tasks: tasks.clone(),
+    };
+    let service = service_fn(|request| {
+        let routed = route(&request, names);
+        let exchange = exchange.clone();
+        async move {
+            Ok::<_, Infallible>(match routed {
+                Ok(host) => exchange.forward(request, host).await,
+                Err(Refusal(status, sentence)) => say(status, sentence),
+            })
+        }
+    });
+    let visitor = TokioIo::new(visitor);
+    let served = if http2 {
+        http2::Builder::new(tasks)
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(MAX_REQUESTS)
+            .initial_stream_window_size(REQUEST_WINDOW)
+            .initial_connection_window_size(VISITOR_WINDOW)
+            .max_send_buf_size(ANSWER_BUFFER)
+            .max_header_list_size(MAX_HEAD)
+            .keep_alive_interval(PING.0)
+            .keep_alive_timeout(PING.1)
+            .serve_connection(visitor, service)
+            .await
+    } else {
+        http1::Builder::new()
+            .timer(TokioTimer::new())
+            .header_read_timeout(HEAD_TIME)
+            .max_buf_size(MAX_HEAD as usize)
+            .serve_connection(visitor, service)
+            .with_upgrades()
+            .await
+    };
+    exchange.tasks.upgraded().await;
+    served.map_err(io::Error::other)
+}
+
+/// A request that does not go to the origin: the status and the sentence that answer it.
+struct Refusal(StatusCode, &'static str);
+
+/// The host that the request is for, or the answer for one that is not served here.
+fn route(request: &Request<Incoming>, names: Names<'_>) -> Result<String, Refusal> {
+    let in_head = request.headers().get(header::HOST).map(HeaderValue::to_str);
+    let in_target = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str());
+    let host = match (in_target, in_head) {
+        // RFC 9113 section 8.3.1: the two must agree.
+        (Some(target), Some(Ok(head))) if target.eq_ignore_ascii_case(head) => target,
+        (Some(target), None) => target,
+        (None, Some(Ok(head))) => head,
+        _ => {
+            return Err(Refusal(
+                StatusCode::BAD_REQUEST,
+                "The request names no host, or two.",
+            ));
+        }
+    };
+    if request.method() == Method::CONNECT {
+        return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "This is no proxy."));
+    }
+    let bare = host.rsplit_once(':').map_or(host, |(bare, _port)| bare);
+    if names.zone.locate(bare) != Place::Device(names.device.clone()) {
+        // RFC 9110 section 15.5.20: a browser that shares a connection between names tries again on its own.
+        return Err(Refusal(
+            StatusCode::MISDIRECTED_REQUEST,
+            "This host is not served on this connection.",
+        ));
+    }
+    Ok(host.to_owned())
+}
+
+/// What one visitor's requests share.
+#[derive(Clone)]
+struct Exchange {
+    client: OriginClient,
+    origin: Arc<Origin>,
+    visitor: SocketAddr,
+    tasks: Tasks,
+}
+
+impl Exchange {
+    async fn forward(&self, mut request: Request<Incoming>, host: String) -> Answer {
+        let upgrade = take_upgrade(&mut request);
+        let wants_upgrade = upgrade.is_some();
+        let visitor_side = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
+        let prepared = self.prepare(&mut request, &host, upgrade);
+        if prepared.is_none() {
+            return say(
+                StatusCode::BAD_REQUEST,
+                "The request target makes no sense.",
+            );
+        }
+        match self.client.request(request).await {
+            Ok(mut answer) => {
+                if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    let Some(visitor_side) = visitor_side else {
+                        return say(
+                            StatusCode::BAD_GATEWAY,
+                            "The device's service changed protocols unasked.",
+                        );
+                    };
+                    let origin_side = hyper::upgrade::on(&mut answer);
+                    self.tasks.upgrade(async move {
+                        if let (Ok(visitor), Ok(origin)) = (visitor_side.await, origin_side.await) {
+                            // Either side's end or failure ends both; there is nobody left to tell.
+                            let _ = copy_bidirectional(
+                                &mut TokioIo::new(visitor),
+                                &mut TokioIo::new(origin),
+                            )
+                            .await;
+                        }
+                    });
+                } else {
+                    strip_hop_by_hop(answer.headers_mut());
+                }
+                answer.map(|body| body.boxed())
+            }
+            Err(error) => self.explain(&error),
+        }
+    }
+
+    fn prepare(
+        &self,
+        request: &mut Request<Incoming>,
+        host: &str,
+        upgrade: Option<HeaderValue>,
+    ) -> Option<()> {
+        let path = request
+            .uri()
+            .path_and_query()
+            .map_or("/", |path| path.as_str());
+        let scheme = match self.origin.scheme() {
+            Scheme::Https => "https",
+            Scheme::Http | Scheme::Tcp => "http",
+        };
+        let target = Uri::builder()
+            .scheme(scheme)
+            .authority(self.origin.authority())
+            .path_and_query(path);
+        *request.uri_mut() = target.build().ok()?;
+        *request.version_mut() = Version::HTTP_11;
+        let host = HeaderValue::from_str(host).ok()?;
+        let headers = request.headers_mut();
+        strip_hop_by_hop(headers);
+        join_cookies(headers);
+        headers.remove(header::EXPECT); // answered here, as soon as the body is asked for
+        for name in ABOUT_THE_VISITOR {
+            headers.remove(name);
+        }
+        if self.origin.visitor_address() == VisitorAddress::Forwarded {
+            let visitor =
+                HeaderValue::from_str(&self.visitor.ip().to_canonical().to_string()).ok()?;
+            headers.insert(X_FORWARDED_FOR, visitor);
+            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
+            headers.insert(X_FORWARDED_HOST, host.clone());
+        }
+        headers.insert(header::HOST, host);
+        if let Some(protocol) = upgrade {
+            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+            headers.insert(header::UPGRADE, protocol);
+        }
+        Some(())
+    }
+
+    fn explain(&self, error: &ClientError) -> Answer {
+        let cause = root_cause(error);
+        tracing::warn!(%cause, origin = %self.origin.authority(), "the origin gave no answer");
+        if error.is_connect() {
+            let sentence = "The device is reached, but its service does not answer. It may be starting or switched off.";
+            say(StatusCode::BAD_GATEWAY, sentence)
+        } else {
+            say(
+                StatusCode::BAD_GATEWAY,
+                "The device's service broke off before it answered.",
+            )
+        }
+    }
+}
+
+/// The protocol that a request wants to change to (RFC 9110 section 7.8), if it asks properly. HTTP/1.1 only.
+fn take_upgrade(request: &mut Request<Incoming>) -> Option<HeaderValue> {
+    let asks = request
+        .headers()
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
+    (asks && request.version() == Version::HTTP_11)
+        .then(|| request.headers_mut().remove(header::UPGRADE))
+        .flatten()
+}
+
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    let named: Vec<HeaderName> = headers
+        .get_all(header::CONNECTION)
+        .iter()
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .filter_map(|name| name.trim().parse().ok())
+        // What frames or routes the message is never up to the sender's list.
+        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
+        .collect();
+    for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// RFC 9113 section 8.2.3: HTTP/2 may spread cookies over several fields, HTTP/1.1 may not.
+fn join_cookies(headers: &mut HeaderMap) {
+    let cookies: Vec<_> = headers
+        .get_all(header::COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect();
+    if cookies.len() > 1
+        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
+    {
+        headers.insert(header::COOKIE, joined);
+    }
+}
+
+fn say(status: StatusCode, sentence: &'static str) -> Answer {
+    let body = Full::from(format!("{sentence}\n")).map_err(|never| match never {});
+    let mut answer = Response::new(body.boxed());
+    *answer.status_mut() = status;
+    let headers = answer.headers_mut();
+    headers.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("text/plain; charset=utf-8"),
+    );
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+fn root_cause(error: &ClientError) -> String {
+    let mut cause: &dyn StdError = error;
+    while let Some(deeper) = cause.source() {
+        cause = deeper;
+    }
+    cause.to_string()
+}
+
+/// The tasks of one visitor. They end with the last clone that serves it.
+#[derive(Clone)]
+struct Tasks {
+    connections: TaskTracker,
+    upgraded: TaskTracker,
+    end: CancellationToken,
+    _guard: Arc<DropGuard>,
+}
+
+impl Tasks {
+    fn new() -> Self {
+        let end = CancellationToken::new();
+        Self {
+            connections: TaskTracker::new(),
+            upgraded: TaskTracker::new(),
+            _guard: Arc::new(end.clone().drop_guard()),
+            end,
+        }
+    }
+
+    /// Runs the two ends of a changed protocol, which outlive the HTTP connection.
+    fn upgrade(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.upgraded.spawn(self.until_end(task));
+    }
+
+    fn until_end<F: Future>(&self, task: F) -> impl Future<Output = ()> + use<F> {
+        let end = self.end.clone();
+        async move {
+            tokio::select! {
+                biased;
+                () = end.cancelled() => {}
+                _ = task => {}
+            }
+        }
+    }
+
+    /// Waits until every changed protocol has ended.
+    async fn upgraded(&self) {
+        self.upgraded.close();
+        self.upgraded.wait().await;
+    }
+}
+
+impl<F> Executor<F> for Tasks
+where
+    F: Future + Send + 'static,
+    F::Output: Send,
+{
+    fn execute(&self, task: F) {
+        self.connections.spawn(self.until_end(task));
+    }
+}
+
+/// Dials the origin for one visitor, as the HTTP client asks for connections.
+#[derive(Clone, Debug)]
+struct Connector {
+    origin: Arc<Origin>,
+    visitor: SocketAddr,
+    front: SocketAddr,
+}
+
+impl tower::Service<Uri> for Connector {
+    type Response = OriginConnection;
+    type Error = io::Error;
+    type Future = Pin<Box<dyn Future<Output = io::Result<OriginConnection>> + Send>>;
+
+    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, _origin: Uri) -> Self::Future {
+        let Self {
+            origin,
+            visitor,
+            front,
+        } = self.clone();
+        Box::pin(async move {
+            let stream = timeout(CONNECT_TIME, origin.connect(visitor, front)).await??;
+            Ok(OriginConnection(TokioIo::new(stream)))
+        })
+    }
+}
+
+/// A connection to the origin in the form the HTTP client wants.
+#[derive(Debug)]
+struct OriginConnection(TokioIo<OriginStream>);
+
+impl Connection for OriginConnection {
+    fn connected(&self) -> Connected {
+        Connected::new()
+    }
+}
+
+impl hyper::rt::Read for OriginConnection {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: ReadBufCursor<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_read(cx, buffer)
+    }
+}
+
+impl hyper::rt::Write for OriginConnection {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write(cx, octets)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.0).poll_shutdown(cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.0.is_write_vectored()
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
+    }
+}

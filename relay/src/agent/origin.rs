@@ -1,0 +1,286 @@
+//! The local service on the device's side: where it is, and a connection to it that says who the visitor is.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::str::FromStr;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use hyper::Uri;
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio_rustls::TlsConnector;
+use wire::proxy_v2;
+
+use crate::resolve::Resolver;
+use crate::tls::{self, Prefixed, Roots, TlsError};
+
+/// A service that an agent makes reachable.
+#[derive(Clone)]
+pub struct Origin {
+    address: OriginAddress,
+    visitor_address: VisitorAddress,
+    tls: Option<TlsConnector>,
+}
+
+/// Where an origin is: `http://host:port`, `https://host:port` or `tcp://host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OriginAddress {
+    /// What it speaks.
+    pub scheme: Scheme,
+    /// Name or address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+}
+
+/// What an origin speaks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Scheme {
+    /// HTTP in clear, on the device itself or its own network.
+    Http,
+    /// HTTP over TLS.
+    Https,
+    /// Any bytes: what is inside the visitor's TLS passes as it is.
+    Tcp,
+}
+
+/// How an origin hears the visitor's address.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum VisitorAddress {
+    /// In `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`. HTTP origins only; the default for them.
+    #[default]
+    Forwarded,
+    /// In a PROXY protocol v2 header in front of each connection. The origin must expect it.
+    ProxyV2,
+    /// Not at all.
+    Hidden,
+}
+
+/// Whether an `https://` origin's certificate is checked.
+#[derive(Clone, Debug)]
+pub enum OriginTrust {
+    /// Against these certificates.
+    Roots(Roots),
+    /// Not at all: for a device that made its certificate itself.
+    Anything,
+}
+
+/// The text is not the address of an origin.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "{0:?} is not an origin; it looks like http://127.0.0.1:80, https://127.0.0.1:443 or tcp://127.0.0.1:22"
+)]
+pub struct OriginError(String);
+
+impl FromStr for OriginAddress {
+    type Err = OriginError;
+
+    fn from_str(text: &str) -> Result<Self, OriginError> {
+        let error = || OriginError(text.to_owned());
+        let uri: Uri = text.parse().map_err(|_| error())?;
+        let (scheme, default_port) = match uri.scheme_str() {
+            Some("http") => (Scheme::Http, Some(80)),
+            Some("https") => (Scheme::Https, Some(443)),
+            Some("tcp") => (Scheme::Tcp, None),
+            Some(_) | None => return Err(error()),
+        };
+        let authority = uri.authority().ok_or_else(error)?;
+        let plain = !authority.as_str().contains('@')
+            && matches!(uri.path(), "" | "/")
+            && uri.query().is_none();
+        let port = authority.port_u16().or(default_port).ok_or_else(error)?;
+        if !plain || authority.host().is_empty() {
+            return Err(error());
+        }
+        Ok(Self {
+            scheme,
+            host: authority.host().to_owned(),
+            port,
+        })
+    }
+}
+
+impl Origin {
+    /// The origin at `address`.
+    ///
+    /// # Errors
+    /// If the TLS settings for an `https://` origin cannot be made.
+    pub fn new(
+        address: OriginAddress,
+        visitor_address: VisitorAddress,
+        trust: &OriginTrust,
+    ) -> Result<Self, TlsError> {
+        let tls = match (address.scheme, trust) {
+            (Scheme::Https, OriginTrust::Roots(roots)) => Some(tls::https_client(roots)?),
+            (Scheme::Https, OriginTrust::Anything) => Some(tls::https_client_of_anyone()?),
+            (Scheme::Http | Scheme::Tcp, _) => None,
+        };
+        Ok(Self {
+            address,
+            visitor_address,
+            tls,
+        })
+    }
+
+    pub(super) fn scheme(&self) -> Scheme {
+        self.address.scheme
+    }
+
+    pub(super) fn visitor_address(&self) -> VisitorAddress {
+        self.visitor_address
+    }
+
+    /// The origin's own authority, for requests to it.
+    pub(super) fn authority(&self) -> String {
+        format!("{}:{}", self.address.host, self.address.port)
+    }
+
+    /// A connection for one visitor, who reached `front`.
+    pub(super) async fn connect(
+        &self,
+        visitor: SocketAddr,
+        front: SocketAddr,
+    ) -> io::Result<OriginStream> {
+        let mut stream = Resolver::System
+            .connect(&self.address.host, self.address.port)
+            .await?;
+        if self.visitor_address == VisitorAddress::ProxyV2 {
+            stream.write_all(&proxy_v2::encode(visitor, front)).await?;
+        }
+        let stream = Prefixed::new(Bytes::new(), stream);
+        match &self.tls {
+            None => Ok(OriginStream::Plain(stream)),
+            Some(connector) => {
+                let name = tls::server_name(&self.address.host)?;
+                Ok(OriginStream::Tls(Box::new(
+                    connector.connect(name, stream).await?.into(),
+                )))
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Origin {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Origin")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A connection to an origin.
+#[derive(Debug)]
+pub(super) enum OriginStream {
+    Plain(Prefixed),
+    Tls(Box<tls::TlsStream>),
+}
+
+impl OriginStream {
+    /// Makes the coming close a reset: the visitor broke off.
+    pub(super) fn reset_on_close(&self) {
+        match self {
+            Self::Plain(stream) => stream.reset_on_close(),
+            Self::Tls(stream) => stream.get_ref().0.reset_on_close(),
+        }
+    }
+}
+
+impl AsyncRead for OriginStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for OriginStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write(cx, octets),
+            Self::Tls(stream) => Pin::new(stream).poll_write(cx, octets),
+        }
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut *self {
+            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn origins_are_read_with_their_default_ports() {
+        let read = |text: &str| text.parse::<OriginAddress>().unwrap();
+        assert_eq!(
+            read("http://127.0.0.1:8080"),
+            OriginAddress {
+                scheme: Scheme::Http,
+                host: "127.0.0.1".into(),
+                port: 8080
+            }
+        );
+        assert_eq!(read("http://nas/").port, 80);
+        assert_eq!(read("https://nas").port, 443);
+        assert_eq!(
+            read("tcp://[::1]:22"),
+            OriginAddress {
+                scheme: Scheme::Tcp,
+                host: "[::1]".into(),
+                port: 22
+            }
+        );
+    }
+
+    #[test]
+    fn what_is_no_origin_is_refused() {
+        for bad in [
+            "",
+            "127.0.0.1:80",
+            "ftp://a",
+            "tcp://a",
+            "http://",
+            "http://a@b",
+            "http://a/b",
+            "http://a?b",
+        ] {
+            assert!(bad.parse::<OriginAddress>().is_err(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,568 @@
+//! One tunnel, from the dial to its end. QUIC is tried first, TLS after a head start, and whichever is attached first is
+//! taken. The functions stand in the order in which a tunnel lives.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{Instant as Deadline, sleep, sleep_until, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::frame::Ticket;
+use wire::hello::VERSION;
+use wire::{CloseCode, Features, Frame, Hello, InstanceId};
+
+use crate::carrier::Carrier;
+use crate::control_stream::{ControlError, ControlReader, ControlWriter};
+use crate::quic::{self, AgentEndpointError, Connection, Endpoint};
+use crate::resolve::{self, Resolver};
+use crate::server::Transport;
+use crate::tls::{self, AgentCertificate, Prefixed, Roots, TlsError, TlsStream};
+
+use super::SOFTWARE;
+use super::visitor::Visitors;
+
+/// How long one way of reaching a relay may take, hello and welcome included.
+const DIAL_TIME: Duration = Duration::from_secs(4);
+
+/// How long QUIC is tried alone. With UDP blocked a tunnel over TLS then stands well within five seconds.
+const QUIC_HEAD_START: Duration = Duration::from_millis(1500);
+
+/// The same after a QUIC tunnel has fallen silent, when UDP is the likely culprit.
+const QUIC_HEAD_START_AFTER_SILENCE: Duration = Duration::from_millis(300);
+
+/// How often the agent pings, give or take a fifth, so that a dead relay is noticed within four seconds.
+const PING: Duration = Duration::from_secs(3);
+
+/// How long a pong may take at least; on slow paths, [`PONG_ROUND_TRIPS`] round trips.
+const PONG_TIME: Duration = Duration::from_millis(400);
+
+/// One for the ping, two for a loss.
+const PONG_ROUND_TRIPS: u32 = 3;
+
+/// A relay's address as pairing returned it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct RelayAddress {
+    host: String,
+    port: u16,
+}
+
+impl RelayAddress {
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (host, port) = text.rsplit_once(':')?;
+        Some(Self {
+            host: host.to_owned(),
+            port: port.parse().ok()?,
+        })
+    }
+}
+
+/// Why there is no tunnel.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum DialError {
+    /// The relay was reached and closed with a code.
+    #[error("the relay closed the tunnel: {0}")]
+    Closed(CloseCode),
+    /// The relay was not reached, or did not behave like one.
+    #[error("{0}")]
+    Failed(#[from] io::Error),
+    /// The device's own keys or roots do not work.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+impl From<AgentEndpointError> for DialError {
+    fn from(error: AgentEndpointError) -> Self {
+        match error {
+            AgentEndpointError::Socket(error) => Self::Failed(error),
+            AgentEndpointError::Tls(error) => Self::Tls(error),
+        }
+    }
+}
+
+/// Dials tunnels for one run of an agent.
+#[derive(Debug)]
+pub(super) struct Dialler {
+    pub(super) certificate: AgentCertificate,
+    pub(super) roots: Roots,
+    pub(super) resolver: Resolver,
+    pub(super) instance: InstanceId,
+}
+
+/// An attached tunnel.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    /// The agent's address as the relay sees it.
+    pub(super) seen_as: SocketAddr,
+    way: Way,
+    reader: ControlReader,
+    writer: ControlWriter,
+}
+
+#[derive(Debug)]
+enum Way {
+    Quic {
+        connection: Connection,
+        _endpoint: Endpoint,
+    },
+    Tls(CarrierDialler),
+}
+
+/// How a tunnel ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// This agent stops.
+    Stopped,
+    /// The relay closed it.
+    Closed(CloseCode),
+    /// The relay does not answer any more.
+    Silent,
+    /// The connection broke.
+    Broken,
+}
+
+impl Dialler {
+    /// A tunnel to `relay`, by whatever way is open.
+    pub(super) async fn dial(
+        self: &Arc<Self>,
+        relay: &RelayAddress,
+        after: Option<Ended>,
+    ) -> Result<Tunnel, DialError> {
+        let head_start = match after {
+            Some(Ended::Silent) => QUIC_HEAD_START_AFTER_SILENCE,
+            Some(Ended::Stopped | Ended::Closed(_) | Ended::Broken) | None => QUIC_HEAD_START,
+        };
+        let mut over_quic = pin!(self.dial_quic(relay));
+        tokio::select! {
+            tunnel = &mut over_quic => match tunnel {
+                // A relay that says no over QUIC would say the same over TLS.
+                Ok(_) | Err(DialError::Closed(_)) => return tunnel,
+                Err(_) => return self.dial_tls(relay).await,
+            },
+            () = sleep(head_start) => {}
+        }
+        let mut over_tls = pin!(self.dial_tls(relay));
+        tokio::select! {
+            tunnel = &mut over_quic => match tunnel {
+                Ok(_) | Err(DialError::Closed(_)) => tunnel,
+                Err(_) => over_tls.await,
+            },
+            tunnel = &mut over_tls => match tunnel {
+                Ok(_) | Err(DialError::Closed(_)) => tunnel,
+                Err(_) => over_quic.await,
+            },
+        }
+    }
+
+    /// A tunnel over QUIC.
+    pub(super) async fn dial_quic(
+        self: &Arc<Self>,
+        relay: &RelayAddress,
+    ) -> Result<Tunnel, DialError> {
+        in_time(async {
+            let addresses = self.resolver.resolve(&relay.host, relay.port).await?;
+            let (dialler, host) = (Arc::clone(self), relay.host.clone());
+            let (endpoint, connection) = resolve::first_of(addresses, move |address| {
+                let (dialler, host) = (Arc::clone(&dialler), host.clone());
+                async move {
+                    let endpoint =
+                        quic::agent_endpoint(address, &dialler.roots, &dialler.certificate)
+                            .map_err(io::Error::other)?;
+                    let connecting = endpoint.connect(address, &host).map_err(io::Error::other)?;
+                    Ok((endpoint, connecting.await?))
+                }
+            })
+            .await?;
+            let (send, recv) = connection.open_bi().await.map_err(io::Error::from)?;
+            let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
+            let greeted = self.greet(&mut reader, &mut writer).await;
+            let seen_as = greeted.map_err(|error| match quic::close_code(&connection) {
+                Ok(code) => DialError::Closed(code),
+                Err(_) => error,
+            })?;
+            Ok(Tunnel {
+                seen_as,
+                way: Way::Quic {
+                    connection,
+                    _endpoint: endpoint,
+                },
+                reader,
+                writer,
+            })
+        })
+        .await
+    }
+
+    /// A tunnel over TLS, on the front's TCP port.
+    async fn dial_tls(self: &Arc<Self>, relay: &RelayAddress) -> Result<Tunnel, DialError> {
+        in_time(async {
+            let stream = self.resolver.connect(&relay.host, relay.port).await?;
+            let address = stream.peer_addr()?;
+            let connector = tls::tunnel_connector(&self.roots, &self.certificate)?;
+            let name = tls::server_name(&relay.host)?;
+            let stream = connector
+                .connect(name, Prefixed::new(Bytes::new(), stream))
+                .await?;
+            let (read, write) = tokio::io::split(TlsStream::from(stream));
+            let (mut reader, mut writer) = (ControlReader::new(read), ControlWriter::new(write));
+            let seen_as = self.greet(&mut reader, &mut writer).await?;
+            let connector = tls::carrier_client(&self.roots)?;
+            let carriers = CarrierDialler {
+                connector,
+                host: relay.host.clone(),
+                address,
+            };
+            Ok(Tunnel {
+                seen_as,
+                way: Way::Tls(carriers),
+                reader,
+                writer,
+            })
+        })
+        .await
+    }
+
+    async fn greet(
+        &self,
+        reader: &mut ControlReader,
+        writer: &mut ControlWriter,
+    ) -> Result<SocketAddr, DialError> {
+        let hello = Hello {
+            version: VERSION,
+            features: Features::TLS_CARRIER,
+            instance: self.instance,
+            software: SOFTWARE.to_owned(),
+        };
+        writer
+            .send(&Frame::Hello(hello))
+            .await
+            .map_err(io::Error::other)?;
+        match reader.next().await.map_err(io::Error::other)? {
+            Frame::Welcome { seen_as, .. } => Ok(seen_as),
+            Frame::Close { code } => Err(DialError::Closed(code.unwrap_or(CloseCode::Done))),
+            Frame::Hello(_)
+            | Frame::Ping { .. }
+            | Frame::Pong { .. }
+            | Frame::Dial { .. }
+            | Frame::Drain { .. }
+            | Frame::Open(_)
+            | Frame::Carry { .. } => Err(DialError::Closed(CloseCode::Protocol)),
+        }
+    }
+}
+
+async fn in_time<T>(dial: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
+    timeout(DIAL_TIME, dial)
+        .await
+        .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+}
+
+impl Tunnel {
+    pub(super) fn transport(&self) -> Transport {
+        match self.way {
+            Way::Quic { .. } => Transport::Quic,
+            Way::Tls(_) => Transport::Tls,
+        }
+    }
+
+    /// Takes visitors until the tunnel ends. `drain` hears it when the relay asks this agent to come back elsewhere;
+    /// visitors who are here may finish meanwhile.
+    pub(super) async fn attend(
+        mut self,
+        visitors: Arc<Visitors>,
+        drain: oneshot::Sender<Duration>,
+        stop: CancellationToken,
+    ) -> Ended {
+        let carriers = TaskTracker::new();
+        let ended = self.serve(&visitors, &carriers, drain, stop).await;
+        match &self.way {
+            Way::Quic { connection, .. } => quic::close(connection, CloseCode::Done),
+            Way::Tls(_) => {
+                let _ = self
+                    .writer
+                    .send(&Frame::Close {
+                        code: Ok(CloseCode::Done),
+                    })
+                    .await;
+                self.writer.finish().await;
+            }
+        }
+        ended
+    }
+
+    async fn serve(
+        &mut self,
+        visitors: &Arc<Visitors>,
+        carriers: &TaskTracker,
+        drain: oneshot::Sender<Duration>,
+        stop: CancellationToken,
+    ) -> Ended {
+        let mut drain = Some(drain);
+        let mut pulse = Pulse::new();
+        let mut heard = 0; // frames, which is what there is to hear on a tunnel over TLS
+        loop {
+            let alarm = pulse.alarm();
+            tokio::select! {
+                biased; // the end first, then what the relay says, then its visitors, then our own pings
+                () = stop.cancelled() => return Ended::Stopped,
+                frame = self.reader.next() => {
+                    heard += 1;
+                    match frame {
+                        Ok(Frame::Pong { .. }) => pulse.pong(Instant::now()),
+                        Ok(Frame::Ping { sequence }) => {
+                            if self.writer.send(&Frame::Pong { sequence }).await.is_err() {
+                                return self.ended();
+                            }
+                        }
+                        Ok(Frame::Dial { ticket }) => self.dial_carrier(ticket, visitors, carriers),
+                        Ok(Frame::Drain { reconnect_after }) => {
+                            if let Some(drain) = drain.take() {
+                                // Nobody listens any more if this tunnel has been replaced already.
+                                let _ = drain.send(reconnect_after);
+                            }
+                        }
+                        Ok(Frame::Close { code }) => return Ended::Closed(code.unwrap_or(CloseCode::Done)),
+                        Ok(Frame::Hello(_) | Frame::Welcome { .. } | Frame::Open(_) | Frame::Carry { .. })
+                        | Err(ControlError::Frame(_)) => return Ended::Closed(CloseCode::Protocol),
+                        Err(ControlError::Ended | ControlError::Io(_)) => return self.ended(),
+                    }
+                }
+                carrier = self.way.carrier() => match carrier {
+                    Some(carrier) => visitors.receive(carrier),
+                    None => return self.ended(),
+                },
+                () = sleep_until(alarm) => {
+                    let heard = match &self.way {
+                        Way::Quic { connection, .. } => quic::heard(connection),
+                        Way::Tls(_) => heard,
+                    };
+                    match pulse.due(Instant::now(), heard, self.way.round_trip()) {
+                        Beat::Silent => return Ended::Silent,
+                        Beat::Rest => {}
+                        Beat::Ping { sequence } => {
+                            if self.writer.send(&Frame::Ping { sequence }).await.is_err() {
+                                return self.ended();
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
+    fn ended(&self) -> Ended {
+        match &self.way {
+            Way::Quic { connection, .. } => {
+                quic::close_code(connection).map_or(Ended::Broken, Ended::Closed)
+            }
+            Way::Tls(_) => Ended::Broken,
+        }
+    }
+
+    fn dial_carrier(&self, ticket: Ticket, visitors: &Arc<Visitors>, carriers: &TaskTracker) {
+        let Way::Tls(dialler) = &self.way else {
+            return; // over QUIC the relay opens streams itself
+        };
+        let (dialler, visitors) = (dialler.clone(), Arc::clone(visitors));
+        carriers.spawn(async move {
+            match timeout(DIAL_TIME, dialler.dial(ticket)).await {
+                Ok(Ok(carrier)) => visitors.receive(carrier),
+                Ok(Err(error)) => tracing::debug!(%error, "no carrier for a visitor"),
+                Err(_) => tracing::debug!("no carrier for a visitor in time"),
+            }
+        });
+    }
+}
+
+impl Way {
+    /// The next visitor's carrier; `None` once the connection has ended.
+    async fn carrier(&self) -> Option<Carrier> {
+        match self {
+            Self::Quic { connection, .. } => {
+                let (send, recv) = connection.accept_bi().await.ok()?;
+                Some(Carrier::quic(send, recv))
+            }
+            Self::Tls(_) => std::future::pending().await, // they come by ticket
+        }
+    }
+
+    /// As far as it is known without asking.
+    fn round_trip(&self) -> Option<Duration> {
+        match self {
+            Self::Quic { connection, .. } => Some(connection.rtt()),
+            Self::Tls(_) => None,
+        }
+    }
+}
+
+/// Brings tls carriers to the relay process that asked for them.
+#[derive(Clone)]
+struct CarrierDialler {
+    connector: TlsConnector,
+    host: String,
+    address: SocketAddr,
+}
+
+impl CarrierDialler {
+    async fn dial(&self, ticket: Ticket) -> io::Result<Carrier> {
+        let stream = TcpStream::connect(self.address).await?;
+        stream.set_nodelay(true)?;
+        let name = tls::server_name(&self.host)?;
+        let stream = self
+            .connector
+            .connect(name, Prefixed::new(Bytes::new(), stream))
+            .await?;
+        let mut carrier = Carrier::tls(stream.into());
+        let carry = Frame::Carry { ticket }.encode().map_err(io::Error::other)?;
+        carrier.sender.send(&carry).await?;
+        Ok(carrier)
+    }
+}
+
+impl std::fmt::Debug for CarrierDialler {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CarrierDialler")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// When to ping, and when a missing answer means that the relay is gone.
+struct Pulse {
+    next_ping: Instant,
+    waiting: Option<Waiting>,
+    sequence: u64,
+    round_trip: Duration,
+}
+
+struct Waiting {
+    since: Instant,
+    heard: u64,
+    until: Instant,
+}
+
+enum Beat {
+    Ping { sequence: u64 },
+    Rest,
+    Silent,
+}
+
+impl Pulse {
+    fn new() -> Self {
+        Self {
+            next_ping: next_ping(Instant::now()),
+            waiting: None,
+            sequence: 0,
+            round_trip: Duration::ZERO,
+        }
+    }
+
+    /// When to call [`due`](Self::due) next.
+    fn alarm(&self) -> Deadline {
+        self.waiting
+            .as_ref()
+            .map_or(self.next_ping, |waiting| waiting.until)
+            .into()
+    }
+
+    fn pong(&mut self, now: Instant) {
+        if let Some(waiting) = self.waiting.take() {
+            self.round_trip = now - waiting.since;
+        }
+    }
+
+    /// What to do now. `heard` grows with every sign of life; a pong is one, but any other will do.
+    fn due(&mut self, now: Instant, heard: u64, round_trip: Option<Duration>) -> Beat {
+        if let Some(waiting) = &self.waiting {
+            if now < waiting.until {
+                return Beat::Rest;
+            }
+            if heard == waiting.heard {
+                return Beat::Silent;
+            }
+            self.waiting = None;
+        }
+        if now < self.next_ping {
+            return Beat::Rest;
+        }
+        let round_trip = round_trip.unwrap_or(self.round_trip);
+        let until = now + PONG_TIME.max(round_trip * PONG_ROUND_TRIPS);
+        self.waiting = Some(Waiting {
+            since: now,
+            heard,
+            until,
+        });
+        self.next_ping = next_ping(now);
+        self.sequence += 1;
+        Beat::Ping {
+            sequence: self.sequence,
+        }
+    }
+}
+
+fn next_ping(now: Instant) -> Instant {
+    now + PING.mul_f64(rand::random_range(0.8..1.2))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_relay_that_stops_answering_is_noticed_within_four_seconds() {
+        for _ in 0..100 {
+            let mut pulse = Pulse::new();
+            let died = Instant::now();
+            let mut now = died;
+            let silent = loop {
+                now = pulse.alarm().into_std().max(now);
+                if let Beat::Silent = pulse.due(now, 7, Some(Duration::from_millis(50))) {
+                    break now;
+                }
+            };
+            assert!(
+                silent - died <= Duration::from_secs(4),
+                "{:?}",
+                silent - died
+            );
+        }
+    }
+
+    #[test]
+    fn any_sign_of_life_is_an_answer() {
+        let mut pulse = Pulse::new();
+        let mut now = Instant::now();
+        for heard in 0..50 {
+            now = pulse.alarm().into_std().max(now);
+            assert!(!matches!(pulse.due(now, heard, None), Beat::Silent));
+        }
+    }
+
+    #[test]
+    fn a_slow_path_gets_its_round_trips() {
+        let mut pulse = Pulse::new();
+        let pinged = pulse.alarm().into_std();
+        assert!(matches!(
+            pulse.due(pinged, 1, Some(Duration::from_secs(1))),
+            Beat::Ping { sequence: 1 }
+        ));
+        assert_eq!(pulse.alarm().into_std(), pinged + Duration::from_secs(3));
+    }
+
+    #[test]
+    fn relay_addresses_have_a_port() {
+        let relay = RelayAddress::parse("relay.nas.localhost:8443").unwrap();
+        assert_eq!(
+            (relay.host.as_str(), relay.port),
+            ("relay.nas.localhost", 8443)
+        );
+        assert_eq!(RelayAddress::parse("relay.nas.localhost"), None);
+        assert_eq!(RelayAddress::parse("relay.nas.localhost:x"), None);
+    }
+}

@@ -1,0 +1,148 @@
+//! A visitor arrives on a carrier: who it is and what it wants is read, its TLS ends here, its origin is dialled.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use directory::{DeviceName, Place, Zone};
+use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::ResetCode;
+use wire::frame::{Frame, Open};
+
+use crate::carrier::Carrier;
+use crate::control_stream::read_first;
+use crate::tls::{self, CertificateSlot, TlsError};
+
+use super::http;
+use super::origin::{Origin, Scheme};
+
+/// How long the relay may take to say who comes, and the visitor to finish its TLS handshake.
+const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
+
+/// How long an origin may take to accept.
+const ORIGIN_TIME: Duration = Duration::from_secs(10);
+
+/// What is copied at once where bytes are only passed on, each way.
+const COPY_BUFFER: usize = 32 * 1024;
+
+/// Visitors of this device at a time: as many as the streams the relay may open.
+const MAX_VISITORS: usize = 4096;
+
+/// Receives visitors for one origin.
+#[derive(Debug)]
+pub(super) struct Visitors {
+    zone: Zone,
+    device: DeviceName,
+    acceptor: Acceptor,
+    origin: Arc<Origin>,
+    tasks: TaskTracker,
+    stop: CancellationToken,
+}
+
+struct Acceptor(TlsAcceptor);
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Acceptor(…)")
+    }
+}
+
+impl Visitors {
+    pub(super) fn new(
+        zone: Zone,
+        device: DeviceName,
+        certificate: CertificateSlot,
+        origin: Origin,
+        stop: CancellationToken,
+    ) -> Result<Self, TlsError> {
+        let alpn: &[&[u8]] = match origin.scheme() {
+            Scheme::Http | Scheme::Https => &[http::ALPN_HTTP2, http::ALPN_HTTP1],
+            Scheme::Tcp => &[],
+        };
+        let acceptor = Acceptor(tls::visitor_acceptor(certificate, alpn)?);
+        Ok(Self {
+            zone,
+            device,
+            acceptor,
+            origin: Arc::new(origin),
+            tasks: TaskTracker::new(),
+            stop,
+        })
+    }
+
+    /// Takes a visitor from here to its end, in a task of its own.
+    pub(super) fn receive(self: &Arc<Self>, mut carrier: Carrier) {
+        if self.tasks.len() >= MAX_VISITORS {
+            return carrier.sender.reset(ResetCode::Refused);
+        }
+        let visitors = Arc::clone(self);
+        self.tasks.spawn(async move {
+            let stop = visitors.stop.clone();
+            tokio::select! {
+                biased; // a stopping agent does not wait for visitors to finish
+                () = stop.cancelled() => {}
+                served = visitors.serve(carrier) => if let Err(error) = served {
+                    tracing::debug!(%error, "a visitor's connection has failed");
+                },
+            }
+        });
+    }
+
+    /// Waits until every visitor has gone. New ones must not come any more.
+    pub(super) async fn gone(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+
+    async fn serve(&self, mut carrier: Carrier) -> io::Result<()> {
+        let open = match timeout(HANDSHAKE_TIME, read_first(&mut carrier)).await? {
+            Ok(Frame::Open(open)) if self.serves(&open.name) => open,
+            Ok(_) => {
+                carrier.sender.reset(ResetCode::Refused);
+                return Ok(());
+            }
+            Err(error) => return Err(io::Error::other(error)),
+        };
+        let visitor = timeout(HANDSHAKE_TIME, self.acceptor.0.accept(carrier)).await??;
+        match self.origin.scheme() {
+            Scheme::Http | Scheme::Https => {
+                let names = http::Names {
+                    zone: &self.zone,
+                    device: &self.device,
+                };
+                http::serve(visitor, &open, &self.origin, names).await
+            }
+            Scheme::Tcp => self.pass(visitor, &open).await,
+        }
+    }
+
+    /// Whether `host` is one of this device's names.
+    fn serves(&self, host: &str) -> bool {
+        self.zone.locate(host) == Place::Device(self.device.clone())
+    }
+
+    async fn pass(&self, mut visitor: TlsStream<Carrier>, open: &Open) -> io::Result<()> {
+        let mut origin = match timeout(ORIGIN_TIME, self.origin.connect(open.visitor, open.front))
+            .await?
+        {
+            Ok(origin) => origin,
+            Err(error) => {
+                tracing::warn!(%error, origin = %self.origin.authority(), "the origin cannot be reached");
+                return visitor.shutdown().await;
+            }
+        };
+        let copied =
+            copy_bidirectional_with_sizes(&mut visitor, &mut origin, COPY_BUFFER, COPY_BUFFER)
+                .await;
+        if copied.is_err() {
+            origin.reset_on_close();
+        }
+        copied?;
+        Ok(())
+    }
+}

@@ -1,0 +1,68 @@
+//! Copy buffers, lent for as long as bytes are in hand. A connection at rest holds none.
+
+use std::cell::RefCell;
+use std::ops::{Deref, DerefMut};
+
+/// The size of each buffer, in octets: four TLS records, so that a bulk transfer makes few system calls.
+const SIZE: usize = 64 * 1024;
+
+/// How many idle buffers a thread keeps: 4 MiB at most.
+const KEPT: usize = 64;
+
+thread_local! {
+    static IDLE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// A buffer on loan. It goes back to the pool of the thread that drops it.
+#[derive(Debug)]
+pub(crate) struct Lent(Box<[u8]>);
+
+/// Lends a buffer. What is in it is left over from its last user and is to be overwritten, not read.
+pub(crate) fn lend() -> Lent {
+    let idle = IDLE.with_borrow_mut(Vec::pop);
+    Lent(idle.unwrap_or_else(|| vec![0; SIZE].into_boxed_slice()))
+}
+
+impl Deref for Lent {
+    type Target = [u8];
+
+    fn deref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl DerefMut for Lent {
+    fn deref_mut(&mut self) -> &mut [u8] {
+        &mut self.0
+    }
+}
+
+impl Drop for Lent {
+    fn drop(&mut self) {
+        let buffer = std::mem::take(&mut self.0);
+        // At thread exit the pool may be gone already; the buffer is then simply freed.
+        let _ = IDLE.try_with(|idle| {
+            let mut idle = idle.borrow_mut();
+            if idle.len() < KEPT {
+                idle.push(buffer);
+            }
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_returned_buffer_is_lent_again_and_few_are_kept() {
+        let first = lend();
+        let address = first.as_ptr();
+        drop(first);
+        assert_eq!(lend().as_ptr(), address);
+
+        let many: Vec<_> = std::iter::repeat_with(lend).take(KEPT + 10).collect();
+        drop(many);
+        assert_eq!(IDLE.with_borrow(Vec::len), KEPT);
+    }
+}

@@ -1,0 +1,196 @@
+//! `causeway-agent`: pairs a device and keeps it reachable.
+
+use std::fs;
+use std::io::{Read as _, stdin};
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Context as _;
+use clap::{Parser, Subcommand, ValueEnum};
+use directory::PairingCode;
+use relay::agent::{self, Cloud, Origin, OriginAddress, OriginTrust, State, VisitorAddress};
+use relay::resolve::Resolver;
+use relay::signal::Termination;
+use relay::tls::Roots;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+/// Makes a service of this device reachable by name, through the operator's relay.
+#[derive(Parser)]
+#[command(name = "causeway-agent", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Registers this device with a code from its owner (`causeway device add NAME`, or the cloud's page).
+    Pair {
+        /// The cloud: https://cloud.example.com
+        #[arg(long, value_name = "URL")]
+        control: String,
+        /// The code, like 7X3M-9QKD-2FVA-HT6R; `-` reads it from standard input.
+        #[arg(long)]
+        code: String,
+        /// Certificates to check the cloud against, in PEM; without it, those this system trusts.
+        #[arg(long, value_name = "FILE")]
+        ca: Option<PathBuf>,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Keeps the device reachable until it is stopped.
+    Run {
+        /// The service: http://127.0.0.1:80, https://127.0.0.1:443 or tcp://127.0.0.1:22
+        #[arg(long, value_name = "URL")]
+        origin: OriginAddress,
+        /// How the service hears the visitor's address; `forwarded` is for HTTP and its default.
+        #[arg(long, value_enum)]
+        visitor_address: Option<VisitorAddressOption>,
+        /// Certificates to check an https:// origin against, in PEM; without it, those this system trusts.
+        #[arg(long, value_name = "FILE", conflicts_with = "origin_insecure")]
+        origin_ca: Option<PathBuf>,
+        /// Do not check an https:// origin's certificate: for one that the device made itself.
+        #[arg(long)]
+        origin_insecure: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
+#[derive(clap::Args)]
+struct StateOption {
+    /// Where this device keeps its keys [default: $XDG_STATE_HOME/causeway-agent or ~/.local/state/causeway-agent]
+    #[arg(long = "state", value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum VisitorAddressOption {
+    /// X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host
+    Forwarded,
+    /// A PROXY protocol v2 header in front of each connection
+    ProxyV2,
+    /// Not at all
+    Hidden,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .init();
+    match act(Arguments::parse().verb).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("causeway-agent: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn act(verb: Verb) -> anyhow::Result<()> {
+    match verb {
+        Verb::Pair {
+            control,
+            code,
+            ca,
+            state,
+        } => pair(control, code, ca, state).await,
+        Verb::Run {
+            origin,
+            visitor_address,
+            origin_ca,
+            origin_insecure,
+            state,
+        } => {
+            let trust = match (origin_insecure, origin_ca) {
+                (true, _) => OriginTrust::Anything,
+                (false, Some(file)) => OriginTrust::Roots(read_roots(&file)?),
+                (false, None) => {
+                    OriginTrust::Roots(Roots::of_system().unwrap_or_else(|_| Roots::none()))
+                }
+            };
+            let visitor_address =
+                visitor_address.map_or_else(VisitorAddress::default, VisitorAddress::from);
+            let origin = Origin::new(origin, visitor_address, &trust)?;
+            run(agent::Config {
+                state: state.open()?,
+                origin,
+                resolver: Resolver::System,
+            })
+            .await
+        }
+    }
+}
+
+async fn pair(
+    control: String,
+    code: String,
+    ca: Option<PathBuf>,
+    state: StateOption,
+) -> anyhow::Result<()> {
+    let code = if code == "-" { read_code()? } else { code };
+    let code = PairingCode::parse(&code)?;
+    let roots = match ca {
+        Some(file) => read_roots(&file)?,
+        None => Roots::of_system()?,
+    };
+    let cloud = Cloud::new(&control, roots, Resolver::System)?;
+    let pairing = agent::pair(&state.open()?, &cloud, &code).await?;
+    println!("paired: {}.{}", pairing.name, pairing.zone);
+    println!("next: causeway-agent run --origin http://127.0.0.1:80");
+    Ok(())
+}
+
+async fn run(config: agent::Config) -> anyhow::Result<()> {
+    let stop = CancellationToken::new();
+    let mut termination = Termination::new()?;
+    let (attached, _) = watch::channel(None);
+    let mut run = Box::pin(agent::run(config, attached, stop.clone()));
+    tokio::select! {
+        ended = &mut run => return Ok(ended?),
+        () = termination.received() => stop.cancel(),
+    }
+    tokio::select! {
+        ended = &mut run => Ok(ended?),
+        () = termination.received() => Ok(()),
+    }
+}
+
+fn read_code() -> anyhow::Result<String> {
+    const LONGEST: u64 = 256;
+    let mut code = String::new();
+    stdin()
+        .take(LONGEST)
+        .read_to_string(&mut code)
+        .context("the code cannot be read")?;
+    Ok(code)
+}
+
+fn read_roots(file: &PathBuf) -> anyhow::Result<Roots> {
+    let pem = fs::read_to_string(file).with_context(|| file.display().to_string())?;
+    Roots::from_pem(&pem).with_context(|| file.display().to_string())
+}
+
+impl StateOption {
+    fn open(self) -> anyhow::Result<State> {
+        Ok(State::open(
+            self.directory.unwrap_or_else(State::default_directory),
+        )?)
+    }
+}
+
+impl From<VisitorAddressOption> for VisitorAddress {
+    fn from(option: VisitorAddressOption) -> Self {
+        match option {
+            VisitorAddressOption::Forwarded => Self::Forwarded,
+            VisitorAddressOption::ProxyV2 => Self::ProxyV2,
+            VisitorAddressOption::Hidden => Self::Hidden,
+        }
+    }
+}

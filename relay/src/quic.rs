@@ -1,0 +1,162 @@
+//! Tunnels over QUIC: endpoints, and the transport settings of each end. The only file that names the QUIC library.
+//!
+//! Every number below is a choice against the library's default; `TransportConfig` documents what each default is.
+
+mod demux;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use directory::PublicKey;
+use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn::{
+    ClientConfig, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+};
+use wire::connection_id::{ConnectionIdKey, Owner};
+use wire::{CloseCode, ResetCode};
+
+use crate::tls::{self, AgentCertificate, CertificateSlot, Roots, TlsError};
+
+pub(crate) use demux::DatagramCounts;
+pub(crate) use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
+
+/// What one visitor's stream may have in flight, in octets. Bulk is to leave for a raw carrier after 128 KiB, and what
+/// is queued here by then delays it.
+const STREAM_WINDOW: u32 = 256 * 1024;
+
+/// What one tunnel may have received and not handed on, in octets. Large enough that a thousand visitors who read slowly
+/// do not stall the next one; the visitors of a device are bounded elsewhere.
+const TUNNEL_WINDOW: u32 = 1 << 30;
+
+/// What one tunnel may have sent and not heard of, in octets: 100 ms at 1 Gbit/s.
+const SEND_WINDOW: u64 = 16 * 1024 * 1024;
+
+/// How many visitors' streams an agent lets the relay open at once. Each permitted stream costs the agent some sixty
+/// octets from the start.
+const AGENT_STREAMS: u32 = 4096;
+
+/// The control stream, and one to spare. Each permitted stream costs the relay memory in every tunnel.
+const RELAY_STREAMS: u32 = 2;
+
+/// After this long without a packet a tunnel is gone. The agent pings far more often.
+const IDLE_TIMEOUT_MS: u32 = 45_000;
+
+/// Before anything was measured. A lost first packet is sent again after three times this long.
+const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// Handshakes that are under way or not looked at yet, at most; what an unknown client can make the relay keep.
+const MAX_INCOMING: usize = 4096;
+
+/// Octets of early packets kept for one handshake, and for all.
+const INCOMING_BUFFER: u64 = 64 * 1024;
+const INCOMING_BUFFER_TOTAL: u64 = 16 * 1024 * 1024;
+
+/// One endpoint for now; the connection ids leave room for one per core and for a successor process.
+const OWNER: Owner = Owner(0);
+
+/// Opens the relay's endpoint on its own UDP socket, behind the demultiplexer.
+pub(crate) fn relay_endpoint(
+    socket: std::net::UdpSocket,
+    certificate: CertificateSlot,
+    key: ConnectionIdKey,
+    counts: DatagramCounts,
+) -> io::Result<Endpoint> {
+    let crypto = tls::relay_quic(certificate).map_err(io::Error::other)?;
+    let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
+    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+    server
+        .transport_config(Arc::new(transport(RELAY_STREAMS)))
+        .max_incoming(MAX_INCOMING)
+        .incoming_buffer_size(INCOMING_BUFFER)
+        .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
+    let mut endpoint = EndpointConfig::default();
+    let ids = key.clone();
+    endpoint
+        // The demultiplexer tells protocols apart by the first octet, so ours must keep the fixed bit (RFC 9287).
+        .grease_quic_bit(false)
+        .cid_generator(move || Box::new(demux::ConnectionIds::new(ids.clone(), OWNER)));
+    let socket = demux::Demultiplexer::new(socket, key, counts)?;
+    Endpoint::new_with_abstract_socket(
+        endpoint,
+        Some(server),
+        Arc::new(socket),
+        Arc::new(TokioRuntime),
+    )
+}
+
+/// Opens an agent's endpoint for tunnels to relays of `remote`'s address family.
+pub(crate) fn agent_endpoint(
+    remote: SocketAddr,
+    roots: &Roots,
+    identity: &AgentCertificate,
+) -> Result<Endpoint, AgentEndpointError> {
+    let any: SocketAddr = if remote.is_ipv4() {
+        ([0; 4], 0).into()
+    } else {
+        ([0; 16], 0).into()
+    };
+    let crypto = tls::tunnel_client(roots, identity)?;
+    let crypto = QuicClientConfig::try_from(crypto).map_err(io::Error::other)?;
+    let mut client = ClientConfig::new(Arc::new(crypto));
+    client.transport_config(Arc::new(transport(AGENT_STREAMS)));
+    let mut endpoint = Endpoint::client(any)?;
+    endpoint.set_default_client_config(client);
+    Ok(endpoint)
+}
+
+/// Why an agent has no endpoint.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AgentEndpointError {
+    #[error("no UDP socket: {0}")]
+    Socket(#[from] io::Error),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The Ed25519 key that the agent at the other end has proved.
+pub(crate) fn agent_key(connection: &Connection) -> Option<PublicKey> {
+    tls::key_of_chain(&*connection.peer_identity()?)
+}
+
+/// Closes the connection with a code from the table.
+pub(crate) fn close(connection: &Connection, code: CloseCode) {
+    connection.close(VarInt::from_u32(code.number()), code.name().as_bytes());
+}
+
+/// The code with which the other end closed; `Err` with the reason in words if it did not close.
+pub(crate) fn close_code(connection: &Connection) -> Result<CloseCode, String> {
+    match connection.close_reason() {
+        Some(quinn::ConnectionError::ApplicationClosed(close)) => {
+            CloseCode::from_number(close.error_code.into_inner())
+                .ok_or_else(|| format!("closed with code {}", close.error_code))
+        }
+        Some(other) => Err(other.to_string()),
+        None => Err("the tunnel is open".to_owned()),
+    }
+}
+
+/// How many datagrams have come from the other end: grows as long as it lives.
+pub(crate) fn heard(connection: &Connection) -> u64 {
+    connection.stats().udp_rx.datagrams
+}
+
+/// The number of a reset code on a stream.
+pub(crate) fn reset_number(code: ResetCode) -> VarInt {
+    VarInt::from_u32(code.number())
+}
+
+fn transport(streams: u32) -> TransportConfig {
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_bidi_streams(streams.into())
+        .max_concurrent_uni_streams(0_u8.into())
+        .stream_receive_window(STREAM_WINDOW.into())
+        .receive_window(TUNNEL_WINDOW.into())
+        .send_window(SEND_WINDOW)
+        .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
+        .initial_rtt(INITIAL_RTT)
+        .datagram_receive_buffer_size(None);
+    transport
+}

@@ -1,0 +1,37 @@
+//! What an operator can set about the relay.
+
+use std::net::{IpAddr, SocketAddr};
+use std::time::Duration;
+
+use serde::Deserialize;
+
+/// The `[relay]` section.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// Where visitors and agents arrive: TCP, and UDP on the same port. `[::]` takes IPv4 as well.
+    pub front: SocketAddr,
+    /// Where plain HTTP is answered with a redirect to the front; absent: nowhere.
+    pub http: Option<SocketAddr>,
+    /// Whether agents may bring their tunnels over QUIC. Without it they fall back to TLS.
+    #[serde(default = "yes")]
+    pub udp: bool,
+    /// The addresses under which the front is reached from outside; what the zone answers for a device that has no
+    /// address of its own. Absent: the front's own address.
+    #[serde(default)]
+    pub public: Vec<IpAddr>,
+    /// How long a stopping relay lets its visitors finish: `"10s"`, `"5m"`.
+    #[serde(default = "default_drain", with = "humantime_serde")]
+    pub drain: Duration,
+}
+
+/// Long enough for most pages and short enough for a service manager's patience, which is often 90 s.
+const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
+
+fn default_drain() -> Duration {
+    DEFAULT_DRAIN
+}
+
+fn yes() -> bool {
+    true
+}

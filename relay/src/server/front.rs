@@ -1,0 +1,369 @@
+//! A visitor arrives: admitted, its name read, its device found, a carrier opened, its bytes pumped. The functions stand
+//! in that order. Agents over TLS, and visitors of the operator's own hosts, arrive through the same door.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use directory::{DeviceId, OperatorName, Place, Reader};
+use socket2::SockRef;
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::client_hello::{NotAHello, Progress, Reader as HelloReader};
+use wire::frame::Open;
+
+use crate::splice::{self, End, Moved};
+use crate::tls::{Accepted, Prefixed};
+
+use super::limits::{Admitted, HELLO_TIME, Limits};
+use super::metrics::Metrics;
+use super::register::Register;
+use super::sessions::{OpenError, Sessions};
+
+/// TLS alert record: fatal, unrecognized_name (RFC 6066 section 3, RFC 8446 section 6).
+const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
+/// How long a visitor who was sent an alert may take to read it before the connection closes.
+const ALERT_LINGER: Duration = Duration::from_secs(1);
+
+/// How much is read from a visitor at once while its hello is incomplete: most hellos come whole.
+const HELLO_PORTION: usize = 2048;
+
+/// Idle visitors' hosts are asked for a sign of life this often, so that one who left without a word is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// The pause after the kernel could not hand over a connection: descriptors come back when visitors leave.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A visitor of `cloud.<zone>`, whose TLS has ended here.
+#[derive(Debug)]
+pub struct CloudVisitor {
+    /// What it says and hears.
+    pub stream: Accepted,
+    /// Where it comes from.
+    pub address: SocketAddr,
+}
+
+/// Why a visitor was sent away before it reached anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// As many visitors are here as the process can hold.
+    Full,
+    /// Too many of its address have not said their name yet.
+    AddressBusy,
+    /// It did not say its name in time.
+    TooSlow,
+    /// It left before it said its name.
+    LeftEarly,
+    /// What it sent is no TLS ClientHello.
+    NotTls,
+    /// Its hello names no host.
+    NoName,
+    /// Nobody here has the name.
+    UnknownName,
+    /// The name's device has no tunnel.
+    NotAttached,
+    /// The device has as many visitors as it may.
+    DeviceFull,
+    /// The agent brought no carrier.
+    NoCarrier,
+    /// Its TLS with the operator's own host failed.
+    Handshake,
+    /// The operator's pages are overloaded.
+    CloudBusy,
+}
+
+impl Refusal {
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Full,
+        Self::AddressBusy,
+        Self::TooSlow,
+        Self::LeftEarly,
+        Self::NotTls,
+        Self::NoName,
+        Self::UnknownName,
+        Self::NotAttached,
+        Self::DeviceFull,
+        Self::NoCarrier,
+        Self::Handshake,
+        Self::CloudBusy,
+    ];
+
+    /// The metric label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::AddressBusy => "address_busy",
+            Self::TooSlow => "too_slow",
+            Self::LeftEarly => "left_early",
+            Self::NotTls => "not_tls",
+            Self::NoName => "no_name",
+            Self::UnknownName => "unknown_name",
+            Self::NotAttached => "not_attached",
+            Self::DeviceFull => "device_full",
+            Self::NoCarrier => "no_carrier",
+            Self::Handshake => "handshake",
+            Self::CloudBusy => "cloud_busy",
+        }
+    }
+
+    /// Whether the visitor is told by an alert. One alert for all: it does not say which names exist.
+    fn alerts(self) -> bool {
+        matches!(
+            self,
+            Self::NoName
+                | Self::UnknownName
+                | Self::NotAttached
+                | Self::DeviceFull
+                | Self::NoCarrier
+        )
+    }
+}
+
+/// Everything a visitor's path needs.
+pub(crate) struct Front {
+    pub(crate) directory: Reader,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) register: Register,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) cloud_acceptor: TlsAcceptor,
+    pub(crate) cloud_visitors: mpsc::Sender<CloudVisitor>,
+    /// Cancelled when the relay stops for good: cuts whoever is still here.
+    pub(crate) cut: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Accepts visitors until `stop`.
+pub(crate) async fn accept(front: Arc<Front>, listener: TcpListener, stop: CancellationToken) {
+    loop {
+        let accepted = tokio::select! {
+            biased; // stopping must not wait for a gap between visitors
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((visitor, address)) => {
+                front.metrics.visitor_accepted();
+                match front.limits.admit(address.ip()) {
+                    Ok(admitted) => {
+                        let front_of_visitor = Arc::clone(&front);
+                        front
+                            .tasks
+                            .spawn(front_of_visitor.visit(visitor, address, admitted));
+                    }
+                    Err(refusal) => front.metrics.visitor_refused(refusal),
+                }
+            }
+            Err(error) => {
+                front.metrics.accept_error();
+                tracing::debug!(%error, "the kernel could not hand over a visitor");
+                sleep(ACCEPT_PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Where a visitor got to.
+enum Visit {
+    /// To a device, and its connection has ended.
+    Ended(Moved),
+    /// It was none: an agent's tunnel or carrier, which counts for itself.
+    Agent,
+    /// To the operator's pages, which go on with it.
+    Cloud,
+}
+
+impl Front {
+    async fn visit(
+        self: Arc<Self>,
+        visitor: TcpStream,
+        address: SocketAddr,
+        mut admitted: Admitted,
+    ) {
+        prepare(&visitor);
+        let first = tokio::select! {
+            biased;
+            () = self.cut.cancelled() => Err(Refusal::LeftEarly),
+            first = timeout(HELLO_TIME, read_hello(&visitor)) => first.unwrap_or(Err(Refusal::TooSlow)),
+        };
+        admitted.named();
+        let visited = match first {
+            Ok((octets, name)) => self.lead(visitor, address, octets, name).await,
+            Err(refusal) => Err((refusal, visitor)),
+        };
+        match visited {
+            Ok(Visit::Ended(moved)) => {
+                self.metrics.visitor_ended(moved);
+                tracing::debug!(end = moved.end.name(), "a visitor's connection has ended");
+            }
+            Ok(Visit::Agent | Visit::Cloud) => {
+                self.metrics.visitor_ended(Moved {
+                    to_device: 0,
+                    to_visitor: 0,
+                    end: End::Done,
+                });
+            }
+            Err((refusal, visitor)) => {
+                self.metrics.visitor_refused(refusal);
+                tracing::debug!(reason = refusal.name(), "a visitor was sent away");
+                if refusal.alerts() {
+                    alert(visitor).await;
+                }
+            }
+        }
+    }
+
+    /// Takes the visitor to whoever has the name it asked for.
+    async fn lead(
+        &self,
+        visitor: TcpStream,
+        address: SocketAddr,
+        hello: Bytes,
+        name: String,
+    ) -> Result<Visit, (Refusal, TcpStream)> {
+        match self.directory.zone().locate(&name) {
+            Place::Device(device) => {
+                let device = self.directory.device_by_name(&device);
+                self.pass(
+                    visitor,
+                    address,
+                    hello,
+                    name,
+                    device.map(|device| device.identity.as_ref().map(|identity| identity.id)),
+                )
+                .await
+            }
+            Place::Operator(OperatorName::Relay) => {
+                self.register
+                    .over_tcp(Prefixed::new(hello, visitor), address)
+                    .await;
+                Ok(Visit::Agent)
+            }
+            Place::Operator(OperatorName::Cloud) => {
+                self.receive_at_cloud(Prefixed::new(hello, visitor), address)
+                    .await;
+                Ok(Visit::Cloud)
+            }
+            Place::Apex | Place::Nobody | Place::Outside => {
+                self.pass(visitor, address, hello, name, None).await
+            }
+        }
+    }
+
+    /// Joins the visitor to its device. A name without a device takes the same steps as a device without a tunnel, so
+    /// that the time to the alert does not tell them apart.
+    async fn pass(
+        &self,
+        visitor: TcpStream,
+        address: SocketAddr,
+        hello: Bytes,
+        name: String,
+        device: Option<Option<DeviceId>>,
+    ) -> Result<Visit, (Refusal, TcpStream)> {
+        const NOBODY: DeviceId = DeviceId::from_bytes([0; 16]);
+        let Some(session) = self.sessions.of(&device.flatten().unwrap_or(NOBODY)) else {
+            let refusal = if device.is_some() {
+                Refusal::NotAttached
+            } else {
+                Refusal::UnknownName
+            };
+            return Err((refusal, visitor));
+        };
+        let Ok(_counted) = session.visitor() else {
+            return Err((Refusal::DeviceFull, visitor));
+        };
+        let front = visitor.local_addr().unwrap_or(address);
+        let carrier = match session
+            .open(
+                Open {
+                    name,
+                    visitor: address,
+                    front,
+                },
+                &hello,
+            )
+            .await
+        {
+            Ok(carrier) => carrier,
+            Err(OpenError::DeviceFull) => return Err((Refusal::DeviceFull, visitor)),
+            Err(OpenError::NoCarrier) => return Err((Refusal::NoCarrier, visitor)),
+        };
+        self.metrics.carrier_opened(carrier.kind());
+        let mut moved =
+            splice::splice(visitor, carrier, session.ended(), || session.active()).await;
+        moved.to_device += hello.len() as u64;
+        Ok(Visit::Ended(moved))
+    }
+
+    async fn receive_at_cloud(&self, visitor: Prefixed, address: SocketAddr) {
+        let refusal = match timeout(HELLO_TIME, self.cloud_acceptor.accept(visitor)).await {
+            Ok(Ok(stream)) => match self
+                .cloud_visitors
+                .try_send(CloudVisitor { stream, address })
+            {
+                Ok(()) => return,
+                Err(_) => Refusal::CloudBusy,
+            },
+            Ok(Err(_)) => Refusal::Handshake,
+            Err(_) => Refusal::TooSlow,
+        };
+        self.metrics.visitor_refused(refusal);
+    }
+}
+
+fn prepare(visitor: &TcpStream) {
+    // Neither is worth losing a visitor over.
+    let _ = visitor.set_nodelay(true);
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 4);
+    let _ = SockRef::from(visitor).set_tcp_keepalive(&keepalive);
+}
+
+/// The visitor's first octets, all of them, and the host they name.
+async fn read_hello(visitor: &TcpStream) -> Result<(Bytes, String), Refusal> {
+    let mut octets = BytesMut::new();
+    let mut reader = HelloReader::default();
+    loop {
+        // No buffer is held for a visitor who has sent nothing.
+        visitor.readable().await.map_err(|_| Refusal::LeftEarly)?;
+        octets.reserve(HELLO_PORTION);
+        let before = octets.len();
+        match visitor.try_read_buf(&mut octets) {
+            Ok(0) => return Err(Refusal::LeftEarly),
+            Ok(_) => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
+            Err(_) => return Err(Refusal::LeftEarly),
+        }
+        match reader.push(&octets[before..]) {
+            Ok(Progress::NeedMore) => {}
+            Ok(Progress::Name(name)) => return Ok((octets.freeze(), name)),
+            Ok(Progress::NoName) => return Err(Refusal::NoName),
+            Err(
+                NotAHello::NotTls
+                | NotAHello::OtherMessage
+                | NotAHello::TooLong
+                | NotAHello::Malformed,
+            ) => return Err(Refusal::NotTls),
+        }
+    }
+}
+
+/// Tells the visitor that nobody here has the name, then ends this side and lets it read that before the close.
+async fn alert(mut visitor: TcpStream) {
+    let told = timeout(ALERT_LINGER, async {
+        visitor.write_all(&UNRECOGNIZED_NAME).await?;
+        visitor.shutdown().await
+    });
+    if let Ok(Ok(())) = told.await {
+        splice::drain(&visitor, ALERT_LINGER).await;
+    }
+}

@@ -1,0 +1,197 @@
+//! What the relay counts. Never a name, a device or an address in a label.
+
+use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use wire::CloseCode;
+
+use crate::carrier::Kind;
+use crate::quic::DatagramCounts;
+use crate::splice::{End, Moved};
+
+use super::front::Refusal;
+use super::register::Rejection;
+use super::sessions::Transport;
+
+/// The relay's metrics, all prefixed `causeway_relay_`.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    /// Visitors' TCP connections accepted. Open now = accepted - ended - refused.
+    visitors_accepted: IntCounter,
+    /// Visitors that were joined to a device or to the operator's pages and have ended, by how.
+    visitors_ended: IntCounterVec,
+    /// Visitors sent away before they reached anything, by reason.
+    visitors_refused: IntCounterVec,
+    /// Carriers opened, by kind.
+    carriers_opened: IntCounterVec,
+    /// Octets passed on, by direction.
+    bytes: IntCounterVec,
+    /// Tunnels attached now, by transport.
+    tunnels: IntGaugeVec,
+    /// Tunnels attached since the start, by transport.
+    tunnels_attached: IntCounterVec,
+    /// Tunnels that have ended, by close code.
+    tunnels_closed: IntCounterVec,
+    /// Agents that did not get as far as a tunnel, by reason.
+    tunnels_refused: IntCounterVec,
+    /// Connections that the kernel could not hand over (no descriptors, no memory).
+    accept_errors: IntCounter,
+    /// Datagrams that were nobody's, by what they were.
+    datagrams_dropped: IntCounterVec,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = |name: &str, help: &str, label: &str| {
+            let counters = IntCounterVec::new(Opts::new(name, help), &[label])?;
+            registry.register(Box::new(counters.clone()))?;
+            Ok::<_, prometheus::Error>(counters)
+        };
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help)?;
+            registry.register(Box::new(counter.clone()))?;
+            Ok::<_, prometheus::Error>(counter)
+        };
+        let tunnels = IntGaugeVec::new(
+            Opts::new("causeway_relay_tunnels", "Tunnels attached now."),
+            &["transport"],
+        )?;
+        registry.register(Box::new(tunnels.clone()))?;
+        let metrics = Self {
+            visitors_accepted: counter(
+                "causeway_relay_visitors_accepted_total",
+                "Visitors' connections accepted; open now = accepted - ended - refused.",
+            )?,
+            visitors_ended: counters(
+                "causeway_relay_visitors_ended_total",
+                "Visitors that reached something and have ended.",
+                "end",
+            )?,
+            visitors_refused: counters(
+                "causeway_relay_visitors_refused_total",
+                "Visitors sent away before they reached anything.",
+                "reason",
+            )?,
+            carriers_opened: counters(
+                "causeway_relay_carriers_opened_total",
+                "Carriers opened.",
+                "kind",
+            )?,
+            bytes: counters(
+                "causeway_relay_bytes_total",
+                "Octets passed on.",
+                "direction",
+            )?,
+            tunnels,
+            tunnels_attached: counters(
+                "causeway_relay_tunnels_attached_total",
+                "Tunnels attached since the start.",
+                "transport",
+            )?,
+            tunnels_closed: counters(
+                "causeway_relay_tunnels_closed_total",
+                "Tunnels that have ended.",
+                "code",
+            )?,
+            tunnels_refused: counters(
+                "causeway_relay_tunnels_refused_total",
+                "Agents that did not get as far as a tunnel.",
+                "reason",
+            )?,
+            accept_errors: counter(
+                "causeway_relay_accept_errors_total",
+                "Connections that the kernel could not hand over.",
+            )?,
+            datagrams_dropped: counters(
+                "causeway_relay_datagrams_dropped_total",
+                "Datagrams on the front's port that were nobody's.",
+                "reason",
+            )?,
+        };
+        metrics.show_all_labels();
+        Ok(metrics)
+    }
+
+    /// A counter that is missing until it first counts cannot be told from one that was never there.
+    fn show_all_labels(&self) {
+        for end in End::ALL {
+            self.visitors_ended.with_label_values(&[end.name()]);
+        }
+        for refusal in Refusal::ALL {
+            self.visitors_refused.with_label_values(&[refusal.name()]);
+        }
+        for kind in [Kind::Quic, Kind::Tls] {
+            self.carriers_opened.with_label_values(&[kind.name()]);
+        }
+        for direction in [TO_DEVICE, TO_VISITOR] {
+            self.bytes.with_label_values(&[direction]);
+        }
+        for transport in [Transport::Quic, Transport::Tls] {
+            self.tunnels.with_label_values(&[transport.name()]);
+            self.tunnels_attached.with_label_values(&[transport.name()]);
+        }
+        for code in CloseCode::ALL {
+            self.tunnels_closed.with_label_values(&[code.name()]);
+        }
+        for rejection in Rejection::ALL {
+            self.tunnels_refused.with_label_values(&[rejection.name()]);
+        }
+        self.datagram_counts();
+    }
+
+    pub(crate) fn visitor_accepted(&self) {
+        self.visitors_accepted.inc();
+    }
+
+    pub(crate) fn visitor_refused(&self, refusal: Refusal) {
+        self.visitors_refused
+            .with_label_values(&[refusal.name()])
+            .inc();
+    }
+
+    pub(crate) fn visitor_ended(&self, moved: Moved) {
+        self.visitors_ended
+            .with_label_values(&[moved.end.name()])
+            .inc();
+        self.bytes
+            .with_label_values(&[TO_DEVICE])
+            .inc_by(moved.to_device);
+        self.bytes
+            .with_label_values(&[TO_VISITOR])
+            .inc_by(moved.to_visitor);
+    }
+
+    pub(crate) fn carrier_opened(&self, kind: Kind) {
+        self.carriers_opened.with_label_values(&[kind.name()]).inc();
+    }
+
+    pub(crate) fn tunnel_attached(&self, transport: Transport) {
+        self.tunnels.with_label_values(&[transport.name()]).inc();
+        self.tunnels_attached
+            .with_label_values(&[transport.name()])
+            .inc();
+    }
+
+    pub(crate) fn tunnel_detached(&self, transport: Transport, code: CloseCode) {
+        self.tunnels.with_label_values(&[transport.name()]).dec();
+        self.tunnels_closed.with_label_values(&[code.name()]).inc();
+    }
+
+    pub(crate) fn tunnel_refused(&self, rejection: Rejection) {
+        self.tunnels_refused
+            .with_label_values(&[rejection.name()])
+            .inc();
+    }
+
+    pub(crate) fn accept_error(&self) {
+        self.accept_errors.inc();
+    }
+
+    pub(crate) fn datagram_counts(&self) -> DatagramCounts {
+        DatagramCounts {
+            stray: self.datagrams_dropped.with_label_values(&["stray"]),
+            other: self.datagrams_dropped.with_label_values(&["other"]),
+        }
+    }
+}
+
+const TO_DEVICE: &str = "to_device";
+const TO_VISITOR: &str = "to_visitor";

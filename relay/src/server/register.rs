@@ -1,0 +1,429 @@
+//! An agent arrives: its key proved by TLS, its device found, its hello answered, its session attached until the tunnel
+//! ends. The functions stand in that order; the same for QUIC and TLS, which differ only in how they begin and end.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant, SystemTime};
+
+use directory::{Device, DeviceId, PublicKey, Reader};
+use tokio::sync::mpsc;
+use tokio::time::{Instant as Deadline, sleep_until, timeout};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+use wire::{ALPN_CARRIER, ALPN_TUNNEL, CloseCode, Features, Frame, Hello};
+
+use crate::control_stream::{ControlError, ControlReader, ControlWriter, read_first};
+use crate::quic::{self, Connection, Endpoint, Incoming};
+use crate::tls::{self, Prefixed, TlsStream};
+
+use super::limits::HELLO_TIME;
+use super::metrics::Metrics;
+use super::presence::{Attachment, Presence};
+use super::sessions::{Session, Sessions, Tunnel};
+
+/// What this relay can do.
+const FEATURES: Features = Features::TLS_CARRIER;
+
+/// A tunnel on which no frame comes for this long is gone. An agent pings every three seconds, every fifteen at rest.
+const SILENCE: Duration = Duration::from_secs(45);
+
+/// With more handshakes than this under way, an agent must first show that its address is its own (RFC 9000 section 8.1).
+const RETRY_ABOVE: usize = 256;
+
+/// How long a session that was superseded may keep the visitors it has.
+const SUPERSEDED_LINGER: Duration = Duration::from_secs(600);
+
+/// Why an agent did not get as far as a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// The TLS or QUIC handshake failed or was not finished in time.
+    Handshake,
+    /// It speaks another protocol than the tunnel's or the carrier's.
+    WrongProtocol,
+    /// It showed no Ed25519 key.
+    NoKey,
+    /// No device has its key.
+    UnknownDevice,
+    /// No hello came, or not in time.
+    NoHello,
+    /// It broke the protocol, or speaks none of our versions.
+    BadHello,
+    /// A carrier with a ticket that nobody waits for.
+    UnknownTicket,
+}
+
+impl Rejection {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Handshake,
+        Self::WrongProtocol,
+        Self::NoKey,
+        Self::UnknownDevice,
+        Self::NoHello,
+        Self::BadHello,
+        Self::UnknownTicket,
+    ];
+
+    /// The metric label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::WrongProtocol => "wrong_protocol",
+            Self::NoKey => "no_key",
+            Self::UnknownDevice => "unknown_device",
+            Self::NoHello => "no_hello",
+            Self::BadHello => "bad_hello",
+            Self::UnknownTicket => "unknown_ticket",
+        }
+    }
+}
+
+/// Everything an agent's path needs.
+#[derive(Clone)]
+pub(crate) struct Register {
+    pub(crate) directory: Reader,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) presence: Presence,
+    pub(crate) metrics: Arc<Metrics>,
+    pub(crate) acceptor: TlsAcceptor,
+    /// The tasks of tunnels, which outlive those of visitors.
+    pub(crate) tasks: TaskTracker,
+}
+
+/// Accepts tunnels over QUIC until the endpoint closes.
+pub(crate) async fn accept_quic(register: Register, endpoint: Endpoint) {
+    let handshakes = TaskTracker::new();
+    while let Some(incoming) = endpoint.accept().await {
+        if handshakes.len() > RETRY_ABOVE && incoming.may_retry() {
+            // Fails only if the address is validated already.
+            let _ = incoming.retry();
+            continue;
+        }
+        let register = register.clone();
+        let handshake = handshakes.token();
+        register.tasks.clone().spawn(async move {
+            let arrived = register.over_quic(incoming).await;
+            drop(handshake);
+            match arrived {
+                Ok(arrival) => register.serve(arrival).await,
+                Err(rejection) => register.refuse(rejection),
+            }
+        });
+    }
+}
+
+/// An agent that has proved its key and said hello.
+struct Arrival {
+    device: DeviceId,
+    key: PublicKey,
+    hello: Hello,
+    seen_as: SocketAddr,
+    tunnel: Tunnel,
+    heard: Arc<AtomicU64>,
+    reader: ControlReader,
+    writer: ControlWriter,
+}
+
+impl Register {
+    async fn over_quic(&self, incoming: Incoming) -> Result<Arrival, Rejection> {
+        let connection = timeout(HELLO_TIME, incoming).await;
+        let connection = connection
+            .ok()
+            .and_then(Result::ok)
+            .ok_or(Rejection::Handshake)?;
+        self.greet_over_quic(&connection)
+            .await
+            .map_err(|(rejection, code)| {
+                quic::close(&connection, code);
+                rejection
+            })
+    }
+
+    async fn greet_over_quic(
+        &self,
+        connection: &Connection,
+    ) -> Result<Arrival, (Rejection, CloseCode)> {
+        let key =
+            quic::agent_key(connection).ok_or((Rejection::NoKey, CloseCode::UnknownDevice))?;
+        let device = self
+            .device_id(&key)
+            .ok_or((Rejection::UnknownDevice, CloseCode::UnknownDevice))?;
+        let greeted = timeout(HELLO_TIME, async {
+            let (send, recv) = connection.accept_bi().await.ok()?;
+            let mut reader = ControlReader::new(recv);
+            let hello = reader.next().await.ok()?;
+            Some((hello, reader, ControlWriter::new(send)))
+        });
+        let no_hello = (Rejection::NoHello, CloseCode::TooSlow);
+        let (hello, reader, writer) = greeted.await.ok().flatten().ok_or(no_hello)?;
+        Ok(Arrival {
+            device,
+            key,
+            hello: as_hello(hello)?,
+            seen_as: connection.remote_address(),
+            tunnel: Tunnel::Quic(connection.clone()),
+            heard: Arc::default(),
+            reader,
+            writer,
+        })
+    }
+
+    /// A connection to `relay.<zone>` on the front's TCP port: a tunnel, or a carrier for a visitor who waits.
+    pub(crate) async fn over_tcp(&self, stream: Prefixed, seen_as: SocketAddr) {
+        let Ok(Ok(stream)) = timeout(HELLO_TIME, self.acceptor.accept(stream)).await else {
+            return self.refuse(Rejection::Handshake);
+        };
+        match tls::protocol(&stream) {
+            Some(protocol) if protocol == ALPN_TUNNEL => {
+                let key = tls::agent_key(&stream);
+                // Its own task: a visitor's must end when it is no visitor.
+                let register = self.clone();
+                self.tasks.spawn(async move {
+                    match register.greet_over_tls(key, stream.into(), seen_as).await {
+                        Ok(arrival) => register.serve(arrival).await,
+                        Err(rejection) => register.refuse(rejection),
+                    }
+                });
+            }
+            Some(protocol) if protocol == ALPN_CARRIER => {
+                if let Err(rejection) = self.take_carrier(stream.into()).await {
+                    self.refuse(rejection);
+                }
+            }
+            Some(_) | None => self.refuse(Rejection::WrongProtocol),
+        }
+    }
+
+    async fn take_carrier(&self, mut stream: TlsStream) -> Result<(), Rejection> {
+        let first = timeout(HELLO_TIME, read_first(&mut stream)).await;
+        match first.ok().and_then(Result::ok) {
+            Some(Frame::Carry { ticket }) => self
+                .sessions
+                .redeem(&ticket, stream)
+                .map_err(|_| Rejection::UnknownTicket),
+            Some(_) => Err(Rejection::BadHello),
+            None => Err(Rejection::NoHello),
+        }
+    }
+
+    async fn greet_over_tls(
+        &self,
+        key: Option<PublicKey>,
+        stream: TlsStream,
+        seen_as: SocketAddr,
+    ) -> Result<Arrival, Rejection> {
+        let (read, write) = tokio::io::split(stream);
+        let (mut reader, mut writer) = (ControlReader::new(read), ControlWriter::new(write));
+        let greeted = async {
+            let key = key.ok_or((Rejection::NoKey, CloseCode::UnknownDevice))?;
+            let device = self
+                .device_id(&key)
+                .ok_or((Rejection::UnknownDevice, CloseCode::UnknownDevice))?;
+            let hello = timeout(HELLO_TIME, reader.next()).await;
+            let hello = hello
+                .ok()
+                .and_then(Result::ok)
+                .ok_or((Rejection::NoHello, CloseCode::TooSlow))?;
+            Ok((key, device, as_hello(hello)?))
+        };
+        match greeted.await {
+            Ok((key, device, hello)) => {
+                let heard = Arc::default();
+                let tunnel = self.sessions.tls_tunnel(Arc::clone(&heard));
+                Ok(Arrival {
+                    device,
+                    key,
+                    hello,
+                    seen_as,
+                    tunnel,
+                    heard,
+                    reader,
+                    writer,
+                })
+            }
+            Err((rejection, code)) => {
+                let _ = writer.send(&Frame::Close { code: Ok(code) }).await;
+                writer.finish().await;
+                Err(rejection)
+            }
+        }
+    }
+
+    fn device_id(&self, key: &PublicKey) -> Option<DeviceId> {
+        let device = self.directory.device_by_key(key)?;
+        device.identity.as_ref().map(|identity| identity.id)
+    }
+
+    fn refuse(&self, rejection: Rejection) {
+        self.metrics.tunnel_refused(rejection);
+        tracing::info!(reason = rejection.name(), "an agent was refused");
+    }
+
+    /// Answers the hello, attaches the session, and keeps it until the tunnel ends.
+    async fn serve(&self, arrival: Arrival) {
+        let Arrival {
+            device,
+            key,
+            hello,
+            seen_as,
+            tunnel,
+            heard,
+            reader,
+            mut writer,
+        } = arrival;
+        let connection = match &tunnel {
+            Tunnel::Quic(connection) => Some(connection.clone()),
+            Tunnel::Tls { .. } => None,
+        };
+        let agreed = match hello.agree(FEATURES) {
+            Ok(agreed) => agreed,
+            Err(code) => {
+                self.refuse(Rejection::BadHello);
+                return part(connection, writer, code).await;
+            }
+        };
+        let (session, commands) =
+            self.sessions
+                .session(device, key, hello.instance, seen_as, tunnel, Instant::now());
+        let welcome = Frame::Welcome {
+            version: agreed.version,
+            features: agreed.features,
+            seen_as,
+        };
+        if writer.send(&welcome).await.is_err() {
+            return self.refuse(Rejection::NoHello);
+        }
+        self.attach(&session, hello.software);
+        let code = self
+            .attend(&session, reader, &mut writer, commands, &heard)
+            .await;
+        session.end(code);
+        self.detach(&session, session.end_code());
+        part(connection, writer, session.end_code()).await;
+    }
+
+    fn attach(&self, session: &Arc<Session>, software: String) {
+        let transport = session.transport();
+        self.metrics.tunnel_attached(transport);
+        let before = self.sessions.attach(session);
+        let since = before
+            .as_ref()
+            .and_then(|before| self.presence.of(&before.device));
+        self.presence.attached(
+            session.device,
+            Attachment {
+                since: since.map_or_else(SystemTime::now, |attachment| attachment.since),
+                transport,
+                seen_as: session.seen_as,
+                software,
+            },
+        );
+        if let Some(before) = before {
+            self.displace(before, session);
+        }
+        // The device may have lost its key between the look-up and the attachment.
+        if self.device_id(&session.key) != Some(session.device) {
+            session.end(CloseCode::Removed);
+        }
+        tracing::debug!(transport = transport.name(), "an agent is attached");
+    }
+
+    /// The newest tunnel wins. One of the same agent takes over gently: visitors on the old tunnel may finish there.
+    fn displace(&self, before: Arc<Session>, newest: &Session) {
+        if before.instance != newest.instance {
+            return before.end(CloseCode::Displaced);
+        }
+        if !before.has_visitors() {
+            return before.end(CloseCode::Superseded);
+        }
+        before.tell(Frame::Drain {
+            reconnect_after: Duration::ZERO,
+        });
+        self.tasks.spawn(async move {
+            let _ = timeout(SUPERSEDED_LINGER, before.ended().cancelled()).await;
+            before.end(CloseCode::Superseded);
+        });
+    }
+
+    fn detach(&self, session: &Arc<Session>, code: CloseCode) {
+        self.metrics.tunnel_detached(session.transport(), code);
+        if self.sessions.detach(session) {
+            self.presence.detached(&session.device);
+        }
+        tracing::debug!(code = code.name(), "a tunnel has ended");
+    }
+
+    /// Answers the agent's frames and sends it ours, until something ends the tunnel.
+    async fn attend(
+        &self,
+        session: &Session,
+        mut reader: ControlReader,
+        writer: &mut ControlWriter,
+        mut commands: mpsc::Receiver<Frame>,
+        heard: &AtomicU64,
+    ) -> CloseCode {
+        let mut silent_until = Deadline::now() + SILENCE;
+        loop {
+            let answer = tokio::select! {
+                biased; // the end first, then what the agent says, then what we have to say
+                () = session.ended().cancelled() => return session.end_code(),
+                frame = reader.next() => match frame {
+                    Ok(frame) => {
+                        heard.fetch_add(1, Relaxed);
+                        silent_until = Deadline::now() + SILENCE;
+                        match frame {
+                            Frame::Ping { sequence } => Some(Frame::Pong { sequence }),
+                            Frame::Pong { .. } => None,
+                            Frame::Close { code } => return code.unwrap_or(CloseCode::Done),
+                            Frame::Hello(_) | Frame::Welcome { .. } | Frame::Dial { .. } | Frame::Drain { .. }
+                            | Frame::Open(_) | Frame::Carry { .. } => return CloseCode::Protocol,
+                        }
+                    }
+                    Err(ControlError::Ended | ControlError::Io(_)) => return CloseCode::Done,
+                    Err(ControlError::Frame(_)) => return CloseCode::Protocol,
+                },
+                Some(frame) = commands.recv() => Some(frame),
+                () = sleep_until(silent_until) => return CloseCode::Unresponsive,
+            };
+            if let Some(frame) = answer
+                && writer.send(&frame).await.is_err()
+            {
+                return CloseCode::Unresponsive;
+            }
+        }
+    }
+}
+
+/// The right of `device` to its tunnel has changed: ends the session whose key is not valid any more.
+pub(crate) fn recheck(sessions: &Sessions, id: &DeviceId, device: Option<&Device>) {
+    if let Some(session) = sessions.of(id)
+        && !device.is_some_and(|device| device.has_key(&session.key))
+    {
+        session.end(CloseCode::Removed);
+    }
+}
+
+fn as_hello(frame: Frame) -> Result<Hello, (Rejection, CloseCode)> {
+    match frame {
+        Frame::Hello(hello) => Ok(hello),
+        Frame::Welcome { .. }
+        | Frame::Ping { .. }
+        | Frame::Pong { .. }
+        | Frame::Dial { .. }
+        | Frame::Drain { .. }
+        | Frame::Close { .. }
+        | Frame::Open(_)
+        | Frame::Carry { .. } => Err((Rejection::BadHello, CloseCode::Protocol)),
+    }
+}
+
+/// Says why and closes.
+async fn part(connection: Option<Connection>, mut writer: ControlWriter, code: CloseCode) {
+    match connection {
+        Some(connection) => quic::close(&connection, code),
+        None => {
+            let _ = writer.send(&Frame::Close { code: Ok(code) }).await;
+            writer.finish().await;
+        }
+    }
+}

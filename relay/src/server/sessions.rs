@@ -1,0 +1,348 @@
+//! Who is attached now. One device has one session that takes new visitors: the newest.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use dashmap::DashMap;
+use dashmap::mapref::entry::Entry;
+use directory::{DeviceId, PublicKey};
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use wire::frame::{Open, Ticket};
+use wire::{CloseCode, Frame, InstanceId};
+
+use crate::carrier::Carrier;
+use crate::liveness::{Liveness, Patience, Verdict};
+use crate::quic::{self, Connection};
+use crate::tls::TlsStream;
+
+use super::limits::{Counted, MAX_VISITORS_PER_DEVICE};
+
+/// How long a visitor waits for its carrier.
+const OPEN_TIME: Duration = Duration::from_secs(5);
+
+/// Frames waiting to be sent to one agent. A tunnel that does not take them is as good as dead.
+const COMMANDS: usize = 64;
+
+/// While a visitor waits, a dead agent is noticed within three seconds.
+const PATIENCE: Patience = Patience {
+    quiet: Duration::from_millis(750),
+    again: Duration::from_millis(500),
+    give_up: Duration::from_millis(2500),
+};
+
+/// How often the sessions with visitors are looked at.
+pub(super) const SWEEP: Duration = Duration::from_millis(250);
+
+/// A visitor that has moved nothing for this long does not wait any more but rests.
+const RESTS_AFTER_MS: u64 = 30_000;
+
+/// What a tunnel runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// QUIC on the front's UDP port.
+    Quic,
+    /// TLS on the front's TCP port.
+    Tls,
+}
+
+impl Transport {
+    /// The word for logs, pages and metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tls => "tls",
+        }
+    }
+}
+
+/// The sessions of one relay.
+#[derive(Debug)]
+pub(crate) struct Sessions {
+    /// Ends every session when the relay stops for good.
+    cut: CancellationToken,
+    session_by_device: DashMap<DeviceId, Arc<Session>>,
+    opener_by_ticket: Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
+}
+
+impl Sessions {
+    pub(crate) fn new(cut: CancellationToken) -> Self {
+        Self {
+            cut,
+            session_by_device: DashMap::new(),
+            opener_by_ticket: Arc::default(),
+        }
+    }
+
+    /// The session that takes visitors of `device`.
+    pub(crate) fn of(&self, device: &DeviceId) -> Option<Arc<Session>> {
+        self.session_by_device
+            .get(device)
+            .map(|session| Arc::clone(&session))
+    }
+
+    /// Attaches `session`; the newest wins. Gives back the one it takes over from.
+    pub(crate) fn attach(&self, session: &Arc<Session>) -> Option<Arc<Session>> {
+        self.session_by_device
+            .insert(session.device, Arc::clone(session))
+    }
+
+    /// Detaches `session` unless a newer one has taken its place. Says whether the device is gone with it.
+    pub(crate) fn detach(&self, session: &Arc<Session>) -> bool {
+        match self.session_by_device.entry(session.device) {
+            Entry::Occupied(entry) if Arc::ptr_eq(entry.get(), session) => {
+                entry.remove();
+                true
+            }
+            Entry::Occupied(_) | Entry::Vacant(_) => false,
+        }
+    }
+
+    /// Every attached session, for draining.
+    pub(crate) fn all(&self) -> Vec<Arc<Session>> {
+        self.session_by_device
+            .iter()
+            .map(|entry| Arc::clone(&entry))
+            .collect()
+    }
+
+    /// Probes the agents whose visitors wait in silence, and closes the tunnels of those that do not answer.
+    pub(crate) fn sweep(&self, now: Instant) {
+        for session in &self.session_by_device {
+            session.sweep(now);
+        }
+    }
+
+    /// Hands a tls carrier to the visitor that its ticket was made for. A ticket works once.
+    pub(crate) fn redeem(&self, ticket: &Ticket, stream: TlsStream) -> Result<(), UnknownTicket> {
+        let (_, opener) = self.opener_by_ticket.remove(ticket).ok_or(UnknownTicket)?;
+        opener.send(stream).map_err(|_| UnknownTicket)
+    }
+
+    /// Makes a session, not attached yet, and the queue of what it has to say.
+    pub(super) fn session(
+        &self,
+        device: DeviceId,
+        key: PublicKey,
+        instance: InstanceId,
+        seen_as: SocketAddr,
+        tunnel: Tunnel,
+        now: Instant,
+    ) -> (Arc<Session>, mpsc::Receiver<Frame>) {
+        let (commands, queue) = mpsc::channel(COMMANDS);
+        let session = Arc::new(Session {
+            device,
+            key,
+            instance,
+            seen_as,
+            tunnel,
+            commands,
+            ended: self.cut.child_token(),
+            end_code: Mutex::new(None),
+            visitors: Arc::default(),
+            started: now,
+            active_at_ms: AtomicU64::new(0),
+            liveness: Mutex::new(Liveness::new(now)),
+        });
+        (session, queue)
+    }
+
+    /// The tunnel of a session over TLS, which brings carriers by ticket.
+    pub(super) fn tls_tunnel(&self, heard: Arc<AtomicU64>) -> Tunnel {
+        Tunnel::Tls {
+            heard,
+            opener_by_ticket: Arc::clone(&self.opener_by_ticket),
+        }
+    }
+}
+
+/// The ticket was never made, is used up, or its visitor has stopped waiting.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct UnknownTicket;
+
+/// One attached agent.
+#[derive(Debug)]
+pub(crate) struct Session {
+    pub(crate) device: DeviceId,
+    pub(crate) key: PublicKey,
+    pub(crate) instance: InstanceId,
+    pub(crate) seen_as: SocketAddr,
+    tunnel: Tunnel,
+    commands: mpsc::Sender<Frame>,
+    ended: CancellationToken,
+    end_code: Mutex<Option<CloseCode>>,
+    visitors: Arc<AtomicUsize>,
+    started: Instant,
+    active_at_ms: AtomicU64,
+    liveness: Mutex<Liveness>,
+}
+
+/// What the session's carriers come from.
+#[derive(Debug)]
+pub(crate) enum Tunnel {
+    Quic(Connection),
+    Tls {
+        heard: Arc<AtomicU64>,
+        opener_by_ticket: Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
+    },
+}
+
+/// Why a visitor got no carrier.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum OpenError {
+    /// The device has as many visitors as it may.
+    DeviceFull,
+    /// The agent did not bring a carrier in time, or its tunnel ended.
+    NoCarrier,
+}
+
+impl Session {
+    pub(crate) fn transport(&self) -> Transport {
+        match self.tunnel {
+            Tunnel::Quic(_) => Transport::Quic,
+            Tunnel::Tls { .. } => Transport::Tls,
+        }
+    }
+
+    /// Counts a visitor in, until the value is dropped.
+    pub(crate) fn visitor(&self) -> Result<Counted, OpenError> {
+        self.active();
+        Counted::below(&self.visitors, MAX_VISITORS_PER_DEVICE).ok_or(OpenError::DeviceFull)
+    }
+
+    /// Opens a carrier whose first bytes are `open` and then what the visitor has already sent.
+    pub(crate) async fn open(&self, open: Open, first: &[u8]) -> Result<Carrier, OpenError> {
+        let frame = Frame::Open(open)
+            .encode()
+            .map_err(|_| OpenError::NoCarrier)?;
+        let opened = async {
+            let mut carrier = match &self.tunnel {
+                Tunnel::Quic(connection) => {
+                    let (send, recv) = connection
+                        .open_bi()
+                        .await
+                        .map_err(|_| OpenError::NoCarrier)?;
+                    Carrier::quic(send, recv)
+                }
+                Tunnel::Tls {
+                    opener_by_ticket, ..
+                } => Carrier::tls(self.dialled(opener_by_ticket).await?),
+            };
+            let preamble = [&frame[..], first].concat();
+            carrier
+                .sender
+                .send(&preamble)
+                .await
+                .map_err(|_| OpenError::NoCarrier)?;
+            Ok(carrier)
+        };
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => Err(OpenError::NoCarrier),
+            opened = timeout(OPEN_TIME, opened) => opened.unwrap_or(Err(OpenError::NoCarrier)),
+        }
+    }
+
+    /// Asks the agent to dial a TLS connection and waits for it.
+    async fn dialled(
+        &self,
+        opener_by_ticket: &Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
+    ) -> Result<TlsStream, OpenError> {
+        let ticket = Ticket(rand::random());
+        let (opener, opened) = oneshot::channel();
+        opener_by_ticket.insert(ticket, opener);
+        let _void_when_dropped = VoidTicket {
+            ticket,
+            opener_by_ticket: Arc::clone(opener_by_ticket),
+        };
+        self.commands
+            .send(Frame::Dial { ticket })
+            .await
+            .map_err(|_| OpenError::NoCarrier)?;
+        opened.await.map_err(|_| OpenError::NoCarrier)
+    }
+
+    /// Sends a frame to the agent if there is room; a tunnel without room is about to be closed anyway.
+    pub(crate) fn tell(&self, frame: Frame) {
+        let _ = self.commands.try_send(frame);
+    }
+
+    /// Ends the session and cuts its visitors. The first code counts.
+    pub(crate) fn end(&self, code: CloseCode) {
+        self.end_code
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .get_or_insert(code);
+        self.ended.cancel();
+    }
+
+    /// Cancelled once the session is to end, or has.
+    pub(crate) fn ended(&self) -> &CancellationToken {
+        &self.ended
+    }
+
+    /// With which code the session was ended. One that nobody ended was cut with all others.
+    pub(crate) fn end_code(&self) -> CloseCode {
+        self.end_code
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .unwrap_or(CloseCode::Draining)
+    }
+
+    pub(crate) fn has_visitors(&self) -> bool {
+        self.visitors.load(Relaxed) > 0
+    }
+
+    /// A visitor of this session has just moved bytes, or come.
+    pub(crate) fn active(&self) {
+        self.active_at_ms
+            .store(self.elapsed_ms(Instant::now()), Relaxed);
+    }
+
+    fn sweep(&self, now: Instant) {
+        let rests = self
+            .elapsed_ms(now)
+            .saturating_sub(self.active_at_ms.load(Relaxed))
+            > RESTS_AFTER_MS;
+        let waits = self.has_visitors() && !rests;
+        let verdict = {
+            let mut liveness = self.liveness.lock().unwrap_or_else(PoisonError::into_inner);
+            let heard = if waits { self.heard() } else { 0 };
+            liveness.check(now, heard, waits, PATIENCE)
+        };
+        match verdict {
+            Verdict::Fine => {}
+            Verdict::Probe => self.tell(Frame::Ping {
+                sequence: self.elapsed_ms(now),
+            }),
+            Verdict::Gone => self.end(CloseCode::Unresponsive),
+        }
+    }
+
+    fn heard(&self) -> u64 {
+        match &self.tunnel {
+            Tunnel::Quic(connection) => quic::heard(connection),
+            Tunnel::Tls { heard, .. } => heard.load(Relaxed),
+        }
+    }
+
+    fn elapsed_ms(&self, now: Instant) -> u64 {
+        u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
+    }
+}
+
+/// Makes a ticket worthless when its visitor stops waiting.
+struct VoidTicket {
+    ticket: Ticket,
+    opener_by_ticket: Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
+}
+
+impl Drop for VoidTicket {
+    fn drop(&mut self) {
+        self.opener_by_ticket.remove(&self.ticket);
+    }
+}

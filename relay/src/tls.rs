@@ -1,0 +1,478 @@
+//! Certificates and TLS settings of both ends. The only file that names the TLS library.
+//!
+//! Three kinds of TLS stand side by side and never mix:
+//!
+//! - the **tunnel** and the tls **carrier**, agent to relay, TLS 1.3 only: the relay shows a certificate for
+//!   `relay.<zone>`, the agent a self-signed one whose Ed25519 key is its identity;
+//! - the **operator's** hosts, visitor to server process: `cloud.<zone>`;
+//! - the **device's** names, visitor to agent: that TLS only passes through the relay.
+
+use std::any::Any;
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::{Buf, Bytes};
+use directory::PublicKey;
+use rustls::client::Resumption;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::CryptoProvider;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use rustls::{
+    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
+    SignatureScheme,
+};
+use socket2::SockRef;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio_rustls::{TlsAcceptor, TlsConnector};
+use wire::{ALPN_CARRIER, ALPN_TUNNEL};
+
+/// TLS that this process accepted from a visitor of the operator's own hosts.
+pub type Accepted = tokio_rustls::server::TlsStream<Prefixed>;
+
+/// TLS between agent and relay, seen from either end.
+pub(crate) type TlsStream = tokio_rustls::TlsStream<Prefixed>;
+
+/// Why certificates or keys cannot be used. Always the operator's or the device's own fault, never a peer's.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// The text is not PEM, or holds nothing of the kind looked for.
+    #[error("no usable {0} in the PEM text")]
+    Pem(&'static str),
+    /// The certificate and the key do not fit each other, or the algorithm is not supported.
+    #[error("the certificate or its key cannot be used: {0}")]
+    Unusable(#[from] rustls::Error),
+    /// The system has no root certificates.
+    #[error("this system has no root certificates; name the operator's with --ca")]
+    NoSystemRoots,
+}
+
+/// A certificate chain with its key, which can be replaced while connections are accepted with it.
+#[derive(Clone)]
+pub struct CertificateSlot(Arc<RwLock<Arc<CertifiedKey>>>);
+
+impl CertificateSlot {
+    /// A slot with the chain (leaf first) and the PKCS#8 key, both in PEM.
+    ///
+    /// # Errors
+    /// If they cannot be read or do not fit each other.
+    pub fn from_pem(chain: &str, key: &str) -> Result<Self, TlsError> {
+        Ok(Self(Arc::new(RwLock::new(certified(chain, key)?))))
+    }
+
+    /// Puts another chain and key in place; connections accepted from now on get it.
+    ///
+    /// # Errors
+    /// As [`from_pem`](Self::from_pem); the slot then keeps what it had.
+    pub fn replace(&self, chain: &str, key: &str) -> Result<(), TlsError> {
+        let next = certified(chain, key)?;
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
+        Ok(())
+    }
+
+    fn current(&self) -> Arc<CertifiedKey> {
+        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+impl fmt::Debug for CertificateSlot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("CertificateSlot(…)")
+    }
+}
+
+impl ResolvesServerCert for CertificateSlot {
+    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.current())
+    }
+}
+
+/// The certificates that a client trusts.
+#[derive(Clone, Debug)]
+pub struct Roots(Arc<RootCertStore>);
+
+impl Roots {
+    /// The certificates in a PEM text: an operator's own authority.
+    ///
+    /// # Errors
+    /// If there is none in it, or one cannot be read.
+    pub fn from_pem(pem: &str) -> Result<Self, TlsError> {
+        let mut store = RootCertStore::empty();
+        for certificate in certificates(pem)? {
+            store.add(certificate)?;
+        }
+        Ok(Self(Arc::new(store)))
+    }
+
+    /// No certificate at all: whoever is checked against these is refused.
+    pub fn none() -> Self {
+        Self(Arc::new(RootCertStore::empty()))
+    }
+
+    /// The certificates that this system trusts.
+    ///
+    /// # Errors
+    /// If it has none.
+    pub fn of_system() -> Result<Self, TlsError> {
+        let mut store = RootCertStore::empty();
+        let (added, _) =
+            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if added == 0 {
+            return Err(TlsError::NoSystemRoots);
+        }
+        Ok(Self(Arc::new(store)))
+    }
+}
+
+/// How the relay accepts tunnels and tls carriers on the front's TCP port.
+pub(crate) fn relay_acceptor(certificate: CertificateSlot) -> Result<TlsAcceptor, TlsError> {
+    let mut config = tunnel_server(certificate, DeviceCertificates { mandatory: false })?;
+    config.alpn_protocols = vec![ALPN_TUNNEL.to_vec(), ALPN_CARRIER.to_vec()];
+    // Carriers are dialled one by one by the same agents: a resumed handshake spares both ends the signature.
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.send_tls13_tickets = 1;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// How the relay accepts tunnels over QUIC.
+pub(crate) fn relay_quic(certificate: CertificateSlot) -> Result<ServerConfig, TlsError> {
+    let mut config = tunnel_server(certificate, DeviceCertificates { mandatory: true })?;
+    config.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
+    // A tunnel lasts; session storage would only cost memory for each.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}
+
+/// How the server process accepts visitors of the operator's own hosts.
+pub(crate) fn operator_acceptor(certificate: CertificateSlot) -> Result<TlsAcceptor, TlsError> {
+    visitor_acceptor(certificate, &[b"h2", b"http/1.1"])
+}
+
+/// How an agent accepts visitors; `alpn` in order of preference, empty if the origin's protocol is not HTTP.
+pub(crate) fn visitor_acceptor(
+    certificate: CertificateSlot,
+    alpn: &[&[u8]],
+) -> Result<TlsAcceptor, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(certificate));
+    config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// How an agent brings its tunnel: shows `identity`, trusts only `roots`.
+pub(crate) fn tunnel_client(
+    roots: &Roots,
+    identity: &AgentCertificate,
+) -> Result<ClientConfig, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(Arc::clone(&roots.0))
+        .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
+    config.resumption = Resumption::disabled();
+    Ok(config)
+}
+
+/// The same over TCP.
+pub(crate) fn tunnel_connector(
+    roots: &Roots,
+    identity: &AgentCertificate,
+) -> Result<TlsConnector, TlsError> {
+    Ok(TlsConnector::from(Arc::new(tunnel_client(
+        roots, identity,
+    )?)))
+}
+
+/// How an agent dials tls carriers; their ticket says whose they are, so no certificate is shown.
+pub(crate) fn carrier_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_root_certificates(Arc::clone(&roots.0))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![ALPN_CARRIER.to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// How a program speaks HTTP/1.1 over TLS with a server whose certificate `roots` vouch for.
+///
+/// # Errors
+/// If the TLS settings cannot be made.
+pub fn https_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(Arc::clone(&roots.0))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// The same with a server whose certificate nobody vouches for: a service on the device itself.
+pub(crate) fn https_client_of_anyone() -> Result<TlsConnector, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// The protocol that both ends of `stream` agreed on.
+pub(crate) fn protocol(stream: &Accepted) -> Option<&[u8]> {
+    stream.get_ref().1.alpn_protocol()
+}
+
+/// The Ed25519 key that the agent at the other end of `stream` has proved, if it showed any.
+pub(crate) fn agent_key(stream: &Accepted) -> Option<PublicKey> {
+    ed25519_key(stream.get_ref().1.peer_certificates()?.first()?)
+}
+
+/// The same for a QUIC connection, which gives the peer's chain as a value of unknown type.
+pub(crate) fn key_of_chain(chain: &dyn Any) -> Option<PublicKey> {
+    let chain = chain.downcast_ref::<Vec<CertificateDer<'static>>>()?;
+    ed25519_key(chain.first()?)
+}
+
+/// The Ed25519 key of an agent's certificate; `None` if the certificate is of another kind.
+fn ed25519_key(certificate: &CertificateDer<'_>) -> Option<PublicKey> {
+    /// RFC 8410 section 4: SEQUENCE { SEQUENCE { OID 1.3.101.112 }, BIT STRING of 32 octets }.
+    const PREFIX: [u8; 12] = [
+        0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00,
+    ];
+    let parsed = ParsedCertificate::try_from(certificate).ok()?;
+    let info = parsed.subject_public_key_info();
+    let key = info.as_ref().strip_prefix(&PREFIX)?;
+    Some(PublicKey::from_bytes(key.try_into().ok()?))
+}
+
+/// A host name as TLS clients check it.
+pub(crate) fn server_name(host: &str) -> io::Result<ServerName<'static>> {
+    ServerName::try_from(host.to_owned()).map_err(|_| {
+        io::Error::new(
+            io::ErrorKind::InvalidInput,
+            format!("{host} is not a host name"),
+        )
+    })
+}
+
+/// The self-signed certificate that an agent shows, with its key.
+#[derive(Debug)]
+pub struct AgentCertificate {
+    certificate: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+}
+
+impl AgentCertificate {
+    /// From DER: the certificate, and its key in PKCS#8.
+    ///
+    /// # Errors
+    /// If the key is not PKCS#8.
+    pub fn from_der(certificate: Vec<u8>, key: Vec<u8>) -> Result<Self, TlsError> {
+        Ok(Self {
+            certificate: certificate.into(),
+            key: PrivateKeyDer::try_from(key).map_err(|_| TlsError::Pem("private key"))?,
+        })
+    }
+}
+
+fn provider() -> Arc<CryptoProvider> {
+    Arc::new(rustls::crypto::aws_lc_rs::default_provider())
+}
+
+fn certificates(pem: &str) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(pem.as_bytes()).collect();
+    match chain {
+        Ok(chain) if !chain.is_empty() => Ok(chain),
+        _ => Err(TlsError::Pem("certificate")),
+    }
+}
+
+fn certified(chain: &str, key: &str) -> Result<Arc<CertifiedKey>, TlsError> {
+    let key =
+        PrivateKeyDer::from_pem_slice(key.as_bytes()).map_err(|_| TlsError::Pem("private key"))?;
+    Ok(Arc::new(CertifiedKey::from_der(
+        certificates(chain)?,
+        key,
+        &provider(),
+    )?))
+}
+
+fn tunnel_server(
+    certificate: CertificateSlot,
+    verifier: DeviceCertificates,
+) -> Result<ServerConfig, TlsError> {
+    Ok(ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_client_cert_verifier(Arc::new(verifier))
+        .with_cert_resolver(Arc::new(certificate)))
+}
+
+/// Accepts any certificate with an Ed25519 key whose owner signs the handshake. Whether the key belongs to a device is
+/// the Directory's to say, after the handshake, so that the agent hears the reason in a close code.
+#[derive(Debug)]
+struct DeviceCertificates {
+    mandatory: bool,
+}
+
+impl ClientCertVerifier for DeviceCertificates {
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.mandatory
+    }
+
+    fn verify_client_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        match ed25519_key(end_entity) {
+            Some(_) => Ok(ClientCertVerified::assertion()),
+            None => Err(rustls::CertificateError::BadEncoding.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+/// Accepts any server that can sign with the key it shows. Only for an origin whose owner asked for it.
+#[derive(Debug)]
+struct Anyone(Arc<CryptoProvider>);
+
+impl ServerCertVerifier for Anyone {
+    fn verify_server_cert(
+        &self,
+        _end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        Ok(ServerCertVerified::assertion())
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = self.0.signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A TCP connection of which some octets have been read already; they are read again first.
+#[derive(Debug)]
+pub struct Prefixed {
+    prefix: Bytes,
+    stream: TcpStream,
+}
+
+impl Prefixed {
+    pub(crate) fn new(prefix: Bytes, stream: TcpStream) -> Self {
+        Self { prefix, stream }
+    }
+
+    /// Makes the coming close a reset, so that the other side does not take what it has for the whole.
+    pub(crate) fn reset_on_close(&self) {
+        // If it fails the connection is gone already.
+        let _ = SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
+    }
+}
+
+impl AsyncRead for Prefixed {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        if self.prefix.is_empty() {
+            return Pin::new(&mut self.stream).poll_read(cx, buffer);
+        }
+        let length = self.prefix.len().min(buffer.remaining());
+        buffer.put_slice(&self.prefix[..length]);
+        self.prefix.advance(length);
+        Poll::Ready(Ok(()))
+    }
+}
+
+impl AsyncWrite for Prefixed {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, octets)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
