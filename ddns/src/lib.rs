@@ -1,1 +1,57 @@
+//! Authoritative DNS for the operator's zone, and the updates that move its devices.
+//!
+//! ```text
+//!                 a query                                        an update
+//!       server/udp.rs  server/tcp.rs                    http.rs          (the agent, through control)
+//!                    │ bytes                                │                      │
+//!               query.rs     bytes → Query                update.rs   who asks, what changes, is it stored
+//!                    │                                      │ bounded queue
+//!               answer.rs    (Query, Table) → Answer      update/writer.rs   one thread, groups of updates
+//!                    │                                      │
+//!               encode.rs    (Answer, limit) → bytes      store.rs   the log: append, sync
+//!                    │                                      │
+//!                    └───────────────►  table.rs  ◄─────────┘
+//!                                          ▲ names, in place
+//!                       zone.rs            │            follow.rs
+//!                       the zone's own records          the devices of the Directory
+//! ```
+//!
+//! **Answered**: SOA, NS, A, AAAA and TXT of the zone; every device of the Directory, with whatever stands below it;
+//! NODATA and NXDOMAIN with the SOA record. A device has the addresses that its updates have set, or else the relay's.
+//!
+//! **Refused**: names outside the zone, other classes, zone transfers; other operations are not implemented.
+//!
+//! Reading order: `server/udp.rs`, `query.rs`, `answer.rs`, `encode.rs`. Those last three await nothing and read
+//! neither clock nor socket. An update is acknowledged when it is on the disk and the next query sees it, not before.
 
+#![deny(unsafe_code)]
+
+pub mod addresses;
+pub mod answer;
+pub mod config;
+pub mod encode;
+mod follow;
+pub mod http;
+mod metrics;
+pub mod protocol;
+pub mod query;
+pub mod rrset;
+pub mod server;
+mod start;
+pub mod store;
+#[allow(unsafe_code)]
+mod sys;
+pub mod table;
+pub mod update;
+pub mod zone;
+
+pub use config::{Config, Facts};
+pub use server::bind::ListenError;
+pub use start::{Handle, StartError, StopError, start};
+
+/// The clock of the zone's serial.
+fn unix_seconds() -> u32 {
+    std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs() as u32)
+}

@@ -1,0 +1,146 @@
+//! Where a device says it is, and how it says that this has changed.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+/// The own addresses of a device: those that an update has set. Without any, its name leads to the relay.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Addresses {
+    /// Answers A.
+    pub v4: Option<Ipv4Addr>,
+    /// Answers AAAA.
+    pub v6: Option<Ipv6Addr>,
+}
+
+impl Addresses {
+    /// No update has set any, or the last one has taken them back.
+    pub fn is_empty(&self) -> bool {
+        self.v4.is_none() && self.v6.is_none()
+    }
+}
+
+/// What an update asks for. A family that it does not name stays as it is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChangeSet {
+    v4: Family<Ipv4Addr>,
+    v6: Family<Ipv6Addr>,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+enum Family<A> {
+    #[default]
+    Keep,
+    Set(A),
+    Forget,
+}
+
+impl ChangeSet {
+    /// Takes both families back: the name leads to the relay again.
+    pub fn forget_all() -> Self {
+        Self {
+            v4: Family::Forget,
+            v6: Family::Forget,
+        }
+    }
+
+    /// Also sets the family of `address`. An IPv4 address in IPv6 clothes (`::ffff:192.0.2.1`) is an IPv4 address.
+    ///
+    /// # Errors
+    /// If nobody can ever be reached at `address`.
+    pub fn set(self, address: IpAddr) -> Result<Self, Unreachable> {
+        match address.to_canonical() {
+            IpAddr::V4(v4) if !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast() => {
+                Ok(Self {
+                    v4: Family::Set(v4),
+                    ..self
+                })
+            }
+            IpAddr::V6(v6) if !v6.is_unspecified() && !v6.is_multicast() => Ok(Self {
+                v6: Family::Set(v6),
+                ..self
+            }),
+            IpAddr::V4(_) | IpAddr::V6(_) => Err(Unreachable),
+        }
+    }
+
+    /// What this change makes of `before`.
+    pub fn apply(&self, before: Addresses) -> Addresses {
+        Addresses {
+            v4: self.v4.apply(before.v4),
+            v6: self.v6.apply(before.v6),
+        }
+    }
+
+    /// The addresses that are set here, IPv4 first.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let nothing = Addresses::default();
+        let v4 = self.v4.apply(nothing.v4).map(IpAddr::V4);
+        let v6 = self.v6.apply(nothing.v6).map(IpAddr::V6);
+        v4.into_iter().chain(v6)
+    }
+}
+
+impl<A> Family<A> {
+    fn apply(self, before: Option<A>) -> Option<A> {
+        match self {
+            Self::Keep => before,
+            Self::Set(address) => Some(address),
+            Self::Forget => None,
+        }
+    }
+}
+
+/// Unspecified, multicast or broadcast: nobody can be reached there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("nobody can be reached at an unspecified, multicast or broadcast address")]
+pub struct Unreachable;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_the_family_given_is_touched() {
+        let both = ChangeSet::default()
+            .set(ip("192.0.2.1"))
+            .and_then(|change| change.set(ip("2001:db8::1")))
+            .unwrap()
+            .apply(Addresses::default());
+        let v4_only = ChangeSet::default().set(ip("192.0.2.9")).unwrap();
+        assert_eq!(
+            v4_only.apply(both),
+            Addresses {
+                v4: Some(Ipv4Addr::new(192, 0, 2, 9)),
+                ..both
+            }
+        );
+        assert_eq!(ChangeSet::default().apply(both), both);
+        assert!(ChangeSet::forget_all().apply(both).is_empty());
+    }
+
+    #[test]
+    fn an_ipv4_address_in_ipv6_clothes_is_an_ipv4_address() {
+        let change = ChangeSet::default().set(ip("::ffff:192.0.2.1")).unwrap();
+        assert_eq!(change.addresses().collect::<Vec<_>>(), [ip("192.0.2.1")]);
+    }
+
+    #[test]
+    fn where_nobody_can_be_reached_is_refused() {
+        for bad in [
+            "0.0.0.0",
+            "255.255.255.255",
+            "224.0.0.1",
+            "::",
+            "ff02::1",
+            "::ffff:0.0.0.0",
+        ] {
+            assert_eq!(ChangeSet::default().set(ip(bad)), Err(Unreachable), "{bad}");
+        }
+        for good in ["10.0.0.1", "127.0.0.1", "2001:db8::1", "fe80::1", "::1"] {
+            assert!(ChangeSet::default().set(ip(good)).is_ok(), "{good}");
+        }
+    }
+}

@@ -1,0 +1,315 @@
+//! The `[ddns]` section of the configuration.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+
+use directory::Zone;
+use serde::Deserialize;
+
+use crate::protocol::MAX_LABEL;
+use crate::zone::{Contents, RecordError};
+
+/// Settings of the DNS server. Unknown keys are errors.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// Where DNS is spoken, UDP and TCP on one port. `[::]` takes IPv4 as well; port 0 takes a free port.
+    /// Default `[::]:53`.
+    pub listen: SocketAddr,
+    /// Threads that answer over UDP, 1 to 64. Default: one for each core, but two at most.
+    pub threads: Option<Bounded<1, 64>>,
+    /// How long others may keep an address of a device or of ours, 1 to 86400. Default 60: an address that has moved is
+    /// wrong for a minute at most.
+    pub ttl_seconds: Bounded<1, 86_400>,
+    /// How long others may keep that a name or record does not exist, 1 to 60. Default 60. More would hold up the first
+    /// certificate of a device, whose challenge has just been asked for in vain.
+    pub negative_ttl_seconds: Bounded<1, 60>,
+    /// TCP connections in all, 1 to 100000; each needs up to 30 KiB. Default 1000.
+    pub tcp_connections: Bounded<1, 100_000>,
+    /// TCP connections from one address (IPv4) or one /56 (IPv6, what a home is given), 1 to 100000. Default 50.
+    pub tcp_connections_per_address: Bounded<1, 100_000>,
+    /// The operator's own records in the zone: `[[ddns.record]]`. Default none.
+    pub record: Vec<Record>,
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 53)),
+            threads: None,
+            ttl_seconds: Bounded(60),
+            negative_ttl_seconds: Bounded(60),
+            tcp_connections: Bounded(1000),
+            tcp_connections_per_address: Bounded(50),
+            record: Vec::new(),
+        }
+    }
+}
+
+impl Config {
+    /// Whether the records have a place in `zone`; what a configuration alone cannot say.
+    ///
+    /// # Errors
+    /// The first record that has none, and why.
+    pub fn check(&self, zone: &Zone) -> Result<(), RecordError> {
+        Contents::new(zone, self, &[], &[]).map(drop)
+    }
+}
+
+/// What only the composition root knows.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    /// An existing directory of the state directory's file system, where the log of updates is kept (`ddns.log`).
+    pub state: PathBuf,
+    /// Where visitors find the relay: the addresses of the zone's name, of the operator's hosts, and of every device
+    /// without its own.
+    pub relay: Vec<IpAddr>,
+    /// Where this server is found by others: the addresses of `ns1`.
+    pub nameserver: Vec<IpAddr>,
+}
+
+/// A whole number that the configuration may set between two limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "i64")]
+pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
+
+impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
+    /// The number.
+    pub fn get(self) -> u32 {
+        self.0
+    }
+
+    /// The same as a count of things in memory.
+    pub fn count(self) -> usize {
+        self.0.try_into().unwrap_or(usize::MAX)
+    }
+}
+
+impl<const MIN: u32, const MAX: u32> TryFrom<i64> for Bounded<MIN, MAX> {
+    type Error = OutOfBounds;
+
+    fn try_from(value: i64) -> Result<Self, OutOfBounds> {
+        let refusal = OutOfBounds {
+            value,
+            min: MIN,
+            max: MAX,
+        };
+        let value = u32::try_from(value).map_err(|_| refusal)?;
+        (MIN..=MAX)
+            .contains(&value)
+            .then_some(Self(value))
+            .ok_or(refusal)
+    }
+}
+
+/// A number outside its limits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{value} is not between {min} and {max}")]
+pub struct OutOfBounds {
+    value: i64,
+    min: u32,
+    max: u32,
+}
+
+/// One record of the operator's own.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(try_from = "WrittenRecord")]
+pub struct Record {
+    /// Where it stands.
+    pub name: RecordName,
+    /// Type and value.
+    pub data: RecordData,
+    /// Its TTL, if not the configuration's `ttl_seconds`.
+    pub ttl_seconds: Option<Bounded<1, 86_400>>,
+}
+
+/// The types of record that an operator can set.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecordData {
+    /// An IPv4 address.
+    A(Ipv4Addr),
+    /// An IPv6 address.
+    Aaaa(Ipv6Addr),
+    /// Text of any length; it is cut into strings of 255 octets, as the DNS wants it.
+    Txt(String),
+}
+
+/// A record as the file has it.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenRecord {
+    name: RecordName,
+    r#type: RecordType,
+    ttl_seconds: Option<Bounded<1, 86_400>>,
+    value: String,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize)]
+enum RecordType {
+    A,
+    #[serde(rename = "AAAA")]
+    Aaaa,
+    #[serde(rename = "TXT")]
+    Txt,
+}
+
+impl TryFrom<WrittenRecord> for Record {
+    type Error = ValueError;
+
+    fn try_from(written: WrittenRecord) -> Result<Self, ValueError> {
+        let value = written.value;
+        let data = match written.r#type {
+            RecordType::A => value.parse().map(RecordData::A).map_err(|_| ValueError {
+                value,
+                wanted: "an IPv4 address",
+            }),
+            RecordType::Aaaa => value.parse().map(RecordData::Aaaa).map_err(|_| ValueError {
+                value,
+                wanted: "an IPv6 address",
+            }),
+            RecordType::Txt => Ok(RecordData::Txt(value)),
+        };
+        Ok(Self {
+            name: written.name,
+            data: data?,
+            ttl_seconds: written.ttl_seconds,
+        })
+    }
+}
+
+/// A record's value is not of its type.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{value}` is not {wanted}")]
+pub struct ValueError {
+    value: String,
+    wanted: &'static str,
+}
+
+/// A name relative to the zone, in lower case; `@` is the zone itself.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
+#[serde(try_from = "String")]
+pub struct RecordName(String);
+
+impl RecordName {
+    const APEX: &'static str = "@";
+
+    /// The labels, from the left; none for the zone itself.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = &str> {
+        self.0.split('.').filter(|label| *label != Self::APEX)
+    }
+
+    /// The full name in `zone`.
+    pub(crate) fn in_zone(&self, zone: &Zone) -> String {
+        match self.0.as_str() {
+            Self::APEX => zone.to_string(),
+            name => format!("{name}.{zone}"),
+        }
+    }
+}
+
+impl TryFrom<String> for RecordName {
+    type Error = RecordNameError;
+
+    fn try_from(name: String) -> Result<Self, RecordNameError> {
+        let name = name.to_ascii_lowercase();
+        let is_label = |label: &str| {
+            (1..=MAX_LABEL).contains(&label.len())
+                && label
+                    .bytes()
+                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
+        };
+        if name == Self::APEX || name.split('.').all(is_label) {
+            Ok(Self(name))
+        } else {
+            Err(RecordNameError(name))
+        }
+    }
+}
+
+impl fmt::Display for RecordName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The text is not a name for a record.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "`{0}` is not a name relative to the zone: write labels of letters, digits, hyphens and underscores, \
+     or `@` for the zone itself"
+)]
+pub struct RecordNameError(String);
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Config, String> {
+        toml::from_str(text).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn an_empty_section_is_the_defaults() {
+        let config = read("").unwrap();
+        assert_eq!(config.listen.to_string(), "[::]:53");
+        assert_eq!(config.ttl_seconds.get(), 60);
+        assert!(config.threads.is_none());
+    }
+
+    #[test]
+    fn every_key_is_read() {
+        let config = read(
+            r#"
+            listen = "127.0.0.1:5300"
+            threads = 4
+            ttl_seconds = 30
+            negative_ttl_seconds = 15
+            tcp_connections = 10
+            tcp_connections_per_address = 2
+            record = [
+              { name = "@", type = "TXT", value = "v=spf1 -all" },
+              { name = "WWW", type = "A", value = "192.0.2.1", ttl_seconds = 300 },
+              { name = "_a.www", type = "AAAA", value = "2001:db8::1" },
+            ]
+            "#,
+        )
+        .unwrap();
+        assert_eq!(config.threads.map(Bounded::get), Some(4));
+        assert_eq!(config.record[0].data, RecordData::Txt("v=spf1 -all".into()));
+        assert_eq!(config.record[1].name.to_string(), "www");
+        assert_eq!(config.record[2].name.labels().count(), 2);
+        assert_eq!(config.record[0].name.labels().count(), 0);
+    }
+
+    #[test]
+    fn mistakes_are_told_with_their_line() {
+        for (text, sentence) in [
+            ("\nlisten_on = 1", "unknown field `listen_on`"),
+            ("\nlisten = \"localhost\"", "invalid socket address"),
+            ("\nttl_seconds = 0", "0 is not between 1 and 86400"),
+            ("\nnegative_ttl_seconds = 61", "61 is not between 1 and 60"),
+            ("\nthreads = -1", "-1 is not between 1 and 64"),
+            (
+                "\nrecord = [{ name = \"*\", type = \"A\", value = \"192.0.2.1\" }]",
+                "`*` is not a name relative to the zone",
+            ),
+            (
+                "\nrecord = [{ name = \"www\", type = \"A\", value = \"::1\" }]",
+                "`::1` is not an IPv4 address",
+            ),
+            (
+                "\nrecord = [{ name = \"www\", type = \"CNAME\", value = \"a\" }]",
+                "expected one of `A`, `AAAA`, `TXT`",
+            ),
+            (
+                "\nrecord = [{ name = \"www\", type = \"A\", value = \"192.0.2.1\", ttl = 1 }]",
+                "unknown field `ttl`",
+            ),
+        ] {
+            let error = read(text).unwrap_err();
+            assert!(error.contains(sentence), "{error}");
+            assert!(error.contains("line 2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,256 @@
+//! (Query, Answer, limit) → the octets of the reply. The only place that truncates.
+//!
+//! ```text
+//!  header 12 │ question, as it came │ answer: an RRset, or nothing │ authority: SOA, or nothing │ OPT 11, or nothing
+//! ```
+
+#![deny(
+    clippy::arithmetic_side_effects,
+    clippy::expect_used,
+    clippy::indexing_slicing,
+    clippy::panic,
+    clippy::unwrap_used
+)]
+
+use crate::answer::Answer;
+use crate::protocol::{HEADER_LEN, Rcode, Type, UDP_LIMIT};
+use crate::query::{Edns, Head};
+use crate::rrset::{MAX_RRSET, Soa};
+
+/// The most octets a reply of ours can have, over TCP.
+pub const MAX_REPLY: usize = HEADER_LEN + MAX_QUESTION + MAX_RRSET + OPT_LEN;
+
+const MAX_QUESTION: usize = crate::protocol::MAX_NAME + 4;
+const OPT_LEN: usize = 11;
+
+/// Writes the reply to `out` and returns its length, which is at most `limit`. `None` if not even the header and the
+/// question fit there, which 512 octets always have room for.
+pub fn encode(head: &Head<'_>, answer: &Answer<'_>, limit: usize, out: &mut [u8]) -> Option<usize> {
+    let soa = match answer {
+        Answer::Soa(soa) | Answer::NoData(soa) | Answer::NoName(soa) => {
+            Some(soa.record(apex_offset(head, soa)?))
+        }
+        Answer::Records(_) | Answer::Refusal(_) => None,
+    };
+    let (body, counts) = match (answer, &soa) {
+        (Answer::Records(records), _) => (records.octets(), [records.count(), 0]),
+        (Answer::Soa(_), Some(soa)) => (&soa[..], [1, 0]),
+        (_, Some(soa)) => (&soa[..], [0, 1]),
+        (_, None) => (&[][..], [0, 0]),
+    };
+    let rcode = rcode(answer);
+    let opt = head.edns.map(|edns| opt(edns, rcode));
+    let opt = opt.as_ref().map_or(&[][..], |opt| &opt[..]);
+
+    let bare = HEADER_LEN
+        .checked_add(head.question.len())?
+        .checked_add(opt.len())?;
+    let truncated = bare.checked_add(body.len())? > limit.min(out.len());
+    // RFC 2181 section 9: with TC set the client throws away what is there and asks again over TCP, so nothing is.
+    let (body, counts) = if truncated {
+        (&[][..], [0, 0])
+    } else {
+        (body, counts)
+    };
+    let mut writer = Writer { out, len: 0 };
+    writer.put(&header(head, rcode, answer, truncated, counts))?;
+    writer.put(head.question)?;
+    writer.put(body)?;
+    writer.put(opt)?;
+    (writer.len <= limit).then_some(writer.len)
+}
+
+fn rcode(answer: &Answer<'_>) -> Rcode {
+    match answer {
+        Answer::Records(_) | Answer::Soa(_) | Answer::NoData(_) => Rcode::NoError,
+        Answer::NoName(_) => Rcode::NxDomain,
+        Answer::Refusal(rcode) => *rcode,
+    }
+}
+
+/// The zone's name is the end of the name in the question, before type and class.
+fn apex_offset(head: &Head<'_>, soa: &Soa<'_>) -> Option<u16> {
+    let end = HEADER_LEN
+        .checked_add(head.question.len())?
+        .checked_sub(4)?;
+    u16::try_from(end.checked_sub(soa.apex_len)?).ok()
+}
+
+/// RFC 1035 section 4.1.1. AD and CD are never set (RFC 4035 section 3.1.6), nor is the bit that MUST be zero.
+fn header(
+    head: &Head<'_>,
+    rcode: Rcode,
+    answer: &Answer<'_>,
+    truncated: bool,
+    [answers, authorities]: [u16; 2],
+) -> [u8; HEADER_LEN] {
+    let authoritative = !matches!(answer, Answer::Refusal(_));
+    let flags = QR
+        | (head.opcode << 3)
+        | if authoritative { AA } else { 0 }
+        | if truncated { TC } else { 0 }
+        | if head.recursion_desired { RD } else { 0 };
+    let [id0, id1] = head.id;
+    let [an0, an1] = answers.to_be_bytes();
+    let [ns0, ns1] = authorities.to_be_bytes();
+    let questions = u8::from(!head.question.is_empty());
+    let additionals = u8::from(head.edns.is_some());
+    let code = rcode.low_bits();
+    [
+        id0,
+        id1,
+        flags,
+        code,
+        0,
+        questions,
+        an0,
+        an1,
+        ns0,
+        ns1,
+        0,
+        additionals,
+    ]
+}
+
+const QR: u8 = 0x80;
+const AA: u8 = 0x04;
+const TC: u8 = 0x02;
+const RD: u8 = 0x01;
+
+/// Our OPT record (RFC 6891 section 6.1.2): version 0, what we take, and no option.
+fn opt(edns: Edns, rcode: Rcode) -> [u8; OPT_LEN] {
+    let [type0, type1] = Type::OPT.0.to_be_bytes();
+    #[expect(clippy::cast_possible_truncation, reason = "1232 fits in 16 bits")]
+    let [size0, size1] = (UDP_LIMIT as u16).to_be_bytes();
+    // RFC 3225 section 3: "The DO bit of the query MUST be copied in the response." The flags of another version of
+    // EDNS are not ours to read, and no other flag is copied (RFC 6891 section 6.1.4).
+    let flags = if edns.dnssec_ok && edns.version == 0 {
+        DO
+    } else {
+        0
+    };
+    [
+        0,
+        type0,
+        type1,
+        size0,
+        size1,
+        rcode.high_bits(),
+        0,
+        flags,
+        0,
+        0,
+        0,
+    ]
+}
+
+const DO: u8 = 0x80;
+
+struct Writer<'o> {
+    out: &'o mut [u8],
+    len: usize,
+}
+
+impl Writer<'_> {
+    fn put(&mut self, octets: &[u8]) -> Option<()> {
+        let end = self.len.checked_add(octets.len())?;
+        self.out.get_mut(self.len..end)?.copy_from_slice(octets);
+        self.len = end;
+        Some(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
+mod tests {
+    use super::*;
+    use crate::rrset::{Records, Rrset, SoaTemplate};
+
+    const QUESTION: &[u8] = b"\x05MyNas\x03nas\x04test\0\0\x01\0\x01";
+
+    fn head(edns: Option<Edns>) -> Head<'static> {
+        Head {
+            id: [0xAB, 0xCD],
+            opcode: 0,
+            recursion_desired: true,
+            question: QUESTION,
+            edns,
+        }
+    }
+
+    fn edns(version: u8, dnssec_ok: bool) -> Option<Edns> {
+        Some(Edns {
+            payload: 1232,
+            version,
+            dnssec_ok,
+        })
+    }
+
+    fn encoded(head: &Head<'_>, answer: &Answer<'_>, limit: usize) -> Vec<u8> {
+        let mut out = vec![0; MAX_REPLY];
+        let len = encode(head, answer, limit, &mut out).unwrap();
+        out.truncate(len);
+        out
+    }
+
+    #[test]
+    fn an_answer_is_header_question_and_records() {
+        let set = Rrset::compile(Type::A, 60, &[[192, 0, 2, 1]]).unwrap();
+        let reply = encoded(&head(None), &Answer::Records(Records::Fixed(&set)), 512);
+        let mut expected = vec![0xAB, 0xCD, 0x85, 0, 0, 1, 0, 1, 0, 0, 0, 0];
+        expected.extend(QUESTION);
+        expected.extend([0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1]);
+        assert_eq!(reply, expected);
+    }
+
+    #[test]
+    fn a_missing_name_brings_the_soa_in_the_authority_section() {
+        let template = SoaTemplate::new(60);
+        let soa = Soa {
+            template: &template,
+            serial: 7,
+            apex_len: 10,
+        };
+        let reply = encoded(&head(edns(0, true)), &Answer::NoName(soa), 512);
+        assert_eq!(reply[..12], [0xAB, 0xCD, 0x85, 3, 0, 1, 0, 0, 0, 1, 0, 1]);
+        let soa_at = 12 + QUESTION.len();
+        // "nas" begins 18 octets into the message.
+        assert_eq!(reply[soa_at..][..4], [0xC0, 18, 0, 6]);
+        assert_eq!(reply[18..22], *b"\x03nas");
+        let opt_at = soa_at + 51;
+        assert_eq!(reply[opt_at..], [0, 0, 41, 0x04, 0xD0, 0, 0, 0x80, 0, 0, 0]);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_left_out_and_said_so() {
+        let set = Rrset::compile(Type::TXT, 60, &[vec![0; 700]]).unwrap();
+        let answer = Answer::Records(Records::Fixed(&set));
+        let whole = 12 + QUESTION.len() + 712 + 11;
+        let head = head(edns(0, false));
+        assert_eq!(encoded(&head, &answer, whole).len(), whole);
+
+        let cut = encoded(&head, &answer, whole - 1);
+        assert_eq!(cut.len(), 12 + QUESTION.len() + 11);
+        assert_eq!(cut[2] & TC, TC);
+        assert_eq!(cut[4..12], [0, 1, 0, 0, 0, 0, 0, 1]);
+    }
+
+    #[test]
+    fn another_version_of_edns_gets_its_code_and_no_flags() {
+        let reply = encoded(&head(edns(1, true)), &Answer::Refusal(Rcode::BadVers), 512);
+        assert_eq!(reply[2..4], [0x81, 0]);
+        assert_eq!(
+            reply[12 + QUESTION.len()..],
+            [0, 0, 41, 0x04, 0xD0, 1, 0, 0, 0, 0, 0]
+        );
+    }
+
+    #[test]
+    fn a_place_too_small_for_the_question_gets_nothing() {
+        let mut out = [0; 20];
+        assert_eq!(
+            encode(&head(None), &Answer::Refusal(Rcode::Refused), 512, &mut out),
+            None
+        );
+    }
+}

@@ -1,0 +1,96 @@
+//! Follows the Directory: what it says is in the table before its writer's call returns.
+//!
+//! A device added makes its name answer, a device removed makes it NXDOMAIN. The watcher and the first load may run at
+//! the same time, so neither believes what it was told: both ask the Directory again, under one lock. Whoever comes
+//! last has then seen the last of it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use directory::{Change, DeviceName, Reader, RegistrationId};
+
+use crate::addresses::Addresses;
+use crate::metrics::Metrics;
+use crate::table::Table;
+use crate::update::Queue;
+
+/// Keeps the table in step with the Directory.
+#[derive(Debug)]
+pub(crate) struct Follower {
+    directory: Reader,
+    table: Arc<Table>,
+    metrics: Arc<Metrics>,
+    /// Hears when a device has gone and its addresses should leave the disk.
+    queue: Queue,
+    /// What the log said at the start, until its device has been found in the Directory.
+    recovered: Mutex<HashMap<RegistrationId, Addresses>>,
+}
+
+impl Follower {
+    pub(crate) fn new(
+        directory: Reader,
+        table: Arc<Table>,
+        metrics: Arc<Metrics>,
+        queue: Queue,
+        recovered: HashMap<RegistrationId, Addresses>,
+    ) -> Arc<Self> {
+        Arc::new(Self {
+            directory,
+            table,
+            metrics,
+            queue,
+            recovered: Mutex::new(recovered),
+        })
+    }
+
+    /// Begins to follow, and puts every device there is in the table. What the log said of others is forgotten.
+    /// Returns how many registrations those were.
+    pub(crate) fn start(self: &Arc<Self>) -> usize {
+        // Weak, so that the Directory does not keep a stopped server alive.
+        let follower = Arc::downgrade(self);
+        self.directory.watch(move |change| {
+            if let Some(follower) = follower.upgrade() {
+                let (Change::Put(device) | Change::Removed(device)) = change;
+                follower.settle(&device.name);
+            }
+        });
+        for device in self.directory.devices() {
+            self.settle(&device.name);
+        }
+        let mut recovered = self
+            .recovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        std::mem::take(&mut *recovered).len()
+    }
+
+    /// Makes the table agree with the Directory about one name.
+    fn settle(&self, name: &DeviceName) {
+        let mut recovered = self
+            .recovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = self.table.registration(name);
+        let now = self
+            .directory
+            .device_by_name(name)
+            .map(|device| device.registration);
+        if before == now {
+            return;
+        }
+        match now {
+            Some(registration) => {
+                let addresses = recovered.remove(&registration).unwrap_or_default();
+                self.table.put(name, registration, addresses);
+            }
+            None => {
+                self.table.remove(name);
+            }
+        }
+        self.table.changed(crate::unix_seconds());
+        self.metrics.names(&self.table);
+        if before.is_some() {
+            self.queue.tidy();
+        }
+    }
+}

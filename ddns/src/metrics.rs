@@ -1,0 +1,280 @@
+//! What is counted. No label holds a name or an address.
+
+use std::time::Duration;
+
+use prometheus::{
+    Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
+};
+
+use crate::server::{Kind, Transport};
+use crate::store::{Disk, Log};
+use crate::table::Table;
+use crate::update::{Outcome, UpdateError};
+
+/// Counters of one server, under `causeway_ddns_`.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    /// Replies sent, by transport and by how they ended.
+    queries: [[IntCounter; Kind::COUNT]; Transport::COUNT],
+    /// Replies that did not fit and said so.
+    truncated: IntCounter,
+    /// Messages that got no reply, by transport and reason.
+    dropped: [[IntCounter; Dropped::COUNT]; Transport::COUNT],
+    /// TCP connections taken. Open now = opened - closed.
+    tcp_opened: IntCounter,
+    /// TCP connections ended, by reason.
+    tcp_closed: IntCounterVec,
+    /// TCP connections not taken, by the limit that was reached.
+    tcp_refused: IntCounterVec,
+    /// Times that a UDP worker failed and was started again.
+    worker_restarts: IntCounter,
+    /// Updates done, by whether they changed anything.
+    updates: IntCounterVec,
+    /// Updates refused, by reason.
+    updates_refused: IntCounterVec,
+    /// How long a group of updates took from the queue to the disk.
+    commit_seconds: Histogram,
+    /// Octets of the log of updates.
+    log_bytes: IntGauge,
+    /// Records in the log, overtaken ones included.
+    log_records: IntGauge,
+    /// Times that the log was written anew, by result.
+    log_rewrites: IntCounterVec,
+    /// Devices that have a name.
+    names: IntGauge,
+    /// Devices that have own addresses; the others lead to the relay.
+    names_with_addresses: IntGauge,
+}
+
+/// Why a message got no reply.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Dropped {
+    /// Shorter than a header.
+    Short,
+    /// A reply itself.
+    Response,
+    /// Longer than what is taken over its transport.
+    TooLong,
+    /// From port 0, where nothing can be sent to.
+    PortZero,
+    /// The system did not send the reply.
+    NotSent,
+    /// The reply could not be written: a fault of ours.
+    NotWritten,
+}
+
+impl Dropped {
+    const COUNT: usize = 6;
+    const ALL: [Self; Self::COUNT] = [
+        Self::Short,
+        Self::Response,
+        Self::TooLong,
+        Self::PortZero,
+        Self::NotSent,
+        Self::NotWritten,
+    ];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Short => "short",
+            Self::Response => "response",
+            Self::TooLong => "too_long",
+            Self::PortZero => "port_zero",
+            Self::NotSent => "not_sent",
+            Self::NotWritten => "not_written",
+        }
+    }
+}
+
+/// Counts kept by one thread between two batches, so that threads do not fight for cache lines.
+#[derive(Debug, Default)]
+pub(crate) struct Tally {
+    queries: [u32; Kind::COUNT],
+    dropped: [u32; Dropped::COUNT],
+    truncated: u32,
+}
+
+impl Tally {
+    pub(crate) fn reply(&mut self, kind: Kind, truncated: bool) {
+        self.queries[kind as usize] += 1;
+        self.truncated += u32::from(truncated);
+    }
+
+    pub(crate) fn dropped(&mut self, reason: Dropped, count: u32) {
+        self.dropped[reason as usize] += count;
+    }
+}
+
+impl Metrics {
+    /// Makes the counters and registers them.
+    ///
+    /// # Errors
+    /// If one of the names is taken.
+    pub(crate) fn register(registry: &Registry) -> prometheus::Result<Self> {
+        let names = Registrar(registry);
+        let queries = names.counters("queries_total", "Replies sent.", &["transport", "rcode"])?;
+        let dropped = names.counters(
+            "dropped_total",
+            "Messages that got no reply.",
+            &["transport", "reason"],
+        )?;
+        let by_kind = |transport: Transport| {
+            Kind::ALL.map(|kind| queries.with_label_values(&[transport.label(), kind.label()]))
+        };
+        let by_reason = |transport: Transport| {
+            Dropped::ALL
+                .map(|reason| dropped.with_label_values(&[transport.label(), reason.label()]))
+        };
+        Ok(Self {
+            queries: Transport::ALL.map(by_kind),
+            truncated: names.counter("truncated_total", "Replies that did not fit and said so.")?,
+            dropped: Transport::ALL.map(by_reason),
+            tcp_opened: names.counter("tcp_connections_opened_total", "TCP connections taken.")?,
+            tcp_closed: names.counters(
+                "tcp_connections_closed_total",
+                "TCP connections ended.",
+                &["reason"],
+            )?,
+            tcp_refused: names.counters(
+                "tcp_connections_refused_total",
+                "TCP connections not taken because a limit was reached.",
+                &["limit"],
+            )?,
+            worker_restarts: names.counter(
+                "worker_restarts_total",
+                "Times that a UDP worker failed and was started again.",
+            )?,
+            updates: names.counters("updates_total", "Updates done.", &["result"])?,
+            updates_refused: names.counters(
+                "updates_refused_total",
+                "Updates refused.",
+                &["reason"],
+            )?,
+            commit_seconds: names.histogram(
+                "commit_seconds",
+                "How long a group of updates took from the queue to the disk.",
+            )?,
+            log_bytes: names.gauge("log_bytes", "Octets of the log of updates.")?,
+            log_records: names.gauge("log_records", "Records in the log of updates.")?,
+            log_rewrites: names.counters(
+                "log_rewrites_total",
+                "Times that the log of updates was written anew.",
+                &["result"],
+            )?,
+            names: names.gauge("names", "Devices that have a name.")?,
+            names_with_addresses: names
+                .gauge("names_with_addresses", "Devices that have own addresses.")?,
+        })
+    }
+
+    /// Adds a tally and empties it.
+    pub(crate) fn add(&self, transport: Transport, tally: &mut Tally) {
+        let tally = std::mem::take(tally);
+        let queries = self.queries[transport as usize].iter().zip(tally.queries);
+        let dropped = self.dropped[transport as usize].iter().zip(tally.dropped);
+        for (counter, count) in queries.chain(dropped) {
+            if count > 0 {
+                counter.inc_by(count.into());
+            }
+        }
+        if tally.truncated > 0 {
+            self.truncated.inc_by(tally.truncated.into());
+        }
+    }
+
+    pub(crate) fn tcp_opened(&self) {
+        self.tcp_opened.inc();
+    }
+
+    pub(crate) fn tcp_closed(&self, reason: &str) {
+        self.tcp_closed.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn tcp_refused(&self, limit: &str) {
+        self.tcp_refused.with_label_values(&[limit]).inc();
+    }
+
+    pub(crate) fn worker_restarted(&self) {
+        self.worker_restarts.inc();
+    }
+
+    pub(crate) fn update(&self, result: &Result<Outcome, UpdateError>) {
+        match result {
+            Ok(Outcome::Changed(_)) => self.updates.with_label_values(&["changed"]).inc(),
+            Ok(Outcome::Unchanged(_)) => self.updates.with_label_values(&["unchanged"]).inc(),
+            Err(UpdateError::NotHeld) => self.update_refused("not_held"),
+            Err(UpdateError::Storage) => self.update_refused("storage"),
+            Err(UpdateError::Busy) => self.update_refused("busy"),
+            Err(UpdateError::Stalled) => self.update_refused("stalled"),
+            Err(UpdateError::Stopped) => self.update_refused("stopped"),
+        }
+    }
+
+    pub(crate) fn update_refused(&self, reason: &str) {
+        self.updates_refused.with_label_values(&[reason]).inc();
+    }
+
+    pub(crate) fn commit<D: Disk>(&self, log: &Log<D>, took: Duration) {
+        self.commit_seconds.observe(took.as_secs_f64());
+        self.log(log);
+    }
+
+    pub(crate) fn rewrite<D: Disk>(&self, log: &Log<D>, done: bool) {
+        let result = if done { "done" } else { "failed" };
+        self.log_rewrites.with_label_values(&[result]).inc();
+        self.log(log);
+    }
+
+    pub(crate) fn names(&self, table: &Table) {
+        self.names.set(gauge(table.devices() as u64));
+        self.names_with_addresses
+            .set(gauge(table.devices_with_addresses() as u64));
+    }
+
+    fn log<D: Disk>(&self, log: &Log<D>) {
+        self.log_bytes.set(gauge(log.octets()));
+        self.log_records.set(gauge(log.records()));
+    }
+}
+
+fn gauge(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// Makes metrics under our prefix.
+struct Registrar<'r>(&'r Registry);
+
+impl Registrar<'_> {
+    fn counter(&self, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+        self.add(IntCounter::with_opts(opts(name, help))?)
+    }
+
+    fn counters(
+        &self,
+        name: &str,
+        help: &str,
+        labels: &[&str],
+    ) -> prometheus::Result<IntCounterVec> {
+        self.add(IntCounterVec::new(opts(name, help), labels)?)
+    }
+
+    fn gauge(&self, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+        self.add(IntGauge::with_opts(opts(name, help))?)
+    }
+
+    fn histogram(&self, name: &str, help: &str) -> prometheus::Result<Histogram> {
+        // From a fast disk's sync to the deadline of an update.
+        let buckets = prometheus::exponential_buckets(0.000_25, 2.0, 15)?;
+        let options = HistogramOpts::from(opts(name, help)).buckets(buckets);
+        self.add(Histogram::with_opts(options)?)
+    }
+
+    fn add<C: Collector + Clone + 'static>(&self, metric: C) -> prometheus::Result<C> {
+        self.0.register(Box::new(metric.clone()))?;
+        Ok(metric)
+    }
+}
+
+fn opts(name: &str, help: &str) -> Opts {
+    Opts::new(name, help).namespace("causeway_ddns")
+}

@@ -1,0 +1,81 @@
+//! The DNS's own words and numbers.
+
+/// Octets of a message header (RFC 1035 section 4.1.1).
+pub const HEADER_LEN: usize = 12;
+/// The most octets a name has on the wire, its last zero included (RFC 1035 section 3.1).
+pub const MAX_NAME: usize = 255;
+/// The most octets a label has (RFC 1035 section 3.1).
+pub const MAX_LABEL: usize = 63;
+/// The internet's class, the only one served.
+pub const CLASS_IN: u16 = 1;
+/// What a client without EDNS can take over UDP (RFC 1035 section 4.2.1).
+pub const PLAIN_UDP_LIMIT: usize = 512;
+/// The most we send over UDP, and the most we say that we take: no path in use fragments it (DNS flag day 2020).
+pub const UDP_LIMIT: usize = 1232;
+/// The most that fits behind the two octets of length over TCP (RFC 1035 section 4.2.2).
+pub const TCP_LIMIT: usize = 65_535;
+/// A compression pointer to the name in the question, which always begins right after the header.
+pub const POINTER_TO_QUESTION: [u8; 2] = [0xC0, 12];
+
+/// A type of record or of question (RFC 1035 section 3.2.2; RFC 6895).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Type(pub u16);
+
+impl Type {
+    /// An IPv4 address.
+    pub const A: Self = Self(1);
+    /// A name server of the zone.
+    pub const NS: Self = Self(2);
+    /// The zone's own record.
+    pub const SOA: Self = Self(6);
+    /// Text.
+    pub const TXT: Self = Self(16);
+    /// An IPv6 address (RFC 3596).
+    pub const AAAA: Self = Self(28);
+    /// EDNS (RFC 6891); no type of a question.
+    pub const OPT: Self = Self(41);
+    /// Zone transfer of what changed (RFC 1995).
+    pub const IXFR: Self = Self(251);
+    /// Zone transfer (RFC 5936).
+    pub const AXFR: Self = Self(252);
+    /// "Any type you like" (RFC 8482).
+    pub const ANY: Self = Self(255);
+}
+
+/// How a query ended (RFC 1035 section 4.1.1; RFC 6891 section 9).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Rcode {
+    /// The name exists; the record may not.
+    NoError,
+    /// The message cannot be read.
+    FormErr,
+    /// The name does not exist.
+    NxDomain,
+    /// The operation is not known here.
+    NotImp,
+    /// Not ours to answer.
+    Refused,
+    /// A version of EDNS that is not known here.
+    BadVers,
+}
+
+impl Rcode {
+    /// The four bits in the header.
+    pub fn low_bits(self) -> u8 {
+        match self {
+            Self::NoError | Self::BadVers => 0,
+            Self::FormErr => 1,
+            Self::NxDomain => 3,
+            Self::NotImp => 4,
+            Self::Refused => 5,
+        }
+    }
+
+    /// The eight bits above them, in the OPT record (RFC 6891 section 6.1.3).
+    pub fn high_bits(self) -> u8 {
+        match self {
+            Self::BadVers => 1,
+            Self::NoError | Self::FormErr | Self::NxDomain | Self::NotImp | Self::Refused => 0,
+        }
+    }
+}

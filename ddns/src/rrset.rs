@@ -1,0 +1,252 @@
+//! Record sets compiled to the octets of an answer section, so that a query only copies them.
+//!
+//! Every owner is the pointer `C0 0C` to the name in the question; that is right for the name itself and for a wildcard
+//! below a device alike.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use crate::addresses::Addresses;
+use crate::protocol::{CLASS_IN, POINTER_TO_QUESTION, Type};
+
+/// The most octets one RRset may have, which bounds what a TCP connection needs for an answer. A configuration that
+/// asks for more is refused.
+pub const MAX_RRSET: usize = 4096;
+
+/// Owner, type, class, TTL and length: what stands before the data of a record.
+const RECORD_HEAD: usize = 12;
+
+/// One RRset: all records of one type at one name.
+#[derive(Clone, Debug)]
+pub struct Rrset {
+    octets: Box<[u8]>,
+    count: u16,
+}
+
+impl Rrset {
+    /// Compiles records of one type. `None` if they are larger than [`MAX_RRSET`].
+    pub(crate) fn compile<D: AsRef<[u8]>>(rtype: Type, ttl: u32, data: &[D]) -> Option<Self> {
+        let mut octets = Vec::new();
+        for data in data {
+            let length = u16::try_from(data.as_ref().len()).ok()?;
+            octets.extend(record_head(rtype, ttl, length));
+            octets.extend(data.as_ref());
+        }
+        if octets.len() > MAX_RRSET {
+            return None;
+        }
+        Some(Self {
+            octets: octets.into(),
+            count: u16::try_from(data.len()).ok()?,
+        })
+    }
+}
+
+/// The records of an answer section: a fixed set, or one address copied out of the table.
+#[derive(Clone, Copy, Debug)]
+pub enum Records<'t> {
+    /// From the zone's own contents.
+    Fixed(&'t Rrset),
+    /// A device's own address.
+    Address(AddressRecord),
+}
+
+impl Records<'_> {
+    /// The octets to copy.
+    pub fn octets(&self) -> &[u8] {
+        match self {
+            Self::Fixed(rrset) => &rrset.octets,
+            Self::Address(AddressRecord::A(octets)) => octets,
+            Self::Address(AddressRecord::Aaaa(octets)) => octets,
+        }
+    }
+
+    /// How many records they are.
+    pub fn count(&self) -> u16 {
+        match self {
+            Self::Fixed(rrset) => rrset.count,
+            Self::Address(_) => 1,
+        }
+    }
+}
+
+/// One compiled address record.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AddressRecord {
+    /// A.
+    A([u8; 16]),
+    /// AAAA.
+    Aaaa([u8; 28]),
+}
+
+/// The own addresses of one device, compiled.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct OwnRecords {
+    a: Option<[u8; 16]>,
+    aaaa: Option<[u8; 28]>,
+}
+
+impl OwnRecords {
+    pub(crate) fn compile(addresses: Addresses, ttl: u32) -> Self {
+        Self {
+            a: addresses
+                .v4
+                .map(|v4| joined(record_head(Type::A, ttl, 4), v4.octets())),
+            aaaa: addresses
+                .v6
+                .map(|v6| joined(record_head(Type::AAAA, ttl, 16), v6.octets())),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.a.is_none() && self.aaaa.is_none()
+    }
+
+    pub(crate) fn find(&self, qtype: Type) -> Option<AddressRecord> {
+        match qtype {
+            Type::A => self.a.map(AddressRecord::A),
+            Type::AAAA => self.aaaa.map(AddressRecord::Aaaa),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn addresses(&self) -> Addresses {
+        Addresses {
+            v4: self
+                .a
+                .and_then(|a| a.last_chunk().copied().map(Ipv4Addr::from_octets)),
+            v6: self
+                .aaaa
+                .and_then(|aaaa| aaaa.last_chunk().copied().map(Ipv6Addr::from_octets)),
+        }
+    }
+}
+
+/// Octets of an SOA record:
+///
+/// ```text
+///  0     2     4     6     10      12    16    18             29    31      35
+///  owner │type │class│TTL  │length │3 ns1│apex │10 hostmaster │apex │serial │refresh retry expire minimum
+///  (ptr)                                 (ptr)                (ptr)
+/// ```
+const SOA_LEN: usize = 51;
+
+/// The zone's SOA record (RFC 1035 section 3.3.13). The names in it end in a pointer to the zone's name, and where that
+/// stands depends on the question; the serial moves; the rest is compiled.
+#[derive(Clone, Debug)]
+pub(crate) struct SoaTemplate([u8; SOA_LEN]);
+
+/// An SOA record for one answer.
+#[derive(Clone, Copy, Debug)]
+pub struct Soa<'t> {
+    pub(crate) template: &'t SoaTemplate,
+    /// The second of the zone's last change.
+    pub(crate) serial: u32,
+    /// Octets of the zone's name on the wire, closing zero included: it is the end of the name in the question.
+    pub(crate) apex_len: usize,
+}
+
+impl SoaTemplate {
+    const REFRESH: u32 = 3600;
+    const RETRY: u32 = 600;
+    const EXPIRE: u32 = 604_800;
+
+    /// `ttl` is both the record's TTL and the MINIMUM field, so that negative answers live as long as their smaller
+    /// one (RFC 2308 section 5).
+    pub(crate) fn new(ttl: u32) -> Self {
+        let mut octets = Vec::with_capacity(SOA_LEN);
+        octets.extend(record_head(Type::SOA, ttl, 39));
+        octets.extend(b"\x03ns1\0\0");
+        octets.extend(b"\x0Ahostmaster\0\0");
+        for field in [0, Self::REFRESH, Self::RETRY, Self::EXPIRE, ttl] {
+            octets.extend(field.to_be_bytes());
+        }
+        let mut template = [0; SOA_LEN];
+        template.copy_from_slice(&octets);
+        Self(template)
+    }
+}
+
+impl Soa<'_> {
+    /// The record, with its three pointers leading to `apex` (an offset in the message, below 2^14).
+    pub(crate) fn record(&self, apex: u16) -> [u8; SOA_LEN] {
+        let pointer = (0xC000 | apex).to_be_bytes();
+        let mut record = self.template.0;
+        record[0..2].copy_from_slice(&pointer);
+        record[16..18].copy_from_slice(&pointer);
+        record[29..31].copy_from_slice(&pointer);
+        record[31..35].copy_from_slice(&self.serial.to_be_bytes());
+        record
+    }
+}
+
+fn record_head(rtype: Type, ttl: u32, length: u16) -> [u8; RECORD_HEAD] {
+    let [p0, p1] = POINTER_TO_QUESTION;
+    let [t0, t1] = rtype.0.to_be_bytes();
+    let [c0, c1] = CLASS_IN.to_be_bytes();
+    let [l0, l1, l2, l3] = ttl.to_be_bytes();
+    let [n0, n1] = length.to_be_bytes();
+    [p0, p1, t0, t1, c0, c1, l0, l1, l2, l3, n0, n1]
+}
+
+fn joined<const D: usize, const N: usize>(head: [u8; RECORD_HEAD], data: [u8; D]) -> [u8; N] {
+    const { assert!(RECORD_HEAD + D == N) };
+    let mut record = [0; N];
+    record[..RECORD_HEAD].copy_from_slice(&head);
+    record[RECORD_HEAD..].copy_from_slice(&data);
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_is_sixteen_or_twenty_eight_octets_and_comes_back() {
+        let addresses = Addresses {
+            v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            v6: Some("2001:db8::1".parse().unwrap()),
+        };
+        let own = OwnRecords::compile(addresses, 60);
+        assert_eq!(
+            own.find(Type::A),
+            Some(AddressRecord::A([
+                0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1
+            ]))
+        );
+        let Some(AddressRecord::Aaaa(aaaa)) = own.find(Type::AAAA) else {
+            panic!("no AAAA");
+        };
+        assert_eq!(
+            aaaa[..14],
+            [0xC0, 12, 0, 28, 0, 1, 0, 0, 0, 60, 0, 16, 0x20, 0x01]
+        );
+        assert_eq!(own.find(Type::TXT), None);
+        assert_eq!(own.addresses(), addresses);
+    }
+
+    #[test]
+    fn a_set_counts_its_records_and_has_a_limit() {
+        let set = Rrset::compile(Type::A, 60, &[[192, 0, 2, 1], [192, 0, 2, 2]]).unwrap();
+        let records = Records::Fixed(&set);
+        assert_eq!((records.count(), records.octets().len()), (2, 32));
+        assert!(Rrset::compile(Type::TXT, 60, &[vec![0; MAX_RRSET]]).is_none());
+    }
+
+    #[test]
+    fn the_soa_points_at_the_zone_wherever_it_stands() {
+        let template = SoaTemplate::new(30);
+        let soa = Soa {
+            template: &template,
+            serial: 0x0102_0304,
+            apex_len: 10,
+        };
+        #[rustfmt::skip]
+        let expected = [
+            0xC0, 0x12, 0, 6, 0, 1, 0, 0, 0, 30, 0, 39,                                       // head
+            3, b'n', b's', b'1', 0xC0, 0x12,                                                  // MNAME
+            10, b'h', b'o', b's', b't', b'm', b'a', b's', b't', b'e', b'r', 0xC0, 0x12,       // RNAME
+            1, 2, 3, 4, 0, 0, 0x0E, 0x10, 0, 0, 0x02, 0x58, 0, 0x09, 0x3A, 0x80, 0, 0, 0, 30, // the numbers
+        ];
+        assert_eq!(soa.record(0x12), expected);
+    }
+}

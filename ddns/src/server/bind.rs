@@ -1,0 +1,137 @@
+//! Takes one port for UDP and TCP.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+
+use crate::sys;
+
+/// How often a worker without queries looks whether it should end. A wake-up by poll and eventfd would end it at once,
+/// but costs two more system calls for every small batch of queries; this costs four wake-ups a second, and only when
+/// there is nothing to do.
+const WAKE_INTERVAL: Duration = Duration::from_millis(250);
+/// A burst of queries waits here while a worker answers the one before. The kernel may grant less.
+const SOCKET_BUFFER: usize = 4 << 20;
+/// A free TCP port is nearly always a free UDP port.
+const ATTEMPTS: usize = 16;
+const BACKLOG: i32 = 1024;
+
+/// The sockets of one server.
+#[derive(Debug)]
+pub(crate) struct Sockets {
+    /// The address they have in common.
+    pub(crate) addr: SocketAddr,
+    pub(crate) tcp: TcpListener,
+    /// One for each worker; the kernel deals the clients out among them.
+    pub(crate) udp: Vec<UdpSocket>,
+}
+
+/// A socket could not be had.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot listen for DNS on {addr} ({transport}): {source}")]
+pub struct ListenError {
+    /// Where.
+    pub addr: SocketAddr,
+    /// `UDP` or `TCP`.
+    pub transport: &'static str,
+    /// What the system says.
+    pub source: io::Error,
+}
+
+/// Takes `listen`, with `workers` sockets for UDP. Port 0 is some port that is free for both.
+pub(crate) fn bind(listen: SocketAddr, workers: usize) -> Result<Sockets, ListenError> {
+    let mut attempts = if listen.port() == 0 { ATTEMPTS } else { 1 };
+    loop {
+        attempts -= 1;
+        match bind_both(listen, workers) {
+            Err(error) if attempts > 0 && error.source.kind() == io::ErrorKind::AddrInUse => {}
+            result => return result,
+        }
+    }
+}
+
+/// TCP first: its port is exclusive, whereas a UDP port can be shared unseen with an older process of ours.
+fn bind_both(listen: SocketAddr, workers: usize) -> Result<Sockets, ListenError> {
+    let failed = |transport| {
+        move |source| ListenError {
+            addr: listen,
+            transport,
+            source,
+        }
+    };
+    let tcp = bind_tcp(listen).map_err(failed("TCP"))?;
+    let addr = tcp.local_addr().map_err(failed("TCP"))?;
+    let udp = (0..workers)
+        .map(|_| bind_udp(addr))
+        .collect::<io::Result<_>>()
+        .map_err(failed("UDP"))?;
+    Ok(Sockets { addr, tcp, udp })
+}
+
+fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(addr), Type::STREAM, Some(Protocol::TCP))?;
+    take_both_families(&socket, addr)?;
+    // Without it a restart has to wait for the connections of the last run to be forgotten.
+    socket.set_reuse_address(true)?;
+    socket.bind(&addr.into())?;
+    socket.listen(BACKLOG)?;
+    socket.set_nonblocking(true)?;
+    Ok(socket.into())
+}
+
+fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+    take_both_families(&socket, addr)?;
+    socket.set_reuse_port(true)?;
+    // Smaller buffers serve as well, only burst by burst.
+    let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
+    socket.set_read_timeout(Some(WAKE_INTERVAL))?;
+    socket.set_write_timeout(Some(WAKE_INTERVAL))?;
+    if addr.ip().is_unspecified() {
+        sys::tell_local_address(socket.as_fd(), addr.is_ipv6())?;
+    }
+    sys::ignore_path_mtu(socket.as_fd(), addr.is_ipv6())?;
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
+/// `[::]` takes IPv4 as well, whatever the system's default.
+fn take_both_families(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+    if addr.is_ipv6() {
+        socket.set_only_v6(false)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_sockets_have_one_port() {
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), 3).unwrap();
+        assert_ne!(sockets.addr.port(), 0);
+        assert_eq!(sockets.tcp.local_addr().unwrap(), sockets.addr);
+        assert_eq!(sockets.udp.len(), 3);
+        for socket in &sockets.udp {
+            assert_eq!(socket.local_addr().unwrap(), sockets.addr);
+        }
+    }
+
+    #[test]
+    fn a_port_in_use_is_named() {
+        let first = bind("127.0.0.1:0".parse().unwrap(), 1).unwrap();
+        let error = bind(first.addr, 1).unwrap_err();
+        assert_eq!((error.addr, error.transport), (first.addr, "TCP"));
+
+        let udp = UdpSocket::bind("127.0.0.1:0").unwrap();
+        let addr = udp.local_addr().unwrap();
+        let error = bind(addr, 1).unwrap_err();
+        assert_eq!((error.addr, error.transport), (addr, "UDP"));
+        assert!(error.to_string().contains(&addr.port().to_string()));
+    }
+}

@@ -1,0 +1,429 @@
+//! DNS over TCP (RFC 7766): many queries on a connection, pipelined, each behind two octets of length.
+//!
+//! The functions stand in the order in which a connection passes them.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::encode::MAX_REPLY;
+use crate::metrics::{Dropped, Metrics, Tally};
+use crate::query::Silence;
+use crate::server::admission::{Admission, Admitted};
+use crate::server::{Response, Transport, respond};
+use crate::table::Table;
+
+/// RFC 7766 section 6.2.3 asks for "the order of seconds"; resolvers that have more to ask do so at once.
+const IDLE: Duration = Duration::from_secs(10);
+/// A whole message comes so soon after its first octet, or never.
+const WHOLE_MESSAGE: Duration = Duration::from_secs(5);
+/// So long a client may take to read what it has asked for.
+const WRITE: Duration = Duration::from_secs(5);
+/// The longest message taken. No query comes near it: the longest question has 259 octets.
+const MAX_MESSAGE: usize = 4096;
+/// Octets of length in front of a message (RFC 1035 section 4.2.2).
+const LENGTH: usize = 2;
+/// Replies are gathered up to this much before they are written.
+const MAX_GATHERED: usize = 16 << 10;
+/// After an error of accept, which tends to be a lack of descriptors: others may be given back meanwhile.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Takes connections until `stop`, then ends them.
+pub(crate) async fn serve(
+    listener: TcpListener,
+    table: Arc<Table>,
+    metrics: Arc<Metrics>,
+    admission: Admission,
+    stop: CancellationToken,
+) {
+    let mut connections = JoinSet::new();
+    loop {
+        tokio::select! {
+            // Stopping first, so that a flood of connections cannot put it off.
+            biased;
+            () = stop.cancelled() => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, client)) => {
+                    if let Some(admitted) = admit(&admission, client, &metrics) {
+                        let connection = Connection {
+                            table: Arc::clone(&table),
+                            metrics: Arc::clone(&metrics),
+                            _admitted: admitted,
+                        };
+                        connections.spawn(connection.run(stream));
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "no DNS connection can be taken for a moment");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            },
+        }
+    }
+    connections.shutdown().await;
+}
+
+/// A connection that is not admitted is closed without a word: DNS has none for it.
+fn admit(admission: &Admission, client: SocketAddr, metrics: &Metrics) -> Option<Admitted> {
+    let client: IpAddr = client.ip();
+    admission
+        .admit(client)
+        .inspect_err(|full| metrics.tcp_refused(full.label()))
+        .ok()
+}
+
+struct Connection {
+    table: Arc<Table>,
+    metrics: Arc<Metrics>,
+    _admitted: Admitted,
+}
+
+/// Counts a connection as closed however its task ends.
+struct Closing {
+    metrics: Arc<Metrics>,
+    reason: &'static str,
+}
+
+impl Drop for Closing {
+    fn drop(&mut self) {
+        self.metrics.tcp_closed(self.reason);
+    }
+}
+
+impl Connection {
+    async fn run(self, mut stream: TcpStream) {
+        self.metrics.tcp_opened();
+        let mut closing = Closing {
+            metrics: Arc::clone(&self.metrics),
+            reason: "stopped",
+        };
+        // Replies are whole when they are written; to wait for more would only delay them.
+        let _ = stream.set_nodelay(true);
+        let end = converse(&mut stream, &self.table, &self.metrics).await;
+        closing.reason = end.label();
+    }
+}
+
+/// How a connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum End {
+    /// The client has closed it.
+    Closed,
+    /// Nothing was asked for too long.
+    Idle,
+    /// A message did not arrive in time.
+    SlowSender,
+    /// The replies were not read in time.
+    SlowReader,
+    /// A message was longer than any query.
+    TooLong,
+    /// A message was no query at all.
+    NoQuery,
+    /// The network says so.
+    Broken,
+    /// A reply could not be written: a fault of ours.
+    NotWritten,
+}
+
+impl End {
+    fn label(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::Idle => "idle",
+            Self::SlowSender => "slow_sender",
+            Self::SlowReader => "slow_reader",
+            Self::TooLong => "too_long",
+            Self::NoQuery => "no_query",
+            Self::Broken => "broken",
+            Self::NotWritten => "not_written",
+        }
+    }
+}
+
+/// Answers one client until either side has had enough.
+async fn converse<S>(stream: &mut S, table: &Table, metrics: &Metrics) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut incoming = Incoming::new();
+    let mut replies = Vec::new();
+    loop {
+        let end = answer_all(&mut incoming, &mut replies, table, metrics);
+        if !replies.is_empty() {
+            match timeout(WRITE, stream.write_all(&replies)).await {
+                Err(_) => return End::SlowReader,
+                Ok(Err(_)) => return End::Broken,
+                Ok(Ok(())) => replies.clear(),
+            }
+        }
+        match end {
+            Some(end) => return end,
+            None if incoming.has_whole_message() => {}
+            None => {
+                if let Err(end) = incoming.receive(stream).await {
+                    return end;
+                }
+            }
+        }
+    }
+}
+
+/// Answers the whole messages there are, as far as there is room for the replies. Says if the connection should end.
+fn answer_all(
+    incoming: &mut Incoming,
+    replies: &mut Vec<u8>,
+    table: &Table,
+    metrics: &Metrics,
+) -> Option<End> {
+    let mut tally = Tally::default();
+    let mut end = None;
+    while end.is_none() && replies.len() < MAX_GATHERED {
+        let Some(message) = incoming.next_message() else {
+            break;
+        };
+        end = answer_one(message, replies, table, &mut tally);
+    }
+    if incoming.is_too_long() {
+        tally.dropped(Dropped::TooLong, 1);
+        end = end.or(Some(End::TooLong));
+    }
+    metrics.add(Transport::Tcp, &mut tally);
+    end
+}
+
+fn answer_one(
+    message: &[u8],
+    replies: &mut Vec<u8>,
+    table: &Table,
+    tally: &mut Tally,
+) -> Option<End> {
+    let start = replies.len();
+    replies.resize(start + LENGTH + MAX_REPLY, 0);
+    let (length, out) = replies[start..].split_at_mut(LENGTH);
+    match respond(table, Transport::Tcp, message, out) {
+        Response::Reply {
+            len,
+            kind,
+            truncated,
+        } => {
+            length.copy_from_slice(&(len as u16).to_be_bytes());
+            replies.truncate(start + LENGTH + len);
+            tally.reply(kind, truncated);
+            None
+        }
+        Response::Silence(why) => {
+            replies.truncate(start);
+            let reason = match why {
+                Silence::Short => Dropped::Short,
+                Silence::Response => Dropped::Response,
+            };
+            tally.dropped(reason, 1);
+            Some(End::NoQuery)
+        }
+        Response::NoRoom => {
+            replies.truncate(start);
+            tally.dropped(Dropped::NotWritten, 1);
+            Some(End::NotWritten)
+        }
+    }
+}
+
+/// What has come of the stream and is not answered yet.
+struct Incoming {
+    octets: Box<[u8]>,
+    start: usize,
+    end: usize,
+    /// When the message that has begun must be whole.
+    deadline: Option<Instant>,
+}
+
+impl Incoming {
+    fn new() -> Self {
+        Self {
+            octets: vec![0; LENGTH + MAX_MESSAGE].into(),
+            start: 0,
+            end: 0,
+            deadline: None,
+        }
+    }
+
+    /// The length of the message that begins, if that much is there.
+    fn length(&self) -> Option<usize> {
+        let length = self.octets[self.start..self.end].first_chunk::<LENGTH>()?;
+        Some(u16::from_be_bytes(*length).into())
+    }
+
+    fn has_whole_message(&self) -> bool {
+        self.length()
+            .is_some_and(|length| self.start + LENGTH + length <= self.end)
+    }
+
+    fn is_too_long(&self) -> bool {
+        self.length().is_some_and(|length| length > MAX_MESSAGE)
+    }
+
+    fn next_message(&mut self) -> Option<&[u8]> {
+        if !self.has_whole_message() {
+            return None;
+        }
+        let begin = self.start + LENGTH;
+        let end = begin + self.length()?;
+        self.start = end;
+        self.deadline = None;
+        Some(&self.octets[begin..end])
+    }
+
+    /// Waits for more; there is room, since no whole message is there and none is too long.
+    async fn receive<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Result<(), End> {
+        self.octets.copy_within(self.start..self.end, 0);
+        self.end -= self.start;
+        self.start = 0;
+
+        let now = Instant::now();
+        let (deadline, late) = if self.end == 0 {
+            (now + IDLE, End::Idle)
+        } else {
+            let deadline = *self.deadline.get_or_insert(now + WHOLE_MESSAGE);
+            (deadline, End::SlowSender)
+        };
+        match timeout_at(deadline, stream.read(&mut self.octets[self.end..])).await {
+            Err(_) => Err(late),
+            Ok(Err(_)) => Err(End::Broken),
+            Ok(Ok(0)) => Err(End::Closed),
+            Ok(Ok(len)) => {
+                self.end += len;
+                Ok(())
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+    use tokio::io::duplex;
+
+    use super::*;
+    use crate::table::tests::with_devices;
+
+    fn message() -> Vec<u8> {
+        let mut message = vec![0xAB, 0xCD, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        message.extend(b"\x04home\x03nas\x04test\0\0\x01\0\x01");
+        [&(message.len() as u16).to_be_bytes()[..], &message].concat()
+    }
+
+    const REPLY: usize = LENGTH + 12 + 19 + 16;
+
+    /// Talks to a server on a clock that jumps; returns what the client got and how the connection ended.
+    async fn talk<F>(client: impl FnOnce(tokio::io::DuplexStream) -> F) -> (F::Output, End)
+    where
+        F: Future,
+    {
+        let (ours, mut theirs) = duplex(64 << 10);
+        let table = with_devices();
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let server = async {
+            let end = converse(&mut theirs, &table, &metrics).await;
+            drop(theirs);
+            end
+        };
+        tokio::join!(client(ours), server)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn pipelined_queries_are_answered_in_order() {
+        let (replies, end) = talk(|mut stream| async move {
+            stream.write_all(&message().repeat(1000)).await.unwrap();
+            stream.shutdown().await.unwrap();
+            let mut replies = Vec::new();
+            stream.read_to_end(&mut replies).await.unwrap();
+            replies
+        })
+        .await;
+        assert_eq!(replies.len(), 1000 * REPLY);
+        assert_eq!(end, End::Closed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_query_may_come_octet_by_octet() {
+        let (reply, _) = talk(|mut stream| async move {
+            for octet in message() {
+                stream.write_all(&[octet]).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+            let mut reply = [0; REPLY];
+            stream.read_exact(&mut reply).await.unwrap();
+            reply
+        })
+        .await;
+        assert_eq!(reply[2..4], [0xAB, 0xCD]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_idle_connection_ends_after_ten_seconds() {
+        let began = Instant::now();
+        let (_, end) = talk(|mut stream| async move {
+            let mut octet = [0];
+            stream.read(&mut octet).await.unwrap()
+        })
+        .await;
+        assert_eq!((end, began.elapsed().as_secs()), (End::Idle, 10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_message_that_trickles_in_ends_the_connection_after_five() {
+        let began = Instant::now();
+        let (_, end) = talk(|mut stream| async move {
+            for octet in message() {
+                if stream.write_all(&[octet]).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            }
+        })
+        .await;
+        assert_eq!(end, End::SlowSender);
+        assert!(began.elapsed() < Duration::from_secs(8));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_does_not_read_is_left() {
+        let (_, end) = talk(|mut stream| async move {
+            let flood = message().repeat(10_000);
+            let _ = stream.write_all(&flood).await;
+        })
+        .await;
+        assert!(matches!(end, End::SlowReader | End::Broken), "{end:?}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_no_query_ends_the_connection() {
+        for (octets, expected) in [
+            (&[0, 0][..], End::NoQuery),
+            (&[0, 3, 1, 2, 3], End::NoQuery),
+            (
+                &[0, 12, 0, 0, 0x80, 0, 0, 0, 0, 0, 0, 0, 0, 0],
+                End::NoQuery,
+            ),
+            (&[0x10, 0x01], End::TooLong),
+            (&[0xFF, 0xFF, 0, 0], End::TooLong),
+        ] {
+            let octets = octets.to_vec();
+            let (_, end) = talk(|mut stream| async move {
+                stream.write_all(&octets).await.unwrap();
+                let mut rest = Vec::new();
+                stream.read_to_end(&mut rest).await.unwrap();
+                assert!(rest.is_empty());
+            })
+            .await;
+            assert_eq!(end, expected);
+        }
+    }
+}

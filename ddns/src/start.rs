@@ -1,0 +1,256 @@
+//! Starts the parts and ends them together.
+
+mod load;
+mod parts;
+
+use std::io;
+use std::net::SocketAddr;
+use std::num::NonZero;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use axum::Router;
+use directory::Reader;
+use prometheus::Registry;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
+
+use self::load::Loading;
+use self::parts::Parts;
+use crate::config::{Bounded, Config, Facts};
+use crate::http::{self, Door};
+use crate::metrics::Metrics;
+use crate::server::admission::Admission;
+use crate::server::bind::{self, ListenError, Sockets};
+use crate::server::supervise::supervise;
+use crate::server::{tcp, udp};
+use crate::store::{OpenError, ReadError};
+use crate::table::Table;
+use crate::unix_seconds;
+use crate::update::{Updater, Writer};
+use crate::zone::{Contents, RecordError};
+
+/// More of them gain nothing until the machine has little else to do; the configuration can say otherwise.
+const DEFAULT_WORKERS: usize = 2;
+
+/// A running server. When it is dropped, the server stops by itself.
+#[derive(Debug)]
+pub struct Handle {
+    addr: SocketAddr,
+    updater: Updater,
+    router: Router,
+    stop: DropGuard,
+    supervisor: JoinHandle<Result<(), StopError>>,
+}
+
+impl Handle {
+    /// Where DNS is spoken, UDP and TCP.
+    pub fn addr(&self) -> SocketAddr {
+        self.addr
+    }
+
+    /// For updates that do not come by HTTP.
+    pub fn updater(&self) -> Updater {
+        self.updater.clone()
+    }
+
+    /// The routes for updates (`/nic/update`), to be merged into the server of `cloud.<zone>`. That server must put
+    /// [`ConnectInfo<SocketAddr>`](axum::extract::ConnectInfo) into the requests, and neither compress the replies nor
+    /// log URLs or `Authorization` headers.
+    pub fn router(&self) -> Router {
+        self.router.clone()
+    }
+
+    /// Waits until the server has ended: because it was told to, or because a part of it failed.
+    ///
+    /// # Errors
+    /// The part that failed.
+    pub async fn join(mut self) -> Result<(), StopError> {
+        (&mut self.supervisor)
+            .await
+            .unwrap_or(Err(StopError::Panicked("the supervisor")))
+    }
+
+    /// Ends the server: updates that wait are still stored and answered. Takes a quarter of a second at most, if the
+    /// disk works.
+    ///
+    /// # Errors
+    /// The part that had failed before.
+    pub async fn shutdown(self) -> Result<(), StopError> {
+        self.stop.disarm().cancel();
+        self.supervisor
+            .await
+            .unwrap_or(Err(StopError::Panicked("the supervisor")))
+    }
+}
+
+/// Why the server could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The operator's: the port is taken, or not allowed.
+    #[error("{0}; choose another with `listen` in [ddns]")]
+    Listen(#[from] ListenError),
+    /// The operator's.
+    #[error("{0} (in [[ddns.record]])")]
+    Record(#[from] RecordError),
+    /// The operator's: another server runs with the same state.
+    #[error("the state directory {} is not to be had: {source}", path.display())]
+    State {
+        /// The state directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        source: OpenError,
+    },
+    /// The operator's, or the disk's. The log is left as it was.
+    #[error("in {}: {source}", path.display())]
+    Log {
+        /// The state directory.
+        path: PathBuf,
+        /// What is wrong with the log.
+        source: ReadError,
+    },
+    /// The disk's: there was no log, and none can be made.
+    #[error("no log of updates can be made in {}: {source}", path.display())]
+    NewLog {
+        /// The state directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Ours, or the system's.
+    #[error("a thread cannot be started: {0}")]
+    Thread(#[source] io::Error),
+    /// Ours: a counter's name is taken.
+    #[error("metrics cannot be registered: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// Ours.
+    #[error("a bug ended the start")]
+    Bug,
+}
+
+/// Why the server ended without being told to.
+#[derive(Debug, thiserror::Error)]
+pub enum StopError {
+    /// The system's: a socket does not work any more.
+    #[error("{part} cannot go on: {source}")]
+    Failed {
+        /// Which thread.
+        part: &'static str,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// Ours: a bug.
+    #[error("{0} ended by a bug")]
+    Panicked(&'static str),
+}
+
+/// Starts the server. `directory` must hold its devices already: what the log has of a registration that is not there
+/// is dropped for good. The server ends when `stop` is cancelled. Call it within a tokio runtime.
+///
+/// # Errors
+/// See [`StartError`]; each says whose fault it is. Nothing runs then.
+pub async fn start(
+    config: Config,
+    facts: Facts,
+    directory: Reader,
+    registry: &Registry,
+    stop: CancellationToken,
+) -> Result<Handle, StartError> {
+    let contents = Contents::new(directory.zone(), &config, &facts.relay, &facts.nameserver)?;
+    let table = Arc::new(Table::new(contents, unix_seconds()));
+    let metrics = Arc::new(Metrics::register(registry)?);
+    let sockets = bind::bind(config.listen, workers(&config))?;
+    let addr = sockets.addr;
+
+    let (writer, queue) = Writer::new();
+    let parts = Parts::new(stop.child_token(), queue.clone());
+    let loading = Loading {
+        state: facts.state,
+        directory: directory.clone(),
+        table: Arc::clone(&table),
+        metrics: Arc::clone(&metrics),
+        queue: queue.clone(),
+    };
+    let (committer, follower) = tokio::task::spawn_blocking(|| loading.load())
+        .await
+        .map_err(|_| StartError::Bug)??;
+    let updater = Updater::new(
+        directory.clone(),
+        Arc::clone(&table),
+        Arc::clone(&metrics),
+        queue,
+    );
+    let router = http::router(Door {
+        directory,
+        updater: updater.clone(),
+        metrics: Arc::clone(&metrics),
+        relay: facts.relay,
+    });
+    let parts = run(parts, sockets, &config, &table, &metrics, |metrics| {
+        writer.run(committer, metrics);
+    })?;
+    tracing::info!(%addr, devices = table.devices(), "DNS is answered");
+    Ok(Handle {
+        addr,
+        updater,
+        router,
+        stop: parts.stop.clone().drop_guard(),
+        supervisor: tokio::spawn(async move {
+            let ended = parts.supervise().await;
+            drop(follower);
+            ended
+        }),
+    })
+}
+
+/// Starts the threads and the task.
+fn run(
+    mut parts: Parts,
+    sockets: Sockets,
+    config: &Config,
+    table: &Arc<Table>,
+    metrics: &Arc<Metrics>,
+    write: impl FnOnce(&Metrics) + Send + 'static,
+) -> Result<Parts, StartError> {
+    let counting = Arc::clone(metrics);
+    parts.thread("ddns-log", move || {
+        write(&counting);
+        Ok(())
+    })?;
+    for socket in sockets.udp {
+        let (table, metrics) = (Arc::clone(table), Arc::clone(metrics));
+        let stopping = parts.stopping();
+        parts.thread("ddns-udp", move || {
+            let work = || udp::work(&socket, &table, &metrics, &stopping);
+            supervise(&stopping, work, || metrics.worker_restarted())
+        })?;
+    }
+    let admission = Admission::new(
+        config.tcp_connections.count(),
+        config.tcp_connections_per_address.count(),
+    );
+    let listener = TcpListener::from_std(sockets.tcp).map_err(|source| ListenError {
+        addr: sockets.addr,
+        transport: "TCP",
+        source,
+    })?;
+    parts.task(tcp::serve(
+        listener,
+        Arc::clone(table),
+        Arc::clone(metrics),
+        admission,
+        parts.stop.clone(),
+    ));
+    Ok(parts)
+}
+
+fn workers(config: &Config) -> usize {
+    config.threads.map_or_else(
+        || {
+            let cores = std::thread::available_parallelism().map_or(1, NonZero::get);
+            cores.min(DEFAULT_WORKERS)
+        },
+        Bounded::count,
+    )
+}

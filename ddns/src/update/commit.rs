@@ -1,0 +1,174 @@
+//! Commits updates in groups: the log, then the table. No thread, no queue; the clock comes in as an argument.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use directory::{DeviceName, RegistrationId};
+
+use crate::addresses::{Addresses, ChangeSet};
+use crate::store::{Disk, Log, Record};
+use crate::table::Table;
+use crate::update::{Outcome, UpdateError};
+
+/// How often an unsound log is tried to be written anew. On a full disk each try costs as much as there are names.
+const REPAIR_PAUSE: Duration = Duration::from_secs(1);
+/// Overtaken records that are not worth a rewrite.
+const FEW: u64 = 1024;
+
+/// One device's wish.
+#[derive(Clone, Debug)]
+pub struct Update {
+    /// Who asks.
+    pub registration: RegistrationId,
+    /// The name it holds.
+    pub name: DeviceName,
+    /// What is to change.
+    pub change: ChangeSet,
+}
+
+/// The log and the table, kept in step.
+#[derive(Debug)]
+pub struct Committer<D: Disk> {
+    log: Log<D>,
+    table: Arc<Table>,
+    last_repair: Option<Instant>,
+}
+
+impl<D: Disk> Committer<D> {
+    /// Joins a log and the table that has been loaded from it. Nothing can be committed before the first
+    /// [`rewrite`](Self::rewrite).
+    pub fn new(log: Log<D>, table: Arc<Table>) -> Self {
+        Self {
+            log,
+            table,
+            last_repair: None,
+        }
+    }
+
+    /// Commits updates together, in their order: one append, one sync, then the table. One outcome for each.
+    ///
+    /// "Unchanged" is a promise too: while the log is not sound, what was refused may stand at its end and come back
+    /// after a crash. So the log is written anew before anybody is told anything.
+    pub fn commit(
+        &mut self,
+        updates: &[Update],
+        now: Instant,
+    ) -> Vec<Result<Outcome, UpdateError>> {
+        let mut next_by_registration = HashMap::new();
+        let mut outcomes: Vec<_> = updates
+            .iter()
+            .map(|update| self.decide(update, &mut next_by_registration))
+            .collect();
+        if let Err(error) = self.store(&next_by_registration, now) {
+            tracing::error!(%error, updates = updates.len(), "updates cannot be stored and are refused");
+            for outcome in &mut outcomes {
+                *outcome = outcome.and(Err(UpdateError::Storage));
+            }
+            return outcomes;
+        }
+        for (update, outcome) in updates.iter().zip(&mut outcomes) {
+            let Some(next) = next_by_registration.get(&update.registration) else {
+                continue;
+            };
+            let is_held = self
+                .table
+                .set_addresses(&update.name, update.registration, *next);
+            if outcome.is_ok() && !is_held {
+                // Removed meanwhile. Its record leaves the disk with the rewrite that the removal has asked for.
+                *outcome = Err(UpdateError::NotHeld);
+            }
+        }
+        if !next_by_registration.is_empty() {
+            self.table.changed(crate::unix_seconds());
+        }
+        outcomes
+    }
+
+    /// Whether most of the log has been overtaken.
+    pub fn is_mostly_dead(&self) -> bool {
+        let live = self.table.devices_with_addresses() as u64;
+        self.log.records() > live.saturating_mul(2).saturating_add(FEW)
+    }
+
+    /// Writes the log anew from the table: what is not in the table leaves the disk.
+    ///
+    /// # Errors
+    /// As the disk says; answers and what was acknowledged stay as they are.
+    pub fn rewrite(&mut self) -> io::Result<()> {
+        let records = self
+            .table
+            .with_addresses()
+            .map(|(registration, addresses)| Record {
+                registration,
+                addresses,
+            });
+        self.log.rewrite(records)
+    }
+
+    /// The log, to be looked at.
+    pub fn log(&self) -> &Log<D> {
+        &self.log
+    }
+
+    /// The table, to be looked at.
+    pub fn table(&self) -> &Table {
+        &self.table
+    }
+
+    /// What becomes of one device after the updates before it in the group.
+    fn decide(
+        &self,
+        update: &Update,
+        next_by_registration: &mut HashMap<RegistrationId, Addresses>,
+    ) -> Result<Outcome, UpdateError> {
+        let current = match next_by_registration.get(&update.registration) {
+            Some(next) => *next,
+            None => self
+                .table
+                .addresses(&update.name, update.registration)
+                .ok_or(UpdateError::NotHeld)?,
+        };
+        let next = update.change.apply(current);
+        if next == current {
+            return Ok(Outcome::Unchanged(current));
+        }
+        next_by_registration.insert(update.registration, next);
+        Ok(Outcome::Changed(next))
+    }
+
+    fn store(
+        &mut self,
+        next_by_registration: &HashMap<RegistrationId, Addresses>,
+        now: Instant,
+    ) -> io::Result<()> {
+        if !self.log.is_sound() {
+            self.repair(now)?;
+        }
+        if next_by_registration.is_empty() {
+            return Ok(());
+        }
+        let records: Vec<_> = next_by_registration
+            .iter()
+            .map(|(&registration, &addresses)| Record {
+                registration,
+                addresses,
+            })
+            .collect();
+        self.log.append(&records)
+    }
+
+    fn repair(&mut self, now: Instant) -> io::Result<()> {
+        let last = self.last_repair.replace(now);
+        if let Some(last) = last
+            && now.saturating_duration_since(last) < REPAIR_PAUSE
+        {
+            self.last_repair = Some(last);
+            return Err(io::Error::other("the disk failed a moment ago"));
+        }
+        self.rewrite()?;
+        tracing::info!("the log of updates has been written anew after a failure");
+        Ok(())
+    }
+}

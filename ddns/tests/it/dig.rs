@@ -1,0 +1,143 @@
+//! What dig and kdig make of the answers, over IPv4 and IPv6, UDP and TCP.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use crate::world::World;
+
+/// Runs a resolver's tool and returns its standard output.
+async fn run(tool: &'static str, arguments: Vec<String>) -> String {
+    let output = tokio::task::spawn_blocking(move || Command::new(tool).args(arguments).output())
+        .await
+        .unwrap()
+        .unwrap_or_else(|error| panic!("{tool} has to be installed: {error}"));
+    assert!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stdout)
+    );
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// The answer section as `type data`, a line each, in order of text.
+async fn answers(tool: &'static str, server: SocketAddr, words: &str) -> Vec<String> {
+    let mut arguments = vec![
+        format!("@{}", server.ip()),
+        "-p".into(),
+        server.port().to_string(),
+        "+noall".into(),
+        "+answer".into(),
+    ];
+    arguments.extend(words.split(' ').map(str::to_owned));
+    let output = run(tool, arguments).await;
+    let mut lines: Vec<_> = output
+        .lines()
+        .filter(|line| !line.is_empty() && !line.starts_with(';'))
+        .map(|line| {
+            let words: Vec<_> = line.split_whitespace().collect();
+            words[3..].join(" ")
+        })
+        .collect();
+    lines.sort();
+    lines
+}
+
+const CONFIG: &str = r#"
+    listen = "[::]:0"
+    record = [
+        { name = "www", type = "A", value = "192.0.2.80" },
+        { name = "www", type = "AAAA", value = "2001:db8::80" },
+        { name = "@", type = "TXT", value = "hello there" },
+    ]
+"#;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dig_agrees_about_every_kind_of_record() {
+    let mut world = World::with_config(CONFIG).await;
+    world.directory.add("home");
+    world.directory.add("away");
+    world
+        .set("home", &["192.0.2.7", "2001:db8::7"])
+        .await
+        .unwrap();
+    let port = world.server.addr().port();
+    // 127.0.0.2: the reply has to come from where the query went, or dig does not take it.
+    let servers = ["127.0.0.1", "127.0.0.2", "::1"];
+    let expected = [
+        ("nas.test NS", vec!["NS ns1.nas.test."]),
+        ("nas.test A", vec!["A 192.0.2.250"]),
+        ("nas.test AAAA", vec!["AAAA 2001:db8::250"]),
+        ("nas.test TXT", vec!["TXT \"hello there\""]),
+        ("ns1.nas.test A", vec!["A 192.0.2.53"]),
+        ("ns1.nas.test AAAA", vec!["AAAA 2001:db8::53"]),
+        ("cloud.nas.test A", vec!["A 192.0.2.250"]),
+        ("relay.nas.test AAAA", vec!["AAAA 2001:db8::250"]),
+        ("www.nas.test A", vec!["A 192.0.2.80"]),
+        ("www.nas.test AAAA", vec!["AAAA 2001:db8::80"]),
+        ("home.nas.test A", vec!["A 192.0.2.7"]),
+        ("home.nas.test AAAA", vec!["AAAA 2001:db8::7"]),
+        ("photos.home.nas.test A", vec!["A 192.0.2.7"]),
+        ("away.nas.test A", vec!["A 192.0.2.250"]),
+        ("away.nas.test AAAA", vec!["AAAA 2001:db8::250"]),
+        ("home.nas.test TXT", vec![]),
+        ("nobody.nas.test A", vec![]),
+    ];
+    for server in servers {
+        let server = SocketAddr::new(server.parse().unwrap(), port);
+        for tool in ["dig", "kdig"] {
+            for transport in ["+notcp", "+tcp"] {
+                for (question, answer) in &expected {
+                    let heard = answers(tool, server, &format!("{transport} {question}")).await;
+                    assert_eq!(heard, *answer, "{tool} @{server} {transport} {question}");
+                }
+                let soa = answers(tool, server, &format!("{transport} nas.test SOA")).await;
+                let [soa] = &soa[..] else {
+                    panic!("{tool} @{server} {transport}: {soa:?}");
+                };
+                assert!(
+                    soa.starts_with("SOA ns1.nas.test. hostmaster.nas.test. "),
+                    "{soa}"
+                );
+                assert!(soa.ends_with(" 3600 600 604800 60"), "{soa}");
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dig_warns_of_nothing() {
+    let mut world = World::with_config(CONFIG).await;
+    world.directory.add("home");
+    for (words, status) in [
+        ("home.nas.test A", "NOERROR"),
+        ("home.nas.test TXT", "NOERROR"),
+        ("x.y.home.nas.test AAAA +dnssec", "NOERROR"),
+        ("nobody.nas.test A", "NXDOMAIN"),
+        ("nas.test ANY +notcp", "NOERROR"),
+        ("nas.test AXFR +noall +comments", "REFUSED"),
+        ("nas.test SOA +edns=1 +noednsnegotiation", "BADVERS"),
+        (
+            "nas.test SOA +ednsopt=100 +nsid +cookie +subnet=0.0.0.0/0",
+            "NOERROR",
+        ),
+        ("+noedns +opcode=15 +header-only", "NOTIMP"),
+        ("example.com A", "REFUSED"),
+    ] {
+        let mut arguments = vec![
+            "@::1".to_owned(),
+            "-p".into(),
+            world.server.addr().port().to_string(),
+            "+norecurse".into(),
+        ];
+        arguments.extend(words.split(' ').map(str::to_owned));
+        let output = run("dig", arguments).await;
+        let transfer_failed = output.contains("; Transfer failed.");
+        assert!(
+            output.contains(&format!("status: {status},")) || transfer_failed,
+            "{words}: {output}"
+        );
+        for complaint in ["WARNING", "Warning", "malformed", "error", "unexpected"] {
+            assert!(!output.contains(complaint), "{words}: {output}");
+        }
+    }
+}

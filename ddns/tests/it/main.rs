@@ -1,0 +1,20 @@
+//! The server from outside: over sockets, over HTTP, and on a disk that crashes.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test says by a panic what is wrong; the lints' own exception covers only unit tests"
+)]
+
+mod dig;
+mod dns;
+mod fake_disk;
+mod following;
+mod http;
+mod recipe;
+mod shutdown;
+mod sockets;
+mod storage;
+mod update;
+mod world;

@@ -1,0 +1,285 @@
+//! No acknowledged update is ever lost, whenever the disk crashes and however it tears what was not synced.
+
+use std::collections::BTreeMap;
+use std::net::{Ipv4Addr, Ipv6Addr};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ddns::Config;
+use ddns::addresses::{Addresses, ChangeSet};
+use ddns::store::Log;
+use ddns::table::Table;
+use ddns::update::{Committer, Outcome, Update, UpdateError};
+use ddns::zone::Contents;
+use directory::{DeviceName, RegistrationId, Zone};
+
+use crate::fake_disk::{Dice, FakeDisk};
+use crate::world::change;
+
+/// Registrations are numbers that do not occur among other octets by chance.
+const FIRST_REGISTRATION: u64 = 0xD00D_F00D_0000_0000;
+
+/// Seeds, each with a crash at every one of its thirty or so calls of the disk.
+const SEEDS: u64 = 2_000;
+
+#[test]
+fn no_acknowledged_update_is_lost_at_any_crash() {
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    std::thread::scope(|scope| {
+        for first in 0..threads {
+            scope.spawn(move || {
+                for seed in (first as u64..SEEDS).step_by(threads) {
+                    let calls = lives(seed, u64::MAX);
+                    for crash in 1..=calls {
+                        lives(seed, crash);
+                    }
+                }
+            });
+        }
+    });
+}
+
+/// Two lives of a server on one disk: the first crashes at its `crash`-th call of the disk, the second somewhere, and a
+/// third finds out what has lasted. Returns the calls of the first.
+fn lives(seed: u64, crash: u64) -> u64 {
+    let mut dice = Dice(seed);
+    let disk = FakeDisk::new(seed ^ crash.rotate_left(32));
+    let mut owner = Owner::new();
+
+    disk.crash_after(crash);
+    owner.live(&disk, &mut dice);
+    let calls = disk.calls();
+    disk.reboot();
+
+    disk.crash_after(1 + Dice(seed ^ crash).roll(40));
+    owner.live(&disk, &mut dice);
+    disk.reboot();
+
+    owner.live(&disk, &mut Dice(seed));
+    calls
+}
+
+/// What the world outside knows: who holds which name, and what was acknowledged to them.
+struct Owner {
+    registration_by_name: BTreeMap<&'static str, RegistrationId>,
+    promise_by_registration: BTreeMap<RegistrationId, Promise>,
+    registrations: u64,
+}
+
+/// What a device may be found to have after a crash.
+#[derive(Default)]
+struct Promise {
+    acknowledged: Addresses,
+    /// Asked for since, and refused; a crash in between may have let it through.
+    perhaps: Vec<Addresses>,
+}
+
+impl Promise {
+    fn allows(&self, found: Addresses) -> bool {
+        self.acknowledged == found || self.perhaps.contains(&found)
+    }
+
+    fn acknowledge(&mut self, addresses: Addresses) {
+        self.acknowledged = addresses;
+        self.perhaps.clear();
+    }
+}
+
+impl Owner {
+    const NAMES: [&str; 4] = ["a", "b", "c", "d"];
+
+    fn new() -> Self {
+        let mut owner = Self {
+            registration_by_name: BTreeMap::new(),
+            promise_by_registration: BTreeMap::new(),
+            registrations: 0,
+        };
+        for name in Self::NAMES {
+            owner.register(name);
+        }
+        owner
+    }
+
+    fn register(&mut self, name: &'static str) -> RegistrationId {
+        self.registrations += 1;
+        let registration = RegistrationId(FIRST_REGISTRATION + self.registrations);
+        self.registration_by_name.insert(name, registration);
+        self.promise_by_registration
+            .insert(registration, Promise::default());
+        registration
+    }
+
+    /// Starts, checks what is there, and does this and that until it is done or the disk has crashed.
+    fn live(&mut self, disk: &FakeDisk, dice: &mut Dice) {
+        let table = Arc::new(table());
+        let Ok((log, recovered)) = Log::open(disk.clone()) else {
+            assert!(disk.has_crashed(), "a log of ours that cannot be read");
+            return;
+        };
+        let recovered = recovered.unwrap_or_default().addresses_by_registration;
+        for (name, registration) in &self.registration_by_name {
+            let found = recovered.get(registration).copied().unwrap_or_default();
+            let promise = self.promise_by_registration.get_mut(registration).unwrap();
+            assert!(
+                promise.allows(found),
+                "{name} has {found:?}, but {:?} was acknowledged",
+                promise.acknowledged
+            );
+            promise.acknowledge(found);
+            table.put(&device(name), *registration, found);
+        }
+        let mut committer = Committer::new(log, Arc::clone(&table));
+        let _ = committer.rewrite();
+
+        let mut now = Instant::now();
+        for _ in 0..8 {
+            now += Duration::from_secs(2);
+            match dice.roll(8) {
+                0 => self.replace(&table, dice),
+                1 => self.tidy(&mut committer, disk),
+                2 => disk.set_faults([0, 0, 30][dice.roll(3) as usize]),
+                _ => self.update(&mut committer, &table, now, dice),
+            }
+        }
+    }
+
+    /// A group of updates.
+    fn update(
+        &mut self,
+        committer: &mut Committer<FakeDisk>,
+        table: &Table,
+        now: Instant,
+        dice: &mut Dice,
+    ) {
+        let updates: Vec<_> = (0..=dice.roll(3)).map(|_| self.wish(dice)).collect();
+        let outcomes = committer.commit(&updates, now);
+        let mut wished = BTreeMap::new();
+        for (update, outcome) in updates.iter().zip(outcomes) {
+            let promise = self.promise_by_registration.get_mut(&update.registration);
+            let promise = promise.unwrap();
+            let before = wished
+                .get(&update.registration)
+                .copied()
+                .unwrap_or(promise.acknowledged);
+            let wish = update.change.apply(before);
+            match outcome {
+                Ok(Outcome::Changed(now) | Outcome::Unchanged(now)) => {
+                    assert_eq!(now, wish);
+                    promise.acknowledge(now);
+                }
+                Err(UpdateError::Storage) => {
+                    wished.insert(update.registration, wish);
+                    promise.perhaps.push(wish);
+                }
+                Err(error) => panic!("{error}"),
+            }
+        }
+        // What is answered is what was acknowledged, and nothing of what was refused.
+        for (name, registration) in &self.registration_by_name {
+            let acknowledged = self.promise_by_registration[registration].acknowledged;
+            let answered = table.addresses(&device(name), *registration);
+            assert_eq!(answered, Some(acknowledged));
+        }
+    }
+
+    fn wish(&self, dice: &mut Dice) -> Update {
+        let name = Self::NAMES[dice.roll(4) as usize];
+        let v4 = Ipv4Addr::new(192, 0, 2, dice.roll(200) as u8 + 1).to_string();
+        let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, dice.roll(200) as u16 + 1).to_string();
+        let change = match dice.roll(5) {
+            0 => ChangeSet::forget_all(),
+            1 => change(&[&v6]),
+            2 => change(&[&v4, &v6]),
+            _ => change(&[&v4]),
+        };
+        Update {
+            registration: self.registration_by_name[name],
+            name: device(name),
+            change,
+        }
+    }
+
+    /// One holder of a name gives way to another.
+    fn replace(&mut self, table: &Table, dice: &mut Dice) {
+        let name = Self::NAMES[dice.roll(4) as usize];
+        assert!(table.remove(&device(name)));
+        let registration = self.register(name);
+        table.put(&device(name), registration, Addresses::default());
+    }
+
+    /// After a rewrite, nothing of those who have gone is on the disk.
+    fn tidy(&self, committer: &mut Committer<FakeDisk>, disk: &FakeDisk) {
+        if committer.rewrite().is_err() {
+            return;
+        }
+        let log = disk.kept("ddns.log").unwrap();
+        for gone in self.promise_by_registration.keys() {
+            let is_gone = !self.registration_by_name.values().any(|held| held == gone);
+            let octets = gone.0.to_be_bytes();
+            let is_there = log.windows(octets.len()).any(|window| window == octets);
+            assert!(!(is_gone && is_there), "{gone:?} is still on the disk");
+        }
+    }
+}
+
+#[test]
+fn a_disk_that_works_again_takes_updates_again() {
+    let disk = FakeDisk::new(1);
+    let table = Arc::new(table());
+    table.put(&device("a"), RegistrationId(1), Addresses::default());
+    let (log, _) = Log::open(disk.clone()).unwrap();
+    let mut committer = Committer::new(log, Arc::clone(&table));
+    committer.rewrite().unwrap();
+
+    let now = Instant::now();
+    let mut set = |address: &str, seconds| {
+        let update = Update {
+            registration: RegistrationId(1),
+            name: device("a"),
+            change: change(&[address]),
+        };
+        committer.commit(&[update], now + Duration::from_secs(seconds))[0]
+    };
+    assert!(set("192.0.2.1", 0).is_ok());
+    disk.set_faults(100);
+    assert_eq!(set("192.0.2.2", 1), Err(UpdateError::Storage));
+    assert_eq!(set("192.0.2.2", 2), Err(UpdateError::Storage));
+    disk.set_faults(0);
+    assert_eq!(
+        set("192.0.2.2", 2),
+        Err(UpdateError::Storage),
+        "too soon to try the whole log again"
+    );
+    assert!(set("192.0.2.2", 4).is_ok());
+}
+
+#[test]
+fn an_update_of_a_name_that_has_just_changed_hands_is_refused() {
+    let table = Arc::new(table());
+    table.put(&device("a"), RegistrationId(2), Addresses::default());
+    let (log, _) = Log::open(FakeDisk::new(1)).unwrap();
+    let mut committer = Committer::new(log, Arc::clone(&table));
+    committer.rewrite().unwrap();
+
+    let late = Update {
+        registration: RegistrationId(1),
+        name: device("a"),
+        change: change(&["192.0.2.1"]),
+    };
+    let outcome = committer.commit(&[late], Instant::now());
+    assert_eq!(outcome, [Err(UpdateError::NotHeld)]);
+    assert_eq!(
+        table.addresses(&device("a"), RegistrationId(2)),
+        Some(Addresses::default())
+    );
+}
+
+fn table() -> Table {
+    let zone = Zone::parse("nas.test").unwrap();
+    let contents = Contents::new(&zone, &Config::default(), &[], &[]).unwrap();
+    Table::new(contents, 0)
+}
+
+fn device(name: &str) -> DeviceName {
+    DeviceName::parse(name).unwrap()
+}

@@ -1,0 +1,146 @@
+//! A zone `nas.test`, a Directory, and a server started on a free port.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use ddns::addresses::ChangeSet;
+use ddns::update::{Outcome, UpdateError};
+use ddns::{Config, Facts, Handle, StartError};
+use directory::{Device, DeviceName, Reader, RegistrationId, Token, Writer, Zone};
+use prometheus::Registry;
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// A running server and everything around it.
+pub(crate) struct World {
+    pub(crate) directory: Directory,
+    pub(crate) server: Handle,
+    pub(crate) registry: Registry,
+    pub(crate) stop: CancellationToken,
+    pub(crate) state: TempDir,
+}
+
+impl World {
+    /// On all addresses, IPv4 and IPv6.
+    pub(crate) async fn start() -> Self {
+        Self::with_config("listen = \"[::]:0\"").await
+    }
+
+    pub(crate) async fn with_config(config: &str) -> Self {
+        let state = TempDir::new().unwrap();
+        let directory = Directory::new();
+        Self::on(state, directory, config).await
+    }
+
+    /// Ends the server and starts another with the same Directory and state.
+    pub(crate) async fn restart(self) -> Self {
+        self.server.shutdown().await.unwrap();
+        Self::on(self.state, self.directory, "listen = \"[::]:0\"").await
+    }
+
+    async fn on(state: TempDir, directory: Directory, config: &str) -> Self {
+        let registry = Registry::new();
+        let stop = CancellationToken::new();
+        let server = start(&directory.reader, state.path(), config, &registry, &stop)
+            .await
+            .unwrap();
+        Self {
+            directory,
+            server,
+            registry,
+            stop,
+            state,
+        }
+    }
+
+    /// The server by IPv4 loopback.
+    pub(crate) fn v4(&self) -> SocketAddr {
+        (Ipv4Addr::LOCALHOST, self.server.addr().port()).into()
+    }
+
+    /// Updates the device `name` by its registration.
+    pub(crate) async fn set(&self, name: &str, addresses: &[&str]) -> Result<Outcome, UpdateError> {
+        let name = DeviceName::parse(name).unwrap();
+        let device = self.directory.reader.device_by_name(&name).unwrap();
+        let updater = self.server.updater();
+        updater
+            .update(device.registration, &name, change(addresses))
+            .await
+    }
+
+    /// The value of a metric, its labels in braces as the text format has them.
+    pub(crate) fn metric(&self, series: &str) -> f64 {
+        let mut text = String::new();
+        prometheus::TextEncoder::new()
+            .encode_utf8(&self.registry.gather(), &mut text)
+            .unwrap();
+        let prefix = format!("causeway_ddns_{series} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&prefix));
+        line.unwrap_or("0").parse().unwrap()
+    }
+}
+
+/// Starts a server for `directory`.
+pub(crate) async fn start(
+    directory: &Reader,
+    state: &Path,
+    config: &str,
+    registry: &Registry,
+    stop: &CancellationToken,
+) -> Result<Handle, StartError> {
+    let config: Config = toml::from_str(config).unwrap();
+    let facts = Facts {
+        state: state.into(),
+        relay: vec![ip("192.0.2.250"), ip("2001:db8::250")],
+        nameserver: vec![ip("192.0.2.53"), ip("2001:db8::53")],
+    };
+    ddns::start(config, facts, directory.clone(), registry, stop.clone()).await
+}
+
+/// Who holds which name.
+pub(crate) struct Directory {
+    pub(crate) writer: Writer,
+    pub(crate) reader: Reader,
+    last_registration: u64,
+}
+
+impl Directory {
+    pub(crate) fn new() -> Self {
+        let (writer, reader) = directory::directory(Zone::parse("nas.test").unwrap());
+        Self {
+            writer,
+            reader,
+            last_registration: 0,
+        }
+    }
+
+    /// Registers `name` anew and returns its key.
+    pub(crate) fn add(&mut self, name: &str) -> Token {
+        self.last_registration += 1;
+        let key = Token::generate().unwrap();
+        self.writer.put(Device {
+            registration: RegistrationId(self.last_registration),
+            name: DeviceName::parse(name).unwrap(),
+            identity: None,
+            ddns_key: Some(key.hash()),
+        });
+        key
+    }
+
+    pub(crate) fn remove(&mut self, name: &str) {
+        let name = DeviceName::parse(name).unwrap();
+        self.writer.remove(&name).unwrap();
+    }
+}
+
+pub(crate) fn change(addresses: &[&str]) -> ChangeSet {
+    addresses
+        .iter()
+        .map(|text| ip(text))
+        .try_fold(ChangeSet::default(), ChangeSet::set)
+        .unwrap()
+}
+
+pub(crate) fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
