@@ -1,1 +1,23 @@
+//! Control: who owns what, the pages and the API for it, and [`up`], which joins all parts into one process.
+//!
+//! Read `up.rs` first: it names every part and the order in which they depend on each other. `devices.rs` is what can be
+//! done with devices, `api.rs` and `pages.rs` who may do it over HTTPS, `operator.rs` over the socket in the state
+//! directory.
 
+#![forbid(unsafe_code)]
+
+pub mod authority;
+pub mod config;
+pub mod devices;
+pub mod operator;
+pub mod sign_in;
+pub mod state;
+pub mod store;
+pub mod up;
+
+mod admin;
+mod api;
+mod demo;
+mod http;
+mod pages;
+mod probe;

@@ -1,7 +1,7 @@
 //! `causeway-agent`: pairs a device and keeps it reachable.
 
 use std::fs;
-use std::io::{Read as _, stdin};
+use std::io::{IsTerminal as _, Read as _, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -83,6 +83,7 @@ async fn main() -> ExitCode {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
         .init();
     match act(Arguments::parse().verb).await {
         Ok(()) => ExitCode::SUCCESS,

@@ -35,6 +35,7 @@ use wire::{CloseCode, Frame};
 
 pub use config::Config;
 pub use front::CloudVisitor;
+pub use limits::Admitted;
 pub use presence::{Attachment, Presence};
 pub use sessions::Transport;
 

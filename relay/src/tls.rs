@@ -41,6 +41,12 @@ pub type Accepted = tokio_rustls::server::TlsStream<Prefixed>;
 /// TLS between agent and relay, seen from either end.
 pub(crate) type TlsStream = tokio_rustls::TlsStream<Prefixed>;
 
+/// HTTP/2 over TLS, as it is named in the handshake (RFC 9113 section 3.2).
+pub(crate) const HTTP2: &[u8] = b"h2";
+
+/// HTTP/1.1, the same (RFC 7301 section 6).
+pub(crate) const HTTP1: &[u8] = b"http/1.1";
+
 /// Why certificates or keys cannot be used. Always the operator's or the device's own fault, never a peer's.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -154,7 +160,7 @@ pub(crate) fn relay_quic(certificate: CertificateSlot) -> Result<ServerConfig, T
 
 /// How the server process accepts visitors of the operator's own hosts.
 pub(crate) fn operator_acceptor(certificate: CertificateSlot) -> Result<TlsAcceptor, TlsError> {
-    visitor_acceptor(certificate, &[b"h2", b"http/1.1"])
+    visitor_acceptor(certificate, &[HTTP2, HTTP1])
 }
 
 /// How an agent accepts visitors; `alpn` in order of preference, empty if the origin's protocol is not HTTP.
@@ -206,16 +212,28 @@ pub(crate) fn carrier_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
 }
 
 /// How a program speaks HTTP/1.1 over TLS with a server whose certificate `roots` vouch for.
-///
-/// # Errors
-/// If the TLS settings cannot be made.
-pub fn https_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
+pub(crate) fn https_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(Arc::clone(&roots.0))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP1.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// TLS for HTTP/1.1 on `stream` with `host`, whose certificate `roots` must vouch for.
+///
+/// # Errors
+/// If the handshake fails.
+pub async fn connect_https(
+    stream: TcpStream,
+    host: &str,
+    roots: &Roots,
+) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    let connector = https_client(roots).map_err(io::Error::other)?;
+    connector
+        .connect(server_name(host)?, Prefixed::new(Bytes::new(), stream))
+        .await
 }
 
 /// The same with a server whose certificate nobody vouches for: a service on the device itself.
@@ -225,7 +243,7 @@ pub(crate) fn https_client_of_anyone() -> Result<TlsConnector, TlsError> {
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
         .with_no_client_auth();
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP1.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

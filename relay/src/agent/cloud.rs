@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use wire::signed_request::{self, CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT};
 
 use crate::resolve::Resolver;
-use crate::tls::{self, Prefixed, Roots};
+use crate::tls::{self, Roots};
 
 use super::SOFTWARE;
 use super::identity::{Identity, KeyError};
@@ -188,13 +188,7 @@ impl Cloud {
 
     async fn exchange(&self, request: Request<Full<Bytes>>) -> io::Result<(u16, Bytes)> {
         let stream = self.resolver.connect(&self.host, self.port).await?;
-        let connector = tls::https_client(&self.roots).map_err(io::Error::other)?;
-        let stream = connector
-            .connect(
-                tls::server_name(&self.host)?,
-                Prefixed::new(Bytes::new(), stream),
-            )
-            .await?;
+        let stream = tls::connect_https(stream, &self.host, &self.roots).await?;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
             .await
             .map_err(io::Error::other)?;

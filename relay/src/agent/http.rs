@@ -31,11 +31,9 @@ use tokio_util::task::TaskTracker;
 use wire::frame::Open;
 
 use crate::carrier::Carrier;
+use crate::tls;
 
 use super::origin::{Origin, OriginStream, Scheme, VisitorAddress};
-
-pub(super) const ALPN_HTTP2: &[u8] = b"h2";
-pub(super) const ALPN_HTTP1: &[u8] = b"http/1.1";
 
 /// How long a visitor may take to send a request's head, and may rest between requests.
 const HEAD_TIME: Duration = Duration::from_secs(75);
@@ -103,7 +101,7 @@ pub(super) async fn serve(
     origin: &Arc<Origin>,
     names: Names<'_>,
 ) -> io::Result<()> {
-    let http2 = visitor.get_ref().1.alpn_protocol() == Some(ALPN_HTTP2);
+    let http2 = visitor.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
     let tasks = Tasks::new();
     let connector = Connector {
         origin: Arc::clone(origin),

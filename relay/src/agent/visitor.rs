@@ -61,7 +61,7 @@ impl Visitors {
         stop: CancellationToken,
     ) -> Result<Self, TlsError> {
         let alpn: &[&[u8]] = match origin.scheme() {
-            Scheme::Http | Scheme::Https => &[http::ALPN_HTTP2, http::ALPN_HTTP1],
+            Scheme::Http | Scheme::Https => &[tls::HTTP2, tls::HTTP1],
             Scheme::Tcp => &[],
         };
         let acceptor = Acceptor(tls::visitor_acceptor(certificate, alpn)?);

@@ -20,7 +20,7 @@ use wire::client_hello::{NotAHello, Progress, Reader as HelloReader};
 use wire::frame::Open;
 
 use crate::splice::{self, End, Moved};
-use crate::tls::{Accepted, Prefixed};
+use crate::tls::{self, Accepted, Prefixed};
 
 use super::limits::{Admitted, HELLO_TIME, Limits};
 use super::metrics::Metrics;
@@ -49,6 +49,10 @@ pub struct CloudVisitor {
     pub stream: Accepted,
     /// Where it comes from.
     pub address: SocketAddr,
+    /// Whether its TLS handshake settled on HTTP/2.
+    pub http2: bool,
+    /// Counts the visitor until it has left.
+    pub admitted: Admitted,
 }
 
 /// Why a visitor was sent away before it reached anything.
@@ -196,7 +200,7 @@ impl Front {
         };
         admitted.named();
         let visited = match first {
-            Ok((octets, name)) => self.lead(visitor, address, octets, name).await,
+            Ok((octets, name)) => self.lead(visitor, address, octets, name, admitted).await,
             Err(refusal) => Err((refusal, visitor)),
         };
         match visited {
@@ -228,6 +232,7 @@ impl Front {
         address: SocketAddr,
         hello: Bytes,
         name: String,
+        admitted: Admitted,
     ) -> Result<Visit, (Refusal, TcpStream)> {
         match self.directory.zone().locate(&name) {
             Place::Device(device) => {
@@ -248,7 +253,7 @@ impl Front {
                 Ok(Visit::Agent)
             }
             Place::Operator(OperatorName::Cloud) => {
-                self.receive_at_cloud(Prefixed::new(hello, visitor), address)
+                self.receive_at_cloud(Prefixed::new(hello, visitor), address, admitted)
                     .await;
                 Ok(Visit::Cloud)
             }
@@ -303,15 +308,20 @@ impl Front {
         Ok(Visit::Ended(moved))
     }
 
-    async fn receive_at_cloud(&self, visitor: Prefixed, address: SocketAddr) {
+    async fn receive_at_cloud(&self, visitor: Prefixed, address: SocketAddr, admitted: Admitted) {
         let refusal = match timeout(HELLO_TIME, self.cloud_acceptor.accept(visitor)).await {
-            Ok(Ok(stream)) => match self
-                .cloud_visitors
-                .try_send(CloudVisitor { stream, address })
-            {
-                Ok(()) => return,
-                Err(_) => Refusal::CloudBusy,
-            },
+            Ok(Ok(stream)) => {
+                let http2 = tls::protocol(&stream) == Some(tls::HTTP2);
+                match self.cloud_visitors.try_send(CloudVisitor {
+                    stream,
+                    address,
+                    http2,
+                    admitted,
+                }) {
+                    Ok(()) => return,
+                    Err(_) => Refusal::CloudBusy,
+                }
+            }
             Ok(Err(_)) => Refusal::Handshake,
             Err(_) => Refusal::TooSlow,
         };

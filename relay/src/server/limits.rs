@@ -77,7 +77,7 @@ impl Limits {
 
 /// A visitor counted against the bounds, until it is dropped.
 #[derive(Debug)]
-pub(crate) struct Admitted {
+pub struct Admitted {
     _visitor: Counted,
     unnamed: Option<Unnamed>,
 }

@@ -1,0 +1,131 @@
+//! For the operator's machines, on a loopback listener:
+//!
+//! - `/metrics` — every part's counters, in the Prometheus text format
+//! - `/livez`   — the process answers
+//! - `/readyz`  — the service works; if not, a line for each thing that does not
+//!
+//! It runs on a thread and a runtime of its own, so that it answers when the data path is busy.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::IntoResponse;
+use axum::routing::get;
+use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::http;
+use crate::store::Store;
+
+/// Clients at a time: a monitoring system and a person or two.
+const MAX_CLIENTS: usize = 64;
+
+/// How long the database may take to answer the question whether it does.
+const CHECK_TIME: Duration = Duration::from_secs(1);
+
+/// What the endpoints look at.
+#[derive(Debug)]
+pub(crate) struct Watched {
+    pub(crate) registry: Registry,
+    pub(crate) store: Store,
+    /// Cancelled once the process takes no new work.
+    pub(crate) draining: CancellationToken,
+}
+
+/// A running admin listener.
+#[derive(Debug)]
+pub(crate) struct Admin {
+    address: SocketAddr,
+    stop: CancellationToken,
+    thread: JoinHandle<()>,
+}
+
+impl Admin {
+    /// Starts listening.
+    pub(crate) fn start(address: SocketAddr, watched: Watched) -> io::Result<Self> {
+        let listener = StdTcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        let address = listener.local_addr()?;
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let stop = CancellationToken::new();
+        let until = stop.clone();
+        let thread = std::thread::Builder::new()
+            .name("admin".into())
+            .spawn(move || {
+                runtime.block_on(async move {
+                    match TcpListener::from_std(listener) {
+                        Ok(listener) => {
+                            http::serve_loopback(listener, router(watched), MAX_CLIENTS, until)
+                                .await
+                        }
+                        Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
+                    }
+                });
+            })?;
+        Ok(Self {
+            address,
+            stop,
+            thread,
+        })
+    }
+
+    /// Where it listens: the address really bound.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Stops it and waits for its thread, off the async threads.
+    pub(crate) async fn shutdown(self) {
+        self.stop.cancel();
+        let joined = tokio::task::spawn_blocking(move || self.thread.join());
+        let _ = joined.await;
+    }
+}
+
+fn router(watched: Watched) -> Router {
+    Router::new()
+        .route("/metrics", get(metrics))
+        .route("/livez", get("alive\n"))
+        .route("/readyz", get(ready))
+        .with_state(Arc::new(watched))
+}
+
+async fn metrics(State(watched): State<Arc<Watched>>) -> impl IntoResponse {
+    let text = TextEncoder::new().encode_to_string(&watched.registry.gather());
+    match text {
+        Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, TEXT_FORMAT)], text),
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            [(CONTENT_TYPE, "text/plain")],
+            error.to_string(),
+        ),
+    }
+}
+
+async fn ready(State(watched): State<Arc<Watched>>) -> impl IntoResponse {
+    let mut faults = String::new();
+    if watched.draining.is_cancelled() {
+        faults.push_str("draining: no new visitors are taken\n");
+    }
+    match timeout(CHECK_TIME, watched.store.check()).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => faults.push_str(&format!("{error}\n")),
+        Err(_) => faults.push_str("the database does not answer\n"),
+    }
+    if faults.is_empty() {
+        (StatusCode::OK, "ready\n".to_owned())
+    } else {
+        (StatusCode::SERVICE_UNAVAILABLE, faults)
+    }
+}

@@ -1,0 +1,153 @@
+//! The HTTP API of `https://cloud.<zone>`: every route on one page.
+//!
+//! | route | who | what |
+//! |---|---|---|
+//! | `POST /api/pair` | an agent with a code | becomes a device |
+//! | `POST /api/device/certificate` | a device | its certificate |
+//! | `PUT /api/device/addresses` | a device | reports its addresses |
+//! | `POST /api/session` | the operator with a link | signs in |
+//! | `DELETE /api/session` | the operator | signs out |
+//! | `GET /api/devices` | the operator | the devices and their state |
+//! | `GET /api/devices/events` | the operator | the same, live |
+//! | `GET /api/openapi.json` | everybody | this API, for programs |
+//!
+//! A device proves itself by a signature over the request (`signed`), the operator by a session cookie (`session`).
+
+mod device;
+mod devices;
+mod error;
+mod pair;
+mod session;
+mod signed;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::DefaultBodyLimit;
+use axum::response::IntoResponse;
+use axum::routing::{any, get};
+use axum::{Json, Router};
+use directory::Zone;
+use prometheus::{IntCounterVec, Opts, Registry};
+use relay::server::Presence;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tower_http::timeout::TimeoutLayer;
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
+
+use crate::devices::Devices;
+use crate::sign_in::SignIn;
+
+pub(crate) use devices::{DeviceRow, DeviceState, https_url, rows};
+pub(crate) use error::ApiError;
+use error::{Code, ProblemSchema};
+pub(crate) use session::Operator;
+use signed::ReplayGuard;
+
+/// No body of this API is larger, in octets.
+const MAX_BODY: usize = 64 * 1024;
+
+/// How long a request may take until its answer begins.
+const REQUEST_TIME: Duration = Duration::from_secs(15);
+
+/// What the handlers share.
+#[derive(Debug)]
+pub(crate) struct Cloud {
+    pub(crate) zone: Zone,
+    /// The front's port, for the addresses of devices.
+    pub(crate) port: u16,
+    /// What pairing tells an agent to trust, in PEM.
+    pub(crate) trust_root: String,
+    /// Where pairing tells an agent to bring its tunnel.
+    pub(crate) relays: Vec<String>,
+    pub(crate) devices: Devices,
+    pub(crate) presence: Presence,
+    /// Changes whenever the Directory does.
+    pub(crate) directory_changes: watch::Receiver<u64>,
+    pub(crate) sign_in: SignIn,
+    pub(crate) replays: ReplayGuard,
+    pub(crate) metrics: Metrics,
+    /// Ends the event streams.
+    pub(crate) stop: CancellationToken,
+}
+
+/// What the API counts, all prefixed `causeway_control_`.
+#[derive(Debug)]
+pub(crate) struct Metrics {
+    /// Refusals, by the code that the client got.
+    refusals: IntCounterVec,
+    /// Agents that became devices.
+    pairings: prometheus::IntCounter,
+    /// Certificates signed for devices.
+    certificates: prometheus::IntCounter,
+}
+
+impl Metrics {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let refusals = IntCounterVec::new(
+            Opts::new(
+                "causeway_control_refusals_total",
+                "API requests refused, by code.",
+            ),
+            &["code"],
+        )?;
+        let pairings = prometheus::IntCounter::new(
+            "causeway_control_pairings_total",
+            "Agents that became devices.",
+        )?;
+        let certificates = prometheus::IntCounter::new(
+            "causeway_control_certificates_total",
+            "Certificates signed for devices.",
+        )?;
+        registry.register(Box::new(refusals.clone()))?;
+        registry.register(Box::new(pairings.clone()))?;
+        registry.register(Box::new(certificates.clone()))?;
+        for code in error::Code::ALL {
+            refusals.with_label_values(&[code.name()]);
+        }
+        Ok(Self {
+            refusals,
+            pairings,
+            certificates,
+        })
+    }
+}
+
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Causeway",
+        description = "Devices pair, get their certificates and report their addresses; the operator sees them. \
+                       Devices sign their requests with HTTP Message Signatures (RFC 9421): Ed25519 over @method, \
+                       @target-uri and content-digest, with created, nonce, keyid (the public key, base64url) and alg.",
+    ),
+    modifiers(&ProblemSchema)
+)]
+struct Document;
+
+/// The API's routes.
+pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
+    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(pair::pair))
+        .routes(routes!(device::certificate))
+        .routes(routes!(device::addresses))
+        .routes(routes!(session::sign_in, session::sign_out))
+        .routes(routes!(devices::list))
+        .routes(routes!(devices::events))
+        .with_state(cloud)
+        .split_for_parts();
+    let document = Arc::new(document);
+    router
+        .route("/api/{*rest}", any(async || ApiError(Code::NoRoute)))
+        .route(
+            "/api/openapi.json",
+            get(move || std::future::ready(Json(document).into_response())),
+        )
+        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(TimeoutLayer::with_status_code(
+            axum::http::StatusCode::REQUEST_TIMEOUT,
+            REQUEST_TIME,
+        ))
+}

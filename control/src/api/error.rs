@@ -1,0 +1,154 @@
+//! What the API says when it does not do what was asked: RFC 9457 problems, with words for the person, a code for the
+//! program, and the cause for the log only.
+
+use axum::Json;
+use axum::http::StatusCode;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::{IntoResponse, Response};
+use serde::Serialize;
+use utoipa::openapi::OpenApi;
+use utoipa::{Modify, PartialSchema, ToSchema};
+
+use crate::authority::SigningError;
+use crate::devices::DeviceError;
+use crate::store::PairingError;
+
+use super::Metrics;
+
+macro_rules! problems {
+    ($($variant:ident $status:ident $name:literal $sentence:literal,)*) => {
+        /// Every refusal of the API.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(crate) enum Code {
+            $(#[doc = $sentence] $variant,)*
+        }
+
+        impl Code {
+            pub(crate) const ALL: &[Self] = &[$(Self::$variant,)*];
+
+            /// The stable word for programs.
+            pub(crate) fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+
+            fn status(self) -> StatusCode {
+                match self { $(Self::$variant => StatusCode::$status,)* }
+            }
+
+            fn sentence(self) -> &'static str {
+                match self { $(Self::$variant => $sentence,)* }
+            }
+        }
+    };
+}
+
+problems! {
+    BadRequest      BAD_REQUEST          "bad_request"       "The request cannot be understood.",
+    NotSigned       UNAUTHORIZED         "not_signed"        "The request is not signed as a device signs.",
+    WrongSignature  UNAUTHORIZED         "wrong_signature"   "The request's signature is wrong.",
+    WrongClock      UNAUTHORIZED         "wrong_clock"       "The request was signed more than five minutes ago or ahead; check the device's clock.",
+    Replayed        UNAUTHORIZED         "replayed"          "The request has been sent before.",
+    UnknownDevice   FORBIDDEN            "unknown_device"    "This device is not registered here; pair it again.",
+    NotSignedIn     UNAUTHORIZED         "not_signed_in"     "Sign in with a link from `causeway sign-in`.",
+    WrongLink       FORBIDDEN            "wrong_link"        "This link has been used or has expired; `causeway sign-in` makes another.",
+    CrossSite       FORBIDDEN            "cross_site"        "The request comes from another site.",
+    WrongPairing    FORBIDDEN            "wrong_code"        "This pairing code is wrong, used or expired; ask for a new one.",
+    KeyTaken        CONFLICT             "key_taken"         "This device is paired under another name already; remove that first.",
+    BadSigning      UNPROCESSABLE_ENTITY "bad_signing"       "The certificate signing request is not one for this device's own names and a P-256 key.",
+    NoRoute         NOT_FOUND            "no_route"          "This API has no such path; /api/openapi.json describes it.",
+    TooMany         UNPROCESSABLE_ENTITY "too_many"          "More addresses than a device has.",
+    Busy            SERVICE_UNAVAILABLE  "busy"              "Too many requests at once; try again in a minute.",
+    Internal        SERVICE_UNAVAILABLE  "internal"          "Something failed here; try again in a minute.",
+}
+
+/// A refusal on its way to the client.
+#[derive(Debug)]
+pub(crate) struct ApiError(pub(crate) Code);
+
+/// The body of a refusal (RFC 9457).
+#[derive(Serialize, ToSchema)]
+pub(crate) struct Problem {
+    /// The status in words.
+    title: &'static str,
+    /// The HTTP status.
+    status: u16,
+    /// What happened and what to do, for a person.
+    detail: &'static str,
+    /// A stable word for programs.
+    code: &'static str,
+}
+
+impl ApiError {
+    /// Counts a refusal, and logs `cause`, which the client does not hear.
+    pub(crate) fn new(code: Code, metrics: &Metrics, cause: &dyn std::fmt::Display) -> Self {
+        metrics.refusals.with_label_values(&[code.name()]).inc();
+        if code == Code::Internal {
+            tracing::error!(%cause, "an API request failed");
+        } else {
+            tracing::info!(code = code.name(), %cause, "an API request was refused");
+        }
+        Self(code)
+    }
+
+    pub(crate) fn pairing(error: &PairingError, metrics: &Metrics) -> Self {
+        let code = match error {
+            PairingError::UnknownCode | PairingError::Expired | PairingError::Used => {
+                Code::WrongPairing
+            }
+            PairingError::KeyTaken => Code::KeyTaken,
+            PairingError::Store(_) => Code::Internal,
+        };
+        Self::new(code, metrics, error)
+    }
+
+    pub(crate) fn signing(error: &SigningError, metrics: &Metrics) -> Self {
+        let code = match error {
+            SigningError::Malformed | SigningError::WrongKey | SigningError::WrongName => {
+                Code::BadSigning
+            }
+            SigningError::Authority(_) => Code::Internal,
+        };
+        Self::new(code, metrics, error)
+    }
+
+    pub(crate) fn device(error: &DeviceError, metrics: &Metrics) -> Self {
+        let code = match error {
+            DeviceError::TooManyAddresses => Code::TooMany,
+            DeviceError::Name(_) | DeviceError::Unknown(_) | DeviceError::Register(_) => {
+                Code::BadRequest
+            }
+            DeviceError::Store(_) | DeviceError::Randomness(_) => Code::Internal,
+        };
+        Self::new(code, metrics, error)
+    }
+}
+
+impl IntoResponse for ApiError {
+    fn into_response(self) -> Response {
+        let status = self.0.status();
+        let problem = Problem {
+            title: status.canonical_reason().unwrap_or_default(),
+            status: status.as_u16(),
+            detail: self.0.sentence(),
+            code: self.0.name(),
+        };
+        (
+            status,
+            [(CONTENT_TYPE, "application/problem+json")],
+            Json(problem),
+        )
+            .into_response()
+    }
+}
+
+/// Puts the problem's schema into the API's document.
+pub(super) struct ProblemSchema;
+
+impl Modify for ProblemSchema {
+    fn modify(&self, document: &mut OpenApi) {
+        let components = document.components.get_or_insert_default();
+        components
+            .schemas
+            .insert("Problem".to_owned(), Problem::schema());
+    }
+}

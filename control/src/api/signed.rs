@@ -1,0 +1,207 @@
+//! Requests signed by a device: the headers read, the clock and the nonce checked, the signature verified.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
+use axum::body::Bytes;
+use axum::extract::{FromRequest, Request};
+use axum::http::header::HOST;
+use axum::http::{HeaderMap, Method};
+use directory::{Device, OperatorName, Place, PublicKey};
+use wire::signed_request::{
+    self, CONTENT_DIGEST, Claim, ClaimError, Headers, SIGNATURE, SIGNATURE_INPUT,
+};
+
+use super::Cloud;
+use super::error::{ApiError, Code};
+
+/// How far a device's clock may be off, either way.
+const CLOCK_LEEWAY: Duration = Duration::from_secs(5 * 60);
+
+/// Nonces remembered at a time: two hundred signed requests a second for as long as each could be replayed.
+const MAX_NONCES: usize = 120_000;
+
+/// A request whose signature is right; whose key it is, is not looked at yet.
+#[derive(Debug)]
+pub(crate) struct Signed {
+    pub(crate) key: PublicKey,
+    pub(crate) body: Bytes,
+}
+
+impl FromRequest<Arc<Cloud>> for Signed {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, cloud: &Arc<Cloud>) -> Result<Self, ApiError> {
+        let refuse =
+            |code| move |cause: &dyn std::fmt::Display| ApiError::new(code, &cloud.metrics, cause);
+        let (method, headers) = (request.method().clone(), request.headers().clone());
+        let uri = request.uri().clone();
+        let target = target(
+            cloud,
+            &headers,
+            uri.authority().map(|a| a.as_str()),
+            uri.path(),
+        )
+        .ok_or_else(|| refuse(Code::BadRequest)(&"the request names no host of ours"))?;
+        let body = Bytes::from_request(request, cloud)
+            .await
+            .map_err(|error| refuse(Code::BadRequest)(&error))?;
+        let key = verify(cloud, &method, &target, &headers, &body)
+            .map_err(|(code, cause)| refuse(code)(&cause))?;
+        Ok(Self { key, body })
+    }
+}
+
+impl Signed {
+    /// The device whose key it is.
+    pub(crate) fn device(&self, cloud: &Cloud) -> Result<Arc<Device>, ApiError> {
+        cloud
+            .devices
+            .directory()
+            .device_by_key(&self.key)
+            .ok_or_else(|| {
+                ApiError::new(
+                    Code::UnknownDevice,
+                    &cloud.metrics,
+                    &"a key that no device has",
+                )
+            })
+    }
+}
+
+/// The target as the device signed it: the scheme is ours, the host must be the cloud's.
+fn target(
+    cloud: &Cloud,
+    headers: &HeaderMap,
+    in_target: Option<&str>,
+    path: &str,
+) -> Option<String> {
+    let authority = match in_target {
+        Some(authority) => authority,
+        None => headers.get(HOST)?.to_str().ok()?,
+    };
+    let host = authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, _port)| host);
+    (cloud.zone.locate(host) == Place::Operator(OperatorName::Cloud))
+        .then(|| format!("https://{authority}{path}"))
+}
+
+fn verify(
+    cloud: &Cloud,
+    method: &Method,
+    target: &str,
+    headers: &HeaderMap,
+    body: &[u8],
+) -> Result<PublicKey, (Code, &'static str)> {
+    let header = |name| {
+        headers
+            .get(name)
+            .and_then(|value| value.to_str().ok())
+            .map(str::to_owned)
+    };
+    let signature_headers = header(CONTENT_DIGEST)
+        .zip(header(SIGNATURE_INPUT))
+        .zip(header(SIGNATURE))
+        .map(|((content_digest, signature_input), signature)| Headers {
+            content_digest,
+            signature_input,
+            signature,
+        })
+        .ok_or((Code::NotSigned, "signature headers are missing"))?;
+    let request = signed_request::Request {
+        method: method.as_str(),
+        target,
+        body,
+    };
+    let (claim, signature) =
+        Claim::read(&request, &signature_headers).map_err(|error| match error {
+            ClaimError::Malformed => (Code::NotSigned, "the signature headers are malformed"),
+            ClaimError::WrongDigest => (Code::WrongSignature, "the digest is not that of the body"),
+        })?;
+    UnparsedPublicKey::new(&ED25519, claim.key.as_bytes())
+        .verify(&claim.base(&request), &signature)
+        .map_err(|_| (Code::WrongSignature, "the signature does not verify"))?;
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
+    if Duration::from_secs(claim.created).abs_diff(now) > CLOCK_LEEWAY {
+        return Err((Code::WrongClock, "signed at another time"));
+    }
+    match cloud.replays.first_use(claim.nonce, now) {
+        FirstUse::Yes => Ok(claim.key),
+        FirstUse::No => Err((Code::Replayed, "a nonce was used twice")),
+        FirstUse::Full => Err((Code::Busy, "too many nonces to remember")),
+    }
+}
+
+/// Remembers the nonces of valid signatures for as long as they could be replayed.
+#[derive(Debug, Default)]
+pub(crate) struct ReplayGuard {
+    until_by_nonce: Mutex<HashMap<[u8; 16], Duration>>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+enum FirstUse {
+    Yes,
+    No,
+    Full,
+}
+
+impl ReplayGuard {
+    /// `now` is the time since 1970.
+    fn first_use(&self, nonce: [u8; 16], now: Duration) -> FirstUse {
+        let mut until_by_nonce = self
+            .until_by_nonce
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        if until_by_nonce.len() >= MAX_NONCES {
+            until_by_nonce.retain(|_, until| now <= *until);
+            if until_by_nonce.len() >= MAX_NONCES {
+                return FirstUse::Full;
+            }
+        }
+        // A signature made with a clock ahead of ours is good for twice the leeway.
+        match until_by_nonce.insert(nonce, now + 2 * CLOCK_LEEWAY) {
+            Some(until) if now <= until => FirstUse::No,
+            Some(_) | None => FirstUse::Yes,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_nonce_is_good_once_for_as_long_as_its_signature() {
+        let guard = ReplayGuard::default();
+        let now = Duration::from_secs(1_700_000_000);
+        assert_eq!(guard.first_use([1; 16], now), FirstUse::Yes);
+        assert_eq!(
+            guard.first_use([1; 16], now + Duration::from_secs(1)),
+            FirstUse::No
+        );
+        assert_eq!(guard.first_use([2; 16], now), FirstUse::Yes);
+        assert_eq!(
+            guard.first_use([1; 16], now + 5 * CLOCK_LEEWAY),
+            FirstUse::Yes
+        );
+    }
+
+    #[test]
+    fn memory_is_bounded_and_old_nonces_make_room() {
+        let guard = ReplayGuard::default();
+        let now = Duration::from_secs(1_700_000_000);
+        for i in 0..MAX_NONCES as u128 {
+            assert_eq!(guard.first_use(i.to_be_bytes(), now), FirstUse::Yes);
+        }
+        assert_eq!(guard.first_use([0xff; 16], now), FirstUse::Full);
+        assert_eq!(
+            guard.first_use([0xff; 16], now + 3 * CLOCK_LEEWAY),
+            FirstUse::Yes
+        );
+    }
+}

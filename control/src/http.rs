@@ -1,0 +1,206 @@
+//! Serving HTTP: one place with the deadlines and bounds that every listener of this process has.
+
+use std::convert::Infallible;
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::ConnectInfo;
+use hyper::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpListener;
+use tokio::time::{Instant, Sleep, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower::ServiceExt as _;
+
+/// How long a client may take to send a request's head, and may rest between requests.
+const HEAD_TIME: Duration = Duration::from_secs(10);
+
+/// How often a quiet HTTP/2 client is asked whether it is still there, and how long it may take to answer.
+const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
+
+/// Requests of one HTTP/2 client at a time.
+const MAX_REQUESTS: u32 = 100;
+
+/// What an HTTP/2 client may send before it is read: for one request, and for all.
+const REQUEST_WINDOW: u32 = 64 * 1024;
+const CLIENT_WINDOW: u32 = 1024 * 1024;
+
+/// The longest head that is read, in octets.
+const MAX_HEAD: u32 = 16 * 1024;
+
+/// A client on whose connection no byte moves for this long is gone. Longer than the pauses of [`PING`] and of the pages'
+/// event streams.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// How long open requests may take to finish when the listener stops.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+/// The pause after the kernel could not hand over a connection.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// What a client speaks, as its TLS handshake has settled it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    Http1,
+    Http2,
+}
+
+/// Serves one client until it leaves or is idle for too long, or until its open requests are answered after `stop`.
+pub(crate) async fn serve_client(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    protocol: Protocol,
+    client: SocketAddr,
+    router: Router,
+    stop: CancellationToken,
+) {
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(client));
+        let router = router.clone();
+        async move {
+            let Ok(response) = router.oneshot(request.map(Body::new)).await;
+            Ok::<_, Infallible>(response)
+        }
+    });
+    let stream = TokioIo::new(IdleLimit::new(stream));
+    let served = match protocol {
+        Protocol::Http1 => {
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIME)
+                .max_buf_size(MAX_HEAD as usize)
+                .serve_connection(stream, service)
+                .with_upgrades();
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+                }
+            }
+        }
+        Protocol::Http2 => {
+            let connection = http2::Builder::new(TokioExecutor::new())
+                .timer(TokioTimer::new())
+                .max_concurrent_streams(MAX_REQUESTS)
+                .initial_stream_window_size(REQUEST_WINDOW)
+                .initial_connection_window_size(CLIENT_WINDOW)
+                .max_header_list_size(MAX_HEAD)
+                .keep_alive_interval(PING.0)
+                .keep_alive_timeout(PING.1)
+                .serve_connection(stream, service);
+            let mut connection = std::pin::pin!(connection);
+            tokio::select! {
+                served = connection.as_mut() => served,
+                () = stop.cancelled() => {
+                    connection.as_mut().graceful_shutdown();
+                    timeout(GOODBYE, connection).await.unwrap_or(Ok(()))
+                }
+            }
+        }
+    };
+    if let Err(error) = served {
+        tracing::debug!(%error, "an HTTP client's connection has ended early");
+    }
+}
+
+/// Accepts clients in clear until `stop`, at most `most` at a time; for loopback listeners only.
+pub(crate) async fn serve_loopback(
+    listener: TcpListener,
+    router: Router,
+    most: usize,
+    stop: CancellationToken,
+) {
+    let clients = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((stream, client)) if clients.len() < most => {
+                clients.spawn(serve_client(
+                    stream,
+                    Protocol::Http1,
+                    client,
+                    router.clone(),
+                    stop.clone(),
+                ));
+            }
+            Ok(_) => {} // full: closed at once
+            Err(_) => sleep(ACCEPT_PAUSE).await,
+        }
+    }
+    clients.close();
+    let _ = timeout(GOODBYE, clients.wait()).await;
+}
+
+/// A stream that fails when no byte has moved in either direction for [`IDLE_TIME`].
+struct IdleLimit<S> {
+    stream: S,
+    deadline: Pin<Box<Sleep>>,
+}
+
+impl<S> IdleLimit<S> {
+    fn new(stream: S) -> Self {
+        Self {
+            stream,
+            deadline: Box::pin(sleep(IDLE_TIME)),
+        }
+    }
+
+    /// Passes on what an operation gave, and takes progress or lack of it into account.
+    fn watch<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.deadline.as_mut().reset(Instant::now() + IDLE_TIME);
+            return result;
+        }
+        ready!(self.deadline.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for IdleLimit<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
+        self.watch(cx, result)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for IdleLimit<S> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        octets: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let result = Pin::new(&mut self.stream).poll_write(cx, octets);
+        self.watch(cx, result)
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,358 @@
+//! `causeway`: runs the server, checks its configuration, and carries the operator's verbs to it.
+
+use std::io::IsTerminal as _;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::{Context as _, bail};
+use clap::{Args, Parser, Subcommand};
+use control::authority::Authority;
+use control::config::Config;
+use control::devices::Devices;
+use control::operator::{self, Answer, AskError, DeviceVerb, ListedDevice, Verb};
+use control::state::{StateDirectory, replace_file};
+use control::store::Store;
+use control::up::{self, Addresses, Running};
+use directory::Zone;
+use relay::signal::Termination;
+use tracing_subscriber::EnvFilter;
+
+/// The remote-access cloud of a NAS vendor or a self-hoster.
+#[derive(Parser)]
+#[command(name = "causeway", version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Runs the server: control, relay and ddns in one process.
+    Up(Box<UpOptions>),
+    /// Checks a configuration file and says what is wrong with it.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Registers, lists and removes devices.
+    Device {
+        #[command(subcommand)]
+        verb: DeviceCommand,
+    },
+    /// Prints a link with which the operator signs in to the pages, once.
+    SignIn(StateOption),
+}
+
+#[derive(Args)]
+struct UpOptions {
+    /// A demo on loopback, with a device of its own and no file at all.
+    #[arg(long, conflicts_with = "config", required_unless_present = "config")]
+    demo: bool,
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The zone, such as nas.example.com.
+    #[arg(long, value_name = "NAME")]
+    zone: Option<String>,
+    /// Where visitors and agents arrive, TCP and UDP [demo: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR")]
+    front: Option<SocketAddr>,
+    /// Where plain HTTP is redirected to the front [demo: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    http: Option<SocketAddr>,
+    /// Where DNS is spoken, UDP and TCP [demo: 127.0.0.1:5300]
+    #[arg(long, value_name = "ADDR")]
+    dns: Option<SocketAddr>,
+    /// Where metrics and health are answered [default: 127.0.0.1:9400]
+    #[arg(long, value_name = "ADDR")]
+    admin: Option<SocketAddr>,
+    /// Take no tunnels over QUIC; agents fall back to TLS.
+    #[arg(long)]
+    no_udp: bool,
+    /// Writes a JSON object with the addresses really bound, once everything answers.
+    #[arg(long, value_name = "PATH")]
+    ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    state: StateOption,
+}
+
+#[derive(Args)]
+struct StateOption {
+    /// Where the server keeps what must last [default: $XDG_STATE_HOME/causeway or ~/.local/state/causeway]
+    #[arg(long = "state", value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+enum DeviceCommand {
+    /// Registers a name and prints a code for its agent: it works once, within ten minutes.
+    Add {
+        /// One DNS label, such as mynas.
+        name: String,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Prints a fresh DDNS key for a device; an earlier one stops working.
+    Key {
+        /// The device's name.
+        name: String,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Lists the devices.
+    List {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Removes a device: its tunnel is cut, its name stops resolving, nothing of it is kept.
+    Remove {
+        /// The device's name.
+        name: String,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+    match Box::pin(act(Arguments::parse().command)).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("causeway: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn act(command: Command) -> anyhow::Result<()> {
+    match command {
+        Command::Up(options) => up(*options).await,
+        Command::Check { file } => {
+            Config::read(&file)?;
+            println!("{}: good", file.display());
+            Ok(())
+        }
+        Command::Device { verb } => {
+            let (verb, state, json) = verb.parts();
+            show(ask(state, verb).await?, json)
+        }
+        Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
+    }
+}
+
+/// Runs the server until a signal; the first ends it in order, the second at once.
+async fn up(options: UpOptions) -> anyhow::Result<()> {
+    let mut termination = Termination::new()?;
+    let ready_file = options.ready_file.clone();
+    let (config, demo) = options.config()?;
+    let running = tokio::select! {
+        () = termination.received() => return Ok(()),
+        started = Box::pin(up::start(config, demo)) => started?,
+    };
+    let addresses = running.addresses();
+    if let Some(file) = ready_file {
+        let json = serde_json::to_vec_pretty(&addresses)?;
+        replace_file(&file, &json, 0o644)?;
+    }
+    print!("{}", overview(&running, &addresses)?);
+    println!("ready");
+    termination.received().await;
+    eprintln!("stopping; a second signal ends at once");
+    tokio::select! {
+        () = Box::pin(running.shutdown()) => Ok(()),
+        () = termination.received() => bail!("ended before every visitor had left"),
+    }
+}
+
+impl UpOptions {
+    fn config(self) -> anyhow::Result<(Config, bool)> {
+        let mut config = match &self.config {
+            Some(file) => Config::read(file)?,
+            None => Config::demo(),
+        };
+        if let Some(zone) = self.zone {
+            config.zone = Zone::parse(&zone).with_context(|| format!("--zone {zone}"))?;
+        }
+        if let Some(state) = self.state.directory {
+            config.state = state;
+        }
+        if let Some(front) = self.front {
+            config.relay.front = front;
+        }
+        if let Some(http) = self.http {
+            config.relay.http = Some(http);
+        }
+        if let Some(dns) = self.dns {
+            config.ddns.get_or_insert_default().listen = dns;
+        }
+        if let Some(admin) = self.admin {
+            config.admin.listen = admin;
+        }
+        if self.no_udp {
+            config.relay.udp = false;
+        }
+        Ok((config, self.demo))
+    }
+}
+
+/// What is where, for a person.
+fn overview(running: &Running, addresses: &Addresses) -> anyhow::Result<String> {
+    let cloud = running.cloud_url();
+    let mut rows = Vec::new();
+    if let Some(demo) = running.demo_url() {
+        rows.push(("demo page", demo));
+    }
+    rows.push((
+        "sign in",
+        format!("{}  (once, within ten minutes)", running.sign_in_link()?),
+    ));
+    if let Some(dns) = addresses.dns {
+        let name = if running.demo_url().is_some() {
+            format!("demo.{}", addresses.zone)
+        } else {
+            addresses.zone.clone()
+        };
+        rows.push(("DNS", format!("dig @{} -p {} {name}", dns.ip(), dns.port())));
+    }
+    rows.push(("metrics", format!("http://{}/metrics", addresses.admin)));
+    rows.push((
+        "trust",
+        format!(
+            "{}  (curl --cacert; only for {})",
+            addresses.ca.display(),
+            addresses.zone
+        ),
+    ));
+    rows.push(("state", addresses.state.display().to_string()));
+    let state = if addresses.state == StateDirectory::default_path() {
+        String::new()
+    } else {
+        format!(" --state {}", addresses.state.display())
+    };
+    rows.push(("add a device", format!("causeway device add mynas{state}")));
+    let pair = format!(
+        "causeway-agent pair --control {} --ca {} --code CODE",
+        cloud.trim_end_matches('/'),
+        addresses.ca.display()
+    );
+    rows.push(("", pair));
+    rows.push((
+        "",
+        "causeway-agent run --origin http://127.0.0.1:80".to_owned(),
+    ));
+    let mut text = format!("Causeway serves {}.\n\n", addresses.zone);
+    for (what, value) in rows {
+        text.push_str(&format!("  {what:<14}{value}\n"));
+    }
+    text.push('\n');
+    Ok(text)
+}
+
+impl DeviceCommand {
+    /// What is asked, of which server, and whether a program wants to know.
+    fn parts(self) -> (Verb, StateOption, bool) {
+        match self {
+            Self::Add { name, state } => (Verb::Device(DeviceVerb::Add(name)), state, false),
+            Self::Key { name, state } => (Verb::Device(DeviceVerb::Key(name)), state, false),
+            Self::List { json, state } => (Verb::ListDevices, state, json),
+            Self::Remove { name, state } => (Verb::Device(DeviceVerb::Remove(name)), state, false),
+        }
+    }
+}
+
+/// Facts go to standard output, one to a line; advice goes beside it.
+fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
+    match answer {
+        Answer::Added {
+            host,
+            code,
+            control,
+        } => {
+            println!("name: {host}");
+            println!("code: {}", code.reveal());
+            let control = control.unwrap_or_else(|| "https://cloud.ZONE".to_owned());
+            eprintln!(
+                "Within ten minutes, on the device: causeway-agent pair --control {control} --code CODE"
+            );
+        }
+        Answer::Key { host, user, key } => {
+            println!("host: {host}");
+            println!("user: {user}");
+            println!("key: {}", key.reveal());
+        }
+        Answer::Devices(devices) if json => println!("{}", serde_json::to_string_pretty(&devices)?),
+        Answer::Devices(devices) => print!("{}", table(&devices)),
+        Answer::Removed => println!("removed"),
+        Answer::Link { url, good_for } => {
+            println!("{}", url.reveal());
+            eprintln!("It works once, within {} minutes.", good_for / 60);
+        }
+        Answer::Refused(sentence) => bail!(sentence),
+    }
+    Ok(())
+}
+
+fn table(devices: &[ListedDevice]) -> String {
+    if devices.is_empty() {
+        return "no devices yet; `causeway device add NAME` registers one\n".to_owned();
+    }
+    let width = devices
+        .iter()
+        .map(|device| device.host.len())
+        .max()
+        .unwrap_or(0);
+    let mut text = String::new();
+    for device in devices {
+        let transport = device
+            .transport
+            .as_deref()
+            .map(|transport| format!(" ({transport})"))
+            .unwrap_or_default();
+        text.push_str(&format!(
+            "{:<width$}  {}{transport}\n",
+            device.host, device.state
+        ));
+    }
+    text
+}
+
+/// Asks the running server, or does it on the database when none runs.
+async fn ask(state: StateOption, verb: Verb) -> anyhow::Result<Answer> {
+    let path = state.directory.unwrap_or_else(StateDirectory::default_path);
+    match operator::ask(&path.join("causeway.sock"), &verb).await {
+        Err(AskError::NotRunning) => offline(&path, verb).await,
+        asked => Ok(asked?),
+    }
+}
+
+async fn offline(path: &Path, verb: Verb) -> anyhow::Result<Answer> {
+    let database = path.join("causeway.db");
+    if !database.exists() {
+        bail!(
+            "{} holds no causeway state; name its directory with --state",
+            path.display()
+        );
+    }
+    let state = StateDirectory::open(path)?;
+    let _lock = state.lock()?; // a server that is just starting must not be raced
+    let store = Store::open_existing(&database).await?;
+    let zone = store.zone().await?;
+    let authority = Arc::new(Authority::open(&state, &zone)?);
+    let (writer, directory) = directory::directory(zone);
+    let devices = Devices::load(store.clone(), writer, directory, authority).await?;
+    let answer = operator::act_offline(&devices, verb).await;
+    store.close().await;
+    Ok(answer)
+}

@@ -1,0 +1,315 @@
+//! The operator's verbs: `causeway device …` and `causeway sign-in` speak to the running `up` over a socket in its state
+//! directory, one line of JSON each way. The socket's permissions are the authorisation.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::api::{Cloud, DeviceRow, DeviceState, https_url, rows};
+use crate::devices::Devices;
+use crate::sign_in::LINK_LIFE;
+
+/// The socket's name in the state directory.
+pub(crate) const SOCKET: &str = "causeway.sock";
+
+/// How long either side may take to say its line.
+const LINE_TIME: Duration = Duration::from_secs(10);
+
+/// The longest question, in octets.
+const MAX_QUESTION: u64 = 4096;
+
+/// Verbs answered at a time.
+const MAX_CLIENTS: usize = 16;
+
+/// What an operator asks for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verb {
+    /// Change something about a device.
+    Device(DeviceVerb),
+    /// List the devices.
+    ListDevices,
+    /// Make a link to sign in with.
+    SignIn,
+}
+
+/// What can be changed about the device of a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DeviceVerb {
+    /// Register the name and make a code for its agent.
+    Add(String),
+    /// Make a fresh DDNS key.
+    Key(String),
+    /// Remove it.
+    Remove(String),
+}
+
+/// What is answered. Secrets in it are shown once, to whoever may open the socket.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Answer {
+    /// The name is registered.
+    Added {
+        /// The full name.
+        host: String,
+        /// The code for its agent.
+        code: Secret,
+        /// Where its agent pairs; absent when no server is running.
+        control: Option<String>,
+    },
+    /// The key is made.
+    Key {
+        /// What a DDNS client gives as its user.
+        user: String,
+        /// And as its password.
+        key: Secret,
+        /// The device's full name.
+        host: String,
+    },
+    /// The devices.
+    Devices(Vec<ListedDevice>),
+    /// The device is gone.
+    Removed,
+    /// The link is made.
+    Link {
+        /// Opens the pages, once.
+        url: Secret,
+        /// For how long, in seconds.
+        good_for: u64,
+    },
+    /// It was not done.
+    Refused(String),
+}
+
+/// A secret on its way to the one who may see it; never in a log.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct Secret(String);
+
+impl Secret {
+    /// The secret itself, for the one place that shows it.
+    pub fn reveal(&self) -> &str {
+        &self.0
+    }
+}
+
+impl std::fmt::Debug for Secret {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
+/// A device as the command line lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedDevice {
+    /// Its name under the zone.
+    pub name: String,
+    /// Its full name.
+    pub host: String,
+    /// `attached`, `away`, `not_paired`, or `unknown` when no server is running.
+    pub state: String,
+    /// What its tunnel runs over, while it is attached.
+    pub transport: Option<String>,
+    /// The addresses that its agent reports of itself.
+    pub addresses: Vec<std::net::IpAddr>,
+}
+
+/// Why the running server could not be asked.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No server is running on this state directory.
+    #[error("no causeway is running on this state directory")]
+    NotRunning,
+    /// It is running, and did not answer.
+    #[error("the running causeway did not answer: {0}")]
+    NoAnswer(#[from] io::Error),
+}
+
+/// Asks the server that runs on the state directory of `socket`.
+///
+/// # Errors
+/// If none is running, or it does not answer in time.
+pub async fn ask(socket: &Path, verb: &Verb) -> Result<Answer, AskError> {
+    let mut stream = match UnixStream::connect(socket).await {
+        Ok(stream) => stream,
+        Err(error)
+            if matches!(
+                error.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+            ) =>
+        {
+            return Err(AskError::NotRunning);
+        }
+        Err(error) => return Err(error.into()),
+    };
+    let exchange = async {
+        let mut line = serde_json::to_vec(verb)?;
+        line.push(b'\n');
+        stream.write_all(&line).await?;
+        let mut answer = String::new();
+        BufReader::new(&mut stream).read_line(&mut answer).await?;
+        Ok::<_, io::Error>(serde_json::from_str(&answer)?)
+    };
+    let answered = timeout(LINE_TIME, exchange).await;
+    Ok(answered.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))??)
+}
+
+/// Does what `verb` asks without a running server. Only the database knows; nobody is attached.
+pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
+    match verb {
+        Verb::ListDevices => {
+            let zone = devices.directory().zone();
+            let listed = devices
+                .directory()
+                .devices()
+                .into_iter()
+                .map(|device| ListedDevice {
+                    name: device.name.to_string(),
+                    host: zone.name_of(&device.name),
+                    state: "unknown".to_owned(),
+                    transport: None,
+                    addresses: Vec::new(),
+                });
+            Answer::Devices(listed.collect())
+        }
+        Verb::SignIn => {
+            Answer::Refused("there is nothing to sign in to: no causeway is running".to_owned())
+        }
+        Verb::Device(verb) => change(devices, verb, None).await,
+    }
+}
+
+/// Binds the socket at `path`, for its owner only. A socket left by a server that was killed is replaced; the caller holds
+/// the state directory's lock.
+pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
+    match fs::remove_file(path) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(error),
+    }
+    let listener = UnixListener::bind(path)?; // in a directory that only its owner may enter
+    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    Ok(listener)
+}
+
+/// Answers verbs until `stop`.
+pub(crate) async fn serve(listener: UnixListener, cloud: Arc<Cloud>, stop: CancellationToken) {
+    let clients = TaskTracker::new();
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            accepted = listener.accept() => accepted,
+        };
+        if let Ok((stream, _)) = accepted
+            && clients.len() < MAX_CLIENTS
+        {
+            let cloud = Arc::clone(&cloud);
+            clients.spawn(async move {
+                if let Ok(Err(error)) = timeout(LINE_TIME, answer(stream, &cloud)).await {
+                    tracing::debug!(%error, "an operator's verb was not answered");
+                }
+            });
+        }
+    }
+}
+
+async fn answer(mut stream: UnixStream, cloud: &Cloud) -> io::Result<()> {
+    let mut line = String::new();
+    BufReader::new((&mut stream).take(MAX_QUESTION))
+        .read_line(&mut line)
+        .await?;
+    let answer = match serde_json::from_str(&line) {
+        Ok(verb) => act(cloud, verb).await,
+        Err(error) => Answer::Refused(format!("the request makes no sense: {error}")),
+    };
+    let mut line = serde_json::to_vec(&answer)?;
+    line.push(b'\n');
+    stream.write_all(&line).await
+}
+
+async fn act(cloud: &Cloud, verb: Verb) -> Answer {
+    match verb {
+        Verb::ListDevices => match rows(cloud).await {
+            Ok(rows) => Answer::Devices(rows.into_iter().map(listed).collect()),
+            Err(_) => Answer::Refused("the database does not answer".to_owned()),
+        },
+        Verb::SignIn => match sign_in_link(cloud) {
+            Ok(url) => Answer::Link {
+                url: Secret(url),
+                good_for: LINK_LIFE.as_secs(),
+            },
+            Err(error) => Answer::Refused(error.to_string()),
+        },
+        Verb::Device(verb) => change(&cloud.devices, verb, Some(cloud_url(cloud))).await,
+    }
+}
+
+/// `https://cloud.<zone>[:port]/`
+pub(crate) fn cloud_url(cloud: &Cloud) -> String {
+    https_url(
+        &cloud.zone.operator_name(directory::OperatorName::Cloud),
+        cloud.port,
+    )
+}
+
+/// A link that signs the operator in, once. Its token stands behind the `#`, which browsers send to nobody.
+pub(crate) fn sign_in_link(cloud: &Cloud) -> Result<String, getrandom::Error> {
+    let token = cloud.sign_in.new_link(Instant::now())?;
+    Ok(format!("{}#sign-in={}", cloud_url(cloud), token.reveal()))
+}
+
+async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) -> Answer {
+    let zone = devices.directory().zone();
+    let changed = match verb {
+        DeviceVerb::Add(name) => devices.add(&name).await.map(|added| {
+            tracing::info!(host = added.host, "a device's name was registered");
+            let control = control.map(|url| url.trim_end_matches('/').to_owned());
+            Answer::Added {
+                host: added.host,
+                code: Secret(added.code.reveal().to_string()),
+                control,
+            }
+        }),
+        DeviceVerb::Key(name) => devices.new_ddns_key(&name).await.map(|made| {
+            tracing::info!(device = made.user, "a device has a new DDNS key");
+            let host = format!("{}.{zone}", made.user);
+            Answer::Key {
+                host,
+                user: made.user,
+                key: Secret(made.key.reveal().to_owned()),
+            }
+        }),
+        DeviceVerb::Remove(name) => devices.remove(&name).await.map(|()| {
+            tracing::info!(device = name, "a device was removed");
+            Answer::Removed
+        }),
+    };
+    changed.unwrap_or_else(|error| Answer::Refused(error.to_string()))
+}
+
+fn listed(row: DeviceRow) -> ListedDevice {
+    let state = match row.state {
+        DeviceState::Attached => "attached",
+        DeviceState::Away => "away",
+        DeviceState::NotPaired => "not_paired",
+    };
+    ListedDevice {
+        name: row.name,
+        host: row.host,
+        state: state.to_owned(),
+        transport: row.transport.map(str::to_owned),
+        addresses: row.addresses,
+    }
+}

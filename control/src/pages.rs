@@ -1,0 +1,139 @@
+//! The pages of `https://cloud.<zone>`: the operator's list of devices, and the page that explains an unreachable device.
+//!
+//! They are compiled in, load nothing from elsewhere, and run no script but their own.
+
+use std::sync::Arc;
+
+use askama::Template;
+use axum::Router;
+use axum::extract::State;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+};
+use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::response::{Html, IntoResponse, Response};
+use axum::routing::get;
+use tower_http::set_header::SetResponseHeaderLayer;
+
+use crate::api::{self, ApiError, Cloud, Operator};
+
+/// Nothing from other sites, nothing inline, no framing.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
+                      connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'";
+
+const CROSS_ORIGIN_OPENER_POLICY: HeaderName =
+    HeaderName::from_static("cross-origin-opener-policy");
+
+/// The page routes, and the headers that every answer of this host carries.
+pub(crate) fn router(cloud: Arc<Cloud>, api: Router) -> Router {
+    let always =
+        |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
+    Router::new()
+        .route("/", get(home))
+        .route("/offline", get(offline))
+        .route(
+            "/style.css",
+            get((
+                [(CONTENT_TYPE, "text/css")],
+                include_str!("../pages/style.css"),
+            )),
+        )
+        .route(
+            "/devices.js",
+            get((
+                [(CONTENT_TYPE, "text/javascript")],
+                include_str!("../pages/devices.js"),
+            )),
+        )
+        .route(
+            "/sign-in.js",
+            get((
+                [(CONTENT_TYPE, "text/javascript")],
+                include_str!("../pages/sign-in.js"),
+            )),
+        )
+        .fallback(not_found)
+        .with_state(cloud)
+        .merge(api)
+        .layer(always(CONTENT_SECURITY_POLICY, POLICY))
+        .layer(always(X_CONTENT_TYPE_OPTIONS, "nosniff"))
+        .layer(always(REFERRER_POLICY, "no-referrer"))
+        .layer(always(CROSS_ORIGIN_OPENER_POLICY, "same-origin"))
+        .layer(always(CACHE_CONTROL, "no-store"))
+}
+
+#[derive(Template)]
+#[template(path = "devices.html")]
+struct DevicesPage<'a> {
+    zone: &'a str,
+    rows: String,
+}
+
+#[derive(Template)]
+#[template(path = "sign-in.html")]
+struct SignInPage<'a> {
+    zone: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "offline.html")]
+struct OfflinePage<'a> {
+    zone: &'a str,
+}
+
+#[derive(Template)]
+#[template(path = "not-found.html")]
+struct NotFoundPage<'a> {
+    zone: &'a str,
+}
+
+async fn home(State(cloud): State<Arc<Cloud>>, operator: Result<Operator, ApiError>) -> Response {
+    if operator.is_err() {
+        return page(
+            StatusCode::OK,
+            &SignInPage {
+                zone: cloud.zone.as_str(),
+            },
+        );
+    }
+    let rows = match api::rows(&cloud).await {
+        Ok(rows) => rows,
+        Err(error) => return error.into_response(),
+    };
+    let rows = serde_json::to_string(&rows).unwrap_or_default();
+    page(
+        StatusCode::OK,
+        &DevicesPage {
+            zone: cloud.zone.as_str(),
+            rows,
+        },
+    )
+}
+
+async fn offline(State(cloud): State<Arc<Cloud>>) -> Response {
+    page(
+        StatusCode::OK,
+        &OfflinePage {
+            zone: cloud.zone.as_str(),
+        },
+    )
+}
+
+async fn not_found(State(cloud): State<Arc<Cloud>>) -> Response {
+    page(
+        StatusCode::NOT_FOUND,
+        &NotFoundPage {
+            zone: cloud.zone.as_str(),
+        },
+    )
+}
+
+fn page(status: StatusCode, template: &impl Template) -> Response {
+    match template.render() {
+        Ok(text) => (status, Html(text)).into_response(),
+        Err(error) => {
+            tracing::error!(%error, "a page could not be rendered");
+            StatusCode::INTERNAL_SERVER_ERROR.into_response()
+        }
+    }
+}

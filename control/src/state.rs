@@ -1,0 +1,172 @@
+//! The state directory of a server: database, authority, log of addresses, and the socket of the running process.
+
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+const LOCK: &str = "lock";
+
+/// A state directory.
+#[derive(Clone, Debug)]
+pub struct StateDirectory(PathBuf);
+
+/// Why a state directory cannot be used. Always the operator's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// The file system refused.
+    #[error("{}: {cause}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// Another process works on it.
+    #[error("another causeway uses the state directory {}", .0.display())]
+    InUse(PathBuf),
+}
+
+/// The right to work on a state directory, until it is dropped.
+#[derive(Debug)]
+pub struct StateLock {
+    _file: File,
+}
+
+impl StateDirectory {
+    /// Opens `directory`, making it if needed, readable by its owner only.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StateError> {
+        let directory = directory.into();
+        let made = fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&directory);
+        made.map_err(|cause| StateError::Io {
+            path: directory.clone(),
+            cause,
+        })?;
+        // Absolute, so that what is printed can be used from anywhere.
+        let absolute = std::path::absolute(&directory).map_err(|cause| StateError::Io {
+            path: directory.clone(),
+            cause,
+        })?;
+        Ok(Self(absolute))
+    }
+
+    /// The directory that is used when none is named: `$XDG_STATE_HOME/causeway`, or `~/.local/state/causeway`, or, for a
+    /// service without a home, `/var/lib/causeway`.
+    pub fn default_path() -> PathBuf {
+        let state_home = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+        let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
+        let base = state_home
+            .or(home)
+            .unwrap_or_else(|| PathBuf::from("/var/lib"));
+        base.join("causeway")
+    }
+
+    /// The directory itself.
+    pub fn path(&self) -> &Path {
+        &self.0
+    }
+
+    /// A file in it.
+    pub fn file(&self, name: &str) -> PathBuf {
+        self.0.join(name)
+    }
+
+    /// Takes the directory for this process.
+    ///
+    /// # Errors
+    /// [`StateError::InUse`] if another process has it.
+    pub fn lock(&self) -> Result<StateLock, StateError> {
+        let path = self.file(LOCK);
+        let opened = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(&path);
+        let file = opened.map_err(|cause| StateError::Io {
+            path: path.clone(),
+            cause,
+        })?;
+        match file.try_lock() {
+            Ok(()) => Ok(StateLock { _file: file }),
+            Err(TryLockError::WouldBlock) => Err(StateError::InUse(self.0.clone())),
+            Err(TryLockError::Error(cause)) => Err(StateError::Io { path, cause }),
+        }
+    }
+
+    /// The text of a file in it.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn read(&self, name: &str) -> Result<String, StateError> {
+        let path = self.file(name);
+        fs::read_to_string(&path).map_err(|cause| StateError::Io { path, cause })
+    }
+
+    /// Replaces a file as a whole, durably, readable by its owner only.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write(&self, name: &str, octets: &[u8]) -> Result<(), StateError> {
+        replace_file(&self.file(name), octets, 0o600)
+    }
+
+    /// The same for a file that everybody may read.
+    ///
+    /// # Errors
+    /// If it cannot be written.
+    pub fn write_public(&self, name: &str, octets: &[u8]) -> Result<(), StateError> {
+        replace_file(&self.file(name), octets, 0o644)
+    }
+}
+
+/// Replaces the file at `path` as a whole, durably: after a crash it is either the old or the new one.
+///
+/// # Errors
+/// If it cannot be written.
+pub fn replace_file(path: &Path, octets: &[u8], mode: u32) -> Result<(), StateError> {
+    let error = |cause| StateError::Io {
+        path: path.to_owned(),
+        cause,
+    };
+    let directory = match path.parent() {
+        Some(parent) if !parent.as_os_str().is_empty() => parent,
+        _ => Path::new("."),
+    };
+    let mut temporary = path.as_os_str().to_owned();
+    temporary.push(".new");
+    let written = (|| {
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(true)
+            .mode(mode)
+            .open(&temporary)?;
+        file.write_all(octets)?;
+        file.sync_all()?;
+        fs::rename(&temporary, path)?;
+        File::open(directory)?.sync_all()
+    })();
+    written.map_err(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_process_at_a_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        let lock = state.lock().unwrap();
+        assert!(matches!(state.lock(), Err(StateError::InUse(_))));
+        drop(lock);
+        assert!(state.lock().is_ok());
+    }
+}

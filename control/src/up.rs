@@ -1,0 +1,459 @@
+//! The composition root: builds every part, joins them, and takes them down again in order. The only place that knows
+//! relay, ddns and control at once.
+//!
+//! ```text
+//!   state ─► store ─► Directory ─► relay ─► ddns ─► API and pages ─► operator's socket ─► admin ─► demo device
+//! ```
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use directory::OperatorName;
+use prometheus::Registry;
+use relay::server::{CloudVisitor, Parts};
+use relay::tls::{CertificateSlot, Roots, TlsError};
+use tokio::sync::{mpsc, watch};
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::admin::{Admin, Watched};
+use crate::api::{self, Cloud, Metrics, https_url};
+use crate::authority::{Authority, AuthorityError};
+use crate::config::Config;
+use crate::demo::{self, Demo, DemoError, Place};
+use crate::devices::Devices;
+use crate::http::{self, Protocol};
+use crate::operator;
+use crate::pages;
+use crate::probe;
+use crate::sign_in::SignIn;
+use crate::state::{StateDirectory, StateError, StateLock};
+use crate::store::{Store, StoreError};
+
+/// The database's file in the state directory.
+pub(crate) const DATABASE: &str = "causeway.db";
+
+/// Visitors of the operator's pages waiting to be served.
+const CLOUD_QUEUE: usize = 256;
+
+/// How long the parts may take to end once their visitors are gone.
+const GOODBYE: Duration = Duration::from_secs(1);
+
+/// How often it is looked at whether the operator's certificates must be renewed. The clock may jump.
+const RENEWAL_LOOK: Duration = Duration::from_secs(60 * 60);
+
+/// Why the server did not start.
+#[derive(Debug, thiserror::Error)]
+pub enum UpError {
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The database.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// The certificate authority.
+    #[error(transparent)]
+    Authority(#[from] AuthorityError),
+    /// Certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The relay.
+    #[error("{}", with_option(.0))]
+    Relay(#[from] relay::server::StartError),
+    /// The DNS server.
+    #[error("{0}, or with --dns")]
+    Ddns(#[from] ddns::StartError),
+    /// Metrics registered twice.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
+    /// The admin listener.
+    #[error(
+        "admin cannot listen on {address}: {cause}; choose another with `listen` in [admin], or with --admin"
+    )]
+    Admin {
+        /// Where it was to listen.
+        address: SocketAddr,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The operator's socket.
+    #[error("{}: {cause}", path.display())]
+    Socket {
+        /// Where it was to be.
+        path: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The demo device.
+    #[error(transparent)]
+    Demo(#[from] DemoError),
+    /// A part runs and does not answer.
+    #[error("{part} does not answer: {cause}")]
+    Silent {
+        /// Which part.
+        part: &'static str,
+        /// What was heard instead.
+        cause: io::Error,
+    },
+}
+
+/// The relay's words, and the option that mends a failed listener.
+fn with_option(error: &relay::server::StartError) -> String {
+    use relay::server::{Listener, StartError};
+    match error {
+        StartError::Bind {
+            purpose: Listener::Front,
+            ..
+        } => {
+            format!("{error}; choose another with `front` in [relay], or with --front")
+        }
+        StartError::Bind {
+            purpose: Listener::Http,
+            ..
+        } => {
+            format!("{error}; choose another with `http` in [relay], or with --http")
+        }
+        StartError::Tls(_) | StartError::Quic(_) | StartError::Metrics(_) => error.to_string(),
+    }
+}
+
+/// A running server.
+#[derive(Debug)]
+pub struct Running {
+    cloud: Arc<Cloud>,
+    authority: Arc<Authority>,
+    store: Store,
+    state: StateDirectory,
+    relay: relay::server::Handle,
+    ddns: Option<ddns::Handle>,
+    admin: Admin,
+    demo: Option<Demo>,
+    /// Cancelled first: the demo device leaves, readiness ends, open streams of events end.
+    stop: CancellationToken,
+    tasks: TaskTracker,
+    _lock: StateLock,
+}
+
+/// Starts everything in `config`, with the demo device if `with_demo`, and returns when everything answers.
+///
+/// # Errors
+/// If a part cannot start or does not answer.
+pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> {
+    let state = StateDirectory::open(&config.state)?;
+    let lock = state.lock()?;
+    let store = Store::open(&state.file(DATABASE), &config.zone).await?;
+    let authority = Arc::new(Authority::open(&state, &config.zone)?);
+    let (writer, directory) = directory::directory(config.zone.clone());
+    let directory_changes = count_changes(&directory);
+    let devices = Devices::load(
+        store.clone(),
+        writer,
+        directory.clone(),
+        Arc::clone(&authority),
+    )
+    .await?;
+
+    let registry = Registry::new();
+    let certificates = OperatorCertificates::issue(Arc::clone(&authority))?;
+    let (cloud_visitors, visitors) = mpsc::channel(CLOUD_QUEUE);
+    let parts = Parts {
+        directory: directory.clone(),
+        relay_certificate: certificates.relay.clone(),
+        cloud_certificate: certificates.cloud.clone(),
+        cloud_visitors,
+    };
+    let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
+    let stop = CancellationToken::new();
+    let ddns = start_ddns(&config, &state, &directory, &registry).await?;
+
+    let cloud = Arc::new(Cloud {
+        zone: config.zone.clone(),
+        port: relay.front().port(),
+        trust_root: authority.certificate_pem().to_owned(),
+        relays: vec![format!(
+            "{}:{}",
+            config.zone.operator_name(OperatorName::Relay),
+            relay.front().port()
+        )],
+        devices,
+        presence: relay.presence(),
+        directory_changes,
+        sign_in: SignIn::default(),
+        replays: Default::default(),
+        metrics: Metrics::register(&registry)?,
+        stop: stop.clone(),
+    });
+    let mut router = api::router(Arc::clone(&cloud));
+    if let Some(ddns) = &ddns {
+        router = router.merge(ddns.router());
+    }
+    let router = pages::router(Arc::clone(&cloud), router);
+    let tasks = TaskTracker::new();
+    tasks.spawn(serve_cloud(visitors, router, stop.clone(), tasks.clone()));
+    tasks.spawn(certificates.keep_fresh(stop.clone()));
+
+    let socket = state.file(operator::SOCKET);
+    let listener = operator::bind(&socket).map_err(|cause| UpError::Socket {
+        path: socket,
+        cause,
+    })?;
+    tasks.spawn(operator::serve(listener, Arc::clone(&cloud), stop.clone()));
+    let watched = Watched {
+        registry,
+        store: store.clone(),
+        draining: stop.clone(),
+    };
+    let admin = Admin::start(config.admin.listen, watched).map_err(|cause| UpError::Admin {
+        address: config.admin.listen,
+        cause,
+    })?;
+
+    let demo = if with_demo {
+        let place = Place {
+            devices: &cloud.devices,
+            state: &state,
+            cloud: operator::cloud_url(&cloud),
+            front: probe::reachable(relay.front()),
+            relays: cloud.relays.clone(),
+            trust_root: &cloud.trust_root,
+        };
+        Some(Demo::start(place, stop.clone()).await?)
+    } else {
+        None
+    };
+    let running = Running {
+        cloud,
+        authority,
+        store,
+        state,
+        relay,
+        ddns,
+        admin,
+        demo,
+        stop,
+        tasks,
+        _lock: lock,
+    };
+    running.probe().await?;
+    Ok(running)
+}
+
+/// What is where in a running server.
+#[derive(Clone, Debug, serde::Serialize)]
+pub struct Addresses {
+    /// The zone.
+    pub zone: String,
+    /// Where visitors and agents arrive: TCP, and UDP unless it is off.
+    pub front: SocketAddr,
+    /// Where plain HTTP is redirected.
+    pub http: Option<SocketAddr>,
+    /// Where DNS is spoken, UDP and TCP.
+    pub dns: Option<SocketAddr>,
+    /// Where metrics and health are answered.
+    pub admin: SocketAddr,
+    /// The file with the certificate to trust for the zone.
+    pub ca: PathBuf,
+    /// The state directory.
+    pub state: PathBuf,
+}
+
+impl Running {
+    /// What is where: the addresses really bound.
+    pub fn addresses(&self) -> Addresses {
+        Addresses {
+            zone: self.cloud.zone.to_string(),
+            front: self.relay.front(),
+            http: self.relay.http(),
+            dns: self.ddns.as_ref().map(ddns::Handle::addr),
+            admin: self.admin.address(),
+            ca: self.authority.certificate_file().to_owned(),
+            state: self.state.path().to_owned(),
+        }
+    }
+
+    /// `https://cloud.<zone>[:port]/`
+    pub fn cloud_url(&self) -> String {
+        operator::cloud_url(&self.cloud)
+    }
+
+    /// Where the demo page is, if there is one.
+    pub fn demo_url(&self) -> Option<String> {
+        self.demo
+            .as_ref()
+            .map(|_| https_url(&self.demo_host(), self.cloud.port))
+    }
+
+    fn demo_host(&self) -> String {
+        format!("{}.{}", demo::NAME, self.cloud.zone)
+    }
+
+    /// A link that signs the operator in, once.
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn sign_in_link(&self) -> Result<String, getrandom::Error> {
+        operator::sign_in_link(&self.cloud)
+    }
+
+    /// Asks every part over its own socket.
+    async fn probe(&self) -> Result<(), UpError> {
+        let roots = Roots::from_pem(self.authority.certificate_pem())?;
+        let silent = |part| move |cause| UpError::Silent { part, cause };
+        let front = self.relay.front();
+        let cloud = self.cloud.zone.operator_name(OperatorName::Cloud);
+        probe::https(front, &cloud, "/offline", &roots)
+            .await
+            .map_err(silent("cloud"))?;
+        if let Some(ddns) = &self.ddns {
+            probe::dns(ddns.addr(), self.cloud.zone.as_str())
+                .await
+                .map_err(silent("ddns"))?;
+        }
+        probe::http(self.admin.address(), "/readyz")
+            .await
+            .map_err(silent("admin"))?;
+        if self.demo.is_some() {
+            probe::https(front, &self.demo_host(), "/", &roots)
+                .await
+                .map_err(silent("the demo device"))?;
+        }
+        Ok(())
+    }
+
+    /// Stops in order: readiness first, then visitors as the relay's drain says, then the parts behind them.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.relay.shutdown().await;
+        if let Some(demo) = self.demo {
+            let _ = timeout(GOODBYE, demo.stopped()).await;
+        }
+        if let Some(ddns) = self.ddns
+            && let Err(error) = ddns.shutdown().await
+        {
+            tracing::error!(%error, "ddns had stopped already");
+        }
+        self.tasks.close();
+        let _ = timeout(GOODBYE, self.tasks.wait()).await;
+        self.admin.shutdown().await;
+        self.store.close().await;
+    }
+}
+
+async fn start_ddns(
+    config: &Config,
+    state: &StateDirectory,
+    directory: &directory::Reader,
+    registry: &Registry,
+) -> Result<Option<ddns::Handle>, UpError> {
+    let Some(ddns) = &config.ddns else {
+        return Ok(None);
+    };
+    let public = config.public_addresses();
+    let listen = ddns.listen.ip().to_canonical();
+    let facts = ddns::Facts {
+        state: state.path().to_owned(),
+        nameserver: if listen.is_unspecified() {
+            public.clone()
+        } else {
+            vec![listen]
+        },
+        relay: public,
+    };
+    let stop = CancellationToken::new(); // the handle's own shutdown comes after the visitors'
+    Ok(Some(
+        ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,
+    ))
+}
+
+/// A number that changes with the Directory, for those who show it.
+fn count_changes(directory: &directory::Reader) -> watch::Receiver<u64> {
+    let (changed, changes) = watch::channel(0);
+    directory.watch(move |_| changed.send_modify(|version| *version += 1));
+    changes
+}
+
+/// Serves the visitors of `cloud.<zone>`, whose TLS the front has ended, until the relay hands over no more.
+async fn serve_cloud(
+    mut visitors: mpsc::Receiver<CloudVisitor>,
+    router: axum::Router,
+    stop: CancellationToken,
+    tasks: TaskTracker,
+) {
+    while let Some(CloudVisitor {
+        stream,
+        address,
+        http2,
+        admitted,
+    }) = visitors.recv().await
+    {
+        let protocol = if http2 {
+            Protocol::Http2
+        } else {
+            Protocol::Http1
+        };
+        let served = http::serve_client(stream, protocol, address, router.clone(), stop.clone());
+        tasks.spawn(async move {
+            served.await;
+            drop(admitted);
+        });
+    }
+}
+
+/// The certificates of the operator's own hosts: made at every start, and again before they end.
+struct OperatorCertificates {
+    authority: Arc<Authority>,
+    cloud: CertificateSlot,
+    relay: CertificateSlot,
+}
+
+impl OperatorCertificates {
+    fn issue(authority: Arc<Authority>) -> Result<Self, UpError> {
+        let slot = |name| {
+            let certificate = authority.operator_certificate(name)?;
+            Ok::<_, UpError>(CertificateSlot::from_pem(
+                &certificate.chain,
+                &certificate.key,
+            )?)
+        };
+        Ok(Self {
+            cloud: slot(OperatorName::Cloud)?,
+            relay: slot(OperatorName::Relay)?,
+            authority,
+        })
+    }
+
+    async fn keep_fresh(self, stop: CancellationToken) {
+        let mut issued = std::time::SystemTime::now();
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                () = sleep(RENEWAL_LOOK) => {}
+            }
+            let age = issued.elapsed().unwrap_or_default();
+            if age < Authority::operator_renewal() {
+                continue;
+            }
+            match self.renew() {
+                Ok(()) => issued = std::time::SystemTime::now(),
+                Err(error) => {
+                    tracing::warn!(%error, "the operator's certificates could not be renewed")
+                }
+            }
+        }
+    }
+
+    fn renew(&self) -> Result<(), UpError> {
+        for (name, slot) in [
+            (OperatorName::Cloud, &self.cloud),
+            (OperatorName::Relay, &self.relay),
+        ] {
+            let certificate = self.authority.operator_certificate(name)?;
+            slot.replace(&certificate.chain, &certificate.key)?;
+        }
+        Ok(())
+    }
+}
