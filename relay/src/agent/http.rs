@@ -57,7 +57,8 @@ const VISITOR_WINDOW: u32 = 4 * 1024 * 1024;
 /// What is held of one answer that the visitor has not taken yet.
 const ANSWER_BUFFER: usize = 256 * 1024;
 
-/// The longest head that is read, in octets.
+/// The longest head that is read, in octets; also what each direction of an HTTP/1.1 connection buffers at most, which for
+/// a visitor who reads slowly is all of it.
 const MAX_HEAD: u32 = 64 * 1024;
 
 /// RFC 9110 section 7.6.1: these concern one hop only. TE and trailers are passed on for gRPC's sake.
@@ -112,6 +113,7 @@ pub(super) async fn serve(
     let client: OriginClient = Client::builder(tasks.clone())
         .pool_idle_timeout(ORIGIN_IDLE)
         .pool_timer(TokioTimer::new())
+        .http1_max_buf_size(MAX_HEAD as usize)
         .build(connector);
     let exchange = Exchange {
         client,
