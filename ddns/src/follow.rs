@@ -50,7 +50,7 @@ impl Follower {
         let follower = Arc::downgrade(self);
         self.directory.watch(move |change| {
             if let Some(follower) = follower.upgrade() {
-                let (Change::Put(device) | Change::Removed(device)) = change;
+                let (Change::Put { device, .. } | Change::Removed(device)) = change;
                 follower.settle(&device.name);
             }
         });

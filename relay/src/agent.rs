@@ -210,8 +210,8 @@ struct TunnelKeeper {
 enum Turn {
     /// It ended.
     Ended(Ended),
-    /// The relay asked for another one, after a while; this one lives on for the visitors it has.
-    Drained(Duration),
+    /// The relay asked for another one, after a while; this one lives on for the visitors it has, until it ends.
+    Drained(Duration, oneshot::Receiver<Ended>),
     /// A better one stands already.
     Better(Box<Tunnel>),
 }
@@ -236,10 +236,20 @@ impl TunnelKeeper {
                     after = Some(ended);
                     self.rest(ended).await;
                 }
-                Turn::Drained(wait) => {
+                Turn::Drained(wait, mut old_ended) => {
                     tracing::info!("the relay asks this agent to come back");
-                    self.pause(wait).await;
-                    after = None;
+                    let replacement = async {
+                        self.pause(wait).await;
+                        self.dial(None).await
+                    };
+                    let mut replacement = std::pin::pin!(replacement);
+                    next = tokio::select! {
+                        tunnel = &mut replacement => tunnel,
+                        _ = &mut old_ended => {
+                            self.attached.send_replace(None);
+                            replacement.await
+                        }
+                    };
                 }
                 Turn::Better(tunnel) => next = Some(*tunnel),
             }
@@ -303,7 +313,7 @@ impl TunnelKeeper {
             tokio::select! {
                 biased; // an end before anything that would outlive it
                 ended = &mut ended => return Turn::Ended(ended.unwrap_or(Ended::Broken)),
-                Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait),
+                Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait, ended),
                 Some(_) = tunnels.join_next() => {}
                 () = sleep(UPGRADE), if transport == Transport::Tls => {
                     if let Some(relay) = self.relays.first()

@@ -271,12 +271,13 @@ impl Handle {
 fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
     let sessions = Arc::downgrade(sessions);
     directory.watch(move |change| {
-        let (device, holder) = match change {
-            Change::Put(device) => (device, Some(&**device)),
-            Change::Removed(device) => (device, None),
+        let (before, now) = match change {
+            Change::Put { device, before } => (before.as_ref(), Some(&**device)),
+            Change::Removed(device) => (Some(device), None),
         };
-        if let (Some(sessions), Some(identity)) = (sessions.upgrade(), &device.identity) {
-            register::recheck(&sessions, &identity.id, holder);
+        let identity = before.and_then(|before| before.identity.as_ref());
+        if let (Some(sessions), Some(identity)) = (sessions.upgrade(), identity) {
+            register::recheck(&sessions, &identity.id, now);
         }
     });
 }

@@ -40,7 +40,12 @@ pub fn directory(zone: Zone) -> (Writer, Reader) {
 #[derive(Clone, Debug)]
 pub enum Change {
     /// The device was added, or something about it is different now.
-    Put(Arc<Device>),
+    Put {
+        /// As it is now.
+        device: Arc<Device>,
+        /// What was known under its name before, if anything.
+        before: Option<Arc<Device>>,
+    },
     /// The device is gone, and so is every right it had.
     Removed(Arc<Device>),
 }
@@ -105,13 +110,13 @@ impl Writer {
             .0
             .device_by_name
             .insert(device.name.clone(), Arc::clone(&device));
-        if let Some(before) = before {
+        if let Some(before) = &before {
             self.forget_keys(before.keys().iter().filter(|key| !device.has_key(key)));
         }
         for key in device.keys() {
             self.0.name_by_key.insert(*key, device.name.clone());
         }
-        self.tell(&Change::Put(device));
+        self.tell(&Change::Put { device, before });
     }
 
     /// Removes the device under `name`; `None` if there was none.
@@ -240,7 +245,7 @@ mod tests {
         let log = Arc::clone(&heard);
         reader.watch(move |change| {
             let line = match change {
-                Change::Put(device) => format!("put {}", device.name),
+                Change::Put { device, .. } => format!("put {}", device.name),
                 Change::Removed(device) => format!("removed {}", device.name),
             };
             log.lock().unwrap().push(line);

@@ -1,0 +1,139 @@
+//! An agent that dies without a word: the real program, killed.
+
+use std::io::{BufRead as _, BufReader};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use relay::server::Transport;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+
+use crate::byte_path::origin;
+use crate::world::{SOON, TRANSPORTS, World};
+
+/// `causeway-agent run`, killed when dropped.
+struct Program(Child);
+
+impl Program {
+    /// Starts it and returns when it says that it is attached.
+    fn attached(world: &World, name: &str, origin: &str) -> Self {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_causeway-agent"))
+            .args(["run", "--origin", origin, "--state"])
+            .arg(world.state_of(name))
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut lines = BufReader::new(child.stderr.take().unwrap()).lines();
+        let said = lines
+            .by_ref()
+            .find(|line| line.as_ref().unwrap().contains("attached to the relay"));
+        assert!(said.is_some(), "the agent has ended");
+        std::thread::spawn(move || lines.for_each(drop)); // so that it never blocks on what it logs
+        Self(child)
+    }
+
+    fn kill(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+async fn start(world: &World, name: &str, origin: &str) -> Program {
+    world.device(name);
+    tokio::task::block_in_place(|| Program::attached(world, name, origin))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_waiting_visitor_is_told_within_four_seconds() {
+    for transport in TRANSPORTS {
+        let world = World::start(transport);
+        let (listener, address) = origin("tcp").await;
+        let mut agent = start(&world, "mynas", &address).await;
+        let mut visitor = world.visit("mynas.nas.localhost").await;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        timeout(SOON, visitor.read_u8()).await.unwrap().unwrap();
+
+        agent.kill();
+        let killed = Instant::now();
+        let told = timeout(SOON, visitor.read_u8()).await.unwrap();
+        told.expect_err("the answer does not come any more");
+        assert!(
+            killed.elapsed() < Duration::from_secs(4),
+            "{transport:?} {:?}",
+            killed.elapsed()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_that_comes_after_the_death_is_told_within_four_seconds() {
+    for transport in TRANSPORTS {
+        let world = World::start(transport);
+        let (_listener, address) = origin("tcp").await;
+        let mut agent = start(&world, "mynas", &address).await;
+        agent.kill();
+        let came = Instant::now();
+        world
+            .try_visit("mynas.nas.localhost")
+            .await
+            .expect_err("nobody answers");
+        assert!(
+            came.elapsed() < Duration::from_secs(4),
+            "{transport:?} {:?}",
+            came.elapsed()
+        );
+        // From then on the name is known to have nobody, and the alert comes at once.
+        let again = Instant::now();
+        world
+            .try_visit("mynas.nas.localhost")
+            .await
+            .expect_err("nobody answers");
+        assert!(
+            again.elapsed() < Duration::from_millis(500),
+            "{transport:?} {:?}",
+            again.elapsed()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restarted_agent_is_reached_within_two_seconds() {
+    for transport in TRANSPORTS {
+        let world = World::start(transport);
+        let (listener, address) = origin("tcp").await;
+        let mut agent = start(&world, "mynas", &address).await;
+        agent.kill();
+        let restarted = Instant::now();
+        let _agent = start(&world, "mynas", &address).await;
+        let _visitor = world.visit("mynas.nas.localhost").await;
+        timeout(SOON, listener.accept()).await.unwrap().unwrap();
+        assert!(
+            restarted.elapsed() < Duration::from_secs(2),
+            "{transport:?} {:?}",
+            restarted.elapsed()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_visitor_does_not_end_a_healthy_tunnel() {
+    let world = World::start(Transport::Quic);
+    let (listener, address) = origin("tcp").await;
+    let _agent = start(&world, "mynas", &address).await;
+    let mut visitor = world.visit("mynas.nas.localhost").await;
+    let (mut stream, _) = listener.accept().await.unwrap();
+    // Longer than a dead agent would be allowed; the probes in between are answered.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    stream.write_all(b"x").await.unwrap();
+    assert_eq!(
+        timeout(SOON, visitor.read_u8()).await.unwrap().unwrap(),
+        b'x'
+    );
+}

@@ -1,0 +1,16 @@
+//! The relay and the agent over real sockets: one binary, a module for each thing a user would notice.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+mod byte_path;
+mod dead_agent;
+mod half_close;
+mod refusals;
+mod shutdown;
+mod tunnel;
+mod world;

@@ -1,0 +1,92 @@
+//! The relay stops in order.
+
+use std::time::{Duration, Instant};
+
+use relay::server::Transport;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+
+use crate::byte_path::origin;
+use crate::world::{SOON, TRANSPORTS, World};
+
+#[tokio::test]
+async fn a_relay_without_visitors_stops_at_once() {
+    for transport in TRANSPORTS {
+        let mut world = World::start(transport);
+        let (_listener, address) = origin("tcp").await;
+        let mut agent = world.agent("mynas", &address).await;
+        let start = Instant::now();
+        timeout(SOON, world.relay.take().unwrap().shutdown())
+            .await
+            .unwrap();
+        assert!(
+            start.elapsed() < Duration::from_secs(2),
+            "{:?}",
+            start.elapsed()
+        );
+        agent.is_detached().await;
+        TcpStream::connect(world.front)
+            .await
+            .expect_err("nobody listens");
+    }
+}
+
+#[tokio::test]
+async fn a_visitor_may_finish_and_no_new_one_is_taken() {
+    for transport in TRANSPORTS {
+        let mut world = World::start(transport);
+        let (listener, address) = origin("tcp").await;
+        let _agent = world.agent("mynas", &address).await;
+        let mut visitor = world.visit("mynas.nas.localhost").await;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"first half, ").await.unwrap();
+        let mut heard = [0; 12];
+        timeout(SOON, visitor.read_exact(&mut heard))
+            .await
+            .unwrap()
+            .unwrap();
+
+        let stopping = tokio::spawn(world.relay.take().unwrap().shutdown());
+        timeout(SOON, async {
+            while TcpStream::connect(world.front).await.is_ok() {
+                tokio::task::yield_now().await;
+            }
+        })
+        .await
+        .unwrap();
+        stream.write_all(b"second half").await.unwrap();
+        stream.shutdown().await.unwrap();
+        let mut rest = String::new();
+        timeout(SOON, visitor.read_to_string(&mut rest))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(rest, "second half", "{transport:?}");
+        visitor.shutdown().await.unwrap();
+        drop(visitor);
+        timeout(SOON, stopping).await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_visitor_that_does_not_finish_is_cut_after_the_drain() {
+    let mut world = World::start(Transport::Quic);
+    let (listener, address) = origin("tcp").await;
+    let _agent = world.agent("mynas", &address).await;
+    let mut visitor = world.visit("mynas.nas.localhost").await;
+    let (_stream, _) = listener.accept().await.unwrap();
+    let start = Instant::now();
+    timeout(SOON, world.relay.take().unwrap().shutdown())
+        .await
+        .unwrap();
+    assert!(
+        start.elapsed() >= Duration::from_secs(5),
+        "the drain is five seconds here"
+    );
+    assert!(start.elapsed() < Duration::from_secs(7));
+    timeout(SOON, visitor.read_u8())
+        .await
+        .unwrap()
+        .expect_err("it was cut");
+}

@@ -1,0 +1,283 @@
+//! A relay with its own authority and Directory, devices with real agents, and visitors.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use directory::{Device, DeviceName, Identity, OperatorName, Reader, RegistrationId, Writer, Zone};
+use prometheus::{Registry, TextEncoder};
+use rcgen::{
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
+};
+use relay::agent::{
+    self, Attached, Certificate, Origin, OriginTrust, Pairing, State, VisitorAddress,
+};
+use relay::resolve::Resolver;
+use relay::server::{CloudVisitor, Config, Handle, Parts, Transport};
+use relay::tls::{CertificateSlot, Roots};
+use rustls::pki_types::ServerName;
+use rustls::pki_types::pem::PemObject;
+use rustls::{ClientConfig, RootCertStore};
+use tempfile::TempDir;
+use tokio::net::TcpStream;
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tokio_util::sync::CancellationToken;
+
+/// Nothing here takes longer unless it is broken.
+pub(crate) const SOON: Duration = Duration::from_secs(20);
+
+/// Both ways in which a tunnel can be brought.
+pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Quic, Transport::Tls];
+
+pub(crate) struct World {
+    pub(crate) relay: Option<Handle>,
+    pub(crate) front: SocketAddr,
+    pub(crate) http: SocketAddr,
+    pub(crate) registry: Registry,
+    pub(crate) directory: Reader,
+    writer: Mutex<Writer>,
+    issuer: Issuer<'static, KeyPair>,
+    pub(crate) trust_root: String,
+    pub(crate) cloud_visitors: Mutex<mpsc::Receiver<CloudVisitor>>,
+    connector: TlsConnector,
+    folder: TempDir,
+}
+
+impl World {
+    /// A relay on free ports; its agents will come over `transport`.
+    pub(crate) fn start(transport: Transport) -> Self {
+        Self::with(transport, (Ipv4Addr::LOCALHOST, 0).into())
+    }
+
+    pub(crate) fn with(transport: Transport, front: SocketAddr) -> Self {
+        let (writer, directory) = directory::directory(Zone::parse("nas.localhost").unwrap());
+        let (issuer, trust_root) = authority();
+        let registry = Registry::new();
+        let (cloud, visitors) = mpsc::channel(4);
+        let slot = |name| {
+            let key = KeyPair::generate().unwrap();
+            let host = directory.zone().operator_name(name);
+            let chain = CertificateParams::new(vec![host])
+                .unwrap()
+                .signed_by(&key, &issuer)
+                .unwrap();
+            CertificateSlot::from_pem(&chain.pem(), &key.serialize_pem()).unwrap()
+        };
+        let parts = Parts {
+            directory: directory.clone(),
+            relay_certificate: slot(OperatorName::Relay),
+            cloud_certificate: slot(OperatorName::Cloud),
+            cloud_visitors: cloud,
+        };
+        let config = Config {
+            front,
+            http: Some((Ipv4Addr::LOCALHOST, 0).into()),
+            udp: transport == Transport::Quic,
+            public: Vec::new(),
+            drain: Duration::from_secs(5),
+        };
+        let relay = relay::server::start(config, parts, &registry).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(rustls::pki_types::CertificateDer::from_pem_slice(trust_root.as_bytes()).unwrap())
+            .unwrap();
+        let client = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        Self {
+            front: relay.front(),
+            http: relay.http().unwrap(),
+            relay: Some(relay),
+            registry,
+            directory,
+            writer: Mutex::new(writer),
+            issuer,
+            trust_root,
+            cloud_visitors: Mutex::new(visitors),
+            connector: TlsConnector::from(Arc::new(client)),
+            folder: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    /// A registered device with everything its agent needs on disk.
+    pub(crate) fn device(&self, name: &str) -> State {
+        let state = State::open(self.state_of(name)).unwrap();
+        self.put(name, &state);
+        let zone = self.directory.zone();
+        let host = format!("{name}.{zone}");
+        let pairing = Pairing {
+            device_id: String::new(),
+            name: name.to_owned(),
+            zone: zone.to_string(),
+            cloud: format!("https://cloud.{zone}:{}", self.front.port()),
+            relays: vec![format!("relay.{zone}:{}", self.front.port())],
+            trust_root: self.trust_root.clone(),
+        };
+        state.keep_pairing(&pairing).unwrap();
+        let names = vec![host.clone(), format!("*.{host}")];
+        let request = state
+            .tls_key()
+            .unwrap()
+            .signing_request(names.clone())
+            .unwrap();
+        let request = CertificateSigningRequestParams::from_pem(&request).unwrap();
+        let chain = CertificateParams::new(names)
+            .unwrap()
+            .signed_by(&request.public_key, &self.issuer)
+            .unwrap();
+        let certificate = Certificate {
+            chain: chain.pem(),
+            renew_at: u64::MAX,
+            not_after: u64::MAX,
+        };
+        state.keep_certificate(&certificate).unwrap();
+        state
+    }
+
+    pub(crate) fn state_of(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Tells the Directory that the key in `state` is that of `name` now.
+    pub(crate) fn put(&self, name: &str, state: &State) {
+        self.writer.lock().unwrap().put(Device {
+            registration: RegistrationId(1),
+            name: DeviceName::parse(name).unwrap(),
+            identity: Some(Identity::first(state.identity().unwrap().public_key())),
+            ddns_key: None,
+        });
+    }
+
+    pub(crate) fn remove(&self, name: &str) {
+        self.writer
+            .lock()
+            .unwrap()
+            .remove(&DeviceName::parse(name).unwrap())
+            .unwrap();
+    }
+
+    /// An agent in this process, attached.
+    pub(crate) async fn agent(&self, name: &str, origin: &str) -> Agent {
+        self.agent_with(name, origin, VisitorAddress::Forwarded)
+            .await
+    }
+
+    pub(crate) async fn agent_with(
+        &self,
+        name: &str,
+        origin: &str,
+        visitor_address: VisitorAddress,
+    ) -> Agent {
+        let origin = Origin::new(
+            origin.parse().unwrap(),
+            visitor_address,
+            &OriginTrust::Roots(Roots::none()),
+        );
+        let config = agent::Config {
+            state: self.device(name),
+            origin: origin.unwrap(),
+            resolver: Resolver::Fixed(self.front),
+        };
+        let stop = CancellationToken::new();
+        let (sender, attached) = watch::channel(None);
+        let task = tokio::spawn(agent::run(config, sender, stop.clone()));
+        let mut agent = Agent {
+            attached,
+            stop,
+            task,
+        };
+        agent.is_attached().await;
+        agent
+    }
+
+    /// TLS with `host` as a browser has it; what the handshake says if it fails.
+    pub(crate) async fn try_visit(&self, host: &str) -> std::io::Result<TlsStream<TcpStream>> {
+        let stream = TcpStream::connect(self.front).await?;
+        let name = ServerName::try_from(host.to_owned()).unwrap();
+        timeout(SOON, self.connector.connect(name, stream))
+            .await
+            .unwrap()
+    }
+
+    pub(crate) async fn visit(&self, host: &str) -> TlsStream<TcpStream> {
+        self.try_visit(host).await.unwrap()
+    }
+
+    /// The value of a counter or gauge, by its name and labels as the text format writes them.
+    pub(crate) fn metric(&self, line: &str) -> u64 {
+        let text = TextEncoder::new()
+            .encode_to_string(&self.registry.gather())
+            .unwrap();
+        let value = text
+            .lines()
+            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("no {line} in\n{text}"))
+            .parse()
+            .unwrap()
+    }
+
+    /// Waits until a counter has at least `value`.
+    pub(crate) async fn until_metric(&self, line: &str, value: u64) {
+        eventually(|| self.metric(line) >= value).await;
+    }
+}
+
+pub(crate) struct Agent {
+    pub(crate) attached: watch::Receiver<Option<Attached>>,
+    stop: CancellationToken,
+    task: JoinHandle<Result<(), agent::RunError>>,
+}
+
+impl Agent {
+    pub(crate) async fn is_attached(&mut self) -> Attached {
+        let attached = timeout(SOON, self.attached.wait_for(Option::is_some)).await;
+        attached
+            .expect("the agent is not attached in time")
+            .unwrap()
+            .unwrap()
+    }
+
+    pub(crate) async fn is_detached(&mut self) {
+        let detached = timeout(SOON, self.attached.wait_for(Option::is_none)).await;
+        detached.expect("the agent is still attached").unwrap();
+    }
+
+    pub(crate) async fn stop(mut self) {
+        self.stop.cancel();
+        timeout(SOON, &mut self.task)
+            .await
+            .unwrap()
+            .unwrap()
+            .unwrap();
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        self.stop.cancel();
+    }
+}
+
+/// Polls a condition that has no event of its own. Only the pace depends on the pause, never the outcome.
+pub(crate) async fn eventually(condition: impl Fn() -> bool) {
+    let poll = async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, poll).await.expect("it never came true");
+}
+
+fn authority() -> (Issuer<'static, KeyPair>, String) {
+    let key = KeyPair::generate().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let certificate = params.self_signed(&key).unwrap();
+    (Issuer::new(params, key), certificate.pem())
+}
