@@ -44,7 +44,7 @@ impl Drop for Program {
     }
 }
 
-async fn start(world: &World, name: &str, origin: &str) -> Program {
+fn start(world: &World, name: &str, origin: &str) -> Program {
     world.device(name);
     tokio::task::block_in_place(|| Program::attached(world, name, origin))
 }
@@ -54,7 +54,7 @@ async fn a_waiting_visitor_is_told_within_four_seconds() {
     for transport in TRANSPORTS {
         let world = World::start(transport);
         let (listener, address) = origin("tcp").await;
-        let mut agent = start(&world, "mynas", &address).await;
+        let mut agent = start(&world, "mynas", &address);
         let mut visitor = world.visit("mynas.nas.localhost").await;
         let (mut stream, _) = listener.accept().await.unwrap();
         stream.write_all(b"x").await.unwrap();
@@ -77,7 +77,7 @@ async fn a_visitor_that_comes_after_the_death_is_told_within_four_seconds() {
     for transport in TRANSPORTS {
         let world = World::start(transport);
         let (_listener, address) = origin("tcp").await;
-        let mut agent = start(&world, "mynas", &address).await;
+        let mut agent = start(&world, "mynas", &address);
         agent.kill();
         let came = Instant::now();
         world
@@ -108,10 +108,10 @@ async fn a_restarted_agent_is_reached_within_two_seconds() {
     for transport in TRANSPORTS {
         let world = World::start(transport);
         let (listener, address) = origin("tcp").await;
-        let mut agent = start(&world, "mynas", &address).await;
+        let mut agent = start(&world, "mynas", &address);
         agent.kill();
         let restarted = Instant::now();
-        let _agent = start(&world, "mynas", &address).await;
+        let _agent = start(&world, "mynas", &address);
         let _visitor = world.visit("mynas.nas.localhost").await;
         timeout(SOON, listener.accept()).await.unwrap().unwrap();
         assert!(
@@ -126,7 +126,7 @@ async fn a_restarted_agent_is_reached_within_two_seconds() {
 async fn an_idle_visitor_does_not_end_a_healthy_tunnel() {
     let world = World::start(Transport::Quic);
     let (listener, address) = origin("tcp").await;
-    let _agent = start(&world, "mynas", &address).await;
+    let _agent = start(&world, "mynas", &address);
     let mut visitor = world.visit("mynas.nas.localhost").await;
     let (mut stream, _) = listener.accept().await.unwrap();
     // Longer than a dead agent would be allowed; the probes in between are answered.

@@ -275,7 +275,7 @@ async fn stray_datagrams_are_dropped_and_counted() {
 async fn a_visitor_of_the_cloud_is_handed_over() {
     let world = World::start(Transport::Quic);
     let mut visitor = world.visit("cloud.nas.localhost").await;
-    let received = world.cloud_visitors.lock().unwrap().recv().await;
+    let received = world.cloud_visitors.lock().await.recv().await;
     let mut handed = received.unwrap();
     assert_eq!(handed.address, visitor.get_ref().0.local_addr().unwrap());
     handed.stream.write_all(b"hello").await.unwrap();

@@ -43,7 +43,7 @@ pub(crate) struct World {
     writer: Mutex<Writer>,
     issuer: Issuer<'static, KeyPair>,
     pub(crate) trust_root: String,
-    pub(crate) cloud_visitors: Mutex<mpsc::Receiver<CloudVisitor>>,
+    pub(crate) cloud_visitors: tokio::sync::Mutex<mpsc::Receiver<CloudVisitor>>,
     connector: TlsConnector,
     folder: TempDir,
 }
@@ -98,7 +98,7 @@ impl World {
             writer: Mutex::new(writer),
             issuer,
             trust_root,
-            cloud_visitors: Mutex::new(visitors),
+            cloud_visitors: tokio::sync::Mutex::new(visitors),
             connector: TlsConnector::from(Arc::new(client)),
             folder: tempfile::tempdir().unwrap(),
         }
