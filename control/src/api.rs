@@ -23,8 +23,11 @@ mod signed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::DefaultBodyLimit;
-use axum::response::IntoResponse;
+use axum::body::{Body, to_bytes};
+use axum::extract::Request;
+use axum::http::StatusCode;
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
 use directory::Zone;
@@ -145,9 +148,22 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
             "/api/openapi.json",
             get(move || std::future::ready(Json(document).into_response())),
         )
-        .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(from_fn(read_whole))
         .layer(TimeoutLayer::with_status_code(
-            axum::http::StatusCode::REQUEST_TIMEOUT,
+            StatusCode::REQUEST_TIMEOUT,
             REQUEST_TIME,
         ))
+}
+
+/// Reads a request's body before anything is decided about it. An answer that comes while the body is still on its way
+/// makes HTTP/2 servers reset the stream, which some clients (curl 7.88) take for a failure.
+async fn read_whole(request: Request, next: Next) -> Response {
+    let (head, body) = request.into_parts();
+    match to_bytes(body, MAX_BODY).await {
+        Ok(octets) => {
+            next.run(Request::from_parts(head, Body::from(octets)))
+                .await
+        }
+        Err(_) => ApiError(Code::TooLong).into_response(),
+    }
 }

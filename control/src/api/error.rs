@@ -56,6 +56,7 @@ problems! {
     KeyTaken        CONFLICT             "key_taken"         "This device is paired under another name already; remove that first.",
     BadSigning      UNPROCESSABLE_ENTITY "bad_signing"       "The certificate signing request is not one for this device's own names and a P-256 key.",
     NoRoute         NOT_FOUND            "no_route"          "This API has no such path; /api/openapi.json describes it.",
+    TooLong         PAYLOAD_TOO_LARGE    "too_long"          "No request of this API is longer than 64 KiB.",
     TooMany         UNPROCESSABLE_ENTITY "too_many"          "More addresses than a device has.",
     Busy            SERVICE_UNAVAILABLE  "busy"              "Too many requests at once; try again in a minute.",
     Internal        SERVICE_UNAVAILABLE  "internal"          "Something failed here; try again in a minute.",

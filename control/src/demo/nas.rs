@@ -188,6 +188,8 @@ fn body(content: &Content) -> io::Result<Body> {
 
 async fn upload(State(files): State<Files>, Path(name): Path<String>, body: Body) -> Response {
     if !is_file_name(&name) {
+        // Read to its end, because some clients do not see an answer that comes before it.
+        body.into_data_stream().for_each(async |_| ()).await;
         return (StatusCode::BAD_REQUEST, "This is no file name.\n").into_response();
     }
     let room = {

@@ -1,0 +1,138 @@
+//! What dig hears from the running server, and how fast an update is seen.
+
+use std::net::SocketAddr;
+use std::process::Command;
+
+use crate::process::output_of;
+use crate::world::{Place, Server};
+
+/// `dig +short` for a name in the zone.
+pub(crate) fn dig(server: &Server, name: &str, kind: &str) -> String {
+    dig_at(server.ready.dns, name, kind, &["+short"])
+}
+
+fn dig_at(dns: SocketAddr, name: &str, kind: &str, options: &[&str]) -> String {
+    let mut dig = Command::new("dig");
+    dig.args([
+        &format!("@{}", dns.ip()),
+        "-p",
+        &dns.port().to_string(),
+        name,
+        kind,
+        "+norecurse",
+        "+tries=1",
+    ]);
+    output_of({
+        dig.args(options);
+        dig
+    })
+}
+
+/// Sends a DDNS update and gives its answer.
+pub(crate) fn update(server: &Server, user: &str, key: &str, query: &str) -> String {
+    let mut curl = server.curl();
+    curl.args([
+        "--user",
+        &format!("{user}:{key}"),
+        &server.url("cloud", &format!("/nic/update?{query}")),
+    ]);
+    output_of(curl)
+}
+
+#[test]
+fn every_kind_of_record_is_answered_over_ipv4_and_ipv6() {
+    for address in ["127.0.0.1:0", "[::1]:0"] {
+        let server = Server::start_with(Place::Host, &["--dns", address]);
+        let soa = dig(&server, "nas.localhost", "SOA");
+        assert!(soa.starts_with("ns1.nas.localhost. "), "{soa}");
+        assert_eq!(dig(&server, "nas.localhost", "NS"), "ns1.nas.localhost.\n");
+        assert_eq!(dig(&server, "nas.localhost", "TXT"), "\"Causeway demo\"\n");
+        for name in [
+            "nas.localhost",
+            "cloud.nas.localhost",
+            "relay.nas.localhost",
+            "demo.nas.localhost",
+        ] {
+            assert_eq!(dig(&server, name, "A"), "127.0.0.1\n", "{name}");
+            assert_eq!(dig(&server, name, "AAAA"), "", "{name}");
+        }
+        assert_eq!(dig(&server, "a.b.demo.nas.localhost", "A"), "127.0.0.1\n");
+        let full = |name: &str, kind: &str, options: &[&str]| {
+            dig_at(server.ready.dns, name, kind, options)
+        };
+        assert!(full("nobody.nas.localhost", "A", &[]).contains("status: NXDOMAIN"));
+        let nodata = full("demo.nas.localhost", "MX", &[]);
+        assert!(
+            nodata.contains("status: NOERROR") && nodata.contains("ANSWER: 0, AUTHORITY: 1"),
+            "{nodata}"
+        );
+        assert!(nodata.contains("SOA\tns1.nas.localhost."), "{nodata}");
+        assert!(full("example.com", "A", &[]).contains("status: REFUSED"));
+        assert!(full("nas.localhost", "SOA", &["+tcp"]).contains("(TCP)"));
+        assert!(
+            full("nas.localhost", "SOA", &["+edns=1", "+noednsneg"]).contains("status: BADVERS")
+        );
+    }
+}
+
+#[test]
+fn an_update_is_seen_by_the_very_next_query() {
+    let server = Server::start();
+    let user = server
+        .verb(&["device", "add", "mynas"], "name")
+        .replace(".nas.localhost", "");
+    let key = server.verb(&["device", "key", "mynas"], "key");
+    let host = "hostname=mynas.nas.localhost";
+    for i in 1..=20 {
+        let good = update(&server, &user, &key, &format!("{host}&myip=203.0.113.{i}"));
+        assert_eq!(good, format!("good 203.0.113.{i}\n"));
+        assert_eq!(
+            dig(&server, "mynas.nas.localhost", "A"),
+            format!("203.0.113.{i}\n")
+        );
+    }
+    assert_eq!(
+        update(&server, &user, &key, &format!("{host}&myip=203.0.113.20")),
+        "nochg 203.0.113.20\n"
+    );
+    // The other family is left alone.
+    assert_eq!(
+        update(&server, &user, &key, &format!("{host}&myipv6=2001:db8::7")),
+        "good 2001:db8::7\n"
+    );
+    assert_eq!(
+        dig(&server, "photos.mynas.nas.localhost", "AAAA"),
+        "2001:db8::7\n"
+    );
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "203.0.113.20\n");
+    // Without an address, the visitor's own.
+    assert_eq!(update(&server, &user, &key, host), "good 127.0.0.1\n");
+}
+
+#[test]
+fn wrong_keys_and_foreign_names_are_refused() {
+    let server = Server::start();
+    server.verb(&["device", "add", "mynas"], "code");
+    let key = server.verb(&["device", "key", "mynas"], "key");
+    let host = "hostname=mynas.nas.localhost&myip=203.0.113.9";
+    for (user, key) in [
+        ("mynas", "wrong"),
+        ("demo", key.as_str()),
+        ("nobody", &key),
+        ("", ""),
+    ] {
+        assert_eq!(update(&server, user, key, host), "badauth\n", "{user}");
+    }
+    assert_eq!(
+        server.metric("causeway_ddns_updates_refused_total{reason=\"badauth\"}"),
+        4
+    );
+    let foreign = "hostname=demo.nas.localhost&myip=203.0.113.9";
+    assert_eq!(update(&server, "mynas", &key, foreign), "nohost\n");
+    assert_eq!(dig(&server, "demo.nas.localhost", "A"), "127.0.0.1\n");
+
+    // A fresh key replaces the old one.
+    let fresh = server.verb(&["device", "key", "mynas"], "key");
+    assert_eq!(update(&server, "mynas", &key, host), "badauth\n");
+    assert_eq!(update(&server, "mynas", &fresh, host), "good 203.0.113.9\n");
+}

@@ -1,0 +1,28 @@
+//! The whole product as its users meet it: the real programs, real clients, real files.
+//!
+//! These tests start processes and, where a row needs it, network namespaces of their own; everything is gone when a test
+//! ends. They need root, and the programs that `.ci/run` installs.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+mod browser;
+mod canary;
+mod chromium;
+mod crash;
+mod dns;
+mod first_light;
+mod nginx;
+mod operator;
+mod pairing;
+mod ports;
+mod process;
+mod shutdown;
+mod transfer;
+mod udp_blocked;
+mod websocket;
+mod world;

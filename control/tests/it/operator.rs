@@ -1,0 +1,197 @@
+//! The operator's verbs, with a server and without, and the way into the pages.
+
+use std::time::{Duration, Instant};
+
+use crate::dns::{dig, update};
+use crate::process::output_of;
+use crate::world::{Place, Server};
+
+#[test]
+fn devices_are_listed_with_their_state() {
+    let server = Server::start();
+    server.verb(&["device", "add", "mynas"], "code");
+    let devices = server.devices();
+    assert_eq!(devices[0]["host"], "demo.nas.localhost");
+    assert_eq!(devices[0]["state"], "attached");
+    assert_eq!(devices[0]["transport"], "quic");
+    assert_eq!(devices[1]["state"], "not_paired");
+    let table = String::from_utf8(server.causeway(&["device", "list"]).stdout).unwrap();
+    assert!(
+        table.contains("demo.nas.localhost   attached (quic)"),
+        "{table}"
+    );
+}
+
+#[test]
+fn removing_a_device_cuts_its_tunnel_within_a_second_and_takes_its_name() {
+    let server = Server::start();
+    let device = server.pair("mynas");
+    let agent = device.run("http://127.0.0.1:1");
+    let key = server.verb(&["device", "key", "mynas"], "key");
+    assert_eq!(
+        update(
+            &server,
+            "mynas",
+            &key,
+            "hostname=mynas.nas.localhost&myip=203.0.113.7"
+        ),
+        "good 203.0.113.7\n"
+    );
+
+    let start = Instant::now();
+    assert!(
+        server
+            .causeway(&["device", "remove", "mynas"])
+            .status
+            .success()
+    );
+    agent.until_said("this device has been removed");
+    assert!(
+        start.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        start.elapsed()
+    );
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "");
+    let mut curl = server.curl();
+    curl.args(["--fail", &server.url("mynas", "/")]);
+    assert_eq!(crate::process::run(curl).status.code(), Some(35));
+    assert!(
+        !server
+            .causeway(&["device", "remove", "mynas"])
+            .status
+            .success()
+    );
+
+    // Who gets the name next gets nothing of the old holder's.
+    server.verb(&["device", "add", "mynas"], "code");
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "127.0.0.1\n");
+    let old = update(
+        &server,
+        "mynas",
+        &key,
+        "hostname=mynas.nas.localhost&myip=203.0.113.7",
+    );
+    assert_eq!(old, "badauth\n");
+}
+
+#[test]
+fn without_a_server_the_verbs_work_on_the_database() {
+    let mut server = Server::start();
+    server.process.kill();
+    let code = server.verb(&["device", "add", "mynas"], "code");
+    let key = server.verb(&["device", "key", "mynas"], "key");
+    assert_eq!(server.devices()[1]["state"], "unknown");
+    server.causeway(&["device", "remove", "demo"]);
+    let refused = server.causeway(&["sign-in"]);
+    assert!(
+        String::from_utf8(refused.stderr)
+            .unwrap()
+            .contains("no causeway is running")
+    );
+
+    let again = server.restart();
+    let device = crate::world::Device {
+        state: again.folder.path().join("mynas"),
+        place: Place::Host,
+    };
+    assert!(
+        crate::process::run(device.pair_command(&again, &code))
+            .status
+            .success()
+    );
+    let good = update(
+        &again,
+        "mynas",
+        &key,
+        "hostname=mynas.nas.localhost&myip=203.0.113.7",
+    );
+    assert_eq!(good, "good 203.0.113.7\n");
+}
+
+#[test]
+fn a_state_directory_without_a_server_is_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = std::process::Command::new(crate::world::causeway());
+    command
+        .args(["device", "list", "--state"])
+        .arg(folder.path());
+    let output = crate::process::run(command);
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .contains("holds no causeway state")
+    );
+}
+
+#[test]
+fn a_sign_in_link_works_once_and_only_from_our_own_page() {
+    let server = Server::start();
+    let link = output_of({
+        let mut command = std::process::Command::new(crate::world::causeway());
+        command
+            .args(["sign-in", "--state"])
+            .arg(&server.ready.state);
+        command
+    });
+    let token = link.trim().split_once("#sign-in=").unwrap().1.to_owned();
+    let jar = server.folder.path().join("jar");
+    let sign_in = |headers: &[&str]| {
+        let mut curl = server.curl();
+        curl.args([
+            "--write-out",
+            "%{http_code}",
+            "--output",
+            "/dev/null",
+            "--cookie-jar",
+        ])
+        .arg(&jar);
+        curl.args([
+            "--json",
+            &format!(r#"{{"token":"{token}"}}"#),
+            &server.url("cloud", "/api/session"),
+        ]);
+        for header in headers {
+            curl.args(["--header", header]);
+        }
+        output_of(curl)
+    };
+    assert_eq!(sign_in(&[]), "403", "no word on where it comes from");
+    assert_eq!(
+        sign_in(&["Sec-Fetch-Site: same-site"]),
+        "403",
+        "from a sibling, such as a device's page"
+    );
+    assert_eq!(sign_in(&["Origin: https://demo.nas.localhost"]), "403");
+    assert_eq!(sign_in(&["Sec-Fetch-Site: same-origin"]), "204");
+    assert_eq!(
+        sign_in(&["Sec-Fetch-Site: same-origin"]),
+        "403",
+        "a link works once"
+    );
+
+    let with_jar = |path: &str| {
+        let mut curl = server.curl();
+        curl.args(["--fail", "--cookie"])
+            .arg(&jar)
+            .arg(server.url("cloud", path));
+        output_of(curl)
+    };
+    // The refused second attempt has not taken the first one's cookie from the jar file's owner: sign in anew.
+    let link = String::from_utf8(server.causeway(&["sign-in"]).stdout).unwrap();
+    let token = link.trim().split_once("#sign-in=").unwrap().1.to_owned();
+    let mut curl = server.curl();
+    curl.args(["--header", "Sec-Fetch-Site: same-origin", "--cookie-jar"])
+        .arg(&jar);
+    curl.args([
+        "--json",
+        &format!(r#"{{"token":"{token}"}}"#),
+        &server.url("cloud", "/api/session"),
+    ]);
+    output_of(curl);
+    assert!(with_jar("/api/devices").contains("demo.nas.localhost"));
+    assert!(with_jar("/").contains("demo.nas.localhost"));
+    assert!(
+        !server.process.said().contains(&token),
+        "a token is in the log"
+    );
+}

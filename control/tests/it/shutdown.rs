@@ -1,0 +1,90 @@
+//! Signals end the server in order.
+
+use std::time::{Duration, Instant};
+
+use crate::process::Process;
+use crate::world::Server;
+
+#[test]
+fn either_signal_ends_the_demo_in_order_within_five_seconds() {
+    for signal in ["-INT", "-TERM"] {
+        let mut server = Server::start();
+        // A visitor in the middle of a download that will not end in time.
+        let mut curl = server.curl();
+        curl.args([
+            "--limit-rate",
+            "1k",
+            "--output",
+            "/dev/null",
+            &server.url("demo", "/files/100-mebibytes.bin"),
+        ]);
+        let _visitor = Process::start(curl);
+        while server.metric("causeway_relay_carriers_opened_total{kind=\"quic\"}") < 2 {}
+        let start = Instant::now();
+        server.process.signal(signal);
+        let status = server.process.ended();
+        assert_eq!(status.code(), Some(0), "{}", server.process.said());
+        assert!(
+            start.elapsed() < Duration::from_secs(5),
+            "{:?}",
+            start.elapsed()
+        );
+    }
+}
+
+#[test]
+fn a_second_signal_ends_at_once() {
+    let mut server = Server::start();
+    let mut curl = server.curl();
+    curl.args([
+        "--limit-rate",
+        "1k",
+        "--output",
+        "/dev/null",
+        &server.url("demo", "/files/100-mebibytes.bin"),
+    ]);
+    let _visitor = Process::start(curl);
+    while server.metric("causeway_relay_carriers_opened_total{kind=\"quic\"}") < 2 {}
+    server.process.signal("-TERM");
+    server.process.until_said("a second signal ends at once");
+    let second = Instant::now();
+    server.process.signal("-INT");
+    let status = server.process.ended();
+    assert!(
+        second.elapsed() < Duration::from_secs(1),
+        "{:?}",
+        second.elapsed()
+    );
+    assert_ne!(status.code(), Some(0));
+}
+
+#[test]
+fn readiness_ends_and_liveness_does_not_while_visitors_finish() {
+    let server = Server::start();
+    let mut curl = server.curl();
+    curl.args([
+        "--limit-rate",
+        "1k",
+        "--output",
+        "/dev/null",
+        &server.url("demo", "/files/100-mebibytes.bin"),
+    ]);
+    let _visitor = Process::start(curl);
+    while server.metric("causeway_relay_carriers_opened_total{kind=\"quic\"}") < 2 {}
+    server.process.signal("-TERM");
+    server.process.until_said("stopping");
+    let status = |path: &str| {
+        let mut curl = std::process::Command::new("curl");
+        curl.args([
+            "--silent",
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+        ]);
+        curl.arg(format!("http://{}{path}", server.ready.admin));
+        crate::process::output_of(curl)
+    };
+    assert_eq!(status("/readyz"), "503");
+    assert_eq!(status("/livez"), "200");
+}

@@ -1,0 +1,217 @@
+//! Much at once and many at once, through nginx behind a real agent.
+
+use std::fs;
+use std::io::Read as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::nginx::Nginx;
+use crate::process::{Process, output_of, run_for};
+use crate::world::{Place, Server};
+
+const MIB: u64 = 1024 * 1024;
+
+/// A gigabyte has gone up or down by then, on a machine that does other things too.
+const LONG: Duration = Duration::from_secs(240);
+
+/// A server with a device whose service is nginx.
+pub(crate) struct Scene {
+    pub(crate) server: Server,
+    pub(crate) agent: Process,
+    pub(crate) nginx: Nginx,
+}
+
+impl Scene {
+    pub(crate) fn start(place: Place, options: &[&str]) -> Self {
+        let server = Server::start_with(place, options);
+        let nginx = Nginx::start(&server.place);
+        let agent = server.pair("mynas").run(&nginx.origin());
+        Self {
+            server,
+            agent,
+            nginx,
+        }
+    }
+
+    /// What the tunnel of the device runs over, as the operator sees it.
+    pub(crate) fn transport(&self) -> String {
+        self.server.devices()[1]["transport"]
+            .as_str()
+            .unwrap_or("none")
+            .to_owned()
+    }
+
+    /// 1 GiB down and 1 GiB up, byte for byte, and what it costs in memory.
+    pub(crate) fn a_gigabyte_each_way(&self) {
+        let (down, up) = (self.nginx.file("down"), self.nginx.file("up"));
+        write_random(&down, 1024 * MIB);
+        let expected = sha256(&down);
+        let url = |name: &str| self.server.url("mynas", &format!("/{name}"));
+        write_random(&self.nginx.file("warm-up"), 10_000);
+        self.server.get_file(&url("warm-up")); // settles both programs
+        let before = [self.server.process.memory().0, self.agent.memory().0];
+        self.server.process.forget_peak();
+        self.agent.forget_peak();
+
+        let target = self.server.folder.path().join("download");
+        let mut curl = self.server.curl();
+        curl.args(["--max-time", "240", "--fail", "--output"])
+            .arg(&target)
+            .arg(url("down"));
+        assert!(run_for(curl, LONG).status.success());
+        assert!(sha256(&target) == expected, "the download differs");
+        fs::remove_file(&target).unwrap();
+
+        let mut curl = self.server.curl();
+        curl.args(["--max-time", "240", "--fail", "--upload-file"])
+            .arg(&down)
+            .arg(url("up"));
+        assert!(run_for(curl, LONG).status.success());
+        assert!(sha256(&up) == expected, "the upload differs");
+        fs::remove_file(&up).unwrap();
+        fs::remove_file(&down).unwrap();
+
+        let after = [self.server.process.memory().1, self.agent.memory().1];
+        for (who, (before, after)) in ["relay", "agent"]
+            .into_iter()
+            .zip(before.into_iter().zip(after))
+        {
+            let grown = after.saturating_sub(before);
+            println!(
+                "{who}: {} KiB before, {} KiB at most, {} KiB more",
+                before / 1024,
+                after / 1024,
+                grown / 1024
+            );
+            assert!(grown < 16 * MIB, "{who} has grown by {} KiB", grown / 1024);
+        }
+    }
+
+    /// A thousand visitors who each read two kilobytes a second, and one more who is in a hurry.
+    pub(crate) fn a_thousand_slow_downloads(&self) {
+        const PROGRAMS: usize = 10;
+        const EACH: usize = 100;
+        const SECONDS: u64 = 20;
+        write_random(&self.nginx.file("large"), 8 * MIB);
+        write_random(&self.nginx.file("small"), 1000);
+        let folder = self.server.folder.path().join("slow");
+        fs::create_dir(&folder).unwrap();
+        let url = self.server.url("mynas", "/large");
+        let programs: Vec<_> = (0..PROGRAMS)
+            .map(|program| {
+                let mut curl = self.server.curl();
+                // --http1.1: a connection for each, as from a thousand homes.
+                curl.args([
+                    "--http1.1",
+                    "--parallel",
+                    "--parallel-immediate",
+                    "--parallel-max",
+                    "100",
+                ]);
+                curl.args(["--limit-rate", "2k", "--max-time", &SECONDS.to_string()]);
+                for i in 0..EACH {
+                    curl.arg("--output")
+                        .arg(folder.join(format!("{program}-{i}")))
+                        .arg(&url);
+                }
+                Process::start(curl)
+            })
+            .collect();
+        self.until_visitors(PROGRAMS * EACH);
+        let start = Instant::now();
+        self.server.get_file(&self.server.url("mynas", "/small"));
+        let hurry = start.elapsed();
+        for mut program in programs {
+            program.ended();
+        }
+        let sizes: Vec<u64> = fs::read_dir(&folder)
+            .unwrap()
+            .map(|file| file.unwrap().metadata().unwrap().len())
+            .collect();
+        assert_eq!(sizes.len(), PROGRAMS * EACH);
+        let least = sizes.iter().min().unwrap();
+        println!(
+            "1000 slow downloads: least {least} octets, a quick request beside them {hurry:?}"
+        );
+        assert!(
+            *least >= 4096,
+            "somebody was starved: {least} octets in {SECONDS} s"
+        );
+        assert!(hurry < Duration::from_secs(5), "{hurry:?}");
+        fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// Waits until so many visitors are joined to the device at the same time.
+    fn until_visitors(&self, count: usize) {
+        let opened = |kind| {
+            self.server.metric(&format!(
+                "causeway_relay_carriers_opened_total{{kind=\"{kind}\"}}"
+            ))
+        };
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while ((opened("quic") + opened("tls")) as usize) < count {
+            assert!(
+                Instant::now() < deadline,
+                "only {} have come",
+                opened("quic") + opened("tls")
+            );
+        }
+    }
+
+    /// One HTTP/2 connection with a hundred requests at a time.
+    pub(crate) fn a_hundred_streams(&self) {
+        write_random(&self.nginx.file("page"), 10_000);
+        let mut h2load = self.server.place.command("h2load");
+        h2load.args([
+            "--requests",
+            "5000",
+            "--clients",
+            "1",
+            "--max-concurrent-streams",
+            "100",
+        ]);
+        h2load.arg(format!("--connect-to={}", self.server.ready.front));
+        h2load.arg(self.server.url("mynas", "/page"));
+        let report = output_of(h2load);
+        assert!(
+            report.contains("5000 succeeded, 0 failed, 0 errored, 0 timeout"),
+            "{report}"
+        );
+        assert!(report.contains("status codes: 5000 2xx"), "{report}");
+        assert!(report.contains("Application protocol: h2"), "{report}");
+    }
+}
+
+#[test]
+fn a_gigabyte_goes_each_way_with_flat_memory() {
+    let scene = Scene::start(Place::Host, &[]);
+    assert_eq!(scene.transport(), "quic");
+    scene.a_gigabyte_each_way();
+}
+
+#[test]
+fn a_thousand_slow_visitors_starve_nobody() {
+    let scene = Scene::start(Place::Host, &[]);
+    scene.a_thousand_slow_downloads();
+}
+
+#[test]
+fn a_browsers_hundred_requests_share_one_connection() {
+    let scene = Scene::start(Place::Host, &[]);
+    scene.a_hundred_streams();
+}
+
+fn write_random(file: &std::path::Path, size: u64) {
+    let mut random = fs::File::open("/dev/urandom").unwrap().take(size);
+    std::io::copy(&mut random, &mut fs::File::create(file).unwrap()).unwrap();
+}
+
+fn sha256(file: &std::path::Path) -> String {
+    let mut command = Command::new("sha256sum");
+    command.arg(file);
+    output_of(command)
+        .split_whitespace()
+        .next()
+        .unwrap()
+        .to_owned()
+}
