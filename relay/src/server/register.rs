@@ -282,9 +282,15 @@ impl Register {
                 return part(connection, writer, code).await;
             }
         };
-        let (session, commands) =
-            self.sessions
-                .session(device, key, hello.instance, seen_as, tunnel, Instant::now());
+        let (session, commands) = self.sessions.session(
+            device,
+            key,
+            hello.instance,
+            agreed.features,
+            seen_as,
+            tunnel,
+            Instant::now(),
+        );
         let welcome = Frame::Welcome {
             version: agreed.version,
             features: agreed.features,

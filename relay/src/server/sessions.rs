@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::frame::{Open, Ticket};
-use wire::{CloseCode, Frame, InstanceId};
+use wire::{CloseCode, Features, Frame, InstanceId};
 
 use crate::carrier::Carrier;
 use crate::liveness::{Liveness, Patience, Verdict};
@@ -129,6 +129,7 @@ impl Sessions {
         device: DeviceId,
         key: PublicKey,
         instance: InstanceId,
+        features: Features,
         seen_as: SocketAddr,
         tunnel: Tunnel,
         now: Instant,
@@ -138,6 +139,7 @@ impl Sessions {
             device,
             key,
             instance,
+            features,
             seen_as,
             tunnel,
             commands,
@@ -171,6 +173,8 @@ pub(crate) struct Session {
     pub(crate) key: PublicKey,
     pub(crate) instance: InstanceId,
     pub(crate) seen_as: SocketAddr,
+    /// What both ends do.
+    features: Features,
     tunnel: Tunnel,
     commands: mpsc::Sender<Frame>,
     ended: CancellationToken,
@@ -252,6 +256,9 @@ impl Session {
         &self,
         opener_by_ticket: &Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
     ) -> Result<TlsStream, OpenError> {
+        if !self.features.has(Features::TLS_CARRIER) {
+            return Err(OpenError::NoCarrier);
+        }
         let ticket = Ticket(rand::random());
         let (opener, opened) = oneshot::channel();
         opener_by_ticket.insert(ticket, opener);

@@ -124,7 +124,7 @@ async fn a_plain_origin_hears_the_visitors_address_by_proxy_protocol() {
 }
 
 /// Reads one HTTP/1.1 head from the origin's side.
-async fn read_head(stream: &mut tokio::net::TcpStream) -> String {
+pub(crate) async fn read_head(stream: &mut tokio::net::TcpStream) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(timeout(SOON, stream.read_u8()).await.unwrap().unwrap());

@@ -10,7 +10,9 @@
 mod byte_path;
 mod dead_agent;
 mod half_close;
+mod http;
 mod refusals;
 mod shutdown;
 mod tunnel;
+mod versions;
 mod world;

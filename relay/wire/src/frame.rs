@@ -460,6 +460,14 @@ mod tests {
     }
 
     #[test]
+    fn fields_of_a_newer_version_are_skipped() {
+        // Ping { sequence: 7, and field 15, a text }
+        let mut octets = BytesMut::from(&[0, 9, 0x1a, 7, 0x08, 7, 0x7a, 3, b'n', b'e', b'w'][..]);
+        let ping = Frame::Ping { sequence: 7 };
+        assert_eq!(Frame::decode(&mut octets), Ok(Decoded::Frame(ping)));
+    }
+
+    #[test]
     fn an_unknown_close_code_keeps_its_number() {
         let frame = Frame::Close { code: Err(4711) };
         let mut octets = BytesMut::from(&*frame.encode().unwrap());

@@ -1,0 +1,181 @@
+//! Agents older and newer than this relay, spoken by hand.
+
+use std::sync::Arc;
+
+use bytes::BytesMut;
+use relay::server::Transport;
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use wire::frame::{Decoded, Frame};
+use wire::{ALPN_TUNNEL, CloseCode, Features, Hello, InstanceId};
+
+use crate::world::{SOON, World};
+
+/// An agent that says only what a test makes it say.
+struct ByHand {
+    stream: TlsStream<TcpStream>,
+    buffer: BytesMut,
+}
+
+impl ByHand {
+    async fn connect(world: &World, name: &str) -> Self {
+        world.device(name);
+        let key = std::fs::read_to_string(world.state_of(name).join("identity.pem")).unwrap();
+        let pair = rcgen::KeyPair::from_pem(&key).unwrap();
+        let certificate = rcgen::CertificateParams::default()
+            .self_signed(&pair)
+            .unwrap();
+        let mut roots = RootCertStore::empty();
+        roots
+            .add(CertificateDer::from_pem_slice(world.trust_root.as_bytes()).unwrap())
+            .unwrap();
+        let mut config = ClientConfig::builder()
+            .with_root_certificates(roots)
+            .with_client_auth_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
+            )
+            .unwrap();
+        config.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
+        let stream = TcpStream::connect(world.front).await.unwrap();
+        let host = ServerName::try_from("relay.nas.localhost").unwrap();
+        let stream = TlsConnector::from(Arc::new(config))
+            .connect(host, stream)
+            .await
+            .unwrap();
+        Self {
+            stream,
+            buffer: BytesMut::new(),
+        }
+    }
+
+    async fn say(&mut self, octets: &[u8]) {
+        self.stream.write_all(octets).await.unwrap();
+    }
+
+    async fn hello(&mut self, version: u32, features: u64) {
+        let hello = Hello {
+            version,
+            features: Features(features),
+            instance: InstanceId([7; 16]),
+            software: "by hand".into(),
+        };
+        self.say(&Frame::Hello(hello).encode().unwrap()).await;
+    }
+
+    async fn hear(&mut self) -> Frame {
+        loop {
+            match Frame::decode(&mut self.buffer).unwrap() {
+                Decoded::Frame(frame) => return frame,
+                Decoded::Unknown => {}
+                Decoded::NeedMore => {
+                    let read = timeout(SOON, self.stream.read_buf(&mut self.buffer))
+                        .await
+                        .unwrap();
+                    assert_ne!(read.unwrap(), 0, "the relay has closed");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_newer_agent_is_answered_in_our_version() {
+    let world = World::start(Transport::Tls);
+    let mut agent = ByHand::connect(&world, "mynas").await;
+    agent.hello(99, u64::MAX).await;
+    let Frame::Welcome {
+        version,
+        features,
+        seen_as,
+    } = agent.hear().await
+    else {
+        panic!("not welcome")
+    };
+    assert_eq!((version, features), (1, Features::TLS_CARRIER));
+    assert_eq!(seen_as, agent.stream.get_ref().0.local_addr().unwrap());
+    // Frames that this relay does not know are skipped, and the tunnel goes on.
+    agent.say(&[0, 3, 0xfa, 0x01, 0]).await;
+    agent
+        .say(&Frame::Ping { sequence: 3 }.encode().unwrap())
+        .await;
+    assert_eq!(agent.hear().await, Frame::Pong { sequence: 3 });
+}
+
+#[tokio::test]
+async fn an_agent_that_brings_no_carriers_is_not_asked_for_any() {
+    let world = World::start(Transport::Tls);
+    let mut agent = ByHand::connect(&world, "mynas").await;
+    agent.hello(1, 0).await;
+    agent.hear().await;
+    world
+        .try_visit("mynas.nas.localhost")
+        .await
+        .expect_err("there is no way to the device");
+    assert_eq!(
+        world.metric("causeway_relay_visitors_refused_total{reason=\"no_carrier\"}"),
+        1
+    );
+    agent
+        .say(&Frame::Ping { sequence: 4 }.encode().unwrap())
+        .await;
+    assert_eq!(
+        agent.hear().await,
+        Frame::Pong { sequence: 4 },
+        "nothing was said in between"
+    );
+}
+
+#[tokio::test]
+async fn an_agent_without_a_version_is_told_so() {
+    let world = World::start(Transport::Tls);
+    let mut agent = ByHand::connect(&world, "mynas").await;
+    agent.hello(0, 0).await;
+    assert_eq!(
+        agent.hear().await,
+        Frame::Close {
+            code: Ok(CloseCode::Version)
+        }
+    );
+}
+
+#[tokio::test]
+async fn an_agent_that_breaks_the_protocol_is_told_so() {
+    for nonsense in [&[0xff, 0xff][..], &[0, 2, 0xff, 0xff], &[0, 2, 0x3a, 0]] {
+        let world = World::start(Transport::Tls);
+        let mut agent = ByHand::connect(&world, "mynas").await;
+        agent.hello(1, 1).await;
+        agent.hear().await;
+        agent.say(nonsense).await;
+        let Frame::Close { code } = agent.hear().await else {
+            panic!("not closed")
+        };
+        // The last one is no nonsense but a Close of the agent's own.
+        assert!(
+            matches!(code, Ok(CloseCode::Protocol | CloseCode::Done)),
+            "{code:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_never_says_hello_is_closed() {
+    let world = World::start(Transport::Tls);
+    let mut agent = ByHand::connect(&world, "mynas").await;
+    assert_eq!(
+        agent.hear().await,
+        Frame::Close {
+            code: Ok(CloseCode::TooSlow)
+        }
+    );
+    assert_eq!(
+        world.metric("causeway_relay_tunnels_refused_total{reason=\"no_hello\"}"),
+        1
+    );
+}
