@@ -295,29 +295,21 @@ pub(crate) fn causeway() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_causeway"))
 }
 
-/// The agent's program, from beside the server's. Cargo builds it for the tests of its own package only, so it is asked
-/// to once more; when nothing has changed that takes a moment.
+/// The agent's program, from beside the server's. `cargo test --workspace` has built it before any test runs; when only
+/// this package is tested it is built here.
 pub(crate) fn causeway_agent() -> &'static Path {
     static AGENT: OnceLock<PathBuf> = OnceLock::new();
     AGENT.get_or_init(|| {
-        let mut cargo = Command::new(env!("CARGO"));
-        cargo.args([
-            "build",
-            "--quiet",
-            "--package",
-            "relay",
-            "--bin",
-            "causeway-agent",
-        ]);
-        if !cfg!(debug_assertions) {
-            cargo.arg("--release");
+        let agent = causeway().with_file_name("causeway-agent");
+        if !agent.exists() {
+            let mut cargo = Command::new(env!("CARGO"));
+            cargo.args(["build", "--quiet", "--package", "relay", "--bin", "causeway-agent"]);
+            if !cfg!(debug_assertions) {
+                cargo.arg("--release");
+            }
+            let built = crate::process::run_for(cargo, std::time::Duration::from_secs(900));
+            assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
         }
-        let built = crate::process::run_for(cargo, std::time::Duration::from_secs(900));
-        assert!(
-            built.status.success(),
-            "{}",
-            String::from_utf8_lossy(&built.stderr)
-        );
-        causeway().with_file_name("causeway-agent")
+        agent
     })
 }
