@@ -6,13 +6,16 @@ use std::sync::Arc;
 
 use askama::Template;
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::header::{
-    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, REFERRER_POLICY, X_CONTENT_TYPE_OPTIONS,
+    CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
+    X_CONTENT_TYPE_OPTIONS,
 };
 use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use directory::{OperatorName, Place};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::api::{self, ApiError, Cloud, Operator};
@@ -53,13 +56,32 @@ pub(crate) fn router(cloud: Arc<Cloud>, api: Router) -> Router {
             )),
         )
         .fallback(not_found)
-        .with_state(cloud)
+        .with_state(Arc::clone(&cloud))
         .merge(api)
+        .layer(from_fn_with_state(cloud, only_this_host))
         .layer(always(CONTENT_SECURITY_POLICY, POLICY))
         .layer(always(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(always(REFERRER_POLICY, "no-referrer"))
         .layer(always(CROSS_ORIGIN_OPENER_POLICY, "same-origin"))
         .layer(always(CACHE_CONTROL, "no-store"))
+}
+
+/// Answers requests that name another host than the one whose certificate was shown (RFC 9110 section 15.5.20).
+async fn only_this_host(State(cloud): State<Arc<Cloud>>, request: Request, next: Next) -> Response {
+    let in_head = || request.headers().get(HOST)?.to_str().ok();
+    let host = request
+        .uri()
+        .authority()
+        .map(|authority| authority.as_str())
+        .or_else(in_head)
+        .unwrap_or_default();
+    let bare = host.rsplit_once(':').map_or(host, |(bare, _port)| bare);
+    match cloud.zone.locate(bare) {
+        Place::Operator(OperatorName::Cloud) => next.run(request).await,
+        Place::Apex | Place::Operator(_) | Place::Device(_) | Place::Nobody | Place::Outside => {
+            StatusCode::MISDIRECTED_REQUEST.into_response()
+        }
+    }
 }
 
 #[derive(Template)]

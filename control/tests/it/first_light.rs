@@ -209,6 +209,24 @@ fn the_cloud_describes_itself_and_lists_nothing_to_strangers() {
 }
 
 #[test]
+fn the_cloud_answers_for_its_own_name_only() {
+    let server = Server::start();
+    for host in ["demo.nas.localhost", "example.com", "nas.localhost"] {
+        let mut curl = server.curl();
+        curl.args([
+            "--header",
+            &format!("Host: {host}"),
+            "--output",
+            "/dev/null",
+            "--write-out",
+            "%{http_code}",
+        ]);
+        curl.arg(server.url("cloud", "/offline"));
+        assert_eq!(output_of(curl), "421", "{host}");
+    }
+}
+
+#[test]
 fn another_zone_works_the_same() {
     let server = Server::start_with(Place::Host, &["--zone", "causeway.example"]);
     let mut curl = server.curl();

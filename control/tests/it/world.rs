@@ -303,12 +303,23 @@ pub(crate) fn causeway_agent() -> &'static Path {
         let agent = causeway().with_file_name("causeway-agent");
         if !agent.exists() {
             let mut cargo = Command::new(env!("CARGO"));
-            cargo.args(["build", "--quiet", "--package", "relay", "--bin", "causeway-agent"]);
+            cargo.args([
+                "build",
+                "--quiet",
+                "--package",
+                "relay",
+                "--bin",
+                "causeway-agent",
+            ]);
             if !cfg!(debug_assertions) {
                 cargo.arg("--release");
             }
             let built = crate::process::run_for(cargo, std::time::Duration::from_secs(900));
-            assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+            assert!(
+                built.status.success(),
+                "{}",
+                String::from_utf8_lossy(&built.stderr)
+            );
         }
         agent
     })

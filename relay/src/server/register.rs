@@ -346,7 +346,7 @@ impl Register {
             reconnect_after: Duration::ZERO,
         });
         self.tasks.spawn(async move {
-            let _ = timeout(SUPERSEDED_LINGER, before.ended().cancelled()).await;
+            let _ = timeout(SUPERSEDED_LINGER, before.left_alone()).await;
             before.end(CloseCode::Superseded);
         });
     }

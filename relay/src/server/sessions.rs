@@ -304,6 +304,13 @@ impl Session {
         self.visitors.load(Relaxed) > 0
     }
 
+    /// Waits until the last visitor has left, or the session has ended.
+    pub(crate) async fn left_alone(&self) {
+        /// Nobody is told when a visitor leaves; a session that waits for it is rare and in no hurry.
+        const LOOK: Duration = Duration::from_secs(1);
+        while self.has_visitors() && timeout(LOOK, self.ended.cancelled()).await.is_err() {}
+    }
+
     /// A visitor of this session has just moved bytes, or come.
     pub(crate) fn active(&self) {
         self.active_at_ms
