@@ -13,6 +13,7 @@ use rcgen::{
     KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
     SignatureAlgorithm,
 };
+use relay::files::Readers;
 use zeroize::Zeroizing;
 
 use crate::state::{StateDirectory, StateError};
@@ -110,9 +111,13 @@ impl Authority {
         } else {
             let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
             let certificate = authority_params(zone).self_signed(&key)?.pem();
-            state.write(KEY, Zeroizing::new(key.serialize_pem()).as_bytes())?;
+            state.write(
+                KEY,
+                Zeroizing::new(key.serialize_pem()).as_bytes(),
+                Readers::Owner,
+            )?;
             // Last, so that a certificate without its key is never seen.
-            state.write_public(CERTIFICATE, certificate.as_bytes())?;
+            state.write(CERTIFICATE, certificate.as_bytes(), Readers::All)?;
             (certificate, key)
         };
         let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)?;

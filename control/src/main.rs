@@ -1,6 +1,5 @@
 //! `causeway`: runs the server, checks its configuration, and carries the operator's verbs to it.
 
-use std::io::IsTerminal as _;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,12 +11,12 @@ use control::authority::Authority;
 use control::config::Config;
 use control::devices::Devices;
 use control::operator::{self, Answer, AskError, DeviceVerb, ListedDevice, Verb};
-use control::state::{StateDirectory, replace_file};
+use control::state::StateDirectory;
 use control::store::Store;
 use control::up::{self, Addresses, Running};
 use directory::Zone;
-use relay::signal::Termination;
-use tracing_subscriber::EnvFilter;
+use relay::files::{self, Readers};
+use relay::program::{self, Termination};
 
 /// The remote-access cloud of a NAS vendor or a self-hoster.
 #[derive(Parser)]
@@ -120,13 +119,7 @@ enum DeviceCommand {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    program::start_log();
     match Box::pin(act(Arguments::parse().command)).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -164,7 +157,7 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     let addresses = running.addresses();
     if let Some(file) = ready_file {
         let json = serde_json::to_vec_pretty(&addresses)?;
-        replace_file(&file, &json, 0o644)?;
+        files::replace(&file, &json, Readers::All).with_context(|| file.display().to_string())?;
     }
     print!("{}", overview(&running, &addresses)?);
     println!("ready");

@@ -4,12 +4,10 @@ use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty, Limited};
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
+use http_body_util::Full;
 use hyper::header::HOST;
 use hyper::{Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use relay::http_client;
 use relay::tls::{self, Roots};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UdpSocket};
@@ -102,36 +100,13 @@ async fn get(
     host: &str,
     path: &str,
 ) -> io::Result<()> {
-    let (mut sender, connection) = http1::handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
-        .await
-        .map_err(io::Error::other)?;
     let request = Request::get(path)
         .header(HOST, host)
-        .body(Empty::new())
+        .body(Full::default())
         .map_err(io::Error::other)?;
-    let answer = async {
-        let response = sender
-            .send_request(request)
-            .await
-            .map_err(io::Error::other)?;
-        let status = response.status();
-        Limited::new(response.into_body(), MAX_PAGE)
-            .collect()
-            .await
-            .map_err(io::Error::other)?;
-        Ok::<_, io::Error>(status)
-    };
-    let status = tokio::select! {
-        answer = answer => answer?,
-        ended = connection => {
-            ended.map_err(io::Error::other)?;
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-    };
-    if status == StatusCode::OK {
-        Ok(())
-    } else {
-        Err(io::Error::other(format!("{path} answered {status}")))
+    match http_client::exchange(stream, request, MAX_PAGE).await? {
+        (StatusCode::OK, _) => Ok(()),
+        (status, _) => Err(io::Error::other(format!("{path} answered {status}"))),
     }
 }
 

@@ -1,9 +1,11 @@
 //! The state directory of a server: database, authority, log of addresses, and the socket of the running process.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
-use std::io::{self, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::io;
+use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
+
+use relay::files::{self, Readers};
 
 const LOCK: &str = "lock";
 
@@ -40,11 +42,7 @@ impl StateDirectory {
     /// If it cannot be made.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StateError> {
         let directory = directory.into();
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory);
-        made.map_err(|cause| StateError::Io {
+        files::make_private_directory(&directory).map_err(|cause| StateError::Io {
             path: directory.clone(),
             cause,
         })?;
@@ -56,15 +54,9 @@ impl StateDirectory {
         Ok(Self(absolute))
     }
 
-    /// The directory that is used when none is named: `$XDG_STATE_HOME/causeway`, or `~/.local/state/causeway`, or, for a
-    /// service without a home, `/var/lib/causeway`.
+    /// The directory that is used when none is named.
     pub fn default_path() -> PathBuf {
-        let state_home = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-        let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
-        let base = state_home
-            .or(home)
-            .unwrap_or_else(|| PathBuf::from("/var/lib"));
-        base.join("causeway")
+        files::default_state_directory("causeway")
     }
 
     /// The directory itself.
@@ -109,51 +101,14 @@ impl StateDirectory {
         fs::read_to_string(&path).map_err(|cause| StateError::Io { path, cause })
     }
 
-    /// Replaces a file as a whole, durably, readable by its owner only.
+    /// Replaces a file as a whole, durably.
     ///
     /// # Errors
     /// If it cannot be written.
-    pub fn write(&self, name: &str, octets: &[u8]) -> Result<(), StateError> {
-        replace_file(&self.file(name), octets, 0o600)
+    pub fn write(&self, name: &str, octets: &[u8], readers: Readers) -> Result<(), StateError> {
+        let path = self.file(name);
+        files::replace(&path, octets, readers).map_err(|cause| StateError::Io { path, cause })
     }
-
-    /// The same for a file that everybody may read.
-    ///
-    /// # Errors
-    /// If it cannot be written.
-    pub fn write_public(&self, name: &str, octets: &[u8]) -> Result<(), StateError> {
-        replace_file(&self.file(name), octets, 0o644)
-    }
-}
-
-/// Replaces the file at `path` as a whole, durably: after a crash it is either the old or the new one.
-///
-/// # Errors
-/// If it cannot be written.
-pub fn replace_file(path: &Path, octets: &[u8], mode: u32) -> Result<(), StateError> {
-    let error = |cause| StateError::Io {
-        path: path.to_owned(),
-        cause,
-    };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let mut temporary = path.as_os_str().to_owned();
-    temporary.push(".new");
-    let written = (|| {
-        let mut file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(true)
-            .mode(mode)
-            .open(&temporary)?;
-        file.write_all(octets)?;
-        file.sync_all()?;
-        fs::rename(&temporary, path)?;
-        File::open(directory)?.sync_all()
-    })();
-    written.map_err(error)
 }
 
 #[cfg(test)]

@@ -7,9 +7,11 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
+pub mod files;
+pub mod http_client;
+pub mod program;
 pub mod resolve;
 pub mod server;
-pub mod signal;
 pub mod tls;
 
 mod buffers;

@@ -1,7 +1,7 @@
 //! `causeway-agent`: pairs a device and keeps it reachable.
 
 use std::fs;
-use std::io::{IsTerminal as _, Read as _, stdin};
+use std::io::{Read as _, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -9,12 +9,11 @@ use anyhow::Context as _;
 use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{self, Cloud, Origin, OriginAddress, OriginTrust, State, VisitorAddress};
+use relay::program::{self, Termination};
 use relay::resolve::Resolver;
-use relay::signal::Termination;
 use relay::tls::Roots;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing_subscriber::EnvFilter;
 
 /// Makes a service of this device reachable by name, through the operator's relay.
 #[derive(Parser)]
@@ -78,13 +77,7 @@ enum VisitorAddressOption {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
+    program::start_log();
     match act(Arguments::parse().verb).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

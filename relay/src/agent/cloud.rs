@@ -4,17 +4,16 @@ use std::fmt;
 use std::io;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::client::conn::http1;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Method, Request, Uri};
-use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use wire::signed_request::{self, CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT};
 
+use crate::http_client;
 use crate::resolve::Resolver;
 use crate::tls::{self, Roots};
 
@@ -189,29 +188,8 @@ impl Cloud {
     async fn exchange(&self, request: Request<Full<Bytes>>) -> io::Result<(u16, Bytes)> {
         let stream = self.resolver.connect(&self.host, self.port).await?;
         let stream = tls::connect_https(stream, &self.host, &self.roots).await?;
-        let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
-            .await
-            .map_err(io::Error::other)?;
-        let answer = async {
-            let response = sender
-                .send_request(request)
-                .await
-                .map_err(io::Error::other)?;
-            let status = response.status().as_u16();
-            let body = Limited::new(response.into_body(), MAX_ANSWER)
-                .collect()
-                .await;
-            Ok((status, body.map_err(io::Error::other)?.to_bytes()))
-        };
-        tokio::pin!(answer, connection);
-        tokio::select! {
-            answer = &mut answer => answer,
-            // The connection ends first only if it fails, or if the answer is complete already.
-            ended = &mut connection => match ended {
-                Ok(()) => answer.await,
-                Err(error) => Err(io::Error::other(error)),
-            },
-        }
+        let (status, octets) = http_client::exchange(stream, request, MAX_ANSWER).await?;
+        Ok((status.as_u16(), octets))
     }
 }
 

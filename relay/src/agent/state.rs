@@ -9,13 +9,14 @@
 //!
 //! Keys are made here, readable only by the owner of the directory, and never sent anywhere.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
-use std::path::{Path, PathBuf};
+use std::fs;
+use std::io;
+use std::path::PathBuf;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::files::{self, Readers};
 
 use super::identity::{Identity, KeyError, TlsKey};
 
@@ -91,28 +92,17 @@ impl State {
     /// # Errors
     /// If it cannot be made.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StateError> {
-        use std::os::unix::fs::DirBuilderExt as _;
         let directory = directory.into();
-        let made = fs::DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&directory);
-        made.map_err(|cause| StateError::Io {
+        files::make_private_directory(&directory).map_err(|cause| StateError::Io {
             path: directory.clone(),
             cause,
         })?;
         Ok(Self { directory })
     }
 
-    /// The directory that is used when none is named: `$XDG_STATE_HOME/causeway-agent`, or `~/.local/state/…`, or, for a
-    /// service without a home, `/var/lib/causeway-agent`.
+    /// The directory that is used when none is named.
     pub fn default_directory() -> PathBuf {
-        let state_home = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-        let home = std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/state"));
-        let base = state_home
-            .or(home)
-            .unwrap_or_else(|| PathBuf::from("/var/lib"));
-        base.join("causeway-agent")
+        files::default_state_directory("causeway-agent")
     }
 
     /// The device's identity key, made at the first call.
@@ -205,25 +195,10 @@ impl State {
         self.write(name, text.as_bytes())
     }
 
-    /// Replaces the file as a whole, durably: after a crash it is either the old or the new one.
     fn write(&self, name: &str, octets: &[u8]) -> Result<(), StateError> {
-        let (path, temporary) = (
-            self.directory.join(name),
-            self.directory.join(format!("{name}.new")),
-        );
-        let written = (|| {
-            let mut file = OpenOptions::new()
-                .write(true)
-                .create(true)
-                .truncate(true)
-                .mode(0o600)
-                .open(&temporary)?;
-            file.write_all(octets)?;
-            file.sync_all()?;
-            fs::rename(&temporary, &path)?;
-            File::open(&self.directory)?.sync_all()
-        })();
-        written.map_err(|cause| StateError::Io { path, cause })
+        let path = self.directory.join(name);
+        files::replace(&path, octets, Readers::Owner)
+            .map_err(|cause| StateError::Io { path, cause })
     }
 
     fn damaged(&self, name: &str, cause: impl ToString) -> StateError {

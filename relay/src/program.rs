@@ -1,8 +1,21 @@
-//! The signals with which a person or a service manager stops a program.
+//! What every program here starts with: its log, and the signals that stop it.
 
-use std::io;
+use std::io::{self, IsTerminal as _};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Starts the log, on standard error. `CAUSEWAY_LOG` says how much of it: `warn`, `info` (the default), `debug`, or more
+/// finely `relay=debug,ddns=info`.
+pub fn start_log() {
+    let filter = EnvFilter::try_from_env("CAUSEWAY_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_target(false)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
+}
 
 /// Interrupt and terminate, from now on ours to handle.
 #[derive(Debug)]
