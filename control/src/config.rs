@@ -176,7 +176,7 @@ impl Config {
             faults.push(("relay.front", sentence.to_owned()));
         }
         if let Some(ddns) = &self.ddns
-            && let Err(error) = ddns.check(&self.zone)
+            && let Err(error) = ddns::zone::check(&self.zone, ddns)
         {
             faults.push(("ddns.record", error.to_string()));
         }

@@ -8,7 +8,6 @@ use directory::Zone;
 use serde::Deserialize;
 
 use crate::protocol::MAX_LABEL;
-use crate::zone::{Contents, RecordError};
 
 /// Settings of the DNS server. Unknown keys are errors.
 #[derive(Clone, Debug, Deserialize)]
@@ -44,16 +43,6 @@ impl Default for Config {
             tcp_connections_per_address: Bounded(50),
             record: Vec::new(),
         }
-    }
-}
-
-impl Config {
-    /// Whether the records have a place in `zone`; what a configuration alone cannot say.
-    ///
-    /// # Errors
-    /// The first record that has none, and why.
-    pub fn check(&self, zone: &Zone) -> Result<(), RecordError> {
-        Contents::new(zone, self, &[], &[]).map(drop)
     }
 }
 

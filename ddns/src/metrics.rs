@@ -9,7 +9,7 @@ use prometheus::{
 use crate::server::{Kind, Transport};
 use crate::store::{Disk, Log};
 use crate::table::Table;
-use crate::update::{Outcome, UpdateError};
+use crate::update::outcome::{Outcome, UpdateError};
 
 /// Counters of one server, under `causeway_ddns_`.
 #[derive(Debug)]

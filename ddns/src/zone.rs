@@ -39,6 +39,14 @@ pub struct Contents {
     pub(crate) ttl: u32,
 }
 
+/// Whether the configured records have a place in `zone`; what a configuration alone cannot say.
+///
+/// # Errors
+/// The first record that has none, and why.
+pub fn check(zone: &Zone, config: &Config) -> Result<(), RecordError> {
+    Contents::new(zone, config, &[], &[]).map(drop)
+}
+
 impl Contents {
     /// Compiles the zone; `relay` and `nameserver` are as in [`Facts`](crate::Facts).
     ///

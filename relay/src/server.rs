@@ -14,6 +14,7 @@ mod limits;
 mod metrics;
 mod presence;
 mod redirect;
+mod refusal;
 mod register;
 mod sessions;
 
@@ -36,8 +37,7 @@ use wire::{CloseCode, Frame};
 pub use config::Config;
 pub use front::CloudVisitor;
 pub use limits::Admitted;
-pub use presence::{Attachment, Presence};
-pub use sessions::Transport;
+pub use presence::{Attachment, Presence, Transport};
 
 use crate::quic::{self, Endpoint};
 use crate::tls::{self, CertificateSlot, TlsError};

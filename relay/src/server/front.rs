@@ -24,6 +24,7 @@ use crate::tls::{self, Accepted, Prefixed};
 
 use super::limits::{Admitted, HELLO_TIME, Limits};
 use super::metrics::Metrics;
+use super::refusal::Refusal;
 use super::register::Register;
 use super::sessions::{OpenError, Sessions};
 
@@ -53,82 +54,6 @@ pub struct CloudVisitor {
     pub http2: bool,
     /// Counts the visitor until it has left.
     pub admitted: Admitted,
-}
-
-/// Why a visitor was sent away before it reached anything.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// As many visitors are here as the process can hold.
-    Full,
-    /// Too many of its address have not said their name yet.
-    AddressBusy,
-    /// It did not say its name in time.
-    TooSlow,
-    /// It left before it said its name.
-    LeftEarly,
-    /// What it sent is no TLS ClientHello.
-    NotTls,
-    /// Its hello names no host.
-    NoName,
-    /// Nobody here has the name.
-    UnknownName,
-    /// The name's device has no tunnel.
-    NotAttached,
-    /// The device has as many visitors as it may.
-    DeviceFull,
-    /// The agent brought no carrier.
-    NoCarrier,
-    /// Its TLS with the operator's own host failed.
-    Handshake,
-    /// The operator's pages are overloaded.
-    CloudBusy,
-}
-
-impl Refusal {
-    pub(crate) const ALL: [Self; 12] = [
-        Self::Full,
-        Self::AddressBusy,
-        Self::TooSlow,
-        Self::LeftEarly,
-        Self::NotTls,
-        Self::NoName,
-        Self::UnknownName,
-        Self::NotAttached,
-        Self::DeviceFull,
-        Self::NoCarrier,
-        Self::Handshake,
-        Self::CloudBusy,
-    ];
-
-    /// The metric label.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Full => "full",
-            Self::AddressBusy => "address_busy",
-            Self::TooSlow => "too_slow",
-            Self::LeftEarly => "left_early",
-            Self::NotTls => "not_tls",
-            Self::NoName => "no_name",
-            Self::UnknownName => "unknown_name",
-            Self::NotAttached => "not_attached",
-            Self::DeviceFull => "device_full",
-            Self::NoCarrier => "no_carrier",
-            Self::Handshake => "handshake",
-            Self::CloudBusy => "cloud_busy",
-        }
-    }
-
-    /// Whether the visitor is told by an alert. One alert for all: it does not say which names exist.
-    fn alerts(self) -> bool {
-        matches!(
-            self,
-            Self::NoName
-                | Self::UnknownName
-                | Self::NotAttached
-                | Self::DeviceFull
-                | Self::NoCarrier
-        )
-    }
 }
 
 /// Everything a visitor's path needs.

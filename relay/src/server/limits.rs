@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dashmap::DashMap;
 
-use super::front::Refusal;
+use super::refusal::Refusal;
 
 /// How long a visitor may take to say its name, and an agent to say who it is.
 pub(crate) const HELLO_TIME: Duration = Duration::from_secs(5);

@@ -7,9 +7,8 @@ use crate::carrier::Kind;
 use crate::quic::DatagramCounts;
 use crate::splice::{End, Moved};
 
-use super::front::Refusal;
-use super::register::Rejection;
-use super::sessions::Transport;
+use super::presence::Transport;
+use super::refusal::{Refusal, Rejection};
 
 /// The relay's metrics, all prefixed `causeway_relay_`.
 #[derive(Debug)]

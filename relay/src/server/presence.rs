@@ -9,7 +9,24 @@ use dashmap::DashMap;
 use directory::DeviceId;
 use tokio::sync::watch;
 
-use super::sessions::Transport;
+/// What a tunnel runs over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transport {
+    /// QUIC on the front's UDP port.
+    Quic,
+    /// TLS on the front's TCP port.
+    Tls,
+}
+
+impl Transport {
+    /// The word for logs, pages and metric labels.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Quic => "quic",
+            Self::Tls => "tls",
+        }
+    }
+}
 
 /// How a present device is attached.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -20,6 +20,7 @@ use crate::tls::{self, Prefixed, TlsStream};
 use super::limits::HELLO_TIME;
 use super::metrics::Metrics;
 use super::presence::{Attachment, Presence};
+use super::refusal::Rejection;
 use super::sessions::{Session, Sessions, Tunnel};
 
 /// What this relay can do.
@@ -33,50 +34,6 @@ const RETRY_ABOVE: usize = 256;
 
 /// How long a session that was superseded may keep the visitors it has.
 const SUPERSEDED_LINGER: Duration = Duration::from_secs(600);
-
-/// Why an agent did not get as far as a tunnel.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rejection {
-    /// The TLS or QUIC handshake failed or was not finished in time.
-    Handshake,
-    /// It speaks another protocol than the tunnel's or the carrier's.
-    WrongProtocol,
-    /// It showed no Ed25519 key.
-    NoKey,
-    /// No device has its key.
-    UnknownDevice,
-    /// No hello came, or not in time.
-    NoHello,
-    /// It broke the protocol, or speaks none of our versions.
-    BadHello,
-    /// A carrier with a ticket that nobody waits for.
-    UnknownTicket,
-}
-
-impl Rejection {
-    pub(crate) const ALL: [Self; 7] = [
-        Self::Handshake,
-        Self::WrongProtocol,
-        Self::NoKey,
-        Self::UnknownDevice,
-        Self::NoHello,
-        Self::BadHello,
-        Self::UnknownTicket,
-    ];
-
-    /// The metric label.
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Handshake => "handshake",
-            Self::WrongProtocol => "wrong_protocol",
-            Self::NoKey => "no_key",
-            Self::UnknownDevice => "unknown_device",
-            Self::NoHello => "no_hello",
-            Self::BadHello => "bad_hello",
-            Self::UnknownTicket => "unknown_ticket",
-        }
-    }
-}
 
 /// Everything an agent's path needs.
 #[derive(Clone)]

@@ -21,6 +21,7 @@ use crate::quic::{self, Connection};
 use crate::tls::TlsStream;
 
 use super::limits::{Counted, MAX_VISITORS_PER_DEVICE};
+use super::presence::Transport;
 
 /// How long a visitor waits for its carrier.
 const OPEN_TIME: Duration = Duration::from_secs(5);
@@ -40,25 +41,6 @@ pub(super) const SWEEP: Duration = Duration::from_millis(250);
 
 /// A visitor that has moved nothing for this long does not wait any more but rests.
 const RESTS_AFTER_MS: u64 = 30_000;
-
-/// What a tunnel runs over.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transport {
-    /// QUIC on the front's UDP port.
-    Quic,
-    /// TLS on the front's TCP port.
-    Tls,
-}
-
-impl Transport {
-    /// The word for logs, pages and metric labels.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Quic => "quic",
-            Self::Tls => "tls",
-        }
-    }
-}
 
 /// The sessions of one relay.
 #[derive(Debug)]

@@ -1,0 +1,121 @@
+//! Why visitors and agents are sent away. Each reason is a metric label; a stranger hears less.
+
+/// Why a visitor was sent away before it reached anything.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// As many visitors are here as the process can hold.
+    Full,
+    /// Too many of its address have not said their name yet.
+    AddressBusy,
+    /// It did not say its name in time.
+    TooSlow,
+    /// It left before it said its name.
+    LeftEarly,
+    /// What it sent is no TLS ClientHello.
+    NotTls,
+    /// Its hello names no host.
+    NoName,
+    /// Nobody here has the name.
+    UnknownName,
+    /// The name's device has no tunnel.
+    NotAttached,
+    /// The device has as many visitors as it may.
+    DeviceFull,
+    /// The agent brought no carrier.
+    NoCarrier,
+    /// Its TLS with the operator's own host failed.
+    Handshake,
+    /// The operator's pages are overloaded.
+    CloudBusy,
+}
+
+impl Refusal {
+    pub(crate) const ALL: [Self; 12] = [
+        Self::Full,
+        Self::AddressBusy,
+        Self::TooSlow,
+        Self::LeftEarly,
+        Self::NotTls,
+        Self::NoName,
+        Self::UnknownName,
+        Self::NotAttached,
+        Self::DeviceFull,
+        Self::NoCarrier,
+        Self::Handshake,
+        Self::CloudBusy,
+    ];
+
+    /// The metric label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::AddressBusy => "address_busy",
+            Self::TooSlow => "too_slow",
+            Self::LeftEarly => "left_early",
+            Self::NotTls => "not_tls",
+            Self::NoName => "no_name",
+            Self::UnknownName => "unknown_name",
+            Self::NotAttached => "not_attached",
+            Self::DeviceFull => "device_full",
+            Self::NoCarrier => "no_carrier",
+            Self::Handshake => "handshake",
+            Self::CloudBusy => "cloud_busy",
+        }
+    }
+
+    /// Whether the visitor is told by an alert. One alert for all: it does not say which names exist.
+    pub(crate) fn alerts(self) -> bool {
+        matches!(
+            self,
+            Self::NoName
+                | Self::UnknownName
+                | Self::NotAttached
+                | Self::DeviceFull
+                | Self::NoCarrier
+        )
+    }
+}
+
+/// Why an agent did not get as far as a tunnel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rejection {
+    /// The TLS or QUIC handshake failed or was not finished in time.
+    Handshake,
+    /// It speaks another protocol than the tunnel's or the carrier's.
+    WrongProtocol,
+    /// It showed no Ed25519 key.
+    NoKey,
+    /// No device has its key.
+    UnknownDevice,
+    /// No hello came, or not in time.
+    NoHello,
+    /// It broke the protocol, or speaks none of our versions.
+    BadHello,
+    /// A carrier with a ticket that nobody waits for.
+    UnknownTicket,
+}
+
+impl Rejection {
+    pub(crate) const ALL: [Self; 7] = [
+        Self::Handshake,
+        Self::WrongProtocol,
+        Self::NoKey,
+        Self::UnknownDevice,
+        Self::NoHello,
+        Self::BadHello,
+        Self::UnknownTicket,
+    ];
+
+    /// The metric label.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Handshake => "handshake",
+            Self::WrongProtocol => "wrong_protocol",
+            Self::NoKey => "no_key",
+            Self::UnknownDevice => "unknown_device",
+            Self::NoHello => "no_hello",
+            Self::BadHello => "bad_hello",
+            Self::UnknownTicket => "unknown_ticket",
+        }
+    }
+}
