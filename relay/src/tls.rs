@@ -17,8 +17,8 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use directory::PublicKey;
-use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
@@ -103,24 +103,35 @@ impl ResolvesServerCert for CertificateSlot {
 
 /// The certificates that a client trusts.
 #[derive(Clone, Debug)]
-pub struct Roots(Arc<RootCertStore>);
+pub struct Roots {
+    store: Arc<RootCertStore>,
+    /// Those that somebody named, as they stand.
+    named: Arc<[CertificateDer<'static>]>,
+}
 
 impl Roots {
-    /// The certificates in a PEM text: an operator's own authority.
+    /// The certificates in a PEM text: an operator's own authority, or a server's own.
     ///
     /// # Errors
     /// If there is none in it, or one cannot be read.
     pub fn from_pem(pem: &str) -> Result<Self, TlsError> {
+        let named = certificates(pem)?;
         let mut store = RootCertStore::empty();
-        for certificate in certificates(pem)? {
-            store.add(certificate)?;
+        for certificate in &named {
+            store.add(certificate.clone())?;
         }
-        Ok(Self(Arc::new(store)))
+        Ok(Self {
+            store: Arc::new(store),
+            named: named.into(),
+        })
     }
 
     /// No certificate at all: whoever is checked against these is refused.
     pub fn none() -> Self {
-        Self(Arc::new(RootCertStore::empty()))
+        Self {
+            store: Arc::new(RootCertStore::empty()),
+            named: Arc::default(),
+        }
     }
 
     /// The certificates that this system trusts.
@@ -129,12 +140,15 @@ impl Roots {
     /// If it has none.
     pub fn of_system() -> Result<Self, TlsError> {
         let mut store = RootCertStore::empty();
-        let (added, _) =
-            store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let native = rustls_native_certs::load_native_certs();
+        let (added, _) = store.add_parsable_certificates(native.certs);
         if added == 0 {
             return Err(TlsError::NoSystemRoots);
         }
-        Ok(Self(Arc::new(store)))
+        Ok(Self {
+            store: Arc::new(store),
+            named: Arc::default(),
+        })
     }
 }
 
@@ -184,7 +198,7 @@ pub(crate) fn tunnel_client(
 ) -> Result<ClientConfig, TlsError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(Arc::clone(&roots.0))
+        .with_root_certificates(Arc::clone(&roots.store))
         .with_client_auth_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
     config.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
     config.resumption = Resumption::disabled();
@@ -205,7 +219,7 @@ pub(crate) fn tunnel_connector(
 pub(crate) fn carrier_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13])?
-        .with_root_certificates(Arc::clone(&roots.0))
+        .with_root_certificates(Arc::clone(&roots.store))
         .with_no_client_auth();
     config.alpn_protocols = vec![ALPN_CARRIER.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
@@ -215,7 +229,7 @@ pub(crate) fn carrier_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
 pub(crate) fn https_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(Arc::clone(&roots.0))
+        .with_root_certificates(Arc::clone(&roots.store))
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP1.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
@@ -236,15 +250,38 @@ pub async fn connect_https(
         .await
 }
 
-/// The same with a server whose certificate nobody vouches for: a service on the device itself.
-pub(crate) fn https_client_of_anyone() -> Result<TlsConnector, TlsError> {
+/// How an agent speaks with an `https://` origin. `roots` must vouch for its certificate, or name it itself; without any,
+/// every certificate will do.
+pub(crate) fn origin_client(roots: Option<&Roots>) -> Result<TlsConnector, TlsError> {
+    let vouched_for = match roots {
+        // A verifier cannot be made from no roots.
+        Some(roots) if !roots.store.is_empty() => Some(
+            WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots.store), provider())
+                .build()
+                .map_err(|error| rustls::Error::General(error.to_string()))?,
+        ),
+        Some(_) | None => None,
+    };
+    let verifier = OriginCertificates {
+        vouched_for,
+        named: roots.map(|roots| Arc::clone(&roots.named)),
+        provider: provider(),
+    };
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Anyone(provider())))
+        .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
     config.alpn_protocols = vec![HTTP1.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+/// Whether a handshake failed because the other side's certificate is not trusted.
+pub(crate) fn is_distrust(error: &io::Error) -> bool {
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 /// The protocol that both ends of `stream` agreed on.
@@ -389,20 +426,37 @@ impl ClientCertVerifier for DeviceCertificates {
     }
 }
 
-/// Accepts any server that can sign with the key it shows. Only for an origin whose owner asked for it.
+/// Checks an origin's certificate as its owner asked.
 #[derive(Debug)]
-struct Anyone(Arc<CryptoProvider>);
+struct OriginCertificates {
+    vouched_for: Option<Arc<WebPkiServerVerifier>>,
+    /// `None` if every certificate will do.
+    named: Option<Arc<[CertificateDer<'static>]>>,
+    provider: Arc<CryptoProvider>,
+}
 
-impl ServerCertVerifier for Anyone {
+impl ServerCertVerifier for OriginCertificates {
     fn verify_server_cert(
         &self,
-        _end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
-        _now: UnixTime,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        Ok(ServerCertVerified::assertion())
+        // Certificates that a device makes for itself are often marked as authorities, and an authority may not stand as
+        // a server. One that the owner has named is meant, whatever else it says.
+        let meant = self
+            .named
+            .as_ref()
+            .is_none_or(|named| named.contains(end_entity));
+        match &self.vouched_for {
+            _ if meant => Ok(ServerCertVerified::assertion()),
+            Some(roots) => {
+                roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+            }
+            None => Err(rustls::CertificateError::UnknownIssuer.into()),
+        }
     }
 
     fn verify_tls12_signature(
@@ -411,7 +465,7 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = self.0.signature_verification_algorithms;
+        let algorithms = self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
     }
 
@@ -421,12 +475,14 @@ impl ServerCertVerifier for Anyone {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = self.0.signature_verification_algorithms;
+        let algorithms = self.provider.signature_verification_algorithms;
         rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.0.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 

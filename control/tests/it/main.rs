@@ -19,6 +19,7 @@ mod dns;
 mod first_light;
 mod nginx;
 mod operator;
+mod origins;
 mod pairing;
 mod ports;
 mod process;

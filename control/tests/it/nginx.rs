@@ -2,10 +2,11 @@
 
 use std::net::TcpListener;
 use std::path::PathBuf;
+use std::process::Command;
 
 use tempfile::TempDir;
 
-use crate::process::Process;
+use crate::process::{Process, output_of};
 use crate::world::Place;
 
 pub(crate) struct Nginx {
@@ -15,7 +16,30 @@ pub(crate) struct Nginx {
 }
 
 impl Nginx {
+    /// Serves and takes files over plain HTTP.
     pub(crate) fn start(place: &Place) -> Self {
+        Self::with(place, "", "dav_methods PUT;")
+    }
+
+    /// Says over TLS, with a certificate that it has made itself, who it thinks the visitor is.
+    pub(crate) fn over_tls(place: &Place) -> Self {
+        Self::with(
+            place,
+            "ssl",
+            "return 200 \"$http_x_forwarded_for over $scheme\";",
+        )
+    }
+
+    /// Says who came by the PROXY protocol, which it insists on.
+    pub(crate) fn behind_proxy_protocol(place: &Place) -> Self {
+        Self::with(
+            place,
+            "proxy_protocol",
+            "return 200 \"$proxy_protocol_addr\";",
+        )
+    }
+
+    fn with(place: &Place, listen: &str, location: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = match place {
             // Nobody else lives there.
@@ -27,8 +51,36 @@ impl Nginx {
                 .port(),
         };
         std::fs::create_dir(folder.path().join("www")).unwrap();
+        let mut openssl = Command::new("openssl");
+        openssl.args([
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:P-256",
+            "-nodes",
+            "-days",
+            "2",
+        ]);
+        openssl.args([
+            "-subj",
+            "/CN=127.0.0.1",
+            "-addext",
+            "subjectAltName=IP:127.0.0.1",
+        ]);
+        openssl
+            .arg("-keyout")
+            .arg(folder.path().join("key.pem"))
+            .arg("-out")
+            .arg(folder.path().join("cert.pem"));
+        output_of(openssl);
         let config = folder.path().join("nginx.conf");
-        std::fs::write(&config, config_text(folder.path().to_str().unwrap(), port)).unwrap();
+        std::fs::write(
+            &config,
+            config_text(folder.path().to_str().unwrap(), port, listen, location),
+        )
+        .unwrap();
         let mut nginx = place.command("nginx");
         nginx.arg("-c").arg(&config).args(["-g", "daemon off;"]);
         let process = Process::start(nginx);
@@ -44,13 +96,18 @@ impl Nginx {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// The certificate that it has made itself.
+    pub(crate) fn certificate(&self) -> PathBuf {
+        self.folder.path().join("cert.pem")
+    }
+
     /// A file that it serves at `/<name>`, or has received there.
     pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.folder.path().join("www").join(name)
     }
 }
 
-fn config_text(folder: &str, port: u16) -> String {
+fn config_text(folder: &str, port: u16, listen: &str, location: &str) -> String {
     format!(
         "
         worker_processes 1;
@@ -68,9 +125,11 @@ fn config_text(folder: &str, port: u16) -> String {
             uwsgi_temp_path {folder}/uwsgi;
             scgi_temp_path {folder}/scgi;
             server {{
-                listen 127.0.0.1:{port};
+                listen 127.0.0.1:{port} {listen};
+                ssl_certificate {folder}/cert.pem;
+                ssl_certificate_key {folder}/key.pem;
                 root {folder}/www;
-                location / {{ dav_methods PUT; }}
+                location / {{ {location} }}
             }}
         }}
         "

@@ -60,7 +60,7 @@ pub enum VisitorAddress {
 /// Whether an `https://` origin's certificate is checked.
 #[derive(Clone, Debug)]
 pub enum OriginTrust {
-    /// Against these certificates.
+    /// These certificates must vouch for it, or name it itself.
     Roots(Roots),
     /// Not at all: for a device that made its certificate itself.
     Anything,
@@ -112,8 +112,8 @@ impl Origin {
         trust: &OriginTrust,
     ) -> Result<Self, TlsError> {
         let tls = match (address.scheme, trust) {
-            (Scheme::Https, OriginTrust::Roots(roots)) => Some(tls::https_client(roots)?),
-            (Scheme::Https, OriginTrust::Anything) => Some(tls::https_client_of_anyone()?),
+            (Scheme::Https, OriginTrust::Roots(roots)) => Some(tls::origin_client(Some(roots))?),
+            (Scheme::Https, OriginTrust::Anything) => Some(tls::origin_client(None)?),
             (Scheme::Http | Scheme::Tcp, _) => None,
         };
         Ok(Self {
@@ -153,11 +153,21 @@ impl Origin {
             None => Ok(OriginStream::Plain(stream)),
             Some(connector) => {
                 let name = tls::server_name(&self.address.host)?;
-                Ok(OriginStream::Tls(Box::new(
-                    connector.connect(name, stream).await?.into(),
-                )))
+                let stream = connector.connect(name, stream).await.map_err(explained)?;
+                Ok(OriginStream::Tls(Box::new(stream.into())))
             }
         }
+    }
+}
+
+/// What the owner can do about an origin whose certificate is not trusted.
+fn explained(error: io::Error) -> io::Error {
+    if tls::is_distrust(&error) {
+        io::Error::other(format!(
+            "{error}; name it with --origin-ca, or use --origin-insecure"
+        ))
+    } else {
+        error
     }
 }
 
