@@ -7,6 +7,8 @@
 //! - the **operator's** hosts, visitor to server process: `cloud.<zone>`;
 //! - the **device's** names, visitor to agent: that TLS only passes through the relay.
 
+mod verify;
+
 use std::any::Any;
 use std::fmt;
 use std::io;
@@ -17,23 +19,20 @@ use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use directory::PublicKey;
-use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
-use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use rustls::{
-    ClientConfig, DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig,
-    SignatureScheme,
-};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use wire::{ALPN_CARRIER, ALPN_TUNNEL};
+
+use verify::{DeviceCertificates, OriginCertificates};
 
 /// TLS that this process accepted from a visitor of the operator's own hosts.
 pub type Accepted = tokio_rustls::server::TlsStream<Prefixed>;
@@ -372,118 +371,6 @@ fn tunnel_server(
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(Arc::new(verifier))
         .with_cert_resolver(Arc::new(certificate)))
-}
-
-/// Accepts any certificate with an Ed25519 key whose owner signs the handshake. Whether the key belongs to a device is
-/// the Directory's to say, after the handshake, so that the agent hears the reason in a close code.
-#[derive(Debug)]
-struct DeviceCertificates {
-    mandatory: bool,
-}
-
-impl ClientCertVerifier for DeviceCertificates {
-    fn root_hint_subjects(&self) -> &[DistinguishedName] {
-        &[]
-    }
-
-    fn client_auth_mandatory(&self) -> bool {
-        self.mandatory
-    }
-
-    fn verify_client_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        _intermediates: &[CertificateDer<'_>],
-        _now: UnixTime,
-    ) -> Result<ClientCertVerified, rustls::Error> {
-        match ed25519_key(end_entity) {
-            Some(_) => Ok(ClientCertVerified::assertion()),
-            None => Err(rustls::CertificateError::BadEncoding.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _certificate: &CertificateDer<'_>,
-        _signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        vec![SignatureScheme::ED25519]
-    }
-}
-
-/// Checks an origin's certificate as its owner asked.
-#[derive(Debug)]
-struct OriginCertificates {
-    vouched_for: Option<Arc<WebPkiServerVerifier>>,
-    /// `None` if every certificate will do.
-    named: Option<Arc<[CertificateDer<'static>]>>,
-    provider: Arc<CryptoProvider>,
-}
-
-impl ServerCertVerifier for OriginCertificates {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, rustls::Error> {
-        // Certificates that a device makes for itself are often marked as authorities, and an authority may not stand as
-        // a server. One that the owner has named is meant, whatever else it says.
-        let meant = self
-            .named
-            .as_ref()
-            .is_none_or(|named| named.contains(end_entity));
-        match &self.vouched_for {
-            _ if meant => Ok(ServerCertVerified::assertion()),
-            Some(roots) => {
-                roots.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-            }
-            None => Err(rustls::CertificateError::UnknownIssuer.into()),
-        }
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls12_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = self.provider.signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider
-            .signature_verification_algorithms
-            .supported_schemes()
-    }
 }
 
 /// A TCP connection of which some octets have been read already; they are read again first.
