@@ -1,0 +1,74 @@
+//! The parts that other processes of this program play when it starts everything itself: each reads its order as one line
+//! of JSON from standard input, says on standard output how it is, a line of JSON each time, and lives until its input
+//! ends.
+
+pub(crate) mod agents;
+pub(crate) mod origin;
+pub(crate) mod up;
+
+use std::fmt;
+use std::io::{self, Write as _, stdin, stdout};
+use std::thread;
+
+use clap::ValueEnum;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+
+/// A role.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Part {
+    /// The server: control, relay and ddns.
+    Up,
+    /// Devices' agents, one or thousands.
+    Agents,
+    /// A device's service.
+    Origin,
+}
+
+impl Part {
+    /// Its name on the command line.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Up => "up",
+            Self::Agents => "agents",
+            Self::Origin => "origin",
+        }
+    }
+
+    /// Plays the part. Returns only if something is wrong.
+    pub(crate) async fn play(self) -> anyhow::Result<()> {
+        match self {
+            Self::Up => up::play(order()?).await,
+            Self::Agents => agents::play(order()?).await,
+            Self::Origin => origin::play(order()?).await,
+        }
+    }
+}
+
+impl fmt::Display for Part {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Up => "the server",
+            Self::Agents => "the agent",
+            Self::Origin => "the origin",
+        })
+    }
+}
+
+/// Reads the order. From then on this process ends when the one that gave it does.
+fn order<T: DeserializeOwned>() -> anyhow::Result<T> {
+    let mut line = String::new();
+    stdin().read_line(&mut line)?;
+    thread::spawn(|| {
+        let _ = io::copy(&mut stdin().lock(), &mut io::sink());
+        std::process::exit(0);
+    });
+    Ok(serde_json::from_str(&line)?)
+}
+
+/// Says how things are.
+fn say(status: &impl Serialize) -> io::Result<()> {
+    let mut line = serde_json::to_vec(status)?;
+    line.push(b'\n');
+    stdout().write_all(&line)
+}

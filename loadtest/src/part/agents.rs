@@ -1,0 +1,192 @@
+//! Devices' agents: the relay library's own, as many as are wanted, in one process.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::Context as _;
+use directory::PairingCode;
+use relay::agent::{self, Attached, Cloud, Origin, OriginTrust, State, VisitorAddress};
+use relay::resolve::Resolver;
+use relay::server::Transport;
+use relay::tls::Roots;
+use serde::{Deserialize, Serialize};
+use tokio::sync::{Semaphore, watch};
+use tokio::task::JoinSet;
+use tokio::time::interval;
+use tokio_util::sync::CancellationToken;
+
+/// How often it is said how many are attached, if that has changed.
+const PACE: Duration = Duration::from_millis(20);
+
+/// How many pair at a time; all that they need of each other is the cloud's time.
+const PAIR_AT_ONCE: usize = 16;
+
+/// What is wanted.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {
+    /// Where cloud and relay are reached, whatever their names.
+    pub(crate) front: SocketAddr,
+    /// What to check the cloud against while pairing, in PEM.
+    pub(crate) trust_root: String,
+    /// The service behind each of them.
+    pub(crate) origin: String,
+    pub(crate) devices: Vec<Device>,
+    /// How many may be on their way to the relay at a time.
+    pub(crate) at_once: usize,
+    /// Whether they stay once attached, or leave again: to be paired and have a certificate was all that was wanted.
+    pub(crate) stay: bool,
+}
+
+/// One device.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Device {
+    /// Its state directory.
+    pub(crate) state: PathBuf,
+    /// How to pair it, unless it is.
+    pub(crate) invitation: Option<Invitation>,
+}
+
+/// With what a device pairs.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Invitation {
+    /// `https://cloud.<zone>[:port]`
+    pub(crate) control: String,
+    /// Single use.
+    pub(crate) code: String,
+}
+
+/// How they are.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Status {
+    /// Attached now, over either.
+    pub(crate) over_quic: usize,
+    pub(crate) over_tls: usize,
+    /// Were attached and left again, as was wanted.
+    pub(crate) left: usize,
+    /// When this last changed, in seconds since the first was started.
+    pub(crate) seconds: f64,
+}
+
+impl Status {
+    pub(crate) fn attached(&self) -> usize {
+        self.over_quic + self.over_tls
+    }
+
+    fn over(&mut self, transport: Transport) -> &mut usize {
+        match transport {
+            Transport::Quic => &mut self.over_quic,
+            Transport::Tls => &mut self.over_tls,
+        }
+    }
+}
+
+pub(super) async fn play(order: Order) -> anyhow::Result<()> {
+    let fleet = Arc::new(Fleet {
+        roots: Roots::from_pem(&order.trust_root)?,
+        resolver: Resolver::Fixed(order.front),
+        origin: Origin::new(
+            order.origin.parse()?,
+            VisitorAddress::Forwarded,
+            &OriginTrust::Roots(Roots::none()),
+        )?,
+        at_once: Semaphore::new(order.at_once),
+        pair_at_once: Semaphore::new(PAIR_AT_ONCE),
+        stay: order.stay,
+        begun: Instant::now(),
+        status: Mutex::default(),
+    });
+    let mut agents = JoinSet::new();
+    for device in order.devices {
+        agents.spawn(Arc::clone(&fleet).keep(device));
+    }
+    let mut said = Status::default();
+    let mut pace = interval(PACE);
+    loop {
+        tokio::select! {
+            Some(ended) = agents.join_next() => ended??,
+            _ = pace.tick() => {
+                let status = fleet.status();
+                if status != said {
+                    super::say(&status)?;
+                    said = status;
+                }
+            }
+        }
+    }
+}
+
+/// What all of them share.
+struct Fleet {
+    roots: Roots,
+    resolver: Resolver,
+    origin: Origin,
+    at_once: Semaphore,
+    pair_at_once: Semaphore,
+    stay: bool,
+    begun: Instant,
+    status: Mutex<Status>,
+}
+
+impl Fleet {
+    /// Runs one agent. An error ends them all: a load that is not the one asked for is no measurement.
+    async fn keep(self: Arc<Self>, device: Device) -> anyhow::Result<()> {
+        let turn = self.at_once.acquire().await?;
+        let state = State::open(&device.state)?;
+        if let Some(Invitation { control, code }) = &device.invitation {
+            let _turn = self.pair_at_once.acquire().await?;
+            let cloud = Cloud::new(control, self.roots.clone(), self.resolver)?;
+            agent::pair(&state, &cloud, &PairingCode::parse(code)?)
+                .await
+                .with_context(|| format!("pairing at {control}"))?;
+        }
+        let config = agent::Config {
+            state,
+            origin: self.origin.clone(),
+            resolver: self.resolver,
+        };
+        let (sender, mut attached) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let mut run = tokio::spawn(agent::run(config, sender, stop.clone()));
+        tokio::select! {
+            ended = &mut run => return Ok(ended??),
+            _ = attached.wait_for(Option::is_some) => {}
+        }
+        drop(turn);
+        if !self.stay {
+            stop.cancel();
+            run.await??;
+            self.change(|status| status.left += 1);
+            return Ok(());
+        }
+        let mut before: Option<Attached> = None;
+        loop {
+            let now = *attached.borrow_and_update();
+            self.change(|status| {
+                if let Some(before) = before {
+                    *status.over(before.transport) -= 1;
+                }
+                if let Some(now) = now {
+                    *status.over(now.transport) += 1;
+                }
+            });
+            before = now;
+            tokio::select! {
+                ended = &mut run => return Ok(ended??),
+                Ok(()) = attached.changed() => {}
+            }
+        }
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Status)) {
+        let mut status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        change(&mut status);
+        status.seconds = self.begun.elapsed().as_secs_f64();
+    }
+
+    fn status(&self) -> Status {
+        let status = self.status.lock().unwrap_or_else(PoisonError::into_inner);
+        status.clone()
+    }
+}

@@ -1,0 +1,267 @@
+//! The processes under load: children that end with this one, and what any process costs.
+
+use std::fs::{self, File};
+use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::os::unix::process::CommandExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Child as StdChild, Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+use tokio::time::timeout;
+
+use crate::part::Part;
+
+/// How many of a child's last lines are shown when it has failed.
+const LAST_LINES: usize = 5;
+
+/// Another process of this program that plays a part. It is killed when this is dropped, and ends by itself when this
+/// process ends in any other way: its standard input closes then.
+#[derive(Debug)]
+pub(crate) struct Child {
+    part: Part,
+    process: StdChild,
+    latest: watch::Receiver<Option<String>>,
+    log: PathBuf,
+}
+
+/// Why a child is of no use.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ChildError {
+    /// The system did not start it.
+    #[error("{part} could not be started: {cause}")]
+    Start { part: Part, cause: io::Error },
+    /// It ended too soon.
+    #[error("{part} has ended by itself; its last words were: {last_words}")]
+    Ended { part: Part, last_words: String },
+    /// It runs, and nothing comes of it.
+    #[error("{part} was not ready within {} s; its last words were: {last_words}", .time.as_secs())]
+    Late {
+        part: Part,
+        time: Duration,
+        last_words: String,
+    },
+    /// It speaks another language: two versions of this program are mixed.
+    #[error("{part} said what makes no sense: {line}")]
+    Nonsense { part: Part, line: String },
+}
+
+impl Child {
+    /// Starts this program again in the role of `part`, tells it `order`, and keeps its log in `folder`.
+    pub(crate) fn start(
+        part: Part,
+        order: &impl Serialize,
+        folder: &Path,
+    ) -> Result<Self, ChildError> {
+        let log = folder.join(format!("{part}.log"));
+        let started = (|| {
+            let mut process = Command::new(std::env::current_exe()?)
+                .args(["part", part.name()])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::piped())
+                .stderr(File::create(&log)?)
+                .process_group(0) // Ctrl-C is for this process to hear, which then ends the others
+                .spawn()?;
+            let mut order = serde_json::to_vec(order)?;
+            order.push(b'\n');
+            let told = match &mut process.stdin {
+                Some(stdin) => stdin.write_all(&order),
+                None => Ok(()),
+            };
+            Ok((process, told))
+        })();
+        let (mut process, told) = started.map_err(|cause| ChildError::Start { part, cause })?;
+        let (sender, latest) = watch::channel(None);
+        if let Some(stdout) = process.stdout.take() {
+            // Ends with the child, at the latest when the child is dropped.
+            thread::spawn(move || {
+                for line in BufReader::new(stdout).lines().map_while(Result::ok) {
+                    sender.send_replace(Some(line));
+                }
+            });
+        }
+        let child = Self {
+            part,
+            process,
+            latest,
+            log,
+        };
+        match told {
+            Ok(()) => Ok(child),
+            Err(_) => Err(child.ended()),
+        }
+    }
+
+    pub(crate) fn id(&self) -> ProcessId {
+        ProcessId(self.process.id())
+    }
+
+    /// What it said last; `None` before it has said anything.
+    pub(crate) fn said<T: DeserializeOwned>(&self) -> Result<Option<T>, ChildError> {
+        let line = self.latest.borrow().clone();
+        line.map(|line| {
+            serde_json::from_str(&line).map_err(|_| ChildError::Nonsense {
+                part: self.part,
+                line,
+            })
+        })
+        .transpose()
+    }
+
+    /// Waits until it says something that is `enough`.
+    pub(crate) async fn until_said<T: DeserializeOwned>(
+        &mut self,
+        time: Duration,
+        enough: impl Fn(&T) -> bool,
+    ) -> Result<T, ChildError> {
+        let waited = timeout(time, async {
+            loop {
+                let changed = self.latest.changed().await;
+                if let Some(said) = self.said()?
+                    && enough(&said)
+                {
+                    return Ok(said);
+                }
+                changed.map_err(|_| self.ended())?;
+            }
+        });
+        match waited.await {
+            Ok(said) => said,
+            Err(_) => Err(ChildError::Late {
+                part: self.part,
+                time,
+                last_words: self.last_words(),
+            }),
+        }
+    }
+
+    /// Ends it, and waits until it is gone.
+    pub(crate) fn kill(&mut self) {
+        // Fails only if it has ended already.
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+
+    fn ended(&self) -> ChildError {
+        ChildError::Ended {
+            part: self.part,
+            last_words: self.last_words(),
+        }
+    }
+
+    fn last_words(&self) -> String {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<_> = log.lines().collect();
+        match lines.len() {
+            0 => "none".to_owned(),
+            count => lines[count.saturating_sub(LAST_LINES)..].join("\n"),
+        }
+    }
+}
+
+impl Drop for Child {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A running process, ours or another.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ProcessId(pub(crate) u32);
+
+/// What a process has cost cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("process {} cannot be measured: {cause}; does it still run, and is it yours?", .process.0)]
+pub(crate) struct UsageError {
+    process: ProcessId,
+    cause: io::Error,
+}
+
+impl ProcessId {
+    /// The processor time it has used since it began, in user and kernel mode, all threads together. The kernel counts in
+    /// ticks, mostly of 10 ms.
+    pub(crate) fn cpu(self) -> Result<Duration, UsageError> {
+        let stat = self.read("stat")?;
+        cpu_of(&stat).ok_or_else(|| self.error(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// Its resident memory, in octets.
+    pub(crate) fn resident(self) -> Result<u64, UsageError> {
+        let status = self.read("status")?;
+        resident_of(&status).ok_or_else(|| self.error(io::ErrorKind::InvalidData.into()))
+    }
+
+    fn read(self, file: &str) -> Result<String, UsageError> {
+        fs::read_to_string(format!("/proc/{}/{file}", self.0)).map_err(|cause| self.error(cause))
+    }
+
+    fn error(self, cause: io::Error) -> UsageError {
+        UsageError {
+            process: self,
+            cause,
+        }
+    }
+}
+
+/// proc_pid_stat(5): the second field is a name in parentheses, which may hold anything; utime and stime are 14 and 15.
+fn cpu_of(stat: &str) -> Option<Duration> {
+    let (_, fields) = stat.rsplit_once(')')?;
+    let mut fields = fields.split_whitespace().skip(11);
+    let user: u64 = fields.next()?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let ticks_per_second = rustix::param::clock_ticks_per_second();
+    Some(Duration::from_secs_f64(
+        (user + system) as f64 / ticks_per_second as f64,
+    ))
+}
+
+/// proc_pid_status(5): `VmRSS:     12345 kB`.
+fn resident_of(status: &str) -> Option<u64> {
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+/// Lets this process have as many descriptors as it may: each connection needs one.
+pub(crate) fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // If it fails there are fewer, which shows when they run out.
+    let _ = setrlimit(Resource::Nofile, raised);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn processor_time_is_found_behind_any_name() {
+        let stat = "7 (a ) b) S 1 7 7 0 -1 4194560 100 0 0 0 250 150 9 9 20 0 3 0 100 1 1";
+        let ticks = rustix::param::clock_ticks_per_second() as f64;
+        assert_eq!(cpu_of(stat), Some(Duration::from_secs_f64(400.0 / ticks)));
+        assert_eq!(cpu_of("7 (a"), None);
+    }
+
+    #[test]
+    fn resident_memory_is_in_octets() {
+        let status = "Name:\tx\nVmHWM:\t 300 kB\nVmRSS:\t     200 kB\n";
+        assert_eq!(resident_of(status), Some(200 * 1024));
+        assert_eq!(resident_of("Name:\tx\n"), None);
+    }
+
+    #[test]
+    fn this_process_can_be_measured() {
+        let this = ProcessId(std::process::id());
+        assert!(this.resident().unwrap() > 0);
+        this.cpu().unwrap();
+    }
+}

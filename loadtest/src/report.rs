@@ -1,0 +1,342 @@
+//! From rounds to what is shown: medians with their spread, as a table for people or as JSON for machines.
+//!
+//! ```text
+//!   round ─► figures by column ─┐
+//!   round ─► figures by column ─┼─► row: median, lowest, highest of each column ─► table of a scenario ─► text or JSON
+//!   round ─► …                 ─┘
+//! ```
+
+use std::collections::BTreeMap;
+use std::fs;
+
+use serde::Serialize;
+use time::OffsetDateTime;
+
+/// What a figure says. Each scenario has its own.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Column {
+    /// Its name in JSON, unit last.
+    pub(crate) key: &'static str,
+    /// Its heading in the table.
+    pub(crate) heading: &'static str,
+    /// How many decimals the table shows.
+    pub(crate) decimals: usize,
+}
+
+/// The figures of one round of one workload. A figure that could not be had is not there.
+pub(crate) type Round = Vec<(&'static Column, f64)>;
+
+/// What one scenario brought.
+#[derive(Debug)]
+pub(crate) struct Table {
+    pub(crate) scenario: &'static str,
+    /// How many, and what they are called: connections, tunnels, sockets.
+    pub(crate) connections: (usize, &'static str),
+    pub(crate) seconds: u64,
+    /// What the tunnels ran over, if it is known.
+    pub(crate) carrier: Option<String>,
+    rows: Vec<Row>,
+    notes: Vec<String>,
+}
+
+/// The rounds of one workload.
+#[derive(Debug)]
+struct Row {
+    workload: &'static str,
+    rounds: Vec<Round>,
+}
+
+/// Several rounds in three numbers.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+struct Summary {
+    median: f64,
+    lowest: f64,
+    highest: f64,
+}
+
+impl Summary {
+    /// `None` of no values.
+    fn of(values: &[f64]) -> Option<Self> {
+        let mut sorted = values.to_vec();
+        sorted.sort_by(f64::total_cmp);
+        let (lowest, highest) = (*sorted.first()?, *sorted.last()?);
+        let middle = sorted.len() / 2;
+        let upper = *sorted.get(middle)?;
+        let median = if sorted.len() % 2 == 1 {
+            upper
+        } else {
+            (upper + sorted.get(middle - 1)?) / 2.0
+        };
+        Some(Self {
+            median,
+            lowest,
+            highest,
+        })
+    }
+
+    /// `1.23 (1.20–1.31)`, without the spread where it cannot be seen.
+    fn text(&self, decimals: usize) -> String {
+        let [median, lowest, highest] =
+            [self.median, self.lowest, self.highest].map(|value| format!("{value:.decimals$}"));
+        if lowest == highest {
+            median
+        } else {
+            format!("{median} ({lowest}–{highest})")
+        }
+    }
+}
+
+impl Table {
+    pub(crate) fn new(
+        scenario: &'static str,
+        connections: (usize, &'static str),
+        seconds: u64,
+        carrier: Option<String>,
+    ) -> Self {
+        Self {
+            scenario,
+            connections,
+            seconds,
+            carrier,
+            rows: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    /// Adds a round of `workload`, whose row stands where its first round was added.
+    pub(crate) fn add(&mut self, workload: &'static str, round: Round) {
+        match self.rows.iter_mut().find(|row| row.workload == workload) {
+            Some(row) => row.rounds.push(round),
+            None => self.rows.push(Row {
+                workload,
+                rounds: vec![round],
+            }),
+        }
+    }
+
+    /// Adds a sentence below the table, once.
+    pub(crate) fn note(&mut self, sentence: String) {
+        if !self.notes.contains(&sentence) {
+            self.notes.push(sentence);
+        }
+    }
+
+    fn rounds(&self) -> usize {
+        self.rows.first().map_or(0, |row| row.rounds.len())
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        let columns = self.columns();
+        let mut lines = vec![vec![String::new()]];
+        lines[0].extend(columns.iter().map(|column| column.heading.to_owned()));
+        for row in &self.rows {
+            let mut line = vec![row.workload.to_owned()];
+            line.extend(columns.iter().map(|column| {
+                let summary = Summary::of(&row.values(column));
+                summary.map_or("–".to_owned(), |summary| summary.text(column.decimals))
+            }));
+            lines.push(line);
+        }
+        let widths: Vec<usize> = (0..=columns.len())
+            .map(|column| lines.iter().map(|line| line[column].chars().count()).max())
+            .map(Option::unwrap_or_default)
+            .collect();
+        let (count, plural) = self.connections;
+        let what = match count {
+            1 => plural.trim_end_matches('s'),
+            _ => plural,
+        };
+        let carrier = self
+            .carrier
+            .as_deref()
+            .map(|carrier| format!(", {carrier} carrier"));
+        let mut text = format!(
+            "{}: {count} {what}{}, {} s a round, median of {} (lowest–highest)\n\n",
+            self.scenario,
+            carrier.unwrap_or_default(),
+            self.seconds,
+            self.rounds()
+        );
+        for line in lines {
+            let cells = line.iter().zip(&widths);
+            let line: Vec<_> = cells
+                .map(|(cell, &width)| format!("{cell:<width$}"))
+                .collect();
+            text.push_str(&format!("  {}\n", line.join("  ").trim_end()));
+        }
+        for note in &self.notes {
+            text.push_str(&format!("  {note}\n"));
+        }
+        text
+    }
+
+    /// For machines: one object for each row.
+    pub(crate) fn results(&self) -> Vec<impl Serialize + use<>> {
+        self.rows.iter().map(|row| self.result(row)).collect()
+    }
+
+    fn result(&self, row: &Row) -> Measured {
+        let figures = self.columns().into_iter().filter_map(|column| {
+            let rounds = row.values(column);
+            let summary = Summary::of(&rounds)?;
+            Some((column.key, Figures { summary, rounds }))
+        });
+        Measured {
+            scenario: self.scenario,
+            workload: row.workload,
+            carrier: self.carrier.clone(),
+            connections: self.connections.0,
+            seconds: self.seconds,
+            figures: figures.collect(),
+            notes: self.notes.clone(),
+        }
+    }
+
+    /// Those that any round has, in the order in which they first stand.
+    fn columns(&self) -> Vec<&'static Column> {
+        let mut columns: Vec<&'static Column> = Vec::new();
+        let rounds = self.rows.iter().flat_map(|row| &row.rounds);
+        for (column, _) in rounds.flatten() {
+            if !columns.contains(column) {
+                columns.push(column);
+            }
+        }
+        columns
+    }
+}
+
+impl Row {
+    fn values(&self, column: &Column) -> Vec<f64> {
+        let figures = self.rounds.iter().flatten();
+        figures
+            .filter(|(of, _)| *of == column)
+            .map(|(_, value)| *value)
+            .collect()
+    }
+}
+
+#[derive(Serialize)]
+struct Measured {
+    scenario: &'static str,
+    workload: &'static str,
+    carrier: Option<String>,
+    /// Connections, tunnels or sockets.
+    connections: usize,
+    seconds: u64,
+    figures: BTreeMap<&'static str, Figures>,
+    notes: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Figures {
+    #[serde(flatten)]
+    summary: Summary,
+    rounds: Vec<f64>,
+}
+
+/// On what and when it was measured: figures of different machines or days do not compare.
+#[derive(Debug, Serialize)]
+pub(crate) struct Machine {
+    date: String,
+    cpu: String,
+    cores: usize,
+    kernel: String,
+}
+
+impl Machine {
+    /// This one, now.
+    pub(crate) fn here() -> Self {
+        let read = |file| fs::read_to_string(file).unwrap_or_default();
+        let cpu = read("/proc/cpuinfo")
+            .lines()
+            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+            .map_or("unknown".to_owned(), |(_, model)| model.to_owned());
+        Self {
+            date: OffsetDateTime::now_utc().date().to_string(),
+            cpu,
+            cores: std::thread::available_parallelism().map_or(1, usize::from),
+            kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
+        }
+    }
+
+    /// For people.
+    pub(crate) fn text(&self) -> String {
+        format!(
+            "{}, {} cores, {}, {}",
+            self.cpu, self.cores, self.kernel, self.date
+        )
+    }
+}
+
+/// Everything at once, for machines.
+pub(crate) fn json(machine: &Machine, tables: &[Table]) -> serde_json::Result<String> {
+    #[derive(Serialize)]
+    struct Report<'a, R> {
+        program: &'static str,
+        version: &'static str,
+        machine: &'a Machine,
+        results: Vec<R>,
+    }
+    serde_json::to_string_pretty(&Report {
+        program: "causeway-loadtest",
+        version: env!("CARGO_PKG_VERSION"),
+        machine,
+        results: tables.iter().flat_map(Table::results).collect(),
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    static RATE: Column = Column {
+        key: "requests_per_s",
+        heading: "requests/s",
+        decimals: 0,
+    };
+    static COST: Column = Column {
+        key: "relay_cpu_us",
+        heading: "relay CPU µs",
+        decimals: 1,
+    };
+
+    #[test]
+    fn a_median_stands_in_the_middle() {
+        let odd = Summary::of(&[3.0, 1.0, 10.0]).unwrap();
+        assert_eq!((odd.median, odd.lowest, odd.highest), (3.0, 1.0, 10.0));
+        assert_eq!(Summary::of(&[4.0, 1.0]).unwrap().median, 2.5);
+        assert_eq!(Summary::of(&[]), None);
+    }
+
+    #[test]
+    fn a_table_shows_medians_and_their_spread() {
+        let mut table = Table::new("requests", (64, "connections"), 5, Some("quic".to_owned()));
+        table.add("keep_alive", vec![(&RATE, 100.0), (&COST, 2.25)]);
+        table.add("new_connection", vec![(&RATE, 7.0)]);
+        table.add("keep_alive", vec![(&RATE, 300.0), (&COST, 2.25)]);
+        table.note("one thing to know".to_owned());
+        let expected = "\
+requests: 64 connections, quic carrier, 5 s a round, median of 2 (lowest–highest)
+
+                  requests/s     relay CPU µs
+  keep_alive      200 (100–300)  2.2
+  new_connection  7              –
+  one thing to know
+";
+        assert_eq!(table.text(), expected);
+    }
+
+    #[test]
+    fn json_has_every_round() {
+        let mut table = Table::new("dns", (8, "sockets"), 1, None);
+        table.add("hit", vec![(&RATE, 1.0)]);
+        table.add("hit", vec![(&RATE, 2.0)]);
+        let json = json(&Machine::here(), &[table]).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let figures = &json["results"][0]["figures"]["requests_per_s"];
+        assert_eq!(figures["median"], 1.5);
+        assert_eq!(figures["rounds"], serde_json::json!([1.0, 2.0]));
+        assert!(json["machine"]["cores"].as_u64() > Some(0));
+    }
+}

@@ -1,0 +1,149 @@
+//! DNS queries: threads of their own keep a few queries under way on each of many sockets, and ask again as soon as they
+//! are answered. First for names that exist, then for names that do not.
+//!
+//! As with requests, the latency is that at the highest rate: mostly the wait in the server's queue.
+
+mod askers;
+mod question;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::{Effort, Load, ScenarioError};
+use crate::progress::Progress;
+use crate::report::{Column, Round, Table};
+use crate::world::{Names, Place, Watched};
+use askers::Askers;
+use question::question;
+
+pub(crate) const NAME: &str = "dns";
+
+/// Names that do not exist, made before the load begins.
+const MISSES: usize = 4096;
+
+/// RFC 1035 section 4.1.1.
+const NO_ERROR: u8 = 0;
+const NAME_ERROR: u8 = 3;
+
+static RATE: Column = Column {
+    key: "queries_per_s",
+    heading: "queries/s",
+    decimals: 0,
+};
+static P50: Column = Column {
+    key: "p50_us",
+    heading: "p50 µs",
+    decimals: 0,
+};
+static P99: Column = Column {
+    key: "p99_us",
+    heading: "p99 µs",
+    decimals: 0,
+};
+static CPU: Column = Column {
+    key: "server_cpu_us_per_query",
+    heading: "server CPU µs",
+    decimals: 2,
+};
+static LOSSES: Column = Column {
+    key: "lost",
+    heading: "lost",
+    decimals: 0,
+};
+static WRONG: Column = Column {
+    key: "wrong",
+    heading: "wrong",
+    decimals: 0,
+};
+
+/// What is asked for.
+struct Workload {
+    name: &'static str,
+    questions: Arc<[Box<[u8]>]>,
+    /// How each is to be answered.
+    rcode: u8,
+}
+
+pub(crate) async fn run(
+    place: &Place,
+    effort: Effort,
+    devices: usize,
+    threads: usize,
+    progress: &Progress,
+) -> Result<Table, ScenarioError> {
+    let names = Names::reach(place, NAME, devices, progress).await?;
+    let misses: Vec<_> = (0..MISSES)
+        .map(|number| format!("miss-{number}-{:x}.{}", rand::random::<u32>(), names.zone))
+        .collect();
+    let workloads = [
+        ("hit", &names.hosts, NO_ERROR),
+        ("miss", &misses, NAME_ERROR),
+    ]
+    .map(|(name, hosts, rcode)| Workload {
+        name,
+        questions: hosts.iter().filter_map(|host| question(host)).collect(),
+        rcode,
+    });
+    let mut table = Table::new(NAME, (effort.connections, "sockets"), effort.seconds, None);
+    for round in 0..effort.rounds {
+        for workload in &workloads {
+            progress.begin(
+                effort.title(NAME, workload.name, round),
+                effort.seconds * 1000,
+            );
+            let figures = measure(&names, workload, effort, threads, progress).await?;
+            table.add(workload.name, figures);
+        }
+    }
+    Ok(table)
+}
+
+async fn measure(
+    names: &Names,
+    workload: &Workload,
+    effort: Effort,
+    threads: usize,
+    progress: &Progress,
+) -> Result<Round, ScenarioError> {
+    if workload.questions.is_empty() {
+        return Err(ScenarioError::Nothing {
+            workload: workload.name,
+            cause: format!("{} can be no zone", names.zone),
+        });
+    }
+    let load = Arc::new(Load::default());
+    let askers = Askers::start(names.server, workload, effort.connections, threads, &load)?;
+    let watched = Watched {
+        relay: names.process,
+        agent: None,
+    };
+    let observed = load
+        .observe(effort.length(), watched, progress, || {
+            askers.answered.load(Relaxed)
+        })
+        .await?;
+    let tally = askers.finish()?;
+    if observed.count == 0.0 {
+        return Err(ScenarioError::Nothing {
+            workload: workload.name,
+            cause: format!(
+                "{} does not answer; does a DNS server listen there?",
+                names.server
+            ),
+        });
+    }
+    let quantile = |quantile| tally.latencies.value_at_quantile(quantile) as f64;
+    let mut figures = vec![
+        (&RATE, observed.count / observed.seconds),
+        (&P50, quantile(0.5)),
+        (&P99, quantile(0.99)),
+    ];
+    figures.extend(
+        observed
+            .relay_cpu
+            .map(|cpu| (&CPU, cpu * 1e6 / observed.count)),
+    );
+    figures.push((&LOSSES, tally.lost as f64));
+    figures.push((&WRONG, tally.wrong as f64));
+    Ok(figures)
+}

@@ -1,0 +1,187 @@
+//! Many small exchanges: over connections that are kept, and with a new connection, TLS handshake included, for each.
+//!
+//! Each visitor asks again as soon as it has its answer. What is measured is therefore the most that so many visitors can
+//! get, and the latency at that rate; it is not the latency of a server at ease.
+
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use hdrhistogram::Histogram;
+use tokio::task::JoinSet;
+
+use super::{Effort, FAILURES, Load, ScenarioError, for_ever, latencies, microseconds};
+use crate::progress::Progress;
+use crate::report::{Column, Round, Table};
+use crate::visitor::{Door, VisitError};
+use crate::world::{Device, Place};
+
+pub(crate) const NAME: &str = "requests";
+
+static RATE: Column = Column {
+    key: "requests_per_s",
+    heading: "requests/s",
+    decimals: 0,
+};
+static P50: Column = Column {
+    key: "p50_ms",
+    heading: "p50 ms",
+    decimals: 2,
+};
+static P99: Column = Column {
+    key: "p99_ms",
+    heading: "p99 ms",
+    decimals: 2,
+};
+static P999: Column = Column {
+    key: "p999_ms",
+    heading: "p999 ms",
+    decimals: 2,
+};
+static RELAY_CPU: Column = Column {
+    key: "relay_cpu_us_per_request",
+    heading: "relay CPU µs",
+    decimals: 0,
+};
+static AGENT_CPU: Column = Column {
+    key: "agent_cpu_us_per_request",
+    heading: "agent CPU µs",
+    decimals: 0,
+};
+
+/// What becomes of a connection after its first answer.
+#[derive(Clone, Copy)]
+enum Habit {
+    KeepAlive,
+    NewConnection,
+}
+
+impl Habit {
+    const ALL: [Self; 2] = [Self::KeepAlive, Self::NewConnection];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::KeepAlive => "keep_alive",
+            Self::NewConnection => "new_connection",
+        }
+    }
+}
+
+pub(crate) async fn run(
+    place: &Place,
+    effort: Effort,
+    progress: &Progress,
+) -> Result<Table, ScenarioError> {
+    let device = Device::reach(place, NAME).await?;
+    let carrier = place.carrier().map(|carrier| carrier.to_string());
+    let mut table = Table::new(
+        NAME,
+        (effort.connections, "connections"),
+        effort.seconds,
+        carrier,
+    );
+    for round in 0..effort.rounds {
+        for habit in Habit::ALL {
+            progress.begin(
+                effort.title(NAME, habit.name(), round),
+                effort.seconds * 1000,
+            );
+            let figures = measure(&device, habit, effort, progress, &mut table).await?;
+            table.add(habit.name(), figures);
+        }
+    }
+    Ok(table)
+}
+
+async fn measure(
+    device: &Device,
+    habit: Habit,
+    effort: Effort,
+    progress: &Progress,
+    table: &mut Table,
+) -> Result<Round, ScenarioError> {
+    let load = Arc::new(Load::default());
+    let clock = Arc::new(Clock {
+        answered: AtomicU64::new(0),
+        latencies: Mutex::new(latencies()?),
+    });
+    let mut visitors = JoinSet::new(); // dropped with this future, and every visitor with it
+    for _ in 0..effort.connections {
+        let (door, path) = (device.door.clone(), device.small.clone());
+        let (load, clock) = (Arc::clone(&load), Arc::clone(&clock));
+        visitors.spawn(
+            async move { for_ever(&load, || ask(&door, habit, &path, &load, &clock)).await },
+        );
+    }
+    let count = || clock.answered.load(Relaxed);
+    let observed = load
+        .observe(effort.length(), device.watched, progress, count)
+        .await?;
+    drop(visitors);
+    if observed.count == 0.0 {
+        return Err(ScenarioError::Nothing {
+            workload: habit.name(),
+            cause: load
+                .why()
+                .unwrap_or_else(|| "no answer has come".to_owned()),
+        });
+    }
+    if let Some(why) = load.why() {
+        table.note(format!("{}, first failure: {why}", habit.name()));
+    }
+    let each = |cpu: f64| cpu * 1e6 / observed.count;
+    let latencies = clock
+        .latencies
+        .lock()
+        .unwrap_or_else(PoisonError::into_inner);
+    let milliseconds = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
+    let mut figures = vec![
+        (&RATE, observed.count / observed.seconds),
+        (&P50, milliseconds(0.5)),
+        (&P99, milliseconds(0.99)),
+        (&P999, milliseconds(0.999)),
+    ];
+    figures.extend(observed.relay_cpu.map(|cpu| (&RELAY_CPU, each(cpu))));
+    figures.extend(observed.agent_cpu.map(|cpu| (&AGENT_CPU, each(cpu))));
+    figures.push((&FAILURES, load.failures() as f64));
+    Ok(figures)
+}
+
+/// How many answers there were, and how long they took.
+struct Clock {
+    answered: AtomicU64,
+    latencies: Mutex<Histogram<u64>>,
+}
+
+/// One connection and as many exchanges over it as the habit says.
+async fn ask(
+    door: &Door,
+    habit: Habit,
+    path: &str,
+    load: &Load,
+    clock: &Clock,
+) -> Result<(), VisitError> {
+    let mut start = Instant::now();
+    let mut visit = door.enter().await?;
+    loop {
+        let request = match habit {
+            Habit::KeepAlive => {
+                start = Instant::now();
+                door.get(path)
+            }
+            Habit::NewConnection => door.get_once(path),
+        };
+        visit.exchange_soon(request).await?;
+        clock.answered.fetch_add(1, Relaxed);
+        if load.is_observed() {
+            let mut latencies = clock
+                .latencies
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner);
+            latencies.saturating_record(microseconds(start.elapsed()));
+        }
+        if let Habit::NewConnection = habit {
+            return Ok(());
+        }
+    }
+}

@@ -1,0 +1,179 @@
+//! Where the things are that a load is put on: at the addresses given, or in processes started for it.
+//!
+//! ```text
+//!   Device   a name with a service behind it       throughput, requests
+//!   Names    a zone with names in it               dns
+//!   Fleet    many devices that are ready to come   idle-tunnels
+//! ```
+
+mod device;
+mod fleet;
+mod names;
+mod server;
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::{Args, ValueEnum};
+use control::operator::AskError;
+use relay::tls::TlsError;
+
+pub(crate) use device::Device;
+pub(crate) use fleet::Fleet;
+pub(crate) use names::Names;
+
+use crate::part::agents::Status;
+use crate::process::{ChildError, ProcessId};
+
+/// How long a server, an agent or an origin may take until it is ready.
+const READY: Duration = Duration::from_secs(30);
+
+/// The operator's socket in a server's state directory.
+const SOCKET: &str = "causeway.sock";
+
+/// Where things are.
+#[derive(Args, Clone, Debug)]
+#[command(group(clap::ArgGroup::new("given").multiple(true).args(["front", "dns"])))]
+pub(crate) struct Place {
+    /// A relay's front that is there already; without it and --dns everything is started here, on loopback
+    #[arg(long, value_name = "ADDR", help_heading = "Where")]
+    front: Option<SocketAddr>,
+    /// The device's host name, such as mynas.example.com
+    #[arg(long, value_name = "HOST", requires = "front", help_heading = "Where")]
+    name: Option<String>,
+    /// What to check certificates against, in PEM; without it, what this system trusts
+    #[arg(long, value_name = "FILE", requires = "front", help_heading = "Where")]
+    ca: Option<PathBuf>,
+    /// What to ask the device for
+    #[arg(long, requires = "front", default_value = "/", help_heading = "Where")]
+    path: String,
+    /// Where the device takes uploads (PUT); without it there are none
+    #[arg(long, value_name = "PATH", requires = "front", help_heading = "Where")]
+    upload_path: Option<String>,
+    /// The state directory of the server behind --front, on this host: idle-tunnels registers its devices there
+    #[arg(long, value_name = "DIR", requires = "front", help_heading = "Where")]
+    state: Option<PathBuf>,
+    /// A DNS server that is there already
+    #[arg(long, value_name = "ADDR", requires = "zone", help_heading = "Where")]
+    dns: Option<SocketAddr>,
+    /// The zone it serves
+    #[arg(long, value_name = "NAME", requires = "dns", help_heading = "Where")]
+    zone: Option<String>,
+    /// The process of the server (relay and DNS), if it runs on this host and is to be measured
+    #[arg(long, value_name = "PID", requires = "given", help_heading = "Where")]
+    relay_pid: Option<u32>,
+    /// The process of the device's agent, the same
+    #[arg(long, value_name = "PID", requires = "given", help_heading = "Where")]
+    agent_pid: Option<u32>,
+    /// How bytes cross the tunnel of a server started here
+    #[arg(
+        long,
+        value_enum,
+        default_value_t,
+        conflicts_with = "given",
+        help_heading = "Where"
+    )]
+    carrier: Carrier,
+}
+
+/// What the tunnel runs over.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Carrier {
+    #[default]
+    Quic,
+    Tls,
+}
+
+impl fmt::Display for Carrier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Quic => "quic",
+            Self::Tls => "tls",
+        })
+    }
+}
+
+/// Why there is nothing to put a load on.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum WorldError {
+    /// Addresses were given, but not this scenario's.
+    #[error(
+        "{scenario} needs {options} too, or no address at all: then it starts everything itself"
+    )]
+    NotGiven {
+        scenario: &'static str,
+        options: &'static str,
+    },
+    /// The name given cannot be one.
+    #[error("--name {0} is not a host name")]
+    BadName(String),
+    /// The certificates cannot be read.
+    #[error("{}: {cause}", .file.display())]
+    Unreadable { file: PathBuf, cause: io::Error },
+    /// The certificates cannot be used.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// There is no place for temporary files.
+    #[error("no temporary directory; set TMPDIR to one that can be written to")]
+    Folder(#[from] io::Error),
+    /// A process started for it is of no use.
+    #[error(transparent)]
+    Child(#[from] ChildError),
+    /// The server could not be asked to register a device.
+    #[error("{}: {cause}", .state.display())]
+    Ask { state: PathBuf, cause: AskError },
+    /// The server was asked, and did not.
+    #[error("the server did not register {name}: {reason}")]
+    NotRegistered { name: String, reason: String },
+    /// The tunnel runs over something else.
+    #[error("the agent came over another carrier than {0}")]
+    OtherCarrier(Carrier),
+}
+
+/// The processes to measure.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Watched {
+    pub(crate) relay: Option<ProcessId>,
+    pub(crate) agent: Option<ProcessId>,
+}
+
+impl Place {
+    fn is_given(&self) -> bool {
+        self.front.is_some() || self.dns.is_some()
+    }
+
+    /// What a server started here uses; `None` if it is another's.
+    pub(crate) fn carrier(&self) -> Option<Carrier> {
+        (!self.is_given()).then_some(self.carrier)
+    }
+
+    fn watched(&self) -> Watched {
+        Watched {
+            relay: self.relay_pid.map(ProcessId),
+            agent: self.agent_pid.map(ProcessId),
+        }
+    }
+}
+
+fn read(file: &Path) -> Result<String, WorldError> {
+    fs::read_to_string(file).map_err(|cause| WorldError::Unreadable {
+        file: file.to_owned(),
+        cause,
+    })
+}
+
+fn check_carrier(status: &Status, carrier: Carrier) -> Result<(), WorldError> {
+    let others = match carrier {
+        Carrier::Quic => status.over_tls,
+        Carrier::Tls => status.over_quic,
+    };
+    if others == 0 {
+        Ok(())
+    } else {
+        Err(WorldError::OtherCarrier(carrier))
+    }
+}

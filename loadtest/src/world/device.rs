@@ -1,0 +1,101 @@
+//! A name with a service behind it.
+
+use relay::tls::Roots;
+use tempfile::TempDir;
+
+use super::server::{Server, register, start_origin};
+use super::{Carrier, Place, READY, Watched, WorldError, check_carrier, read};
+use crate::part::{Part, agents, origin};
+use crate::process::Child;
+use crate::visitor::Door;
+
+/// Its name in a server of our own.
+const NAME: &str = "mynas";
+
+/// A device that can be visited.
+#[derive(Debug)]
+pub(crate) struct Device {
+    pub(crate) door: Door,
+    /// What to ask for when it should be little.
+    pub(crate) small: String,
+    /// What to ask for when it should be much.
+    pub(crate) bulk: String,
+    /// Where it takes uploads.
+    pub(crate) upload: Option<String>,
+    pub(crate) watched: Watched,
+    _started: Option<Started>,
+}
+
+/// Everything behind a device's name. The processes end before the folder does.
+#[derive(Debug)]
+struct Started {
+    _agent: Child,
+    _origin: Child,
+    _server: Server,
+    _folder: TempDir,
+}
+
+impl Device {
+    /// The device given for `scenario`, or one of our own.
+    pub(crate) async fn reach(place: &Place, scenario: &'static str) -> Result<Self, WorldError> {
+        let (Some(front), Some(name)) = (place.front, &place.name) else {
+            if place.is_given() {
+                let options = "--front ADDR and --name HOST";
+                return Err(WorldError::NotGiven { scenario, options });
+            }
+            return Self::start(place.carrier).await;
+        };
+        let roots = match &place.ca {
+            Some(file) => Roots::from_pem(&read(file)?)?,
+            None => Roots::of_system()?,
+        };
+        Ok(Self {
+            door: Door::new(front, name, roots).ok_or(WorldError::BadName(name.clone()))?,
+            small: place.path.clone(),
+            bulk: place.path.clone(),
+            upload: place.upload_path.clone(),
+            watched: place.watched(),
+            _started: None,
+        })
+    }
+
+    async fn start(carrier: Carrier) -> Result<Self, WorldError> {
+        let folder = tempfile::tempdir()?;
+        let server = Server::start(folder.path(), carrier).await?;
+        let (origin, service) = start_origin(folder.path()).await?;
+        let order = agents::Order {
+            front: server.ready.front,
+            trust_root: read(&server.ready.ca)?,
+            origin: service,
+            devices: vec![agents::Device {
+                state: folder.path().join(NAME),
+                invitation: Some(register(&server.ready.state, NAME).await?),
+            }],
+            at_once: 1,
+            stay: true,
+        };
+        let mut agent = Child::start(Part::Agents, &order, folder.path())?;
+        let status: agents::Status = agent
+            .until_said(READY, |status: &agents::Status| status.attached() == 1)
+            .await?;
+        check_carrier(&status, carrier)?;
+        let host = format!("{NAME}.{}", server.ready.zone);
+        let roots = Roots::from_pem(&order.trust_root)?;
+        Ok(Self {
+            door: Door::new(server.ready.front, &host, roots).ok_or(WorldError::BadName(host))?,
+            small: "/".to_owned(),
+            bulk: origin::BULK.to_owned(),
+            upload: Some(origin::BULK.to_owned()),
+            watched: Watched {
+                relay: Some(server.child.id()),
+                agent: Some(agent.id()),
+            },
+            _started: Some(Started {
+                _agent: agent,
+                _origin: origin,
+                _server: server,
+                _folder: folder,
+            }),
+        })
+    }
+}

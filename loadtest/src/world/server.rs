@@ -1,0 +1,117 @@
+//! A server of our own, an origin, and how devices are registered at any server.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+
+use control::operator::{self, Answer, DeviceVerb, Verb};
+use tokio::task::JoinSet;
+
+use super::{Carrier, READY, SOCKET, WorldError};
+use crate::part::agents::Invitation;
+use crate::part::{Part, origin, up};
+use crate::process::Child;
+use crate::progress::Progress;
+
+/// Names are registered so many at a time; the server answers sixteen.
+const REGISTER_AT_ONCE: usize = 8;
+
+/// A running server.
+#[derive(Debug)]
+pub(super) struct Server {
+    pub(super) child: Child,
+    pub(super) ready: up::Ready,
+    pub(super) carrier: Carrier,
+}
+
+impl Server {
+    /// With its state in `folder`, and on any port.
+    pub(super) async fn start(folder: &Path, carrier: Carrier) -> Result<Self, WorldError> {
+        Self::start_at(folder, carrier, (Ipv4Addr::LOCALHOST, 0).into()).await
+    }
+
+    /// The same state and front in a new process.
+    pub(super) async fn restart(&mut self, folder: &Path) -> Result<(), WorldError> {
+        self.child.kill();
+        *self = Self::start_at(folder, self.carrier, self.ready.front).await?;
+        Ok(())
+    }
+
+    async fn start_at(
+        folder: &Path,
+        carrier: Carrier,
+        front: SocketAddr,
+    ) -> Result<Self, WorldError> {
+        let order = up::Order {
+            state: folder.join("server"),
+            front,
+            udp: carrier == Carrier::Quic,
+        };
+        let mut child = Child::start(Part::Up, &order, folder)?;
+        let ready = child.until_said(READY, |_: &up::Ready| true).await?;
+        Ok(Self {
+            child,
+            ready,
+            carrier,
+        })
+    }
+}
+
+/// A service, and how an agent finds it.
+pub(super) async fn start_origin(folder: &Path) -> Result<(Child, String), WorldError> {
+    let mut origin = Child::start(Part::Origin, &origin::Order {}, folder)?;
+    let ready = origin.until_said(READY, |_: &origin::Ready| true).await?;
+    Ok((origin, format!("http://{}", ready.address)))
+}
+
+/// Registers `name` at the server whose state directory is `state`.
+pub(super) async fn register(state: &Path, name: &str) -> Result<Invitation, WorldError> {
+    let verb = Verb::Device(DeviceVerb::Add(name.to_owned()));
+    let refused = |reason: String| WorldError::NotRegistered {
+        name: name.to_owned(),
+        reason,
+    };
+    let answer = operator::ask(&state.join(SOCKET), &verb).await;
+    match answer.map_err(|cause| WorldError::Ask {
+        state: state.to_owned(),
+        cause,
+    })? {
+        Answer::Added {
+            code,
+            control: Some(control),
+            ..
+        } => Ok(Invitation {
+            control,
+            code: code.reveal().to_owned(),
+        }),
+        Answer::Refused(reason) => Err(refused(reason)),
+        Answer::Added { control: None, .. }
+        | Answer::Key { .. }
+        | Answer::Devices(_)
+        | Answer::Removed
+        | Answer::Link { .. } => Err(refused("its answer makes no sense".to_owned())),
+    }
+}
+
+/// Registers all of `names`; the invitations come in their order.
+pub(super) async fn register_all(
+    state: &Path,
+    names: &[String],
+    progress: &Progress,
+) -> Result<Vec<Invitation>, WorldError> {
+    progress.begin("registering devices".to_owned(), names.len() as u64);
+    let mut invitations = Vec::with_capacity(names.len());
+    for some in names.chunks(REGISTER_AT_ONCE) {
+        let mut registered = JoinSet::new();
+        for (number, name) in some.iter().cloned().enumerate() {
+            let state = state.to_owned();
+            registered.spawn(async move { (number, register(&state, &name).await) });
+        }
+        let mut chunk = registered.join_all().await;
+        chunk.sort_by_key(|(number, _)| *number);
+        for (_, invitation) in chunk {
+            invitations.push(invitation?);
+        }
+        progress.at(invitations.len() as u64);
+    }
+    Ok(invitations)
+}

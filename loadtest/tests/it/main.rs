@@ -1,0 +1,262 @@
+//! The program as its users run it: every scenario for a second, against what it starts itself and against what is there.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that cannot go on says so by panicking"
+)]
+
+use std::fs;
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::os::unix::net::UnixStream;
+use std::path::Path;
+use std::process::{Child, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Nothing here takes longer unless it is broken.
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn throughput_is_measured_in_both_directions() {
+    let results = measured(&["throughput", "--connections", "2"]);
+    for workload in ["download", "upload"] {
+        let row = row(&results, workload);
+        assert_eq!(row["scenario"], "throughput");
+        assert_eq!(
+            (&row["carrier"], &row["connections"]),
+            (&json!("quic"), &json!(2))
+        );
+        positive(row, "gbit_per_s");
+        positive(row, "relay_cpu_s_per_gb");
+        positive(row, "agent_cpu_s_per_gb");
+        assert_eq!(median(row, "failures"), 0.0);
+    }
+}
+
+#[test]
+fn requests_are_measured_over_either_carrier() {
+    for carrier in ["quic", "tls"] {
+        let results = measured(&["requests", "--connections", "4", "--carrier", carrier]);
+        for workload in ["keep_alive", "new_connection"] {
+            let row = row(&results, workload);
+            assert_eq!(row["carrier"], carrier);
+            positive(row, "requests_per_s");
+            positive(row, "relay_cpu_us_per_request");
+            positive(row, "agent_cpu_us_per_request");
+            positive(row, "p50_ms");
+            assert!(median(row, "p50_ms") <= median(row, "p99_ms"), "{row}");
+            assert!(median(row, "p99_ms") <= median(row, "p999_ms"), "{row}");
+            assert_eq!(median(row, "failures"), 0.0, "{row}");
+        }
+    }
+}
+
+#[test]
+fn idle_tunnels_stay_attached() {
+    let results = measured(&["idle-tunnels", "--connections", "10", "--rounds", "2"]);
+    let row = row(&results, "attach_and_rest");
+    assert_eq!(rounds(row, "attached"), [10.0, 10.0]);
+    assert_eq!(rounds(row, "still_attached"), [10.0, 10.0]);
+    positive(row, "attached_per_s");
+    positive(row, "relay_kib_per_tunnel");
+}
+
+#[test]
+fn dns_is_measured_for_names_that_exist_and_names_that_do_not() {
+    let results = measured(&["dns", "--connections", "3", "--devices", "20"]);
+    for workload in ["hit", "miss"] {
+        let row = row(&results, workload);
+        positive(row, "queries_per_s");
+        positive(row, "server_cpu_us_per_query");
+        positive(row, "p50_us");
+        assert!(median(row, "p50_us") <= median(row, "p99_us"), "{row}");
+        assert_eq!(median(row, "wrong"), 0.0, "{row}");
+    }
+}
+
+#[test]
+fn a_server_that_is_there_is_measured_at_its_addresses() {
+    let server = Server::start();
+    let address = |part: &str| server.ready[part].as_str().unwrap();
+    let process = server.process.id().to_string();
+    let results = measured(&["dns", "--dns", address("dns"), "--zone", "nas.localhost"]);
+    positive(row(&results, "hit"), "queries_per_s");
+    assert!(
+        row(&results, "hit")["figures"]["server_cpu_us_per_query"].is_null(),
+        "nobody said which process"
+    );
+
+    let place = ["--front", address("front"), "--ca", address("ca")];
+    let state = ["--state", address("state"), "--relay-pid", &process];
+    let load = ["idle-tunnels", "--connections", "3"];
+    let results = measured(&[&load[..], &place, &state].concat());
+    let row = row(&results, "attach_and_rest");
+    assert_eq!(median(row, "still_attached"), 3.0);
+
+    assert_eq!(server.devices(), json!([]), "they have left again");
+}
+
+#[test]
+fn a_load_that_does_not_come_about_is_an_error_with_a_sentence() {
+    for (arguments, sentence) in [
+        (
+            &["dns", "--dns", "127.0.0.1:1", "--zone", "a.test"][..],
+            "127.0.0.1:1 does not answer; does a DNS server listen there?",
+        ),
+        (
+            &["requests", "--dns", "127.0.0.1:1", "--zone", "a.test"],
+            "requests needs --front ADDR and --name HOST too",
+        ),
+        (
+            &["requests", "--relay-pid", "1"],
+            "<--front <ADDR>|--dns <ADDR>>",
+        ),
+    ] {
+        let output = output(arguments);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(!output.status.success(), "{arguments:?}");
+        assert!(output.stdout.is_empty(), "{arguments:?}");
+        assert!(error.contains(sentence), "{error}");
+    }
+}
+
+#[test]
+fn an_interrupt_leaves_nothing_behind() {
+    let folder = TempDir::new().unwrap();
+    let mut program = loadtest(&["requests", "--seconds", "600"])
+        .env("TMPDIR", folder.path())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually(|| children(program.id()).len() == 3); // server, origin, agent
+    let children = children(program.id());
+    let interrupted = Command::new("kill")
+        .args(["-INT", &program.id().to_string()])
+        .status();
+    assert!(interrupted.unwrap().success());
+    eventually(|| program.try_wait().unwrap().is_some());
+    for child in children {
+        assert!(!fs::exists(format!("/proc/{child}")).unwrap(), "{child}");
+    }
+    assert_eq!(folder.path().read_dir().unwrap().count(), 0);
+}
+
+/// The results that the program writes as JSON after a second's load of each kind, one round unless `arguments` say more.
+fn measured(arguments: &[&str]) -> Value {
+    let output = output(arguments);
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {error}");
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["program"], "causeway-loadtest");
+    assert!(report["machine"]["cores"].as_u64() > Some(0), "{report}");
+    report["results"].clone()
+}
+
+fn output(arguments: &[&str]) -> Output {
+    let mut command = loadtest(arguments);
+    command.args(["--seconds", "1", "--json"]);
+    if !arguments.contains(&"--rounds") {
+        command.args(["--rounds", "1"]);
+    }
+    command.output().unwrap()
+}
+
+fn loadtest(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_causeway-loadtest"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+fn row<'r>(results: &'r Value, workload: &str) -> &'r Value {
+    let mut rows = results.as_array().unwrap().iter();
+    rows.find(|row| row["workload"] == workload)
+        .unwrap_or_else(|| panic!("no {workload} in {results}"))
+}
+
+fn median(row: &Value, figure: &str) -> f64 {
+    let median = row["figures"][figure]["median"].as_f64();
+    median.unwrap_or_else(|| panic!("no {figure} in {row}"))
+}
+
+fn rounds(row: &Value, figure: &str) -> Vec<f64> {
+    let rounds = row["figures"][figure]["rounds"].as_array().unwrap();
+    rounds.iter().map(|round| round.as_f64().unwrap()).collect()
+}
+
+fn positive(row: &Value, figure: &str) {
+    let median = median(row, figure);
+    assert!(median > 0.0 && median.is_finite(), "{figure}: {median}");
+}
+
+/// A server for the program to find. It plays the part that the program would start itself.
+struct Server {
+    process: Child,
+    ready: Value,
+    _folder: TempDir,
+}
+
+impl Server {
+    fn start() -> Self {
+        let folder = TempDir::new().unwrap();
+        let mut process = loadtest(&["part", "up"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        let state = folder.path().join("state");
+        let order = json!({ "state": state, "front": "127.0.0.1:0", "udp": true });
+        let stdin = process.stdin.as_mut().unwrap();
+        writeln!(stdin, "{order}").unwrap();
+        let mut ready = String::new();
+        BufReader::new(process.stdout.as_mut().unwrap())
+            .read_line(&mut ready)
+            .unwrap();
+        Self {
+            process,
+            ready: serde_json::from_str(&ready).unwrap(),
+            _folder: folder,
+        }
+    }
+}
+
+impl Server {
+    /// The devices it knows, as the operator's programs ask for them.
+    fn devices(&self) -> Value {
+        let state = Path::new(self.ready["state"].as_str().unwrap());
+        let mut socket = UnixStream::connect(state.join("causeway.sock")).unwrap();
+        socket.write_all(b"\"list_devices\"\n").unwrap();
+        let answer: Value = serde_json::from_reader(socket).unwrap();
+        answer["devices"].clone()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+fn children(process: u32) -> Vec<u32> {
+    let mut children = Vec::new();
+    // Whichever thread has started them.
+    for thread in fs::read_dir(format!("/proc/{process}/task")).unwrap() {
+        let list = fs::read_to_string(thread.unwrap().path().join("children")).unwrap();
+        children.extend(list.split_whitespace().map(|id| id.parse::<u32>().unwrap()));
+    }
+    children
+}
+
+/// Polls a condition that has no event of its own. Only the pace depends on the pause, never the outcome.
+fn eventually(mut condition: impl FnMut() -> bool) {
+    let deadline = Instant::now() + SOON;
+    while !condition() {
+        assert!(Instant::now() < deadline, "it never came true");
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
