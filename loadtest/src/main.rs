@@ -175,7 +175,7 @@ fn half_of_the_cores() -> usize {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    process::raise_descriptor_limit();
+    program::raise_descriptor_limit();
     let done = match Arguments::parse().command {
         Command::Part { part } => {
             program::start_log(); // into a file of the process that started this one

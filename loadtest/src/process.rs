@@ -8,7 +8,6 @@ use std::process::{Child as StdChild, Command, Stdio};
 use std::thread;
 use std::time::Duration;
 
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -226,17 +225,6 @@ fn resident_of(status: &str) -> Option<u64> {
         .find_map(|line| line.strip_prefix("VmRSS:"))?;
     let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kibibytes * 1024)
-}
-
-/// Lets this process have as many descriptors as it may: each connection needs one.
-pub(crate) fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    // If it fails there are fewer, which shows when they run out.
-    let _ = setrlimit(Resource::Nofile, raised);
 }
 
 #[cfg(test)]

@@ -16,6 +16,7 @@ mod http;
 mod identity;
 mod origin;
 mod pair;
+mod pass;
 mod state;
 mod tunnel;
 mod visitor;
@@ -42,7 +43,7 @@ use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
 use backoff::Backoff;
 use certificate::{CertificateError, Certificates};
-use tunnel::{DialError, Dialler, Ended, RelayAddress, Tunnel};
+use tunnel::{Before, DialError, Dialler, Ended, RelayAddress, Tunnel};
 use visitor::Visitors;
 
 /// Program and version, as relay and cloud hear it.
@@ -221,11 +222,11 @@ impl TunnelKeeper {
     async fn keep(self) {
         let mut tunnels = JoinSet::new(); // the newest, and older ones whose visitors finish
         let mut next = None;
-        let mut after = None;
+        let mut before = Before::Nothing;
         while !self.stop.is_cancelled() {
             let tunnel = match next.take() {
                 Some(tunnel) => tunnel,
-                None => match self.dial(after).await {
+                None => match self.dial(before).await {
                     Some(tunnel) => tunnel,
                     None => break,
                 },
@@ -233,14 +234,17 @@ impl TunnelKeeper {
             match self.attend(tunnel, &mut tunnels).await {
                 Turn::Ended(ended) => {
                     self.attached.send_replace(None);
-                    after = Some(ended);
+                    before = match ended {
+                        Ended::Silent => Before::Silence,
+                        Ended::Stopped | Ended::Closed(_) | Ended::Broken => Before::Nothing,
+                    };
                     self.rest(ended).await;
                 }
                 Turn::Drained(wait, mut old_ended) => {
                     tracing::info!("the relay asks this agent to come back");
                     let replacement = async {
                         self.pause(wait).await;
-                        self.dial(None).await
+                        self.dial(Before::Nothing).await
                     };
                     let mut replacement = std::pin::pin!(replacement);
                     next = tokio::select! {
@@ -262,7 +266,7 @@ impl TunnelKeeper {
     }
 
     /// A tunnel, however long it takes; `None` when the agent stops.
-    async fn dial(&self, mut after: Option<Ended>) -> Option<Tunnel> {
+    async fn dial(&self, mut before: Before) -> Option<Tunnel> {
         let mut backoff = Backoff::new(REDIAL.0, REDIAL.1);
         let mut tries: u32 = 0;
         loop {
@@ -270,7 +274,7 @@ impl TunnelKeeper {
             let dialled = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
-                dialled = self.dialler.dial(relay, after.take()) => dialled,
+                dialled = self.dialler.dial(relay, before) => dialled,
             };
             match dialled {
                 Ok(tunnel) => return Some(tunnel),
@@ -292,6 +296,7 @@ impl TunnelKeeper {
                     .await;
                 }
             }
+            before = Before::Failure;
             tries = tries.saturating_add(1);
         }
     }
@@ -309,20 +314,30 @@ impl TunnelKeeper {
             // Nobody listens any more if another tunnel has taken over.
             let _ = end.send(attended.await);
         });
+        let mut upgraded = std::pin::pin!(self.upgrade(transport));
         loop {
             tokio::select! {
                 biased; // an end before anything that would outlive it
                 ended = &mut ended => return Turn::Ended(ended.unwrap_or(Ended::Broken)),
                 Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait, ended),
                 Some(_) = tunnels.join_next() => {}
-                () = sleep(UPGRADE), if transport == Transport::Tls => {
-                    if let Some(relay) = self.relays.first()
-                        && let Ok(tunnel) = self.dialler.dial_quic(relay).await
-                    {
-                        return Turn::Better(Box::new(tunnel));
-                    }
-                }
+                better = &mut upgraded => return Turn::Better(Box::new(better)),
             }
+        }
+    }
+
+    /// A tunnel over QUIC in place of one over TLS, as soon as there can be one.
+    async fn upgrade(&self, from: Transport) -> Tunnel {
+        match from {
+            Transport::Quic => std::future::pending().await,
+            Transport::Tls => loop {
+                sleep(UPGRADE).await;
+                if let Some(relay) = self.relays.first()
+                    && let Ok(tunnel) = self.dialler.dial_quic(relay).await
+                {
+                    return tunnel;
+                }
+            },
         }
     }
 
@@ -338,7 +353,10 @@ impl TunnelKeeper {
                 }
             }
             Ended::Silent => tracing::warn!("the relay does not answer any more"),
-            Ended::Broken => tracing::warn!("the connection to the relay broke"),
+            Ended::Broken => {
+                tracing::warn!("the connection to the relay broke");
+                self.pause(REDIAL.0).await;
+            }
         }
     }
 

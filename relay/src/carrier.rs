@@ -4,8 +4,9 @@
 //! that is reset, so the other end can tell a cut transfer from a complete one.
 
 use std::future::poll_fn;
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, ReadHalf, Wr
 use wire::ResetCode;
 
 use crate::buffers::{self, Lent};
+use crate::liveness::SignsOfLife;
 use crate::quic::{self, RecvStream, SendStream};
 use crate::tls::TlsStream;
 
@@ -51,19 +53,19 @@ impl Carrier {
         }
     }
 
-    /// A carrier on a TLS connection of its own.
-    pub(crate) fn tls(stream: TlsStream) -> Self {
+    /// A carrier on a TLS connection of its own. What passes it is a sign of life of the tunnel's other end.
+    pub(crate) fn tls(stream: TlsStream, signs: Arc<SignsOfLife>) -> Self {
         let (read, write) = tokio::io::split(stream);
         Self {
-            sender: Sender::Tls(write),
-            receiver: Receiver::Tls(read),
+            sender: Sender::Tls(write, Arc::clone(&signs)),
+            receiver: Receiver::Tls(read, signs),
         }
     }
 
     pub(crate) fn kind(&self) -> Kind {
         match self.sender {
             Sender::Quic(_) => Kind::Quic,
-            Sender::Tls(_) => Kind::Tls,
+            Sender::Tls(..) => Kind::Tls,
         }
     }
 }
@@ -72,7 +74,7 @@ impl Carrier {
 #[derive(Debug)]
 pub(crate) enum Sender {
     Quic(QuicSender),
-    Tls(WriteHalf<TlsStream>),
+    Tls(WriteHalf<TlsStream>, Arc<SignsOfLife>),
 }
 
 impl Sender {
@@ -80,8 +82,9 @@ impl Sender {
     pub(crate) async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
         match self {
             Self::Quic(sender) => Ok(sender.stream.write_all(octets).await?),
-            Self::Tls(stream) => {
+            Self::Tls(stream, signs) => {
                 stream.write_all(octets).await?;
+                signs.sent(octets.len());
                 stream.flush().await
             }
         }
@@ -94,7 +97,7 @@ impl Sender {
                 sender.done = true;
                 sender.stream.finish().map_err(io::Error::other)
             }
-            Self::Tls(stream) => stream.shutdown().await,
+            Self::Tls(stream, _) => stream.shutdown().await,
         }
     }
 
@@ -127,7 +130,7 @@ impl Drop for QuicSender {
 #[derive(Debug)]
 pub(crate) enum Receiver {
     Quic(RecvStream),
-    Tls(ReadHalf<TlsStream>),
+    Tls(ReadHalf<TlsStream>, Arc<SignsOfLife>),
 }
 
 /// Octets that have just arrived.
@@ -149,7 +152,7 @@ impl Receiver {
                 Some(count) => Received::Chunks(count),
                 None => Received::End,
             }),
-            Self::Tls(stream) => {
+            Self::Tls(stream, signs) => {
                 let (lent, length) = poll_fn(|cx| {
                     let mut lent = buffers::lend();
                     let mut buffer = ReadBuf::new(&mut lent);
@@ -163,6 +166,7 @@ impl Receiver {
                     }
                 })
                 .await?;
+                signs.heard(length);
                 Ok(match length {
                     0 => Received::End,
                     length => Received::Octets(lent, length),
@@ -180,7 +184,12 @@ impl AsyncRead for Carrier {
     ) -> Poll<io::Result<()>> {
         match &mut self.receiver {
             Receiver::Quic(stream) => AsyncRead::poll_read(Pin::new(stream), cx, buffer),
-            Receiver::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Receiver::Tls(stream, signs) => {
+                let before = buffer.filled().len();
+                let read = Pin::new(stream).poll_read(cx, buffer);
+                signs.heard(buffer.filled().len() - before);
+                read
+            }
         }
     }
 }
@@ -195,14 +204,40 @@ impl AsyncWrite for Carrier {
             Sender::Quic(sender) => {
                 AsyncWrite::poll_write(Pin::new(&mut sender.stream), cx, octets)
             }
-            Sender::Tls(stream) => Pin::new(stream).poll_write(cx, octets),
+            Sender::Tls(stream, signs) => {
+                let written = Pin::new(stream).poll_write(cx, octets);
+                if let Poll::Ready(Ok(length)) = written {
+                    signs.sent(length);
+                }
+                written
+            }
         }
+    }
+
+    /// TLS hands over its records one by one, and a last alert only together with what stands before it.
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let mut joined = buffers::lend();
+        let mut length = 0;
+        for slice in slices {
+            let portion = slice.len().min(joined.len() - length);
+            joined[length..length + portion].copy_from_slice(&slice[..portion]);
+            length += portion;
+        }
+        self.poll_write(cx, &joined[..length])
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match &mut self.sender {
             Sender::Quic(_) => Poll::Ready(Ok(())), // the connection sends what it has
-            Sender::Tls(stream) => Pin::new(stream).poll_flush(cx),
+            Sender::Tls(stream, _) => Pin::new(stream).poll_flush(cx),
         }
     }
 
@@ -212,7 +247,7 @@ impl AsyncWrite for Carrier {
                 sender.done = true;
                 Poll::Ready(sender.stream.finish().map_err(io::Error::other))
             }
-            Sender::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+            Sender::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

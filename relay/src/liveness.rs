@@ -1,6 +1,33 @@
 //! Is the other end still there? Decides from what was heard and when; time comes in as an argument.
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
+
+/// What has been heard over a tunnel and its carriers where nobody counts packets: over TLS.
+#[derive(Debug, Default)]
+pub(crate) struct SignsOfLife {
+    heard: AtomicU64,
+    sent: AtomicU64,
+}
+
+impl SignsOfLife {
+    /// So many octets, or frames, have come.
+    pub(crate) fn heard(&self, count: usize) {
+        self.heard.fetch_add(count as u64, Relaxed);
+    }
+
+    /// So many octets have been taken by the kernel.
+    pub(crate) fn sent(&self, octets: usize) {
+        self.sent.fetch_add(octets as u64, Relaxed);
+    }
+
+    /// Grows with every sign of life. Much that could be sent is one, because the kernel takes no more than its buffer holds
+    /// from a connection that nobody acknowledges; and where much is sent, an answer may be long in coming.
+    pub(crate) fn count(&self) -> u64 {
+        const MUCH: u64 = 64 * 1024;
+        self.heard.load(Relaxed) + self.sent.load(Relaxed) / MUCH
+    }
+}
 
 /// How much silence is too much.
 #[derive(Clone, Copy, Debug)]

@@ -78,6 +78,7 @@ enum VisitorAddressOption {
 #[tokio::main]
 async fn main() -> ExitCode {
     program::start_log();
+    program::raise_descriptor_limit();
     match act(Arguments::parse().verb).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -1,7 +1,8 @@
-//! What every program here starts with: its log, and the signals that stop it.
+//! What every program here starts with: its log, its descriptors, and the signals that stop it.
 
 use std::io::{self, IsTerminal as _};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -15,6 +16,21 @@ pub fn start_log() {
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
         .init();
+}
+
+/// Raises the soft limit on descriptors to the hard one, and says how many this process may have: each connection takes
+/// one, and many systems begin with 1,024.
+pub fn raise_descriptor_limit() -> u64 {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    let current = match setrlimit(Resource::Nofile, raised) {
+        Ok(()) => limit.maximum,
+        Err(_) => limit.current,
+    };
+    current.unwrap_or(u64::MAX)
 }
 
 /// Interrupt and terminate, from now on ours to handle.

@@ -46,7 +46,7 @@ const IDLE_TIMEOUT_MS: u32 = 45_000;
 /// Before anything was measured. A lost first packet is sent again after three times this long.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
 
-/// Handshakes that are under way or not looked at yet, at most; what an unknown client can make the relay keep.
+/// First packets that nobody has looked at yet, at most.
 const MAX_INCOMING: usize = 4096;
 
 /// Octets of early packets kept for one handshake, and for all.

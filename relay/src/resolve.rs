@@ -64,16 +64,19 @@ async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         let loopback: [IpAddr; 2] = [Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()];
         return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec());
     }
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|rest| rest.strip_suffix(']'))
-        .unwrap_or(host);
-    let found = timeout(LOOKUP_TIME, lookup_host((bare, port))).await;
+    let found = timeout(LOOKUP_TIME, lookup_host((bare(host), port))).await;
     let addresses: Vec<_> = found.map_err(|_| no_answer(host))??.collect();
     if addresses.is_empty() {
         return Err(no_answer(host));
     }
     Ok(addresses)
+}
+
+/// A host without the brackets that an IPv6 address has in a URL.
+pub(crate) fn bare(host: &str) -> &str {
+    host.strip_prefix('[')
+        .and_then(|rest| rest.strip_suffix(']'))
+        .unwrap_or(host)
 }
 
 /// Tries `attempt` on each address, the next one whenever the one before fails or is slow, and gives the first success.

@@ -32,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use wire::{ALPN_CARRIER, ALPN_TUNNEL};
 
+use crate::resolve;
 use verify::{DeviceCertificates, OriginCertificates};
 
 /// TLS that this process accepted from a visitor of the operator's own hosts.
@@ -311,9 +312,9 @@ fn ed25519_key(certificate: &CertificateDer<'_>) -> Option<PublicKey> {
     Some(PublicKey::from_bytes(key.try_into().ok()?))
 }
 
-/// A host name as TLS clients check it.
+/// A host name, or an address as URLs have it, as TLS clients check it.
 pub(crate) fn server_name(host: &str) -> io::Result<ServerName<'static>> {
-    ServerName::try_from(host.to_owned()).map_err(|_| {
+    ServerName::try_from(resolve::bare(host).to_owned()).map_err(|_| {
         io::Error::new(
             io::ErrorKind::InvalidInput,
             format!("{host} is not a host name"),

@@ -117,17 +117,19 @@ impl Scene {
                 Process::start(curl)
             })
             .collect();
-        self.until_visitors(PROGRAMS * EACH);
+        // A thousand handshakes are work for clients and agent; what counts is how it goes beside those who are served.
+        let deadline = Instant::now() + Duration::from_secs(SECONDS);
+        while sizes(&folder).iter().filter(|size| **size > 0).count() < PROGRAMS * EACH {
+            assert!(Instant::now() < deadline, "only some are served");
+            std::thread::sleep(Duration::from_millis(10)); // there is no event; the outcome does not depend on it
+        }
         let start = Instant::now();
         self.server.get_file(&self.server.url("mynas", "/small"));
         let hurry = start.elapsed();
         for mut program in programs {
             program.ended();
         }
-        let sizes: Vec<u64> = fs::read_dir(&folder)
-            .unwrap()
-            .map(|file| file.unwrap().metadata().unwrap().len())
-            .collect();
+        let sizes = sizes(&folder);
         assert_eq!(sizes.len(), PROGRAMS * EACH);
         let least = sizes.iter().min().unwrap();
         println!(
@@ -139,23 +141,6 @@ impl Scene {
         );
         assert!(hurry < Duration::from_secs(5), "{hurry:?}");
         fs::remove_dir_all(folder).unwrap();
-    }
-
-    /// Waits until so many visitors are joined to the device at the same time.
-    fn until_visitors(&self, count: usize) {
-        let opened = |kind| {
-            self.server.metric(&format!(
-                "causeway_relay_carriers_opened_total{{kind=\"{kind}\"}}"
-            ))
-        };
-        let deadline = Instant::now() + Duration::from_secs(30);
-        while ((opened("quic") + opened("tls")) as usize) < count {
-            assert!(
-                Instant::now() < deadline,
-                "only {} have come",
-                opened("quic") + opened("tls")
-            );
-        }
     }
 
     /// One HTTP/2 connection with a hundred requests at a time.
@@ -199,6 +184,14 @@ fn a_thousand_slow_visitors_starve_nobody() {
 fn a_browsers_hundred_requests_share_one_connection() {
     let scene = Scene::start(Place::Host, &[]);
     scene.a_hundred_streams();
+}
+
+/// How much has come of each download.
+fn sizes(folder: &std::path::Path) -> Vec<u64> {
+    let files = fs::read_dir(folder).unwrap();
+    files
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .collect()
 }
 
 fn write_random(file: &std::path::Path, size: u64) {

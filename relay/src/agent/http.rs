@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
-use std::future::Future;
+use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -14,7 +14,7 @@ use std::time::Duration;
 use directory::{DeviceName, Place, Zone};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::rt::{Executor, ReadBufCursor};
 use hyper::server::conn::{http1, http2};
@@ -23,7 +23,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::io::copy_bidirectional;
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -34,12 +34,10 @@ use crate::carrier::Carrier;
 use crate::tls;
 
 use super::origin::{Origin, OriginStream, Scheme, VisitorAddress};
+use super::pass;
 
 /// How long a visitor may take to send a request's head, and may rest between requests.
 const HEAD_TIME: Duration = Duration::from_secs(75);
-
-/// How long an origin may take to accept a connection.
-const CONNECT_TIME: Duration = Duration::from_secs(10);
 
 /// How long a connection to the origin is kept for the visitor's next request. Most servers close theirs after 5 s or more.
 const ORIGIN_IDLE: Duration = Duration::from_secs(4);
@@ -121,8 +119,10 @@ pub(super) async fn serve(
         visitor: open.visitor,
         tasks: tasks.clone(),
     };
+    let asked = Notify::new();
     let service = service_fn(|request| {
-        let routed = route(&request, names);
+        asked.notify_one();
+        let routed = route(&request, &open.name, names);
         let exchange = exchange.clone();
         async move {
             Ok::<_, Infallible>(match routed {
@@ -133,7 +133,7 @@ pub(super) async fn serve(
     });
     let visitor = TokioIo::new(visitor);
     let served = if http2 {
-        http2::Builder::new(tasks)
+        let connection = http2::Builder::new(tasks)
             .timer(TokioTimer::new())
             .max_concurrent_streams(MAX_REQUESTS)
             .initial_stream_window_size(REQUEST_WINDOW)
@@ -142,8 +142,17 @@ pub(super) async fn serve(
             .max_header_list_size(MAX_HEAD)
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
-            .serve_connection(visitor, service)
-            .await
+            .serve_connection(visitor, service);
+        // Nothing else ends a visitor who asks for nothing; HTTP/1.1 has a deadline for each head.
+        let silence = async {
+            if timeout(HEAD_TIME, asked.notified()).await.is_ok() {
+                pending::<()>().await;
+            }
+        };
+        tokio::select! {
+            served = connection => served,
+            () = silence => return Err(io::ErrorKind::TimedOut.into()),
+        }
     } else {
         http1::Builder::new()
             .timer(TokioTimer::new())
@@ -160,29 +169,37 @@ pub(super) async fn serve(
 /// A request that does not go to the origin: the status and the sentence that answer it.
 struct Refusal(StatusCode, &'static str);
 
-/// The host that the request is for, or the answer for one that is not served here.
-fn route(request: &Request<Incoming>, names: Names<'_>) -> Result<String, Refusal> {
-    let in_head = request.headers().get(header::HOST).map(HeaderValue::to_str);
+const NO_HOST: Refusal = Refusal(
+    StatusCode::BAD_REQUEST,
+    "The request does not name one host.",
+);
+
+/// The host that the request is for, or the answer for one that is not served here. `opened` is the name that the visitor
+/// asked for when it came.
+fn route(request: &Request<Incoming>, opened: &str, names: Names<'_>) -> Result<String, Refusal> {
+    let mut in_heads = request.headers().get_all(header::HOST).iter();
+    let in_head = in_heads.next().map(HeaderValue::to_str);
     let in_target = request
         .uri()
         .authority()
         .map(|authority| authority.as_str());
     let host = match (in_target, in_head) {
+        _ if in_heads.next().is_some() => return Err(NO_HOST), // RFC 9112 section 3.2
         // RFC 9113 section 8.3.1: the two must agree.
         (Some(target), Some(Ok(head))) if target.eq_ignore_ascii_case(head) => target,
         (Some(target), None) => target,
         (None, Some(Ok(head))) => head,
-        _ => {
-            return Err(Refusal(
-                StatusCode::BAD_REQUEST,
-                "The request names no host, or two.",
-            ));
-        }
+        (None, None) if request.version() == Version::HTTP_10 => opened, // which has no Host
+        _ => return Err(NO_HOST),
     };
     if request.method() == Method::CONNECT {
         return Err(Refusal(StatusCode::METHOD_NOT_ALLOWED, "This is no proxy."));
     }
-    let bare = host.rsplit_once(':').map_or(host, |(bare, _port)| bare);
+    let (bare, port) = host.rsplit_once(':').unwrap_or((host, ""));
+    if host.contains('@') || !port.bytes().all(|octet| octet.is_ascii_digit()) {
+        // An origin that takes what stands behind the @ for the host would be led astray (RFC 9110 section 4.2.4).
+        return Err(NO_HOST);
+    }
     if names.zone.locate(bare) != Place::Device(names.device.clone()) {
         // RFC 9110 section 15.5.20: a browser that shares a connection between names tries again on its own.
         return Err(Refusal(
@@ -226,17 +243,15 @@ impl Exchange {
                     let origin_side = hyper::upgrade::on(&mut answer);
                     self.tasks.upgrade(async move {
                         if let (Ok(visitor), Ok(origin)) = (visitor_side.await, origin_side.await) {
-                            // Either side's end or failure ends both; there is nobody left to tell.
-                            let _ = copy_bidirectional(
-                                &mut TokioIo::new(visitor),
-                                &mut TokioIo::new(origin),
-                            )
-                            .await;
+                            let (visitor, origin) = (TokioIo::new(visitor), TokioIo::new(origin));
+                            // What broke is closed when both are dropped; there is nobody left to tell.
+                            let _ = pass::both_ways(visitor, origin).await;
                         }
                     });
                 } else {
                     strip_hop_by_hop(answer.headers_mut());
                 }
+                *answer.version_mut() = Version::HTTP_11; // ours, whatever the origin's
                 answer.map(|body| body.boxed())
             }
             Err(error) => self.explain(&error),
@@ -264,12 +279,18 @@ impl Exchange {
         *request.uri_mut() = target.build().ok()?;
         *request.version_mut() = Version::HTTP_11;
         let host = HeaderValue::from_str(host).ok()?;
+        let request_body_ends = request.body().is_end_stream();
         let headers = request.headers_mut();
         strip_hop_by_hop(headers);
         join_cookies(headers);
         headers.remove(header::EXPECT); // answered here, as soon as the body is asked for
-        for name in ABOUT_THE_VISITOR {
-            headers.remove(name);
+        remove_about_the_visitor(headers);
+        if !request_body_ends && !headers.contains_key(header::CONTENT_LENGTH) {
+            // The client would take a GET without a length for one without a body.
+            headers.insert(
+                header::TRANSFER_ENCODING,
+                HeaderValue::from_static("chunked"),
+            );
         }
         if self.origin.visitor_address() == VisitorAddress::Forwarded {
             let visitor =
@@ -301,7 +322,8 @@ impl Exchange {
     }
 }
 
-/// The protocol that a request wants to change to (RFC 9110 section 7.8), if it asks properly. HTTP/1.1 only.
+/// The protocol that a request wants to change to (RFC 9110 section 7.8), if it asks properly. HTTP/1.1 only, and never to
+/// HTTP/2 in clear (withdrawn by RFC 9113): what is said in that would reach the origin unseen, names and all.
 fn take_upgrade(request: &mut Request<Incoming>) -> Option<HeaderValue> {
     let asks = request
         .headers()
@@ -310,9 +332,16 @@ fn take_upgrade(request: &mut Request<Incoming>) -> Option<HeaderValue> {
         .filter_map(|value| value.to_str().ok())
         .flat_map(|value| value.split(','))
         .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
-    (asks && request.version() == Version::HTTP_11)
-        .then(|| request.headers_mut().remove(header::UPGRADE))
-        .flatten()
+    if !asks || request.version() != Version::HTTP_11 {
+        return None;
+    }
+    let protocol = request.headers_mut().remove(header::UPGRADE)?;
+    let to_http2 = protocol
+        .to_str()
+        .ok()?
+        .split(',')
+        .any(|protocol| protocol.trim().to_ascii_lowercase().starts_with("h2"));
+    (!to_http2).then_some(protocol)
 }
 
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -326,6 +355,21 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
         .collect();
     for name in named.iter().chain(&HOP_BY_HOP) {
+        headers.remove(name);
+    }
+}
+
+/// Also those with `_` for `-`, which some services read as the same.
+fn remove_about_the_visitor(headers: &mut HeaderMap) {
+    let claimed: Vec<HeaderName> = headers
+        .keys()
+        .filter(|name| {
+            let name = name.as_str().replace('_', "-");
+            ABOUT_THE_VISITOR.iter().any(|about| *about == *name)
+        })
+        .cloned()
+        .collect();
+    for name in claimed {
         headers.remove(name);
     }
 }
@@ -442,7 +486,7 @@ impl tower::Service<Uri> for Connector {
             front,
         } = self.clone();
         Box::pin(async move {
-            let stream = timeout(CONNECT_TIME, origin.connect(visitor, front)).await??;
+            let stream = origin.connect(visitor, front).await?;
             Ok(OriginConnection(TokioIo::new(stream)))
         })
     }

@@ -5,15 +5,20 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wire::proxy_v2;
 
 use crate::resolve::Resolver;
 use crate::tls::{self, Prefixed, Roots, TlsError};
+
+/// How long an origin may take to accept, its TLS included.
+const CONNECT_TIME: Duration = Duration::from_secs(10);
 
 /// A service that an agent makes reachable.
 #[derive(Clone)]
@@ -142,6 +147,10 @@ impl Origin {
         visitor: SocketAddr,
         front: SocketAddr,
     ) -> io::Result<OriginStream> {
+        timeout(CONNECT_TIME, self.dial(visitor, front)).await?
+    }
+
+    async fn dial(&self, visitor: SocketAddr, front: SocketAddr) -> io::Result<OriginStream> {
         let mut stream = Resolver::System
             .connect(&self.address.host, self.address.port)
             .await?;

@@ -20,6 +20,7 @@ use wire::{CloseCode, Features, Frame, Hello, InstanceId};
 
 use crate::carrier::Carrier;
 use crate::control_stream::{ControlError, ControlReader, ControlWriter};
+use crate::liveness::SignsOfLife;
 use crate::quic::{self, AgentEndpointError, Connection, Endpoint};
 use crate::resolve::{self, Resolver};
 use crate::server::Transport;
@@ -34,8 +35,14 @@ const DIAL_TIME: Duration = Duration::from_secs(4);
 /// How long QUIC is tried alone. With UDP blocked a tunnel over TLS then stands well within five seconds.
 const QUIC_HEAD_START: Duration = Duration::from_millis(1500);
 
-/// The same after a QUIC tunnel has fallen silent, when UDP is the likely culprit.
+/// The same after a tunnel has fallen silent, when UDP is the likely culprit.
 const QUIC_HEAD_START_AFTER_SILENCE: Duration = Duration::from_millis(300);
+
+/// The same after a dial that came to nothing: with UDP blocked, what counts is how soon TLS is tried again.
+const QUIC_HEAD_START_AGAIN: Duration = Duration::from_millis(700);
+
+/// Between two tries over TLS while QUIC has not answered.
+const TLS_AGAIN: Duration = Duration::from_millis(500);
 
 /// How often the agent pings, give or take a fifth, so that a dead relay is noticed within four seconds.
 const PING: Duration = Duration::from_secs(3);
@@ -45,6 +52,9 @@ const PONG_TIME: Duration = Duration::from_millis(400);
 
 /// One for the ping, two for a loss.
 const PONG_ROUND_TRIPS: u32 = 3;
+
+/// How long the relay may take to acknowledge that a tunnel is closed.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// A relay's address as pairing returned it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,11 +105,24 @@ pub(super) struct Dialler {
     pub(super) instance: InstanceId,
 }
 
+/// What came before a dial.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Before {
+    /// Nothing that tells anything about the way.
+    Nothing,
+    /// A tunnel that fell silent.
+    Silence,
+    /// A dial that came to nothing.
+    Failure,
+}
+
 /// An attached tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
     /// The agent's address as the relay sees it.
     pub(super) seen_as: SocketAddr,
+    /// How long the relay took to answer the hello.
+    round_trip: Duration,
     way: Way,
     reader: ControlReader,
     writer: ControlWriter,
@@ -109,7 +132,7 @@ pub(super) struct Tunnel {
 enum Way {
     Quic {
         connection: Connection,
-        _endpoint: Endpoint,
+        endpoint: Endpoint,
     },
     Tls(CarrierDialler),
 }
@@ -132,11 +155,12 @@ impl Dialler {
     pub(super) async fn dial(
         self: &Arc<Self>,
         relay: &RelayAddress,
-        after: Option<Ended>,
+        before: Before,
     ) -> Result<Tunnel, DialError> {
-        let head_start = match after {
-            Some(Ended::Silent) => QUIC_HEAD_START_AFTER_SILENCE,
-            Some(Ended::Stopped | Ended::Closed(_) | Ended::Broken) | None => QUIC_HEAD_START,
+        let head_start = match before {
+            Before::Nothing => QUIC_HEAD_START,
+            Before::Silence => QUIC_HEAD_START_AFTER_SILENCE,
+            Before::Failure => QUIC_HEAD_START_AGAIN,
         };
         let mut over_quic = pin!(self.dial_quic(relay));
         tokio::select! {
@@ -147,16 +171,17 @@ impl Dialler {
             },
             () = sleep(head_start) => {}
         }
-        let mut over_tls = pin!(self.dial_tls(relay));
+        let over_tls = async {
+            loop {
+                match self.dial_tls(relay).await {
+                    tunnel @ (Ok(_) | Err(DialError::Closed(_))) => return tunnel,
+                    Err(_) => sleep(TLS_AGAIN).await,
+                }
+            }
+        };
         tokio::select! {
-            tunnel = &mut over_quic => match tunnel {
-                Ok(_) | Err(DialError::Closed(_)) => tunnel,
-                Err(_) => over_tls.await,
-            },
-            tunnel = &mut over_tls => match tunnel {
-                Ok(_) | Err(DialError::Closed(_)) => tunnel,
-                Err(_) => over_quic.await,
-            },
+            tunnel = over_quic => tunnel,
+            tunnel = over_tls => tunnel,
         }
     }
 
@@ -182,15 +207,17 @@ impl Dialler {
             let (send, recv) = connection.open_bi().await.map_err(io::Error::from)?;
             let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
             let greeted = self.greet(&mut reader, &mut writer).await;
-            let seen_as = greeted.map_err(|error| match quic::close_code(&connection) {
-                Ok(code) => DialError::Closed(code),
-                Err(_) => error,
-            })?;
+            let (seen_as, round_trip) =
+                greeted.map_err(|error| match quic::close_code(&connection) {
+                    Ok(code) => DialError::Closed(code),
+                    Err(_) => error,
+                })?;
             Ok(Tunnel {
                 seen_as,
+                round_trip,
                 way: Way::Quic {
                     connection,
-                    _endpoint: endpoint,
+                    endpoint,
                 },
                 reader,
                 writer,
@@ -211,15 +238,17 @@ impl Dialler {
                 .await?;
             let (read, write) = tokio::io::split(TlsStream::from(stream));
             let (mut reader, mut writer) = (ControlReader::new(read), ControlWriter::new(write));
-            let seen_as = self.greet(&mut reader, &mut writer).await?;
+            let (seen_as, round_trip) = self.greet(&mut reader, &mut writer).await?;
             let connector = tls::carrier_client(&self.roots)?;
             let carriers = CarrierDialler {
                 connector,
                 host: relay.host.clone(),
                 address,
+                signs: Arc::default(),
             };
             Ok(Tunnel {
                 seen_as,
+                round_trip,
                 way: Way::Tls(carriers),
                 reader,
                 writer,
@@ -228,23 +257,25 @@ impl Dialler {
         .await
     }
 
+    /// Says hello. Gives the agent's address as the relay sees it, and how long the relay took to say so.
     async fn greet(
         &self,
         reader: &mut ControlReader,
         writer: &mut ControlWriter,
-    ) -> Result<SocketAddr, DialError> {
+    ) -> Result<(SocketAddr, Duration), DialError> {
         let hello = Hello {
             version: VERSION,
             features: Features::TLS_CARRIER,
             instance: self.instance,
             software: SOFTWARE.to_owned(),
         };
+        let asked = Instant::now();
         writer
             .send(&Frame::Hello(hello))
             .await
             .map_err(io::Error::other)?;
         match reader.next().await.map_err(io::Error::other)? {
-            Frame::Welcome { seen_as, .. } => Ok(seen_as),
+            Frame::Welcome { seen_as, .. } => Ok((seen_as, asked.elapsed())),
             Frame::Close { code } => Err(DialError::Closed(code.unwrap_or(CloseCode::Done))),
             Frame::Hello(_)
             | Frame::Ping { .. }
@@ -282,7 +313,14 @@ impl Tunnel {
         let carriers = TaskTracker::new();
         let ended = self.serve(&visitors, &carriers, drain, stop).await;
         match &self.way {
-            Way::Quic { connection, .. } => quic::close(connection, CloseCode::Done),
+            Way::Quic {
+                connection,
+                endpoint,
+            } => {
+                quic::close(connection, CloseCode::Done);
+                // The relay should hear it before this process ends.
+                let _ = timeout(CLOSE_TIME, endpoint.wait_idle()).await;
+            }
             Way::Tls(_) => {
                 let _ = self
                     .writer
@@ -304,15 +342,16 @@ impl Tunnel {
         stop: CancellationToken,
     ) -> Ended {
         let mut drain = Some(drain);
-        let mut pulse = Pulse::new();
-        let mut heard = 0; // frames, which is what there is to hear on a tunnel over TLS
+        let mut pulse = Pulse::new(self.round_trip);
         loop {
             let alarm = pulse.alarm();
             tokio::select! {
                 biased; // the end first, then what the relay says, then its visitors, then our own pings
                 () = stop.cancelled() => return Ended::Stopped,
                 frame = self.reader.next() => {
-                    heard += 1;
+                    if let Way::Tls(dialler) = &self.way {
+                        dialler.signs.heard(1);
+                    }
                     match frame {
                         Ok(Frame::Pong { .. }) => pulse.pong(Instant::now()),
                         Ok(Frame::Ping { sequence }) => {
@@ -338,11 +377,7 @@ impl Tunnel {
                     None => return self.ended(),
                 },
                 () = sleep_until(alarm) => {
-                    let heard = match &self.way {
-                        Way::Quic { connection, .. } => quic::heard(connection),
-                        Way::Tls(_) => heard,
-                    };
-                    match pulse.due(Instant::now(), heard, self.way.round_trip()) {
+                    match pulse.due(Instant::now(), self.way.heard(), self.way.round_trip()) {
                         Beat::Silent => return Ended::Silent,
                         Beat::Rest => {}
                         Beat::Ping { sequence } => {
@@ -392,6 +427,14 @@ impl Way {
         }
     }
 
+    /// Grows with every sign of life of the relay.
+    fn heard(&self) -> u64 {
+        match self {
+            Self::Quic { connection, .. } => quic::heard(connection),
+            Self::Tls(dialler) => dialler.signs.count(),
+        }
+    }
+
     /// As far as it is known without asking.
     fn round_trip(&self) -> Option<Duration> {
         match self {
@@ -407,6 +450,7 @@ struct CarrierDialler {
     connector: TlsConnector,
     host: String,
     address: SocketAddr,
+    signs: Arc<SignsOfLife>,
 }
 
 impl CarrierDialler {
@@ -418,7 +462,7 @@ impl CarrierDialler {
             .connector
             .connect(name, Prefixed::new(Bytes::new(), stream))
             .await?;
-        let mut carrier = Carrier::tls(stream.into());
+        let mut carrier = Carrier::tls(stream.into(), Arc::clone(&self.signs));
         let carry = Frame::Carry { ticket }.encode().map_err(io::Error::other)?;
         carrier.sender.send(&carry).await?;
         Ok(carrier)
@@ -454,12 +498,12 @@ enum Beat {
 }
 
 impl Pulse {
-    fn new() -> Self {
+    fn new(round_trip: Duration) -> Self {
         Self {
             next_ping: next_ping(Instant::now()),
             waiting: None,
             sequence: 0,
-            round_trip: Duration::ZERO,
+            round_trip,
         }
     }
 
@@ -517,7 +561,7 @@ mod tests {
     #[test]
     fn a_relay_that_stops_answering_is_noticed_within_four_seconds() {
         for _ in 0..100 {
-            let mut pulse = Pulse::new();
+            let mut pulse = Pulse::new(Duration::ZERO);
             let died = Instant::now();
             let mut now = died;
             let silent = loop {
@@ -536,7 +580,7 @@ mod tests {
 
     #[test]
     fn any_sign_of_life_is_an_answer() {
-        let mut pulse = Pulse::new();
+        let mut pulse = Pulse::new(Duration::ZERO);
         let mut now = Instant::now();
         for heard in 0..50 {
             now = pulse.alarm().into_std().max(now);
@@ -546,13 +590,22 @@ mod tests {
 
     #[test]
     fn a_slow_path_gets_its_round_trips() {
-        let mut pulse = Pulse::new();
+        let mut pulse = Pulse::new(Duration::ZERO);
         let pinged = pulse.alarm().into_std();
         assert!(matches!(
             pulse.due(pinged, 1, Some(Duration::from_secs(1))),
             Beat::Ping { sequence: 1 }
         ));
         assert_eq!(pulse.alarm().into_std(), pinged + Duration::from_secs(3));
+    }
+
+    #[test]
+    fn over_tls_the_hello_says_how_slow_the_path_is() {
+        let mut pulse = Pulse::new(Duration::from_millis(600));
+        let pinged = pulse.alarm().into_std();
+        assert!(matches!(pulse.due(pinged, 1, None), Beat::Ping { .. }));
+        let waits = pulse.alarm().into_std() - pinged;
+        assert_eq!(waits, Duration::from_millis(1800));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use directory::{DeviceName, Place, Zone};
-use tokio::io::{AsyncWriteExt as _, copy_bidirectional_with_sizes};
+use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
@@ -20,15 +20,10 @@ use crate::tls::{self, CertificateSlot, TlsError};
 
 use super::http;
 use super::origin::{Origin, Scheme};
+use super::pass;
 
 /// How long the relay may take to say who comes, and the visitor to finish its TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
-
-/// How long an origin may take to accept.
-const ORIGIN_TIME: Duration = Duration::from_secs(10);
-
-/// What is copied at once where bytes are only passed on, each way.
-const COPY_BUFFER: usize = 32 * 1024;
 
 /// Visitors of this device at a time: as many as the streams the relay may open.
 const MAX_VISITORS: usize = 4096;
@@ -108,7 +103,15 @@ impl Visitors {
             }
             Err(error) => return Err(io::Error::other(error)),
         };
-        let visitor = timeout(HANDSHAKE_TIME, self.acceptor.0.accept(carrier)).await??;
+        let accepted = self.acceptor.0.accept(carrier).into_fallible();
+        let visitor = match timeout(HANDSHAKE_TIME, accepted).await? {
+            Ok(visitor) => visitor,
+            Err((error, mut carrier)) => {
+                // An alert that says why is on its way, and a reset would overtake it.
+                let _ = carrier.shutdown().await;
+                return Err(error);
+            }
+        };
         match self.origin.scheme() {
             Scheme::Http | Scheme::Https => {
                 let names = http::Names {
@@ -127,22 +130,17 @@ impl Visitors {
     }
 
     async fn pass(&self, mut visitor: TlsStream<Carrier>, open: &Open) -> io::Result<()> {
-        let mut origin = match timeout(ORIGIN_TIME, self.origin.connect(open.visitor, open.front))
-            .await?
-        {
+        let mut origin = match self.origin.connect(open.visitor, open.front).await {
             Ok(origin) => origin,
             Err(error) => {
                 tracing::warn!(%error, origin = %self.origin.authority(), "the origin cannot be reached");
                 return visitor.shutdown().await;
             }
         };
-        let copied =
-            copy_bidirectional_with_sizes(&mut visitor, &mut origin, COPY_BUFFER, COPY_BUFFER)
-                .await;
-        if copied.is_err() {
+        let passed = pass::both_ways(visitor, &mut origin).await;
+        if passed.is_err() {
             origin.reset_on_close();
         }
-        copied?;
-        Ok(())
+        passed
     }
 }

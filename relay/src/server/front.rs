@@ -19,11 +19,11 @@ use tokio_util::task::TaskTracker;
 use wire::client_hello::{NotAHello, Progress, Reader as HelloReader};
 use wire::frame::Open;
 
-use crate::splice::{self, End, Moved};
+use crate::splice::{self, Moved};
 use crate::tls::{self, Accepted, Prefixed};
 
 use super::limits::{Admitted, HELLO_TIME, Limits};
-use super::metrics::Metrics;
+use super::metrics::{HandedOver, Metrics};
 use super::refusal::Refusal;
 use super::register::Register;
 use super::sessions::{OpenError, Sessions};
@@ -104,10 +104,15 @@ pub(crate) async fn accept(front: Arc<Front>, listener: TcpListener, stop: Cance
 enum Visit {
     /// To a device, and its connection has ended.
     Ended(Moved),
-    /// It was none: an agent's tunnel or carrier, which counts for itself.
-    Agent,
-    /// To the operator's pages, which go on with it.
-    Cloud,
+    /// To somebody here who goes on with it, and counts it.
+    HandedOver(HandedOver),
+}
+
+/// A visitor that goes no further.
+struct SentAway {
+    refusal: Refusal,
+    /// What there is to tell it on, and its place among the visitors until it has been told.
+    to_tell: Option<(TcpStream, Admitted)>,
 }
 
 impl Front {
@@ -126,24 +131,23 @@ impl Front {
         admitted.named();
         let visited = match first {
             Ok((octets, name)) => self.lead(visitor, address, octets, name, admitted).await,
-            Err(refusal) => Err((refusal, visitor)),
+            Err(refusal) => Err(SentAway {
+                refusal,
+                to_tell: Some((visitor, admitted)),
+            }),
         };
         match visited {
             Ok(Visit::Ended(moved)) => {
                 self.metrics.visitor_ended(moved);
                 tracing::debug!(end = moved.end.name(), "a visitor's connection has ended");
             }
-            Ok(Visit::Agent | Visit::Cloud) => {
-                self.metrics.visitor_ended(Moved {
-                    to_device: 0,
-                    to_visitor: 0,
-                    end: End::Done,
-                });
-            }
-            Err((refusal, visitor)) => {
+            Ok(Visit::HandedOver(to)) => self.metrics.visitor_handed_over(to),
+            Err(SentAway { refusal, to_tell }) => {
                 self.metrics.visitor_refused(refusal);
                 tracing::debug!(reason = refusal.name(), "a visitor was sent away");
-                if refusal.alerts() {
+                if let Some((visitor, _admitted)) = to_tell
+                    && refusal.alerts()
+                {
                     alert(visitor).await;
                 }
             }
@@ -158,32 +162,28 @@ impl Front {
         hello: Bytes,
         name: String,
         admitted: Admitted,
-    ) -> Result<Visit, (Refusal, TcpStream)> {
+    ) -> Result<Visit, SentAway> {
         match self.directory.zone().locate(&name) {
             Place::Device(device) => {
                 let device = self.directory.device_by_name(&device);
-                self.pass(
-                    visitor,
-                    address,
-                    hello,
-                    name,
-                    device.map(|device| device.identity.as_ref().map(|identity| identity.id)),
-                )
-                .await
+                let device =
+                    device.map(|device| device.identity.as_ref().map(|identity| identity.id));
+                self.pass(visitor, address, hello, name, device, admitted)
+                    .await
             }
             Place::Operator(OperatorName::Relay) => {
                 self.register
                     .over_tcp(Prefixed::new(hello, visitor), address)
                     .await;
-                Ok(Visit::Agent)
+                Ok(Visit::HandedOver(HandedOver::Tunnel))
             }
             Place::Operator(OperatorName::Cloud) => {
                 self.receive_at_cloud(Prefixed::new(hello, visitor), address, admitted)
-                    .await;
-                Ok(Visit::Cloud)
+                    .await
             }
             Place::Apex | Place::Nobody | Place::Outside => {
-                self.pass(visitor, address, hello, name, None).await
+                self.pass(visitor, address, hello, name, None, admitted)
+                    .await
             }
         }
     }
@@ -197,18 +197,23 @@ impl Front {
         hello: Bytes,
         name: String,
         device: Option<Option<DeviceId>>,
-    ) -> Result<Visit, (Refusal, TcpStream)> {
+        admitted: Admitted,
+    ) -> Result<Visit, SentAway> {
         const NOBODY: DeviceId = DeviceId::from_bytes([0; 16]);
+        let sent_away = |refusal, visitor, admitted| SentAway {
+            refusal,
+            to_tell: Some((visitor, admitted)),
+        };
         let Some(session) = self.sessions.of(&device.flatten().unwrap_or(NOBODY)) else {
             let refusal = if device.is_some() {
                 Refusal::NotAttached
             } else {
                 Refusal::UnknownName
             };
-            return Err((refusal, visitor));
+            return Err(sent_away(refusal, visitor, admitted));
         };
-        let Ok(_counted) = session.visitor() else {
-            return Err((Refusal::DeviceFull, visitor));
+        let Ok(_counted) = session.visitor(address.ip()) else {
+            return Err(sent_away(Refusal::DeviceFull, visitor, admitted));
         };
         let front = visitor.local_addr().unwrap_or(address);
         let carrier = match session
@@ -223,8 +228,12 @@ impl Front {
             .await
         {
             Ok(carrier) => carrier,
-            Err(OpenError::DeviceFull) => return Err((Refusal::DeviceFull, visitor)),
-            Err(OpenError::NoCarrier) => return Err((Refusal::NoCarrier, visitor)),
+            Err(OpenError::DeviceFull) => {
+                return Err(sent_away(Refusal::DeviceFull, visitor, admitted));
+            }
+            Err(OpenError::NoCarrier) => {
+                return Err(sent_away(Refusal::NoCarrier, visitor, admitted));
+            }
         };
         self.metrics.carrier_opened(carrier.kind());
         let mut moved =
@@ -233,24 +242,33 @@ impl Front {
         Ok(Visit::Ended(moved))
     }
 
-    async fn receive_at_cloud(&self, visitor: Prefixed, address: SocketAddr, admitted: Admitted) {
+    async fn receive_at_cloud(
+        &self,
+        visitor: Prefixed,
+        address: SocketAddr,
+        admitted: Admitted,
+    ) -> Result<Visit, SentAway> {
         let refusal = match timeout(HELLO_TIME, self.cloud_acceptor.accept(visitor)).await {
             Ok(Ok(stream)) => {
                 let http2 = tls::protocol(&stream) == Some(tls::HTTP2);
-                match self.cloud_visitors.try_send(CloudVisitor {
+                let visitor = CloudVisitor {
                     stream,
                     address,
                     http2,
                     admitted,
-                }) {
-                    Ok(()) => return,
+                };
+                match self.cloud_visitors.try_send(visitor) {
+                    Ok(()) => return Ok(Visit::HandedOver(HandedOver::Cloud)),
                     Err(_) => Refusal::CloudBusy,
                 }
             }
             Ok(Err(_)) => Refusal::Handshake,
             Err(_) => Refusal::TooSlow,
         };
-        self.metrics.visitor_refused(refusal);
+        Err(SentAway {
+            refusal,
+            to_tell: None,
+        })
     }
 }
 

@@ -1,11 +1,13 @@
 //! Who may come in: bounds on visitors before anything is known of them, and on visitors in all.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use dashmap::DashMap;
+use crate::program;
 
 use super::refusal::Refusal;
 
@@ -18,8 +20,12 @@ const MAX_UNNAMED: usize = 4096;
 /// The same from one address: a quarter, so that four addresses are needed to shut others out for [`HELLO_TIME`].
 const MAX_UNNAMED_PER_ADDRESS: usize = 1024;
 
+/// Of the visitors in all, and of those of one device, one address may have this part: a household or an office behind one
+/// address is many, but never everybody.
+const PART_PER_ADDRESS: usize = 2;
+
 /// Visitors of one device at a time. Below the number of streams its agent grants, so that one is always free.
-pub(crate) const MAX_VISITORS_PER_DEVICE: usize = 4000;
+const MAX_VISITORS_PER_DEVICE: usize = 4000;
 
 /// Descriptors left for everything that is not a visitor: listeners, files, the database, agents over TLS.
 const RESERVED_DESCRIPTORS: u64 = 512;
@@ -29,14 +35,15 @@ const RESERVED_DESCRIPTORS: u64 = 512;
 pub(crate) struct Limits {
     max_visitors: usize,
     visitors: Arc<AtomicUsize>,
+    visitors_by_address: CountsByAddress,
     unnamed: Arc<AtomicUsize>,
-    unnamed_by_address: Arc<DashMap<IpAddr, usize>>,
+    unnamed_by_address: CountsByAddress,
 }
 
 impl Limits {
     /// Bounds for a process with as many descriptors as it may have; raises its soft limit to the hard one.
     pub(crate) fn for_this_process() -> Self {
-        let descriptors = raise_descriptor_limit();
+        let descriptors = program::raise_descriptor_limit();
         // A visitor over a tls carrier takes two descriptors here.
         let max_visitors = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2;
         Self::new(usize::try_from(max_visitors.max(1)).unwrap_or(usize::MAX))
@@ -46,8 +53,9 @@ impl Limits {
         Self {
             max_visitors,
             visitors: Arc::default(),
+            visitors_by_address: CountsByAddress::default(),
             unnamed: Arc::default(),
-            unnamed_by_address: Arc::default(),
+            unnamed_by_address: CountsByAddress::default(),
         }
     }
 
@@ -55,22 +63,15 @@ impl Limits {
     pub(crate) fn admit(&self, from: IpAddr) -> Result<Admitted, Refusal> {
         let visitor = Counted::below(&self.visitors, self.max_visitors).ok_or(Refusal::Full)?;
         let unnamed = Counted::below(&self.unnamed, MAX_UNNAMED).ok_or(Refusal::Full)?;
-        let address = prefix(from);
-        {
-            let mut count = self.unnamed_by_address.entry(address).or_insert(0);
-            if *count >= MAX_UNNAMED_PER_ADDRESS {
-                return Err(Refusal::AddressBusy);
-            }
-            *count += 1;
-        }
-        let by_address = Arc::clone(&self.unnamed_by_address);
+        let per_address = (self.max_visitors / PART_PER_ADDRESS).max(1);
+        let of_address = self.visitors_by_address.below(from, per_address);
+        let unnamed_of_address = self.unnamed_by_address.below(from, MAX_UNNAMED_PER_ADDRESS);
+        let (Some(of_address), Some(unnamed_of_address)) = (of_address, unnamed_of_address) else {
+            return Err(Refusal::AddressBusy);
+        };
         Ok(Admitted {
-            _visitor: visitor,
-            unnamed: Some(Unnamed {
-                _total: unnamed,
-                address,
-                by_address,
-            }),
+            _visitor: (visitor, of_address),
+            unnamed: Some((unnamed, unnamed_of_address)),
         })
     }
 }
@@ -78,31 +79,36 @@ impl Limits {
 /// A visitor counted against the bounds, until it is dropped.
 #[derive(Debug)]
 pub struct Admitted {
-    _visitor: Counted,
-    unnamed: Option<Unnamed>,
+    _visitor: (Counted, CountedOfAddress),
+    unnamed: Option<(Counted, CountedOfAddress)>,
 }
 
 impl Admitted {
-    /// The hello has come: only the bound on visitors in all counts from now on.
+    /// The hello has come: only the bounds on visitors as such count from now on.
     pub(crate) fn named(&mut self) {
         self.unnamed = None;
     }
 }
 
-#[derive(Debug)]
-struct Unnamed {
-    _total: Counted,
-    address: IpAddr,
-    by_address: Arc<DashMap<IpAddr, usize>>,
+/// The visitors of one device.
+#[derive(Debug, Default)]
+pub(crate) struct DeviceVisitors {
+    all: Arc<AtomicUsize>,
+    by_address: CountsByAddress,
 }
 
-impl Drop for Unnamed {
-    fn drop(&mut self) {
-        if let Some(mut count) = self.by_address.get_mut(&self.address) {
-            *count = count.saturating_sub(1);
-        }
-        self.by_address
-            .remove_if(&self.address, |_, count| *count == 0);
+impl DeviceVisitors {
+    /// Counts a visitor in, until the value is dropped; `None` if the device has as many as it may, in all or from there.
+    pub(crate) fn admit(&self, from: IpAddr) -> Option<impl Sized + use<>> {
+        let one = Counted::below(&self.all, MAX_VISITORS_PER_DEVICE)?;
+        let of_address = self
+            .by_address
+            .below(from, MAX_VISITORS_PER_DEVICE / PART_PER_ADDRESS)?;
+        Some((one, of_address))
+    }
+
+    pub(crate) fn any(&self) -> bool {
+        self.all.load(Relaxed) > 0
     }
 }
 
@@ -128,6 +134,46 @@ impl Drop for Counted {
     }
 }
 
+/// How many there are of each address that has any; clones count together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CountsByAddress(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+impl CountsByAddress {
+    /// Counts one more of an address unless it would then have more than `limit`.
+    pub(crate) fn below(&self, from: IpAddr, limit: usize) -> Option<CountedOfAddress> {
+        let address = prefix(from);
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_insert(0);
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(CountedOfAddress {
+            address,
+            counts: self.clone(),
+        })
+    }
+}
+
+/// One, counted with its address until it is dropped.
+#[derive(Debug)]
+pub(crate) struct CountedOfAddress {
+    address: IpAddr,
+    counts: CountsByAddress,
+}
+
+impl Drop for CountedOfAddress {
+    fn drop(&mut self) {
+        let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut count) = counts.entry(self.address) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+    }
+}
+
 /// What counts as one address: all of IPv4, and a site's /56 of IPv6.
 fn prefix(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
@@ -138,20 +184,6 @@ fn prefix(ip: IpAddr) -> IpAddr {
             octets.into()
         }
     }
-}
-
-fn raise_descriptor_limit() -> u64 {
-    use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    let current = match setrlimit(Resource::Nofile, raised) {
-        Ok(()) => limit.maximum,
-        Err(_) => limit.current,
-    };
-    current.unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]
@@ -188,6 +220,30 @@ mod tests {
         assert_eq!(limits.admit(ip("192.0.2.3")).unwrap_err(), Refusal::Full);
         drop(first);
         assert!(limits.admit(ip("192.0.2.3")).is_ok());
-        assert_eq!(limits.unnamed_by_address.len(), 1);
+    }
+
+    #[test]
+    fn one_address_may_have_half_of_the_visitors_and_leaves_nothing_behind() {
+        let limits = Limits::new(4);
+        let mut held = Vec::new();
+        while let Ok(mut admitted) = limits.admit(ip("192.0.2.1")) {
+            admitted.named();
+            held.push(admitted);
+        }
+        assert_eq!(held.len(), 2);
+        assert!(limits.admit(ip("192.0.2.2")).is_ok());
+        drop(held);
+        assert!(limits.visitors_by_address.0.lock().unwrap().is_empty());
+        assert!(limits.unnamed_by_address.0.lock().unwrap().is_empty());
+    }
+
+    #[test]
+    fn one_address_may_have_half_of_a_device() {
+        let device = DeviceVisitors::default();
+        let from_one: Vec<_> = std::iter::from_fn(|| device.admit(ip("192.0.2.1"))).collect();
+        assert_eq!(from_one.len(), MAX_VISITORS_PER_DEVICE / PART_PER_ADDRESS);
+        assert!(device.admit(ip("192.0.2.2")).is_some());
+        drop(from_one);
+        assert!(!device.any());
     }
 }

@@ -13,10 +13,12 @@ use super::refusal::{Refusal, Rejection};
 /// The relay's metrics, all prefixed `causeway_relay_`.
 #[derive(Debug)]
 pub(crate) struct Metrics {
-    /// Visitors' TCP connections accepted. Open now = accepted - ended - refused.
+    /// Visitors' TCP connections accepted. Open now = accepted - ended - handed over - refused.
     visitors_accepted: IntCounter,
-    /// Visitors that were joined to a device or to the operator's pages and have ended, by how.
+    /// Visitors that were joined to a device and have ended, by how.
     visitors_ended: IntCounterVec,
+    /// Connections that somebody else here has taken on, by whom.
+    visitors_handed_over: IntCounterVec,
     /// Visitors sent away before they reached anything, by reason.
     visitors_refused: IntCounterVec,
     /// Carriers opened, by kind.
@@ -57,12 +59,17 @@ impl Metrics {
         let metrics = Self {
             visitors_accepted: counter(
                 "causeway_relay_visitors_accepted_total",
-                "Visitors' connections accepted; open now = accepted - ended - refused.",
+                "Visitors' connections accepted; open now = accepted - ended - handed over - refused.",
             )?,
             visitors_ended: counters(
                 "causeway_relay_visitors_ended_total",
-                "Visitors that reached something and have ended.",
+                "Visitors that reached a device and have ended.",
                 "end",
+            )?,
+            visitors_handed_over: counters(
+                "causeway_relay_visitors_handed_over_total",
+                "Connections for the operator's pages, and those of agents.",
+                "to",
             )?,
             visitors_refused: counters(
                 "causeway_relay_visitors_refused_total",
@@ -114,6 +121,9 @@ impl Metrics {
         for end in End::ALL {
             self.visitors_ended.with_label_values(&[end.name()]);
         }
+        for to in [HandedOver::Cloud, HandedOver::Tunnel] {
+            self.visitors_handed_over.with_label_values(&[to.name()]);
+        }
         for refusal in Refusal::ALL {
             self.visitors_refused.with_label_values(&[refusal.name()]);
         }
@@ -143,6 +153,12 @@ impl Metrics {
     pub(crate) fn visitor_refused(&self, refusal: Refusal) {
         self.visitors_refused
             .with_label_values(&[refusal.name()])
+            .inc();
+    }
+
+    pub(crate) fn visitor_handed_over(&self, to: HandedOver) {
+        self.visitors_handed_over
+            .with_label_values(&[to.name()])
             .inc();
     }
 
@@ -188,6 +204,24 @@ impl Metrics {
         DatagramCounts {
             stray: self.datagrams_dropped.with_label_values(&["stray"]),
             other: self.datagrams_dropped.with_label_values(&["other"]),
+        }
+    }
+}
+
+/// Who goes on with a connection that has come in at the front.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum HandedOver {
+    /// The operator's pages.
+    Cloud,
+    /// It was no visitor but an agent, with its tunnel or a carrier.
+    Tunnel,
+}
+
+impl HandedOver {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Cloud => "cloud",
+            Self::Tunnel => "tunnel",
         }
     }
 }

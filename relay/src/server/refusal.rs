@@ -79,6 +79,8 @@ impl Refusal {
 /// Why an agent did not get as far as a tunnel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Rejection {
+    /// Too many handshakes are under way, in all or from its address.
+    Busy,
     /// The TLS or QUIC handshake failed or was not finished in time.
     Handshake,
     /// It speaks another protocol than the tunnel's or the carrier's.
@@ -96,7 +98,8 @@ pub(crate) enum Rejection {
 }
 
 impl Rejection {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Busy,
         Self::Handshake,
         Self::WrongProtocol,
         Self::NoKey,
@@ -109,6 +112,7 @@ impl Rejection {
     /// The metric label.
     pub(crate) fn name(self) -> &'static str {
         match self {
+            Self::Busy => "busy",
             Self::Handshake => "handshake",
             Self::WrongProtocol => "wrong_protocol",
             Self::NoKey => "no_key",

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use directory::{Device, DeviceId, PublicKey, Reader};
@@ -14,10 +14,11 @@ use tokio_util::task::TaskTracker;
 use wire::{ALPN_CARRIER, ALPN_TUNNEL, CloseCode, Features, Frame, Hello};
 
 use crate::control_stream::{ControlError, ControlReader, ControlWriter, read_first};
+use crate::liveness::SignsOfLife;
 use crate::quic::{self, Connection, Endpoint, Incoming};
 use crate::tls::{self, Prefixed, TlsStream};
 
-use super::limits::HELLO_TIME;
+use super::limits::{Counted, CountsByAddress, HELLO_TIME};
 use super::metrics::Metrics;
 use super::presence::{Attachment, Presence};
 use super::refusal::Rejection;
@@ -32,8 +33,10 @@ const SILENCE: Duration = Duration::from_secs(45);
 /// With more handshakes than this under way, an agent must first show that its address is its own (RFC 9000 section 8.1).
 const RETRY_ABOVE: usize = 256;
 
-/// How long a session that was superseded may keep the visitors it has.
-const SUPERSEDED_LINGER: Duration = Duration::from_secs(600);
+/// Handshakes under way at a time, of all and of one address. Each costs a key exchange and a signature, and stays for
+/// [`HELLO_TIME`] at most. Agents behind one address that are refused come again with their back-off.
+const MAX_HANDSHAKES: usize = 4096;
+const MAX_HANDSHAKES_PER_ADDRESS: usize = 1024;
 
 /// Everything an agent's path needs.
 #[derive(Clone)]
@@ -49,18 +52,27 @@ pub(crate) struct Register {
 
 /// Accepts tunnels over QUIC until the endpoint closes.
 pub(crate) async fn accept_quic(register: Register, endpoint: Endpoint) {
-    let handshakes = TaskTracker::new();
+    let handshakes = Arc::new(AtomicUsize::new(0));
+    let handshakes_by_address = CountsByAddress::default();
     while let Some(incoming) = endpoint.accept().await {
-        if handshakes.len() > RETRY_ABOVE && incoming.may_retry() {
+        if handshakes.load(Relaxed) > RETRY_ABOVE && incoming.may_retry() {
             // Fails only if the address is validated already.
             let _ = incoming.retry();
             continue;
         }
+        let address = incoming.remote_address().ip();
+        let (Some(one), Some(of_address)) = (
+            Counted::below(&handshakes, MAX_HANDSHAKES),
+            handshakes_by_address.below(address, MAX_HANDSHAKES_PER_ADDRESS),
+        ) else {
+            incoming.refuse();
+            register.refuse(Rejection::Busy);
+            continue;
+        };
         let register = register.clone();
-        let handshake = handshakes.token();
         register.tasks.clone().spawn(async move {
             let arrived = register.over_quic(incoming).await;
-            drop(handshake);
+            drop((one, of_address));
             match arrived {
                 Ok(arrival) => register.serve(arrival).await,
                 Err(rejection) => register.refuse(rejection),
@@ -76,7 +88,7 @@ struct Arrival {
     hello: Hello,
     seen_as: SocketAddr,
     tunnel: Tunnel,
-    heard: Arc<AtomicU64>,
+    signs: Arc<SignsOfLife>,
     reader: ControlReader,
     writer: ControlWriter,
 }
@@ -119,7 +131,7 @@ impl Register {
             hello: as_hello(hello)?,
             seen_as: connection.remote_address(),
             tunnel: Tunnel::Quic(connection.clone()),
-            heard: Arc::default(),
+            signs: Arc::default(),
             reader,
             writer,
         })
@@ -185,15 +197,15 @@ impl Register {
         };
         match greeted.await {
             Ok((key, device, hello)) => {
-                let heard = Arc::default();
-                let tunnel = self.sessions.tls_tunnel(Arc::clone(&heard));
+                let signs = Arc::default();
+                let tunnel = self.sessions.tls_tunnel(Arc::clone(&signs));
                 Ok(Arrival {
                     device,
                     key,
                     hello,
                     seen_as,
                     tunnel,
-                    heard,
+                    signs,
                     reader,
                     writer,
                 })
@@ -224,7 +236,7 @@ impl Register {
             hello,
             seen_as,
             tunnel,
-            heard,
+            signs,
             reader,
             mut writer,
         } = arrival;
@@ -253,13 +265,15 @@ impl Register {
             features: agreed.features,
             seen_as,
         };
-        if writer.send(&welcome).await.is_err() {
-            return self.refuse(Rejection::NoHello);
-        }
+        // First attached, then welcomed: an agent that knows it is attached can be visited.
         self.attach(&session, hello.software);
-        let code = self
-            .attend(&session, reader, &mut writer, commands, &heard)
-            .await;
+        let code = match writer.send(&welcome).await {
+            Ok(()) => {
+                self.attend(&session, reader, &mut writer, commands, &signs)
+                    .await
+            }
+            Err(_) => CloseCode::Unresponsive,
+        };
         session.end(code);
         self.detach(&session, session.end_code());
         part(connection, writer, session.end_code()).await;
@@ -268,19 +282,18 @@ impl Register {
     fn attach(&self, session: &Arc<Session>, software: String) {
         let transport = session.transport();
         self.metrics.tunnel_attached(transport);
-        let before = self.sessions.attach(session);
-        let since = before
-            .as_ref()
-            .and_then(|before| self.presence.of(&before.device));
-        self.presence.attached(
-            session.device,
-            Attachment {
-                since: since.map_or_else(SystemTime::now, |attachment| attachment.since),
-                transport,
-                seen_as: session.seen_as,
-                software,
-            },
-        );
+        let before = self.sessions.attach(session, || {
+            let since = self.presence.of(&session.device);
+            self.presence.attached(
+                session.device,
+                Attachment {
+                    since: since.map_or_else(SystemTime::now, |attachment| attachment.since),
+                    transport,
+                    seen_as: session.seen_as,
+                    software,
+                },
+            );
+        });
         if let Some(before) = before {
             self.displace(before, session);
         }
@@ -303,16 +316,15 @@ impl Register {
             reconnect_after: Duration::ZERO,
         });
         self.tasks.spawn(async move {
-            let _ = timeout(SUPERSEDED_LINGER, before.left_alone()).await;
+            before.left_alone().await;
             before.end(CloseCode::Superseded);
         });
     }
 
     fn detach(&self, session: &Arc<Session>, code: CloseCode) {
         self.metrics.tunnel_detached(session.transport(), code);
-        if self.sessions.detach(session) {
-            self.presence.detached(&session.device);
-        }
+        self.sessions
+            .detach(session, || self.presence.detached(&session.device));
         tracing::debug!(code = code.name(), "a tunnel has ended");
     }
 
@@ -323,7 +335,7 @@ impl Register {
         mut reader: ControlReader,
         writer: &mut ControlWriter,
         mut commands: mpsc::Receiver<Frame>,
-        heard: &AtomicU64,
+        signs: &SignsOfLife,
     ) -> CloseCode {
         let mut silent_until = Deadline::now() + SILENCE;
         loop {
@@ -332,7 +344,7 @@ impl Register {
                 () = session.ended().cancelled() => return session.end_code(),
                 frame = reader.next() => match frame {
                     Ok(frame) => {
-                        heard.fetch_add(1, Relaxed);
+                        signs.heard(1);
                         silent_until = Deadline::now() + SILENCE;
                         match frame {
                             Frame::Ping { sequence } => Some(Frame::Pong { sequence }),
@@ -357,12 +369,12 @@ impl Register {
     }
 }
 
-/// The right of `device` to its tunnel has changed: ends the session whose key is not valid any more.
+/// The right of `device` to its tunnel has changed: ends the sessions whose key is not valid any more.
 pub(crate) fn recheck(sessions: &Sessions, id: &DeviceId, device: Option<&Device>) {
-    if let Some(session) = sessions.of(id)
-        && !device.is_some_and(|device| device.has_key(&session.key))
-    {
-        session.end(CloseCode::Removed);
+    for session in sessions.all_of(id) {
+        if !device.is_some_and(|device| device.has_key(&session.key)) {
+            session.end(CloseCode::Removed);
+        }
     }
 }
 

@@ -1,8 +1,8 @@
 //! Who is attached now. One device has one session that takes new visitors: the newest.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -16,15 +16,21 @@ use wire::frame::{Open, Ticket};
 use wire::{CloseCode, Features, Frame, InstanceId};
 
 use crate::carrier::Carrier;
-use crate::liveness::{Liveness, Patience, Verdict};
+use crate::liveness::{Liveness, Patience, SignsOfLife, Verdict};
 use crate::quic::{self, Connection};
 use crate::tls::TlsStream;
 
-use super::limits::{Counted, MAX_VISITORS_PER_DEVICE};
+use super::limits::DeviceVisitors;
 use super::presence::Transport;
 
 /// How long a visitor waits for its carrier.
 const OPEN_TIME: Duration = Duration::from_secs(5);
+
+/// Sessions of one device that were superseded and still have visitors, at most. One more ends the oldest.
+const MAX_OLDER: usize = 4;
+
+/// A superseded session whose visitors have moved nothing for this long ends with them.
+const SUPERSEDED_IDLE_MS: u64 = 600_000;
 
 /// Frames waiting to be sent to one agent. A tunnel that does not take them is as good as dead.
 const COMMANDS: usize = 64;
@@ -47,55 +53,94 @@ const RESTS_AFTER_MS: u64 = 30_000;
 pub(crate) struct Sessions {
     /// Ends every session when the relay stops for good.
     cut: CancellationToken,
-    session_by_device: DashMap<DeviceId, Arc<Session>>,
+    sessions_by_device: DashMap<DeviceId, SessionsOfDevice>,
     opener_by_ticket: Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
+}
+
+/// The sessions of one device. There is at least one.
+#[derive(Debug, Default)]
+struct SessionsOfDevice {
+    /// Takes new visitors.
+    newest: Option<Arc<Session>>,
+    /// Keep the visitors they have; the oldest first.
+    older: Vec<Arc<Session>>,
+}
+
+impl SessionsOfDevice {
+    fn each(&self) -> impl Iterator<Item = &Arc<Session>> {
+        self.older.iter().chain(&self.newest)
+    }
 }
 
 impl Sessions {
     pub(crate) fn new(cut: CancellationToken) -> Self {
         Self {
             cut,
-            session_by_device: DashMap::new(),
+            sessions_by_device: DashMap::new(),
             opener_by_ticket: Arc::default(),
         }
     }
 
     /// The session that takes visitors of `device`.
     pub(crate) fn of(&self, device: &DeviceId) -> Option<Arc<Session>> {
-        self.session_by_device
+        self.sessions_by_device.get(device)?.newest.clone()
+    }
+
+    /// Every session of `device`.
+    pub(crate) fn all_of(&self, device: &DeviceId) -> Vec<Arc<Session>> {
+        self.sessions_by_device
             .get(device)
-            .map(|session| Arc::clone(&session))
+            .map(|sessions| sessions.each().cloned().collect())
+            .unwrap_or_default()
     }
 
-    /// Attaches `session`; the newest wins. Gives back the one it takes over from.
-    pub(crate) fn attach(&self, session: &Arc<Session>) -> Option<Arc<Session>> {
-        self.session_by_device
-            .insert(session.device, Arc::clone(session))
+    /// Attaches `session`; the newest wins. `attached` runs while no other session of the device can come or go. Gives back
+    /// the one it takes over from, which stays known here until it is detached.
+    pub(crate) fn attach(
+        &self,
+        session: &Arc<Session>,
+        attached: impl FnOnce(),
+    ) -> Option<Arc<Session>> {
+        let mut sessions = self.sessions_by_device.entry(session.device).or_default();
+        let before = sessions.newest.replace(Arc::clone(session));
+        sessions.older.extend(before.clone());
+        if sessions.older.len() > MAX_OLDER {
+            sessions.older[0].end(CloseCode::Superseded);
+        }
+        attached();
+        before
     }
 
-    /// Detaches `session` unless a newer one has taken its place. Says whether the device is gone with it.
-    pub(crate) fn detach(&self, session: &Arc<Session>) -> bool {
-        match self.session_by_device.entry(session.device) {
-            Entry::Occupied(entry) if Arc::ptr_eq(entry.get(), session) => {
-                entry.remove();
-                true
-            }
-            Entry::Occupied(_) | Entry::Vacant(_) => false,
+    /// Detaches `session`. `gone` runs if the device has none left that takes visitors, and while none can come.
+    pub(crate) fn detach(&self, session: &Arc<Session>, gone: impl FnOnce()) {
+        let Entry::Occupied(mut entry) = self.sessions_by_device.entry(session.device) else {
+            return;
+        };
+        let sessions = entry.get_mut();
+        sessions.older.retain(|older| !Arc::ptr_eq(older, session));
+        let is_newest = |newest: &mut Arc<Session>| Arc::ptr_eq(newest, session);
+        if sessions.newest.take_if(is_newest).is_some() {
+            gone();
+        }
+        if sessions.each().next().is_none() {
+            entry.remove();
         }
     }
 
-    /// Every attached session, for draining.
+    /// Every session, for draining.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
-        self.session_by_device
+        self.sessions_by_device
             .iter()
-            .map(|entry| Arc::clone(&entry))
+            .flat_map(|sessions| sessions.each().cloned().collect::<Vec<_>>())
             .collect()
     }
 
     /// Probes the agents whose visitors wait in silence, and closes the tunnels of those that do not answer.
     pub(crate) fn sweep(&self, now: Instant) {
-        for session in &self.session_by_device {
-            session.sweep(now);
+        for sessions in &self.sessions_by_device {
+            for session in sessions.each() {
+                session.sweep(now);
+            }
         }
     }
 
@@ -127,7 +172,7 @@ impl Sessions {
             commands,
             ended: self.cut.child_token(),
             end_code: Mutex::new(None),
-            visitors: Arc::default(),
+            visitors: DeviceVisitors::default(),
             started: now,
             active_at_ms: AtomicU64::new(0),
             liveness: Mutex::new(Liveness::new(now)),
@@ -136,9 +181,9 @@ impl Sessions {
     }
 
     /// The tunnel of a session over TLS, which brings carriers by ticket.
-    pub(super) fn tls_tunnel(&self, heard: Arc<AtomicU64>) -> Tunnel {
+    pub(super) fn tls_tunnel(&self, signs: Arc<SignsOfLife>) -> Tunnel {
         Tunnel::Tls {
-            heard,
+            signs,
             opener_by_ticket: Arc::clone(&self.opener_by_ticket),
         }
     }
@@ -161,7 +206,7 @@ pub(crate) struct Session {
     commands: mpsc::Sender<Frame>,
     ended: CancellationToken,
     end_code: Mutex<Option<CloseCode>>,
-    visitors: Arc<AtomicUsize>,
+    visitors: DeviceVisitors,
     started: Instant,
     active_at_ms: AtomicU64,
     liveness: Mutex<Liveness>,
@@ -172,7 +217,7 @@ pub(crate) struct Session {
 pub(crate) enum Tunnel {
     Quic(Connection),
     Tls {
-        heard: Arc<AtomicU64>,
+        signs: Arc<SignsOfLife>,
         opener_by_ticket: Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
     },
 }
@@ -195,9 +240,9 @@ impl Session {
     }
 
     /// Counts a visitor in, until the value is dropped.
-    pub(crate) fn visitor(&self) -> Result<Counted, OpenError> {
+    pub(crate) fn visitor(&self, from: IpAddr) -> Result<impl Sized + use<>, OpenError> {
         self.active();
-        Counted::below(&self.visitors, MAX_VISITORS_PER_DEVICE).ok_or(OpenError::DeviceFull)
+        self.visitors.admit(from).ok_or(OpenError::DeviceFull)
     }
 
     /// Opens a carrier whose first bytes are `open` and then what the visitor has already sent.
@@ -215,8 +260,9 @@ impl Session {
                     Carrier::quic(send, recv)
                 }
                 Tunnel::Tls {
-                    opener_by_ticket, ..
-                } => Carrier::tls(self.dialled(opener_by_ticket).await?),
+                    signs,
+                    opener_by_ticket,
+                } => Carrier::tls(self.dialled(opener_by_ticket).await?, Arc::clone(signs)),
             };
             let preamble = [&frame[..], first].concat();
             carrier
@@ -283,14 +329,17 @@ impl Session {
     }
 
     pub(crate) fn has_visitors(&self) -> bool {
-        self.visitors.load(Relaxed) > 0
+        self.visitors.any()
     }
 
-    /// Waits until the last visitor has left, or the session has ended.
+    /// Waits until the last visitor has left or all of them rest for long, or the session has ended.
     pub(crate) async fn left_alone(&self) {
         /// Nobody is told when a visitor leaves; a session that waits for it is rare and in no hurry.
         const LOOK: Duration = Duration::from_secs(1);
-        while self.has_visitors() && timeout(LOOK, self.ended.cancelled()).await.is_err() {}
+        while self.has_visitors()
+            && self.idle_ms(Instant::now()) < SUPERSEDED_IDLE_MS
+            && timeout(LOOK, self.ended.cancelled()).await.is_err()
+        {}
     }
 
     /// A visitor of this session has just moved bytes, or come.
@@ -300,11 +349,7 @@ impl Session {
     }
 
     fn sweep(&self, now: Instant) {
-        let rests = self
-            .elapsed_ms(now)
-            .saturating_sub(self.active_at_ms.load(Relaxed))
-            > RESTS_AFTER_MS;
-        let waits = self.has_visitors() && !rests;
+        let waits = self.has_visitors() && self.idle_ms(now) <= RESTS_AFTER_MS;
         let verdict = {
             let mut liveness = self.liveness.lock().unwrap_or_else(PoisonError::into_inner);
             let heard = if waits { self.heard() } else { 0 };
@@ -322,8 +367,14 @@ impl Session {
     fn heard(&self) -> u64 {
         match &self.tunnel {
             Tunnel::Quic(connection) => quic::heard(connection),
-            Tunnel::Tls { heard, .. } => heard.load(Relaxed),
+            Tunnel::Tls { signs, .. } => signs.count(),
         }
+    }
+
+    /// How long no visitor has moved anything.
+    fn idle_ms(&self, now: Instant) -> u64 {
+        self.elapsed_ms(now)
+            .saturating_sub(self.active_at_ms.load(Relaxed))
     }
 
     fn elapsed_ms(&self, now: Instant) -> u64 {

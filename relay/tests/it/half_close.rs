@@ -149,3 +149,34 @@ async fn a_visitor_that_leaves_without_close_notify_has_not_finished() {
         rest.expect_err("a truncated upload must not look complete");
     }
 }
+
+#[tokio::test]
+async fn an_origin_that_has_heard_enough_is_still_heard() {
+    for transport in TRANSPORTS {
+        let world = World::start(transport);
+        let (listener, address) = origin("tcp").await;
+        let _agent = world.agent("mynas", &address).await;
+        let visitor = world.visit("mynas.nas.localhost").await;
+        let (mut heard, mut said) = tokio::io::split(visitor);
+        // The visitor sends for as long as anybody takes it.
+        let upload = tokio::spawn(async move {
+            let portion = vec![0; 64 * 1024];
+            while said.write_all(&portion).await.is_ok() {}
+        });
+        let (mut stream, _) = listener.accept().await.unwrap();
+        timeout(SOON, stream.read_u8()).await.unwrap().unwrap();
+        stream.write_all(b"too large").await.unwrap();
+        // Closing with octets unread resets the connection, as servers do.
+        SockRef::from(&stream)
+            .shutdown(std::net::Shutdown::Write)
+            .unwrap();
+        let mut answer = [0; 9];
+        timeout(SOON, heard.read_exact(&mut answer))
+            .await
+            .unwrap()
+            .unwrap();
+        assert_eq!(&answer, b"too large", "{transport:?}");
+        drop(stream);
+        timeout(SOON, upload).await.unwrap().unwrap();
+    }
+}

@@ -112,8 +112,9 @@ async fn an_upgrade_that_the_origin_declines_is_an_ordinary_answer() {
     let (listener, address) = origin("http").await;
     let _agent = world.agent("mynas", &address).await;
     let mut visitor = world.visit(HOST).await;
-    let request =
-        format!("GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n");
+    let request = format!(
+        "GET / HTTP/1.1\r\nHost: {HOST}\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+    );
     visitor.write_all(request.as_bytes()).await.unwrap();
     let (mut stream, _) = listener.accept().await.unwrap();
     read_head(&mut stream).await;
@@ -211,5 +212,96 @@ async fn two_visitors_never_share_a_connection_to_the_origin() {
         visitor.write_all(request.as_bytes()).await.unwrap();
         read_head(&mut stream).await;
         origins.push((visitor, stream));
+    }
+}
+
+/// What reaches the origin of a request whose head is `lines`, the first of them first.
+async fn head_at_origin(lines: &[&str], body: &str) -> (String, String) {
+    let world = World::start(Transport::Quic);
+    let (listener, address) = origin("http").await;
+    let _agent = world.agent("mynas", &address).await;
+    let mut visitor = world.visit(HOST).await;
+    let request = format!("{}\r\n\r\n{body}", lines.join("\r\n"));
+    visitor.write_all(request.as_bytes()).await.unwrap();
+    let (mut stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    let head = read_head(&mut stream).await;
+    let mut got = vec![0; body.len()];
+    timeout(SOON, stream.read_exact(&mut got))
+        .await
+        .unwrap()
+        .unwrap();
+    (head, String::from_utf8(got).unwrap())
+}
+
+#[tokio::test]
+async fn a_visitor_cannot_speak_for_the_agent_in_any_spelling() {
+    let host = format!("Host: {HOST}");
+    let (head, _) = head_at_origin(
+        &[
+            "GET / HTTP/1.1",
+            &host,
+            "X_Forwarded_For: 192.0.2.66",
+            "x-Forwarded_for: 192.0.2.66",
+            "X_Real_IP: 192.0.2.66",
+        ],
+        "",
+    )
+    .await;
+    assert!(!head.contains("192.0.2.66"), "{head}");
+    assert!(head.contains("x-forwarded-for: 127.0.0.1\r\n"), "{head}");
+}
+
+#[tokio::test]
+async fn nobody_changes_to_http2_in_clear() {
+    let host = format!("Host: {HOST}");
+    let (head, _) = head_at_origin(
+        &[
+            "GET / HTTP/1.1",
+            &host,
+            "Connection: Upgrade, HTTP2-Settings",
+            "Upgrade: h2c",
+            "HTTP2-Settings: AAMAAABkAAQAAP__",
+        ],
+        "",
+    )
+    .await;
+    assert!(!head.contains("h2c") && !head.contains("http2"), "{head}");
+}
+
+#[tokio::test]
+async fn a_get_keeps_its_body() {
+    let host = format!("Host: {HOST}");
+    let (head, body) = head_at_origin(
+        &["GET /search HTTP/1.1", &host, "Transfer-Encoding: chunked"],
+        "5\r\nwords\r\n0\r\n\r\n",
+    )
+    .await;
+    assert!(head.contains("transfer-encoding: chunked\r\n"), "{head}");
+    assert_eq!(body, "5\r\nwords\r\n0\r\n\r\n");
+}
+
+#[tokio::test]
+async fn http_1_0_needs_no_host() {
+    let (head, _) = head_at_origin(&["GET / HTTP/1.0"], "").await;
+    assert!(head.contains(&format!("host: {HOST}\r\n")), "{head}");
+}
+
+#[tokio::test]
+async fn a_request_names_one_host_and_nothing_around_it() {
+    let world = World::start(Transport::Quic);
+    let (_listener, address) = origin("http").await;
+    let _agent = world.agent("mynas", &address).await;
+    for hosts in [
+        "Host: mynas.nas.localhost:80@evil.example\r\n",
+        "Host: evil@mynas.nas.localhost\r\n",
+        "Host: mynas.nas.localhost:8o\r\n",
+        "Host: mynas.nas.localhost\r\nHost: mynas.nas.localhost\r\n",
+        "",
+    ] {
+        let mut visitor = world.visit(HOST).await;
+        let request = format!("GET / HTTP/1.1\r\n{hosts}\r\n");
+        visitor.write_all(request.as_bytes()).await.unwrap();
+        let answer = read_until(&mut visitor, "\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{hosts}: {answer}");
     }
 }

@@ -7,7 +7,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use crate::byte_path::origin;
-use crate::world::{SOON, World, eventually};
+use crate::world::{SOON, TRANSPORTS, World, eventually};
 use relay::server::Transport;
 
 /// Fatal, unrecognized_name (RFC 8446 section 6).
@@ -286,4 +286,33 @@ async fn a_visitor_of_the_cloud_is_handed_over() {
         .unwrap()
         .unwrap();
     assert_eq!(&heard, b"hello");
+}
+
+#[tokio::test]
+async fn the_devices_own_alert_reaches_the_visitor() {
+    use rustls::{AlertDescription, ClientConfig, RootCertStore};
+    let mut config = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"gopher".to_vec()];
+    let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(config));
+    for transport in TRANSPORTS {
+        let world = World::start(transport);
+        let (_listener, address) = origin("http").await;
+        let _agent = world.agent("mynas", &address).await;
+        let stream = TcpStream::connect(world.front).await.unwrap();
+        let host = rustls::pki_types::ServerName::try_from("mynas.nas.localhost").unwrap();
+        let error = timeout(SOON, connector.connect(host, stream))
+            .await
+            .unwrap()
+            .unwrap_err();
+        let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+        assert_eq!(
+            cause,
+            Some(&rustls::Error::AlertReceived(
+                AlertDescription::NoApplicationProtocol
+            )),
+            "{transport:?}: {error}"
+        );
+    }
 }

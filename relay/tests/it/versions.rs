@@ -179,3 +179,29 @@ async fn an_agent_that_never_says_hello_is_closed() {
         1
     );
 }
+
+#[tokio::test]
+async fn a_superseded_tunnel_loses_its_right_with_the_device() {
+    let world = World::start(Transport::Tls);
+    let mut older = ByHand::connect(&world, "mynas").await;
+    older.hello(1, Features::TLS_CARRIER.0).await;
+    assert!(matches!(older.hear().await, Frame::Welcome { .. }));
+    // A visitor waits for its carrier on the older tunnel, which is therefore kept when a newer one comes.
+    let visit = world.try_visit("mynas.nas.localhost");
+    let lose = async {
+        assert!(matches!(older.hear().await, Frame::Dial { .. }));
+        let mut newer = ByHand::connect(&world, "mynas").await;
+        newer.hello(1, Features::TLS_CARRIER.0).await;
+        assert!(matches!(newer.hear().await, Frame::Welcome { .. }));
+        assert!(matches!(older.hear().await, Frame::Drain { .. }));
+        world.remove("mynas");
+        for tunnel in [&mut newer, &mut older] {
+            let Frame::Close { code } = tunnel.hear().await else {
+                panic!("the tunnel was to be closed");
+            };
+            assert_eq!(code, Ok(CloseCode::Removed));
+        }
+    };
+    let (visited, ()) = tokio::join!(visit, lose);
+    visited.expect_err("nobody is there any more");
+}
