@@ -17,7 +17,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use directory::Zone;
@@ -61,7 +61,40 @@ impl Default for AdminConfig {
     }
 }
 
-/// What is wrong with a configuration file, all of it. Always the operator's to mend.
+/// What the command line says; it stands before what the file says.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--zone`
+    pub zone: Option<Zone>,
+    /// `--state`
+    pub state: Option<PathBuf>,
+    /// `--front`
+    pub front: Option<SocketAddr>,
+    /// `--http`
+    pub http: Option<SocketAddr>,
+    /// `--dns`
+    pub dns: Option<SocketAddr>,
+    /// `--admin`
+    pub admin: Option<SocketAddr>,
+    /// `--no-udp`
+    pub no_udp: bool,
+}
+
+impl Overrides {
+    /// The option that has set `key`.
+    fn option(&self, key: &str) -> Option<&'static str> {
+        let (given, option) = match key {
+            "relay.front" => (self.front.is_some(), "--front"),
+            "relay.http" => (self.http.is_some(), "--http"),
+            "ddns.listen" => (self.dns.is_some(), "--dns"),
+            "admin.listen" => (self.admin.is_some(), "--admin"),
+            _ => return None,
+        };
+        given.then_some(option)
+    }
+}
+
+/// What is wrong with a configuration, all of it. Always the operator's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
@@ -80,75 +113,85 @@ pub enum ConfigError {
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// In which file.
-    pub file: PathBuf,
-    /// On which line, from 1.
-    pub line: usize,
+    /// Where it was said.
+    pub place: FaultPlace,
     /// What is wrong, and what would be right.
     pub sentence: String,
 }
 
+/// Where a wrong thing was said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FaultPlace {
+    /// In a file, on a line, from 1.
+    Line(PathBuf, usize),
+    /// On the command line, by this option.
+    Option(&'static str),
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: {}",
-            self.file.display(),
-            self.line,
-            self.sentence
-        )
+        match &self.place {
+            FaultPlace::Line(file, line) => write!(f, "{}:{line}: ", file.display())?,
+            FaultPlace::Option(option) => write!(f, "{option}: ")?,
+        }
+        f.write_str(&self.sentence)
     }
 }
 
 impl Config {
-    /// The demo's.
-    #[expect(
-        clippy::expect_used,
-        reason = "a constant text; the tests below read it"
-    )]
-    pub fn demo() -> Self {
-        Self::parse(Path::new("demo.toml"), include_str!("../demo.toml"))
-            .expect("the demo's configuration is good")
+    /// The demo's. Where its front listens on every address, it is reached over loopback.
+    ///
+    /// # Errors
+    /// If what the command line says does not go with it.
+    pub fn demo(overrides: &Overrides) -> Result<Self, ConfigError> {
+        let draft = Draft {
+            file: Path::new("demo.toml"),
+            text: include_str!("../demo.toml"),
+        };
+        let mut config = draft.parse(overrides)?;
+        let front = config.relay.front.ip();
+        if config.relay.public.is_empty() && front.is_unspecified() {
+            config.relay.public.push(Ipv4Addr::LOCALHOST.into());
+            if front.is_ipv6() {
+                config.relay.public.push(Ipv6Addr::LOCALHOST.into());
+            }
+        }
+        draft.check(config, overrides)
     }
 
-    /// Reads and checks `file`.
+    /// Reads `file` and checks it together with what the command line says.
     ///
     /// # Errors
     /// Everything that is wrong with it, with its lines.
-    pub fn read(file: &Path) -> Result<Self, ConfigError> {
+    pub fn read(file: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
         let text = fs::read_to_string(file).map_err(|cause| ConfigError::Unreadable {
             file: file.to_owned(),
             cause,
         })?;
-        Self::parse(file, &text)
+        let draft = Draft { file, text: &text };
+        draft.check(draft.parse(overrides)?, overrides)
     }
 
-    fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            ConfigError::Faults(vec![Fault {
-                file: file.to_owned(),
-                line: line_of(text, start),
-                sentence: error.message().replace('\n', " "),
-            }])
-        })?;
-        let document = DeTable::parse(text)
-            .map(toml::Spanned::into_inner)
-            .unwrap_or_default();
-        let faults: Vec<Fault> = config
-            .faults()
-            .into_iter()
-            .map(|(key, sentence)| Fault {
-                file: file.to_owned(),
-                line: line_of(text, position_of(&document, key)),
-                sentence: format!("{key}: {sentence}"),
-            })
-            .collect();
-        if faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError::Faults(faults))
+    fn apply(&mut self, overrides: &Overrides) {
+        if let Some(zone) = &overrides.zone {
+            self.zone = zone.clone();
         }
+        if let Some(state) = &overrides.state {
+            self.state.clone_from(state);
+        }
+        if let Some(front) = overrides.front {
+            self.relay.front = front;
+        }
+        if overrides.http.is_some() {
+            self.relay.http = overrides.http;
+        }
+        if let Some(dns) = overrides.dns {
+            self.ddns.get_or_insert_default().listen = dns;
+        }
+        if let Some(admin) = overrides.admin {
+            self.admin.listen = admin;
+        }
+        self.relay.udp &= !overrides.no_udp;
     }
 
     /// What no single value shows: addresses that cannot be had here, and values that contradict each other.
@@ -201,17 +244,59 @@ impl Config {
     }
 }
 
+/// A configuration as it is written.
+#[derive(Clone, Copy)]
+struct Draft<'a> {
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl Draft<'_> {
+    /// Its values, before anything is said about how they go together.
+    fn parse(self, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let mut config: Config = toml::from_str(self.text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            ConfigError::Faults(vec![Fault {
+                place: self.line(start),
+                sentence: error.message().replace('\n', " "),
+            }])
+        })?;
+        config.apply(overrides);
+        Ok(config)
+    }
+
+    fn check(self, config: Config, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let document = DeTable::parse(self.text)
+            .map(toml::Spanned::into_inner)
+            .unwrap_or_default();
+        let fault = |(key, sentence)| match overrides.option(key) {
+            Some(option) => Fault {
+                place: FaultPlace::Option(option),
+                sentence,
+            },
+            None => Fault {
+                place: self.line(position_of(&document, key)),
+                sentence: format!("{key}: {sentence}"),
+            },
+        };
+        let faults: Vec<Fault> = config.faults().into_iter().map(fault).collect();
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Faults(faults))
+        }
+    }
+
+    fn line(self, position: usize) -> FaultPlace {
+        let before = self.text.bytes().take(position);
+        let line = before.filter(|octet| *octet == b'\n').count() + 1;
+        FaultPlace::Line(self.file.to_owned(), line)
+    }
+}
+
 fn zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zone, D::Error> {
     let text = String::deserialize(deserializer)?;
     Zone::parse(&text).map_err(serde::de::Error::custom)
-}
-
-fn line_of(text: &str, position: usize) -> usize {
-    text.bytes()
-        .take(position)
-        .filter(|octet| *octet == b'\n')
-        .count()
-        + 1
 }
 
 /// Where the value of a dotted key begins; where its section begins, if the value is a default; else the beginning.
@@ -247,8 +332,16 @@ drain = "1m"
 listen = "127.0.0.1:5300"
 "#;
 
+    fn read(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let draft = Draft {
+            file: Path::new("causeway.toml"),
+            text,
+        };
+        draft.check(draft.parse(overrides)?, overrides)
+    }
+
     fn faults(text: &str) -> Vec<String> {
-        match Config::parse(Path::new("causeway.toml"), text) {
+        match read(text, &Overrides::default()) {
             Ok(_) => Vec::new(),
             Err(ConfigError::Faults(faults)) => faults.iter().map(ToString::to_string).collect(),
             Err(error) => vec![error.to_string()],
@@ -263,7 +356,7 @@ listen = "127.0.0.1:5300"
 
     #[test]
     fn a_good_file_is_read() {
-        let config = Config::parse(Path::new("causeway.toml"), GOOD).unwrap();
+        let config = read(GOOD, &Overrides::default()).unwrap();
         assert_eq!(config.zone.as_str(), "nas.example.com");
         assert_eq!(config.relay.drain.as_secs(), 60);
         assert_eq!(config.admin.listen.port(), 9400);
@@ -275,7 +368,41 @@ listen = "127.0.0.1:5300"
 
     #[test]
     fn the_demo_is_a_good_configuration() {
-        assert_eq!(Config::demo().zone.as_str(), "nas.localhost");
+        let demo = Config::demo(&Overrides::default()).unwrap();
+        assert_eq!(demo.zone.as_str(), "nas.localhost");
+    }
+
+    #[test]
+    fn a_demo_on_every_address_is_reached_over_loopback() {
+        for (front, public) in [
+            ("0.0.0.0:8443", &["127.0.0.1"][..]),
+            ("[::]:8443", &["127.0.0.1", "::1"]),
+        ] {
+            let overrides = Overrides {
+                front: Some(front.parse().unwrap()),
+                ..Overrides::default()
+            };
+            let found = Config::demo(&overrides).unwrap().public_addresses();
+            let public: Vec<IpAddr> = public.iter().map(|ip| ip.parse().unwrap()).collect();
+            assert_eq!(found, public, "{front}");
+        }
+    }
+
+    #[test]
+    fn an_option_stands_before_the_file_in_what_is_checked_too() {
+        let front = |address: &str| Overrides {
+            front: Some(address.parse().unwrap()),
+            ..Overrides::default()
+        };
+        let elsewhere = GOOD.replace("127.0.0.1:8443", "192.0.2.1:8443");
+        let config = read(&elsewhere, &front("127.0.0.1:8443")).unwrap();
+        assert_eq!(config.relay.front.to_string(), "127.0.0.1:8443");
+        let error = read(GOOD, &front("192.0.2.1:8443")).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.starts_with("--front: 192.0.2.1 cannot be listened on here"),
+            "{said}"
+        );
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use control::authority::Authority;
-use control::config::Config;
+use control::config::{Config, Overrides};
 use control::devices::Devices;
 use control::operator::{self, Answer, AskError, DeviceVerb, ListedDevice, Verb};
 use control::state::StateDirectory;
@@ -133,7 +133,7 @@ async fn act(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(options) => up(*options).await,
         Command::Check { file } => {
-            Config::read(&file)?;
+            Config::read(&file, &Overrides::default())?;
             println!("{}: good", file.display());
             Ok(())
         }
@@ -148,8 +148,8 @@ async fn act(command: Command) -> anyhow::Result<()> {
 /// Runs the server until a signal; the first ends it in order, the second at once.
 async fn up(options: UpOptions) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
-    let ready_file = options.ready_file.clone();
-    let (config, demo) = options.config()?;
+    let (demo, ready_file) = (options.demo, options.ready_file.clone());
+    let config = options.config()?;
     let running = tokio::select! {
         () = termination.received() => return Ok(()),
         started = Box::pin(up::start(config, demo)) => started?,
@@ -170,33 +170,23 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
 }
 
 impl UpOptions {
-    fn config(self) -> anyhow::Result<(Config, bool)> {
-        let mut config = match &self.config {
-            Some(file) => Config::read(file)?,
-            None => Config::demo(),
+    fn config(self) -> anyhow::Result<Config> {
+        let zone = self
+            .zone
+            .map(|zone| Zone::parse(&zone).with_context(|| format!("--zone {zone}")));
+        let overrides = Overrides {
+            zone: zone.transpose()?,
+            state: self.state.directory,
+            front: self.front,
+            http: self.http,
+            dns: self.dns,
+            admin: self.admin,
+            no_udp: self.no_udp,
         };
-        if let Some(zone) = self.zone {
-            config.zone = Zone::parse(&zone).with_context(|| format!("--zone {zone}"))?;
-        }
-        if let Some(state) = self.state.directory {
-            config.state = state;
-        }
-        if let Some(front) = self.front {
-            config.relay.front = front;
-        }
-        if let Some(http) = self.http {
-            config.relay.http = Some(http);
-        }
-        if let Some(dns) = self.dns {
-            config.ddns.get_or_insert_default().listen = dns;
-        }
-        if let Some(admin) = self.admin {
-            config.admin.listen = admin;
-        }
-        if self.no_udp {
-            config.relay.udp = false;
-        }
-        Ok((config, self.demo))
+        Ok(match &self.config {
+            Some(file) => Config::read(file, &overrides)?,
+            None => Config::demo(&overrides)?,
+        })
     }
 }
 
