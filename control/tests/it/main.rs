@@ -24,6 +24,7 @@ mod pairing;
 mod ports;
 mod process;
 mod shutdown;
+mod signed;
 mod transfer;
 mod udp_blocked;
 mod websocket;
