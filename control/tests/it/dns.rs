@@ -139,6 +139,10 @@ fn wrong_keys_and_foreign_names_are_refused() {
         server.metric("causeway_ddns_updates_refused_total{reason=\"badauth\"}"),
         4
     );
+    server
+        .process
+        .until_said(r#"a DDNS update was refused reason="badauth""#);
+    assert!(!server.process.said().contains(&key), "a key is in the log");
     let foreign = "hostname=demo.nas.localhost&myip=203.0.113.9";
     assert_eq!(update(&server, "mynas", &key, foreign), "nohost\n");
     assert_eq!(dig(&server, "demo.nas.localhost", "A"), "127.0.0.1\n");
