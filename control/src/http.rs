@@ -46,7 +46,7 @@ const IDLE_TIME: Duration = Duration::from_secs(60);
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The pause after the kernel could not hand over a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a client speaks, as its TLS handshake has settled it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

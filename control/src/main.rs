@@ -1,5 +1,7 @@
 //! `causeway`: runs the server, checks its configuration, and carries the operator's verbs to it.
 
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -145,27 +147,50 @@ async fn act(command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// Runs the server until a signal; the first ends it in order, the second at once.
+/// Runs the server until a signal, or until a part of it ends by itself. The first signal ends it in order, the second at
+/// once.
 async fn up(options: UpOptions) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
     let (demo, ready_file) = (options.demo, options.ready_file.clone());
+    if let Some(file) = &ready_file {
+        forget(file)?; // an earlier server's, which nobody should take for this one's
+    }
     let config = options.config()?;
-    let running = tokio::select! {
+    let mut running = tokio::select! {
         () = termination.received() => return Ok(()),
         started = Box::pin(up::start(config, demo)) => started?,
     };
     let addresses = running.addresses();
-    if let Some(file) = ready_file {
+    if let Some(file) = &ready_file {
         let json = serde_json::to_vec_pretty(&addresses)?;
-        files::replace(&file, &json, Readers::All).with_context(|| file.display().to_string())?;
+        files::replace(file, &json, Readers::All).with_context(|| file.display().to_string())?;
     }
     print!("{}", overview(&running, &addresses)?);
     println!("ready");
-    termination.received().await;
-    eprintln!("stopping; a second signal ends at once");
+    let end = tokio::select! {
+        () = termination.received() => {
+            eprintln!("stopping; a second signal ends at once");
+            Ok(())
+        }
+        ended = running.failed() => {
+            tracing::error!("{ended}");
+            Err(ended.into())
+        }
+    };
+    let forgotten = ready_file.map_or(Ok(()), |file| forget(&file));
     tokio::select! {
-        () = Box::pin(running.shutdown()) => Ok(()),
+        () = Box::pin(running.shutdown()) => end.and(forgotten),
         () = termination.received() => bail!("ended before every visitor had left"),
+    }
+}
+
+/// Removes a file that may not be there.
+fn forget(file: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| file.display().to_string())
+        }
+        Ok(()) | Err(_) => Ok(()),
     }
 }
 
@@ -194,19 +219,15 @@ impl UpOptions {
 fn overview(running: &Running, addresses: &Addresses) -> anyhow::Result<String> {
     let cloud = running.cloud_url();
     let mut rows = Vec::new();
-    if let Some(demo) = running.demo_url() {
-        rows.push(("demo page", demo));
+    if let Some(demo) = running.demo_host() {
+        rows.push(("demo page", running.url_of(demo)));
     }
     rows.push((
         "sign in",
         format!("{}  (once, within ten minutes)", running.sign_in_link()?),
     ));
     if let Some(dns) = addresses.dns {
-        let name = if running.demo_url().is_some() {
-            format!("demo.{}", addresses.zone)
-        } else {
-            addresses.zone.clone()
-        };
+        let name = running.demo_host().unwrap_or(&addresses.zone);
         rows.push(("DNS", format!("dig @{} -p {} {name}", dns.ip(), dns.port())));
     }
     rows.push(("metrics", format!("http://{}/metrics", addresses.admin)));

@@ -11,12 +11,13 @@ use std::time::{Duration, Instant};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Cloud, DeviceRow, DeviceState, https_url, rows};
 use crate::devices::Devices;
+use crate::http::ACCEPT_PAUSE;
 use crate::sign_in::LINK_LIFE;
 
 /// The socket's name in the state directory.
@@ -203,26 +204,30 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
     Ok(listener)
 }
 
-/// Answers verbs until `stop`.
+/// Answers verbs until `stop`, and those that have come by then.
 pub(crate) async fn serve(listener: UnixListener, cloud: Arc<Cloud>, stop: CancellationToken) {
     let clients = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        if let Ok((stream, _)) = accepted
-            && clients.len() < MAX_CLIENTS
-        {
-            let cloud = Arc::clone(&cloud);
-            clients.spawn(async move {
-                if let Ok(Err(error)) = timeout(LINE_TIME, answer(stream, &cloud)).await {
-                    tracing::debug!(%error, "an operator's verb was not answered");
-                }
-            });
+        match accepted {
+            Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
+                let cloud = Arc::clone(&cloud);
+                clients.spawn(async move {
+                    if let Ok(Err(error)) = timeout(LINE_TIME, answer(stream, &cloud)).await {
+                        tracing::debug!(%error, "an operator's verb was not answered");
+                    }
+                });
+            }
+            Ok(_) => {} // full: closed at once
+            Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
+    clients.close();
+    clients.wait().await;
 }
 
 async fn answer(mut stream: UnixStream, cloud: &Cloud) -> io::Result<()> {
