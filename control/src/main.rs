@@ -14,7 +14,7 @@ use control::config::{Config, Overrides};
 use control::devices::Devices;
 use control::operator::{self, Answer, AskError, DeviceVerb, ListedDevice, Verb};
 use control::state::StateDirectory;
-use control::store::Store;
+use control::store::{DATABASE, Store};
 use control::up::{self, Addresses, Running};
 use directory::Zone;
 use relay::files::{self, Readers};
@@ -342,7 +342,7 @@ async fn ask(state: StateOption, verb: Verb) -> anyhow::Result<Answer> {
 }
 
 async fn offline(path: &Path, verb: Verb) -> anyhow::Result<Answer> {
-    let database = path.join("causeway.db");
+    let database = path.join(DATABASE);
     if !database.exists() {
         bail!(
             "{} holds no causeway state; name its directory with --state",

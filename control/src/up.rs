@@ -32,12 +32,9 @@ use crate::pages;
 use crate::probe;
 use crate::sign_in::SignIn;
 use crate::state::{StateDirectory, StateError, StateLock};
-use crate::store::{Store, StoreError};
+use crate::store::{DATABASE, Store, StoreError};
 pub use crate::supervise::PartEnded;
 use crate::supervise::Supervisor;
-
-/// The database's file in the state directory.
-pub(crate) const DATABASE: &str = "causeway.db";
 
 /// Visitors of the operator's pages waiting to be served.
 const CLOUD_QUEUE: usize = 256;
