@@ -75,7 +75,7 @@ impl Store {
             .fetch_one(&mut *transaction)
             .await?,
         };
-        pairing::replace_code(&mut transaction, registration, code, expires_at_ms).await?;
+        pairing::replace_code(&mut transaction, registration, code, now_ms, expires_at_ms).await?;
         let device = device(&mut transaction, registration).await?;
         transaction.commit().await?;
         device.ok_or(RegisterError::Store(StoreError::Damaged("registration")))
@@ -90,17 +90,20 @@ impl Store {
         name: &DeviceName,
         key: &TokenHash,
     ) -> Result<Option<Device>, StoreError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let registration: Option<i64> = sqlx::query_scalar(
             "UPDATE devices SET ddns_key_hash = $1 WHERE name = $2 RETURNING registration",
         )
         .bind(key.as_bytes().as_slice())
         .bind(name.as_str())
-        .fetch_optional(&self.pool)
+        .fetch_optional(&mut *transaction)
         .await?;
-        match registration {
-            Some(registration) => device(&mut *self.pool.acquire().await?, registration).await,
-            None => Ok(None),
-        }
+        let device = match registration {
+            Some(registration) => device(&mut transaction, registration).await?,
+            None => None,
+        };
+        transaction.commit().await?;
+        Ok(device)
     }
 
     /// Removes `name` with everything that hangs on it. Says whether anybody had it.

@@ -66,15 +66,18 @@ impl Store {
     }
 }
 
-/// Puts a code for a registration in place of any earlier one.
+/// Puts a code for a registration in place of any earlier one. Codes whose time is over go with it, so that they do not
+/// pile up.
 pub(super) async fn replace_code(
     connection: &mut SqliteConnection,
     registration: i64,
     code: &TokenHash,
+    now_ms: i64,
     expires_at_ms: i64,
 ) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM pairing_codes WHERE registration = $1")
+    sqlx::query("DELETE FROM pairing_codes WHERE registration = $1 OR expires_at <= $2")
         .bind(registration)
+        .bind(now_ms)
         .execute(&mut *connection)
         .await?;
     sqlx::query(
@@ -171,6 +174,15 @@ mod tests {
         assert!(matches!(
             store.pair(&code("new"), &key(1), LATER).await,
             Err(PairingError::Expired)
+        ));
+        // The next code, for whatever name, sweeps it away.
+        store
+            .register(&name("other"), &code("other"), LATER, LATER + 1)
+            .await
+            .unwrap();
+        assert!(matches!(
+            store.pair(&code("new"), &key(1), LATER).await,
+            Err(PairingError::UnknownCode)
         ));
     }
 
