@@ -355,8 +355,8 @@ async fn offline(path: &Path, verb: Verb) -> anyhow::Result<Answer> {
     let zone = store.zone().await?;
     let authority = Arc::new(Authority::open(&state, &zone)?);
     let (writer, directory) = directory::directory(zone);
-    let devices = Devices::load(store.clone(), writer, directory, authority).await?;
+    let devices = Devices::load(store, writer, directory, authority).await?;
     let answer = operator::act_offline(&devices, verb).await;
-    store.close().await;
+    devices.close().await;
     Ok(answer)
 }

@@ -276,7 +276,6 @@ pub(crate) fn sign_in_link(cloud: &Cloud) -> Result<String, getrandom::Error> {
 }
 
 async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) -> Answer {
-    let zone = devices.directory().zone();
     let changed = match verb {
         DeviceVerb::Add(name) => devices.add(&name).await.map(|added| {
             tracing::info!(host = added.host, "a device's name was registered");
@@ -289,9 +288,8 @@ async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) ->
         }),
         DeviceVerb::Key(name) => devices.new_ddns_key(&name).await.map(|made| {
             tracing::info!(device = made.user, "a device has a new DDNS key");
-            let host = format!("{}.{zone}", made.user);
             Answer::Key {
-                host,
+                host: made.host,
                 user: made.user,
                 key: Secret(made.key.reveal().to_owned()),
             }

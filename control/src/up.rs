@@ -128,7 +128,6 @@ fn with_option(error: &relay::server::StartError) -> String {
 pub struct Running {
     cloud: Arc<Cloud>,
     authority: Arc<Authority>,
-    store: Store,
     state: StateDirectory,
     relay: relay::server::Handle,
     dns: Option<SocketAddr>,
@@ -217,7 +216,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     parts.run("the operator's socket", verbs);
     let watched = Watched {
         registry,
-        store: store.clone(),
+        store,
         draining: stop.clone(),
     };
     let admin = Admin::start(config.admin.listen, watched, end.clone());
@@ -244,7 +243,6 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let running = Running {
         cloud,
         authority,
-        store,
         state,
         relay,
         dns,
@@ -358,7 +356,7 @@ impl Running {
             self.cloud_visitors.wait().await;
         };
         let _ = timeout(GOODBYE, ended).await;
-        let _ = timeout(CLOSE_TIME, self.store.close()).await;
+        let _ = timeout(CLOSE_TIME, self.cloud.devices.close()).await;
     }
 }
 
