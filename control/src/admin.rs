@@ -18,7 +18,7 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
+use prometheus::{IntCounter, Registry, TEXT_FORMAT, TextEncoder};
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
 use tokio::time::timeout;
@@ -55,6 +55,7 @@ impl Admin {
     pub(crate) fn start(
         address: SocketAddr,
         watched: Watched,
+        refused: IntCounter,
         stop: CancellationToken,
     ) -> io::Result<Self> {
         let listener = StdTcpListener::bind(address)?;
@@ -71,7 +72,9 @@ impl Admin {
                 runtime.block_on(async move {
                     match TcpListener::from_std(listener) {
                         Ok(listener) => {
-                            http::serve_loopback(listener, router(watched), MAX_CLIENTS, stop).await
+                            let router = router(watched);
+                            http::serve_loopback(listener, router, MAX_CLIENTS, refused, stop)
+                                .await;
                         }
                         Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
                     }

@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
 use directory::DeviceName;
+use prometheus::IntCounter;
 use relay::agent::{
     self, Attached, CallError, Cloud as CloudClient, Origin, OriginAddress, OriginTrust, PairError,
     RunError, Scheme, State, StateError as AgentStateError, VisitorAddress,
@@ -75,6 +76,8 @@ pub(crate) struct Place<'a> {
     /// What pairing says about relays: the port may have changed since the device was paired.
     pub(crate) relays: Vec<String>,
     pub(crate) trust_root: &'a str,
+    /// Counts clients of the NAS that were too many.
+    pub(crate) refused: IntCounter,
 }
 
 /// Starts the NAS and its agent among `parts`, and waits until the agent is attached. Returns the device's full name.
@@ -85,7 +88,13 @@ pub(crate) async fn start(
 ) -> Result<String, DemoError> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
-    let nas = http::serve_loopback(listener, nas::router(), MAX_CLIENTS, stop.clone());
+    let nas = http::serve_loopback(
+        listener,
+        nas::router(),
+        MAX_CLIENTS,
+        place.refused.clone(),
+        stop.clone(),
+    );
     parts.run("the demo NAS", nas);
 
     let state = State::open(place.state.file(AGENT_STATE))?;

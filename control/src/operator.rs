@@ -8,6 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -205,7 +206,12 @@ pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
 }
 
 /// Answers verbs until `stop`, and those that have come by then.
-pub(crate) async fn serve(listener: UnixListener, cloud: Arc<Cloud>, stop: CancellationToken) {
+pub(crate) async fn serve(
+    listener: UnixListener,
+    cloud: Arc<Cloud>,
+    refused: IntCounter,
+    stop: CancellationToken,
+) {
     let clients = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -222,7 +228,7 @@ pub(crate) async fn serve(listener: UnixListener, cloud: Arc<Cloud>, stop: Cance
                     }
                 });
             }
-            Ok(_) => {} // full: closed at once
+            Ok(_) => refused.inc(), // full: closed at once
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }

@@ -26,7 +26,7 @@ use crate::authority::{Authority, AuthorityError};
 use crate::config::Config;
 use crate::demo::{self, DemoError, Place};
 use crate::devices::Devices;
-use crate::http::{self, Protocol};
+use crate::http::{self, ClientsRefused, Protocol};
 use crate::operator;
 use crate::pages;
 use crate::probe;
@@ -207,19 +207,30 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let renewed = certificates.keep_fresh(end.clone());
     parts.run("the renewal of the operator's certificates", renewed);
 
+    let refused = ClientsRefused::register(&registry)?;
     let socket = state.file(operator::SOCKET);
     let listener = operator::bind(&socket).map_err(|cause| UpError::Socket {
         path: socket,
         cause,
     })?;
-    let verbs = operator::serve(listener, Arc::clone(&cloud), end.clone());
+    let verbs = operator::serve(
+        listener,
+        Arc::clone(&cloud),
+        refused.at("operator"),
+        end.clone(),
+    );
     parts.run("the operator's socket", verbs);
     let watched = Watched {
         registry,
         store,
         draining: stop.clone(),
     };
-    let admin = Admin::start(config.admin.listen, watched, end.clone());
+    let admin = Admin::start(
+        config.admin.listen,
+        watched,
+        refused.at("admin"),
+        end.clone(),
+    );
     let admin = admin.map_err(|cause| UpError::Admin {
         address: config.admin.listen,
         cause,
@@ -235,6 +246,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
             front: probe::reachable(relay.front()),
             relays: cloud.relays.clone(),
             trust_root: &cloud.trust_root,
+            refused: refused.at("demo"),
         };
         Some(demo::start(place, &mut parts, stop.clone()).await?)
     } else {
