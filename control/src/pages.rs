@@ -11,14 +11,14 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
 use directory::{OperatorName, Place};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::api::{self, ApiError, Cloud, Operator};
+use crate::api::{self, Cloud, Operator};
 
 /// Nothing from other sites, nothing inline, no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -109,8 +109,8 @@ struct NotFoundPage<'a> {
     zone: &'a str,
 }
 
-async fn home(State(cloud): State<Arc<Cloud>>, operator: Result<Operator, ApiError>) -> Response {
-    if operator.is_err() {
+async fn home(State(cloud): State<Arc<Cloud>>, headers: HeaderMap) -> Response {
+    if Operator::by_cookie(&headers, &cloud).is_none() {
         return page(
             StatusCode::OK,
             &SignInPage {

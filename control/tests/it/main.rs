@@ -23,6 +23,7 @@ mod origins;
 mod pairing;
 mod ports;
 mod process;
+mod refusals;
 mod shutdown;
 mod signed;
 mod transfer;

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use crate::dns::{dig, update};
-use crate::process::output_of;
+use crate::process::{Process, output_of};
 use crate::world::{Place, Server};
 
 #[test]
@@ -194,4 +194,18 @@ fn a_sign_in_link_works_once_and_only_from_our_own_page() {
         !server.process.said().contains(&token),
         "a token is in the log"
     );
+
+    // Signing out ends what still shows the devices.
+    let mut curl = server.curl();
+    curl.args(["--no-buffer", "--cookie"]).arg(&jar);
+    curl.arg(server.url("cloud", "/api/devices/events"));
+    let mut events = Process::start(curl);
+    events.until_said("demo.nas.localhost");
+    let mut curl = server.curl();
+    curl.args(["--fail", "--request", "DELETE", "--cookie"])
+        .arg(&jar);
+    curl.args(["--header", "Sec-Fetch-Site: same-origin"]);
+    curl.arg(server.url("cloud", "/api/session"));
+    output_of(curl);
+    assert!(events.ended().success(), "{}", events.said());
 }

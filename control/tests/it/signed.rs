@@ -60,6 +60,7 @@ impl SignedRequest {
 }
 
 const ADDRESSES: (&str, &str) = ("PUT", "/api/device/addresses");
+const PAIR: (&str, &str) = ("POST", "/api/pair");
 
 #[test]
 fn what_a_device_has_signed_works_once_and_strangers_take_no_memory() {
@@ -78,4 +79,21 @@ fn what_a_device_has_signed_works_once_and_strangers_take_no_memory() {
         let refused = report.send(&server);
         assert!(refused.contains("unknown_device"), "{refused}");
     }
+}
+
+#[test]
+fn strangers_write_nothing_of_theirs_into_the_log() {
+    let server = Server::start();
+    let stranger = State::open(server.folder.path().join("stranger")).unwrap();
+    let stranger = stranger.identity().unwrap();
+    let forged = r#"{"code":"7X3M","\nERROR the server was forged":1}"#;
+    let refused = SignedRequest::new(&server, &stranger, PAIR, forged).send(&server);
+    assert!(refused.contains("bad_request"), "{refused}");
+    let line = server.process.until_said("Data error of JSON at line 1");
+    assert!(line.contains("bad_request"), "{line}");
+    assert!(!server.process.said().contains("forged"));
+
+    let colourful = r#"{"code":"7X3M","software":"\u001b[31m"}"#;
+    let refused = SignedRequest::new(&server, &stranger, PAIR, colourful).send(&server);
+    assert!(refused.contains("bad_request"), "{refused}");
 }
