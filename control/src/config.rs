@@ -26,6 +26,9 @@ use toml::de::{DeTable, DeValue};
 
 use crate::state::StateDirectory;
 
+/// More addresses than a relay has; so many still fit into one DNS answer over UDP.
+const MAX_PUBLIC: usize = 16;
+
 /// Everything an operator can set.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -49,7 +52,7 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Where metrics and health are answered; keep it on loopback.
+    /// Where metrics and health are answered; on loopback.
     pub listen: SocketAddr,
 }
 
@@ -164,11 +167,11 @@ impl Config {
     /// # Errors
     /// Everything that is wrong with it, with its lines.
     pub fn read(file: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(file).map_err(|cause| ConfigError::Unreadable {
+        let octets = fs::read(file).map_err(|cause| ConfigError::Unreadable {
             file: file.to_owned(),
             cause,
         })?;
-        let draft = Draft { file, text: &text };
+        let draft = Draft::of(file, &octets)?;
         draft.check(draft.parse(overrides)?, overrides)
     }
 
@@ -194,34 +197,54 @@ impl Config {
         self.relay.udp &= !overrides.no_udp;
     }
 
-    /// What no single value shows: addresses that cannot be had here, and values that contradict each other.
-    fn faults(&self) -> Vec<(&'static str, String)> {
+    /// What no single value shows: addresses that cannot be had here, and values that contradict each other. Each with
+    /// the key it is about; a number in a key counts the entries of a list, from 0.
+    fn faults(&self) -> Vec<(String, String)> {
         let mut faults = Vec::new();
+        let mut fault = |key: &str, sentence: String| faults.push((key.to_owned(), sentence));
         let listeners = self.listeners();
-        for (i, (key, address)) in listeners.iter().enumerate() {
+        for (i, &(key, address)) in listeners.iter().enumerate() {
             if let Err(error) = std::net::TcpListener::bind((address.ip(), 0)) {
-                faults.push((
-                    *key,
-                    format!("{} cannot be listened on here: {error}", address.ip()),
-                ));
+                let sentence = format!("{} cannot be listened on here: {error}", address.ip());
+                fault(key, sentence);
             }
-            let before = listeners
-                .iter()
-                .take(i)
-                .find(|(_, other)| other == address && address.port() != 0);
-            if let Some((other, _)) = before {
-                faults.push((*key, format!("{address} is taken by {other} already")));
+            let mut before = listeners.iter().take(i);
+            if let Some((other, _)) = before.find(|(_, other)| overlap(*other, address)) {
+                fault(key, format!("{address} is taken by {other} already"));
             }
         }
-        if self.relay.public.is_empty() && self.relay.front.ip().is_unspecified() {
+        if !self.admin.listen.ip().to_canonical().is_loopback() {
+            let sentence = "metrics and health are for this host alone: choose an address of loopback, such as 127.0.0.1";
+            fault("admin.listen", sentence.to_owned());
+        }
+        let public = &self.relay.public;
+        if public.is_empty() && self.relay.front.ip().is_unspecified() {
             let sentence = "the front listens on every address, so `public` in [relay] must say under which of them it \
                             is reached from outside";
-            faults.push(("relay.front", sentence.to_owned()));
+            fault("relay.front", sentence.to_owned());
+        }
+        if public.len() > MAX_PUBLIC {
+            let sentence = format!(
+                "{} addresses are too many, {MAX_PUBLIC} can be",
+                public.len()
+            );
+            fault("relay.public", sentence);
+        }
+        for (i, ip) in public.iter().enumerate() {
+            if ip.is_unspecified() || ip.is_multicast() {
+                fault(
+                    &format!("relay.public.{i}"),
+                    format!("nobody can be reached at {ip}"),
+                );
+            }
         }
         if let Some(ddns) = &self.ddns
             && let Err(error) = ddns::zone::check(&self.zone, ddns)
         {
-            faults.push(("ddns.record", error.to_string()));
+            // Of several records with one name the last is the one too many.
+            let named = |record: &ddns::config::Record| error.name() == Some(&record.name);
+            let i = ddns.record.iter().rposition(named).unwrap_or(0);
+            fault(&format!("ddns.record.{i}"), error.to_string());
         }
         faults
     }
@@ -251,7 +274,18 @@ struct Draft<'a> {
     text: &'a str,
 }
 
-impl Draft<'_> {
+impl<'a> Draft<'a> {
+    fn of(file: &'a Path, octets: &'a [u8]) -> Result<Self, ConfigError> {
+        let text = str::from_utf8(octets).map_err(|error| {
+            let good = octets.get(..error.valid_up_to()).unwrap_or_default();
+            ConfigError::Faults(vec![Fault {
+                place: FaultPlace::Line(file.to_owned(), line_at_end(good)),
+                sentence: "this is no text in UTF-8".to_owned(),
+            }])
+        })?;
+        Ok(Self { file, text })
+    }
+
     /// Its values, before anything is said about how they go together.
     fn parse(self, overrides: &Overrides) -> Result<Config, ConfigError> {
         let mut config: Config = toml::from_str(self.text).map_err(|error| {
@@ -269,13 +303,13 @@ impl Draft<'_> {
         let document = DeTable::parse(self.text)
             .map(toml::Spanned::into_inner)
             .unwrap_or_default();
-        let fault = |(key, sentence)| match overrides.option(key) {
+        let fault = |(key, sentence): (String, String)| match overrides.option(&key) {
             Some(option) => Fault {
                 place: FaultPlace::Option(option),
                 sentence,
             },
             None => Fault {
-                place: self.line(position_of(&document, key)),
+                place: self.line(position_of(&document, &key)),
                 sentence: format!("{key}: {sentence}"),
             },
         };
@@ -288,10 +322,14 @@ impl Draft<'_> {
     }
 
     fn line(self, position: usize) -> FaultPlace {
-        let before = self.text.bytes().take(position);
-        let line = before.filter(|octet| *octet == b'\n').count() + 1;
-        FaultPlace::Line(self.file.to_owned(), line)
+        let before = self.text.as_bytes().get(..position).unwrap_or_default();
+        FaultPlace::Line(self.file.to_owned(), line_at_end(before))
     }
+}
+
+/// The number of the line on which `text` ends, from 1.
+fn line_at_end(text: &[u8]) -> usize {
+    text.iter().filter(|octet| **octet == b'\n').count() + 1
 }
 
 fn zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zone, D::Error> {
@@ -299,20 +337,37 @@ fn zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zone, D::Error> {
     Zone::parse(&text).map_err(serde::de::Error::custom)
 }
 
+/// Whether both cannot be listened on. Every listener here takes TCP, so that the port alone decides for one address.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    /// `[::]` takes IPv4 as well.
+    fn covers(all: IpAddr, one: IpAddr) -> bool {
+        all.is_unspecified() && (all.is_ipv6() || one.is_ipv4())
+    }
+    let (a_ip, b_ip) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let same = a_ip == b_ip || covers(a_ip, b_ip) || covers(b_ip, a_ip);
+    same && a.port() == b.port() && a.port() != 0
+}
+
 /// Where the value of a dotted key begins; where its section begins, if the value is a default; else the beginning.
 fn position_of(document: &DeTable<'_>, key: &str) -> usize {
-    let (mut table, mut position) = (document, 0);
-    for part in key.split('.') {
-        let Some(value) = table.get(part) else {
-            break;
+    let mut parts = key.split('.');
+    let Some(mut value) = parts.next().and_then(|part| document.get(part)) else {
+        return 0;
+    };
+    for part in parts {
+        let inner = if let DeValue::Table(table) = value.get_ref() {
+            table.get(part)
+        } else if let DeValue::Array(list) = value.get_ref() {
+            part.parse().ok().and_then(|i: usize| list.get(i))
+        } else {
+            None
         };
-        position = value.span().start;
-        let DeValue::Table(inner) = value.get_ref() else {
-            break;
-        };
-        table = inner;
+        match inner {
+            Some(inner) => value = inner,
+            None => break,
+        }
     }
-    position
+    value.span().start
 }
 
 #[cfg(test)]
@@ -333,10 +388,7 @@ listen = "127.0.0.1:5300"
 "#;
 
     fn read(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
-        let draft = Draft {
-            file: Path::new("causeway.toml"),
-            text,
-        };
+        let draft = Draft::of(Path::new("causeway.toml"), text.as_bytes())?;
         draft.check(draft.parse(overrides)?, overrides)
     }
 
@@ -450,6 +502,76 @@ listen = "127.0.0.1:5300"
             fault
                 .starts_with("causeway.toml:7: relay.http: 127.0.0.1:8443 is taken by relay.front"),
             "{fault}"
+        );
+    }
+
+    #[test]
+    fn addresses_that_overlap_are_named() {
+        let on = |address: &str| {
+            GOOD.replace(
+                "[ddns]",
+                &format!("[admin]\nlisten = \"{address}\"\n[ddns]"),
+            )
+        };
+        let public = GOOD.replace("drain", "public = [\"203.0.113.10\"]\ndrain");
+        for (front, http, taken) in [
+            ("0.0.0.0:8443", "127.0.0.1:8443", true),
+            ("127.0.0.1:8443", "0.0.0.0:8443", true),
+            ("[::]:8443", "127.0.0.1:8443", true),
+            ("[::]:8443", "[::1]:8443", true),
+            ("0.0.0.0:8443", "[::1]:8443", false),
+            ("127.0.0.2:8443", "127.0.0.1:8443", false),
+            ("[::]:8443", "127.0.0.1:8080", false),
+            ("[::]:0", "127.0.0.1:0", false),
+        ] {
+            let text = public.replace("127.0.0.1:8443", front);
+            let faults = faults(&text.replace("127.0.0.1:8080", http));
+            let said = faults
+                .first()
+                .is_some_and(|fault| fault.contains("is taken by relay.front"));
+            assert_eq!(said, taken, "{front} {http}: {faults:?}");
+        }
+        let fault = fault(&on("0.0.0.0:9400"));
+        assert!(fault.contains("for this host alone"), "{fault}");
+        assert_eq!(faults(&on("127.0.0.9:9400")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn public_addresses_where_nobody_is_reached_are_named() {
+        let with = |list: &str| GOOD.replace("drain", &format!("public = [{list}]\ndrain"));
+        for bad in ["0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
+            let fault = fault(&with(&format!("\n  \"203.0.113.10\",\n  \"{bad}\"\n")));
+            let expected =
+                format!("causeway.toml:10: relay.public.1: nobody can be reached at {bad}");
+            assert_eq!(fault, expected);
+        }
+        let many: Vec<_> = (0..17).map(|i| format!("\"203.0.113.{i}\"")).collect();
+        let fault = fault(&with(&many.join(", ")));
+        assert!(
+            fault.starts_with("causeway.toml:8: relay.public: 17 addresses"),
+            "{fault}"
+        );
+    }
+
+    #[test]
+    fn the_wrong_one_of_several_records_is_named() {
+        let record = |name: &str| {
+            format!("[[ddns.record]]\nname = \"{name}\"\ntype = \"A\"\nvalue = \"192.0.2.1\"\n")
+        };
+        let text = [GOOD, &record("www"), &record("demo"), &record("mail")].concat();
+        let fault = fault(&text);
+        assert!(
+            fault.starts_with("causeway.toml:16: ddns.record.1: "),
+            "{fault}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_told_with_its_line() {
+        let error = Draft::of(Path::new("causeway.toml"), b"zone = \"a\"\n# caf\xe9\n").err();
+        assert_eq!(
+            error.map(|error| error.to_string()).as_deref(),
+            Some("causeway.toml:2: this is no text in UTF-8")
         );
     }
 
