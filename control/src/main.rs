@@ -335,7 +335,7 @@ fn table(devices: &[ListedDevice]) -> String {
 /// Asks the running server, or does it on the database when none runs.
 async fn ask(state: StateOption, verb: Verb) -> anyhow::Result<Answer> {
     let path = state.directory.unwrap_or_else(StateDirectory::default_path);
-    match operator::ask(&path.join("causeway.sock"), &verb).await {
+    match operator::ask(&path, &verb).await {
         Err(AskError::NotRunning) => offline(&path, verb).await,
         asked => Ok(asked?),
     }

@@ -1,10 +1,11 @@
 //! The operator's verbs: `causeway device …` and `causeway sign-in` speak to the running `up` over a socket in its state
 //! directory, one line of JSON each way. The socket's permissions are the authorisation.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -22,7 +23,24 @@ use crate::http::ACCEPT_PAUSE;
 use crate::sign_in::LINK_LIFE;
 
 /// The socket's name in the state directory.
-pub(crate) const SOCKET: &str = "causeway.sock";
+pub const SOCKET: &str = "causeway.sock";
+
+/// The way to the socket by the descriptor of its directory: a socket's address has room for 107 octets (unix(7)), and a
+/// state directory may be named by more.
+struct Way {
+    directory: File,
+}
+
+impl Way {
+    fn into(directory: &Path) -> io::Result<Self> {
+        let directory = File::open(directory)?;
+        Ok(Self { directory })
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()).into()
+    }
+}
 
 /// How long either side may take to say its line.
 const LINE_TIME: Duration = Duration::from_secs(10);
@@ -119,13 +137,16 @@ pub struct ListedDevice {
     pub name: String,
     /// Its full name.
     pub host: String,
-    /// `attached`, `away`, `not_paired`, or `unknown` when no server is running.
+    /// `attached`, `away` or `not_paired`; instead of the first two `unknown` when no server is running.
     pub state: String,
     /// What its tunnel runs over, while it is attached.
     pub transport: Option<String>,
     /// The addresses that its agent reports of itself.
     pub addresses: Vec<std::net::IpAddr>,
 }
+
+/// The state of a name that nobody has paired under.
+const NOT_PAIRED: &str = "not_paired";
 
 /// Why the running server could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -138,12 +159,16 @@ pub enum AskError {
     NoAnswer(#[from] io::Error),
 }
 
-/// Asks the server that runs on the state directory of `socket`.
+/// Asks the server that runs on the state directory `state`.
 ///
 /// # Errors
 /// If none is running, or it does not answer in time.
-pub async fn ask(socket: &Path, verb: &Verb) -> Result<Answer, AskError> {
-    let mut stream = match UnixStream::connect(socket).await {
+pub async fn ask(state: &Path, verb: &Verb) -> Result<Answer, AskError> {
+    let connected = match Way::into(state) {
+        Ok(way) => UnixStream::connect(way.path()).await,
+        Err(error) => Err(error),
+    };
+    let mut stream = match connected {
         Ok(stream) => stream,
         Err(error)
             if matches!(
@@ -179,7 +204,11 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
                 .map(|device| ListedDevice {
                     name: device.name.to_string(),
                     host: zone.name_of(&device.name),
-                    state: "unknown".to_owned(),
+                    state: match device.identity {
+                        Some(_) => "unknown",
+                        None => NOT_PAIRED,
+                    }
+                    .to_owned(),
                     transport: None,
                     addresses: Vec::new(),
                 });
@@ -192,16 +221,17 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
     }
 }
 
-/// Binds the socket at `path`, for its owner only. A socket left by a server that was killed is replaced; the caller holds
-/// the state directory's lock.
-pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
+/// Binds the socket in the state directory `state`, for its owner only. A socket left by a server that was killed is
+/// replaced; the caller holds the directory's lock.
+pub(crate) fn bind(state: &Path) -> io::Result<UnixListener> {
+    let way = Way::into(state)?;
+    match fs::remove_file(way.path()) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let listener = UnixListener::bind(path)?; // in a directory that only its owner may enter
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(way.path())?; // in a directory that only its owner may enter
+    fs::set_permissions(way.path(), Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
@@ -312,7 +342,7 @@ fn listed(row: DeviceRow) -> ListedDevice {
     let state = match row.state {
         DeviceState::Attached => "attached",
         DeviceState::Away => "away",
-        DeviceState::NotPaired => "not_paired",
+        DeviceState::NotPaired => NOT_PAIRED,
     };
     ListedDevice {
         name: row.name,

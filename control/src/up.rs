@@ -208,9 +208,8 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     parts.run("the renewal of the operator's certificates", renewed);
 
     let refused = ClientsRefused::register(&registry)?;
-    let socket = state.file(operator::SOCKET);
-    let listener = operator::bind(&socket).map_err(|cause| UpError::Socket {
-        path: socket,
+    let listener = operator::bind(state.path()).map_err(|cause| UpError::Socket {
+        path: state.file(operator::SOCKET),
         cause,
     })?;
     let verbs = operator::serve(

@@ -1,5 +1,6 @@
 //! The operator's verbs, with a server and without, and the way into the pages.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dns::{dig, update};
@@ -80,7 +81,8 @@ fn without_a_server_the_verbs_work_on_the_database() {
     server.process.kill();
     let code = server.verb(&["device", "add", "mynas"], "code");
     let key = server.verb(&["device", "key", "mynas"], "key");
-    assert_eq!(server.devices()[1]["state"], "unknown");
+    assert_eq!(server.devices()[0]["state"], "unknown");
+    assert_eq!(server.devices()[1]["state"], "not_paired");
     server.causeway(&["device", "remove", "demo"]);
     let refused = server.causeway(&["sign-in"]);
     assert!(
@@ -106,6 +108,18 @@ fn without_a_server_the_verbs_work_on_the_database() {
         "hostname=mynas.nas.localhost&myip=203.0.113.7",
     );
     assert_eq!(good, "good 203.0.113.7\n");
+}
+
+#[test]
+fn a_state_directory_may_have_a_long_name() {
+    let folder = Arc::new(
+        tempfile::Builder::new()
+            .prefix(&"long".repeat(40))
+            .tempdir()
+            .unwrap(),
+    );
+    let server = Server::start_on(Place::Host, folder, &[]);
+    assert_eq!(server.devices()[0]["state"], "attached");
 }
 
 #[test]
