@@ -64,10 +64,10 @@ pub enum UpError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The relay.
-    #[error("{}", with_option(.0))]
+    #[error("{}", relay_with_option(.0))]
     Relay(#[from] relay::server::StartError),
     /// The DNS server.
-    #[error("{0}, or with --dns")]
+    #[error("{}", ddns_with_option(.0))]
     Ddns(#[from] ddns::StartError),
     /// Metrics registered twice.
     #[error(transparent)]
@@ -104,7 +104,7 @@ pub enum UpError {
 }
 
 /// The relay's words, and the option that mends a failed listener.
-fn with_option(error: &relay::server::StartError) -> String {
+fn relay_with_option(error: &relay::server::StartError) -> String {
     use relay::server::{Listener, StartError};
     match error {
         StartError::Bind {
@@ -120,6 +120,15 @@ fn with_option(error: &relay::server::StartError) -> String {
             format!("{error}; choose another with `http` in [relay], or with --http")
         }
         StartError::Tls(_) | StartError::Quic(_) | StartError::Metrics(_) => error.to_string(),
+    }
+}
+
+/// The same for the DNS server.
+fn ddns_with_option(error: &ddns::StartError) -> String {
+    if matches!(error, ddns::StartError::Listen(_)) {
+        format!("{error}, or with --dns")
+    } else {
+        error.to_string()
     }
 }
 
@@ -483,5 +492,24 @@ impl OperatorCertificates {
             slot.replace(&certificate.chain, &certificate.key)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_listener_that_cannot_be_had_is_mended_by_an_option() {
+        let address = SocketAddr::from(([192, 0, 2, 1], 53));
+        let taken = ddns::ListenError {
+            addr: address,
+            transport: "UDP",
+            source: io::ErrorKind::AddrInUse.into(),
+        };
+        let taken = UpError::from(ddns::StartError::from(taken)).to_string();
+        assert!(taken.contains("192.0.2.1:53") && taken.ends_with("or with --dns"));
+        let other = UpError::from(ddns::StartError::Bug).to_string();
+        assert!(!other.contains("--dns"), "{other}");
     }
 }
