@@ -425,6 +425,20 @@ listen = "127.0.0.1:5300"
     }
 
     #[test]
+    fn every_key_that_the_demo_mentions_can_be_set() {
+        let text: String = include_str!("../demo.toml")
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(key) if key.contains(" = ") => format!("{key}\n"),
+                Some(_) | None => format!("{line}\n"),
+            })
+            .collect();
+        let config = read(&text, &Overrides::default()).unwrap();
+        assert_eq!(config.relay.public.len(), 2);
+        assert!(config.ddns.unwrap().threads.is_some());
+    }
+
+    #[test]
     fn a_demo_on_every_address_is_reached_over_loopback() {
         for (front, public) in [
             ("0.0.0.0:8443", &["127.0.0.1"][..]),
