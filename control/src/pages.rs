@@ -15,7 +15,7 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use directory::{OperatorName, Place};
+use directory::{OperatorName, Place, host_of};
 use tower_http::set_header::SetResponseHeaderLayer;
 
 use crate::api::{self, Cloud, Operator};
@@ -75,8 +75,7 @@ async fn only_this_host(State(cloud): State<Arc<Cloud>>, request: Request, next:
         .map(|authority| authority.as_str())
         .or_else(in_head)
         .unwrap_or_default();
-    let bare = host.rsplit_once(':').map_or(host, |(bare, _port)| bare);
-    match cloud.zone.locate(bare) {
+    match cloud.zone.locate(host_of(host)) {
         Place::Operator(OperatorName::Cloud) => next.run(request).await,
         Place::Apex | Place::Operator(_) | Place::Device(_) | Place::Nobody | Place::Outside => {
             StatusCode::MISDIRECTED_REQUEST.into_response()

@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, Method};
-use directory::{Device, OperatorName, Place, PublicKey};
+use directory::{Device, OperatorName, Place, PublicKey, host_of};
 use wire::signed_request::{
     self, CONTENT_DIGEST, Claim, ClaimError, Headers, SIGNATURE, SIGNATURE_INPUT,
 };
@@ -87,10 +87,7 @@ fn target(
         Some(authority) => authority,
         None => headers.get(HOST)?.to_str().ok()?,
     };
-    let host = authority
-        .rsplit_once(':')
-        .map_or(authority, |(host, _port)| host);
-    (cloud.zone.locate(host) == Place::Operator(OperatorName::Cloud))
+    (cloud.zone.locate(host_of(authority)) == Place::Operator(OperatorName::Cloud))
         .then(|| format!("https://{authority}{path}"))
 }
 
