@@ -6,10 +6,10 @@
 //!
 //! It runs on a thread and a runtime of its own, so that it answers when the data path is busy.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use axum::Router;
@@ -18,8 +18,9 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
-use prometheus::{Registry, TEXT_FORMAT, TextEncoder};
+use prometheus::{IntCounter, Registry, TEXT_FORMAT, TextEncoder};
 use tokio::net::TcpListener;
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -45,39 +46,41 @@ pub(crate) struct Watched {
 #[derive(Debug)]
 pub(crate) struct Admin {
     address: SocketAddr,
-    stop: CancellationToken,
-    thread: JoinHandle<()>,
+    /// Its other end is dropped with the thread.
+    ended: oneshot::Receiver<Infallible>,
 }
 
 impl Admin {
-    /// Starts listening.
-    pub(crate) fn start(address: SocketAddr, watched: Watched) -> io::Result<Self> {
+    /// Listens until `stop`.
+    pub(crate) fn start(
+        address: SocketAddr,
+        watched: Watched,
+        refused: IntCounter,
+        stop: CancellationToken,
+    ) -> io::Result<Self> {
         let listener = StdTcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let stop = CancellationToken::new();
-        let until = stop.clone();
-        let thread = std::thread::Builder::new()
+        let (running, ended) = oneshot::channel();
+        std::thread::Builder::new()
             .name("admin".into())
             .spawn(move || {
+                let _running = running;
                 runtime.block_on(async move {
                     match TcpListener::from_std(listener) {
                         Ok(listener) => {
-                            http::serve_loopback(listener, router(watched), MAX_CLIENTS, until)
-                                .await
+                            let router = router(watched);
+                            http::serve_loopback(listener, router, MAX_CLIENTS, refused, stop)
+                                .await;
                         }
                         Err(error) => tracing::error!(%error, "the admin listener cannot be used"),
                     }
                 });
             })?;
-        Ok(Self {
-            address,
-            stop,
-            thread,
-        })
+        Ok(Self { address, ended })
     }
 
     /// Where it listens: the address really bound.
@@ -85,11 +88,9 @@ impl Admin {
         self.address
     }
 
-    /// Stops it and waits for its thread, off the async threads.
-    pub(crate) async fn shutdown(self) {
-        self.stop.cancel();
-        let joined = tokio::task::spawn_blocking(move || self.thread.join());
-        let _ = joined.await;
+    /// Waits until its thread has ended.
+    pub(crate) async fn ended(self) {
+        let _ = self.ended.await;
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod device;
 mod devices;
+mod document;
 mod error;
 mod pair;
 mod session;
@@ -24,18 +25,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::body::{Body, to_bytes};
-use axum::extract::Request;
-use axum::http::StatusCode;
-use axum::middleware::{Next, from_fn};
+use axum::extract::{Request, State};
+use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{any, get};
 use axum::{Json, Router};
 use directory::Zone;
 use prometheus::{IntCounterVec, Opts, Registry};
 use relay::server::Presence;
+use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tower_http::timeout::TimeoutLayer;
 use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -44,8 +45,7 @@ use crate::devices::Devices;
 use crate::sign_in::SignIn;
 
 pub(crate) use devices::{DeviceRow, DeviceState, https_url, rows};
-pub(crate) use error::ApiError;
-use error::{Code, ProblemSchema};
+use error::{ApiError, Code};
 pub(crate) use session::Operator;
 use signed::ReplayGuard;
 
@@ -118,52 +118,60 @@ impl Metrics {
     }
 }
 
-#[derive(OpenApi)]
-#[openapi(
-    info(
-        title = "Causeway",
-        description = "Devices pair, get their certificates and report their addresses; the operator sees them. \
-                       Devices sign their requests with HTTP Message Signatures (RFC 9421): Ed25519 over @method, \
-                       @target-uri and content-digest, with created, nonce, keyid (the public key, base64url) and alg.",
-    ),
-    modifiers(&ProblemSchema)
-)]
-struct Document;
-
 /// The API's routes.
 pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
-    let (router, document) = OpenApiRouter::with_openapi(Document::openapi())
+    let (router, mut document) = OpenApiRouter::with_openapi(document::Document::openapi())
         .routes(routes!(pair::pair))
         .routes(routes!(device::certificate))
         .routes(routes!(device::addresses))
         .routes(routes!(session::sign_in, session::sign_out))
         .routes(routes!(devices::list))
         .routes(routes!(devices::events))
-        .with_state(cloud)
         .split_for_parts();
+    document::complete(&mut document);
     let document = Arc::new(document);
     router
-        .route("/api/{*rest}", any(async || ApiError(Code::NoRoute)))
+        .route("/api/{*rest}", any(no_route))
         .route(
             "/api/openapi.json",
             get(move || std::future::ready(Json(document).into_response())),
         )
-        .layer(from_fn(read_whole))
-        .layer(TimeoutLayer::with_status_code(
-            StatusCode::REQUEST_TIMEOUT,
-            REQUEST_TIME,
-        ))
+        .layer(from_fn_with_state(Arc::clone(&cloud), within_bounds))
+        .with_state(cloud)
 }
 
-/// Reads a request's body before anything is decided about it. An answer that comes while the body is still on its way
-/// makes HTTP/2 servers reset the stream, which some clients (curl 7.88) take for a failure.
-async fn read_whole(request: Request, next: Next) -> Response {
-    let (head, body) = request.into_parts();
-    match to_bytes(body, MAX_BODY).await {
-        Ok(octets) => {
-            next.run(Request::from_parts(head, Body::from(octets)))
-                .await
-        }
-        Err(_) => ApiError(Code::TooLong).into_response(),
-    }
+async fn no_route(State(cloud): State<Arc<Cloud>>) -> ApiError {
+    ApiError::new(Code::NoRoute, &cloud.metrics, &"no such path")
+}
+
+/// Lets a request through that is short enough and answered in time. Its body is read before anything is decided about
+/// it: an answer that comes while the body is still on its way makes HTTP/2 servers reset the stream, which some clients
+/// (curl 7.88) take for a failure.
+async fn within_bounds(
+    State(cloud): State<Arc<Cloud>>,
+    request: Request,
+    next: Next,
+) -> Result<Response, ApiError> {
+    let refuse = |code, cause: &str| ApiError::new(code, &cloud.metrics, &cause);
+    let answer = async {
+        let (head, body) = request.into_parts();
+        let octets = to_bytes(body, MAX_BODY).await;
+        let octets = octets.map_err(|_| refuse(Code::TooLong, "a long body, or a broken one"))?;
+        Ok(next
+            .run(Request::from_parts(head, Body::from(octets)))
+            .await)
+    };
+    timeout(REQUEST_TIME, answer)
+        .await
+        .unwrap_or_else(|_| Err(refuse(Code::TooSlow, "not answered in time")))
+}
+
+/// Reads the JSON of a request. What is wrong with it is told by its place: the words of the JSON reader repeat what it
+/// read, which may be a code or made to look like the log.
+fn read_json<T: DeserializeOwned>(body: &[u8], metrics: &Metrics) -> Result<T, ApiError> {
+    serde_json::from_slice(body).map_err(|error| {
+        let (kind, line, column) = (error.classify(), error.line(), error.column());
+        let cause = format!("{kind:?} error of JSON at line {line}, column {column}");
+        ApiError::new(Code::BadRequest, metrics, &cause)
+    })
 }

@@ -11,7 +11,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CidrSubnet,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, NameConstraints, PKCS_ECDSA_P256_SHA256, PublicKeyData as _, SanType,
-    SignatureAlgorithm,
+    SerialNumber, SignatureAlgorithm,
 };
 use relay::files::Readers;
 use zeroize::Zeroizing;
@@ -229,12 +229,21 @@ fn leaf_params(
 ) -> Result<CertificateParams, rcgen::Error> {
     let mut params = CertificateParams::new(names)?;
     params.distinguished_name = common_name(common);
+    params.serial_number = Some(serial_number());
     params.is_ca = IsCa::ExplicitNoCa;
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.use_authority_key_identifier_extension = true;
     good_for(&mut params, life);
     Ok(params)
+}
+
+/// Of its own for each certificate, also of one key: some clients refuse two certificates of one issuer and serial.
+/// Positive and of 20 octets at most (RFC 5280 section 4.1.2.2).
+fn serial_number() -> SerialNumber {
+    let mut octets: [u8; 16] = rand::random();
+    octets[0] = octets[0] & 0x7f | 0x40; // neither a sign nor leading zeros
+    SerialNumber::from_slice(&octets)
 }
 
 fn good_for(params: &mut CertificateParams, life: Duration) {
@@ -311,6 +320,33 @@ mod tests {
                 .sign_for_device(&mynas, &request(&["mynas.nas.localhost", other], &p256()));
             assert!(matches!(refused, Err(SigningError::WrongName)), "{other}");
         }
+    }
+
+    #[test]
+    fn two_certificates_of_one_key_differ_in_their_serials() {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = open(directory.path());
+        let mynas = DeviceName::parse("mynas").unwrap();
+        let request = request(&["mynas.nas.localhost"], &p256());
+        let serial = || serial_of(&authority.sign_for_device(&mynas, &request).unwrap().chain);
+        let (first, second) = (serial(), serial());
+        assert_eq!(first.len(), 16);
+        assert!(first[0] < 0x80, "it is positive");
+        assert_ne!(first, second);
+    }
+
+    /// `SEQUENCE { SEQUENCE { [0] version, INTEGER serial, …`; both sequences have two octets of length.
+    fn serial_of(chain: &str) -> Vec<u8> {
+        let base64: String = chain
+            .lines()
+            .skip(1)
+            .take_while(|line| !line.starts_with('-'))
+            .collect();
+        let der = data_encoding::BASE64.decode(base64.as_bytes()).unwrap();
+        let [2, length, rest @ ..] = &der[13..] else {
+            panic!("no serial in {der:?}");
+        };
+        rest[..usize::from(*length)].to_vec()
     }
 
     #[test]

@@ -17,7 +17,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use directory::Zone;
@@ -25,6 +25,9 @@ use serde::{Deserialize, Deserializer};
 use toml::de::{DeTable, DeValue};
 
 use crate::state::StateDirectory;
+
+/// More addresses than a relay has; so many still fit into one DNS answer over UDP.
+const MAX_PUBLIC: usize = 16;
 
 /// Everything an operator can set.
 #[derive(Clone, Debug, Deserialize)]
@@ -49,7 +52,7 @@ pub struct Config {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AdminConfig {
-    /// Where metrics and health are answered; keep it on loopback.
+    /// Where metrics and health are answered; on loopback.
     pub listen: SocketAddr,
 }
 
@@ -61,7 +64,40 @@ impl Default for AdminConfig {
     }
 }
 
-/// What is wrong with a configuration file, all of it. Always the operator's to mend.
+/// What the command line says; it stands before what the file says.
+#[derive(Clone, Debug, Default)]
+pub struct Overrides {
+    /// `--zone`
+    pub zone: Option<Zone>,
+    /// `--state`
+    pub state: Option<PathBuf>,
+    /// `--front`
+    pub front: Option<SocketAddr>,
+    /// `--http`
+    pub http: Option<SocketAddr>,
+    /// `--dns`
+    pub dns: Option<SocketAddr>,
+    /// `--admin`
+    pub admin: Option<SocketAddr>,
+    /// `--no-udp`
+    pub no_udp: bool,
+}
+
+impl Overrides {
+    /// The option that has set `key`.
+    fn option(&self, key: &str) -> Option<&'static str> {
+        let (given, option) = match key {
+            "relay.front" => (self.front.is_some(), "--front"),
+            "relay.http" => (self.http.is_some(), "--http"),
+            "ddns.listen" => (self.dns.is_some(), "--dns"),
+            "admin.listen" => (self.admin.is_some(), "--admin"),
+            _ => return None,
+        };
+        given.then_some(option)
+    }
+}
+
+/// What is wrong with a configuration, all of it. Always the operator's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// It cannot be read.
@@ -80,105 +116,135 @@ pub enum ConfigError {
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Fault {
-    /// In which file.
-    pub file: PathBuf,
-    /// On which line, from 1.
-    pub line: usize,
+    /// Where it was said.
+    pub place: FaultPlace,
     /// What is wrong, and what would be right.
     pub sentence: String,
 }
 
+/// Where a wrong thing was said.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum FaultPlace {
+    /// In a file, on a line, from 1.
+    Line(PathBuf, usize),
+    /// On the command line, by this option.
+    Option(&'static str),
+}
+
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{}:{}: {}",
-            self.file.display(),
-            self.line,
-            self.sentence
-        )
+        match &self.place {
+            FaultPlace::Line(file, line) => write!(f, "{}:{line}: ", file.display())?,
+            FaultPlace::Option(option) => write!(f, "{option}: ")?,
+        }
+        f.write_str(&self.sentence)
     }
 }
 
 impl Config {
-    /// The demo's.
-    #[expect(
-        clippy::expect_used,
-        reason = "a constant text; the tests below read it"
-    )]
-    pub fn demo() -> Self {
-        Self::parse(Path::new("demo.toml"), include_str!("../demo.toml"))
-            .expect("the demo's configuration is good")
+    /// The demo's. Where its front listens on every address, it is reached over loopback.
+    ///
+    /// # Errors
+    /// If what the command line says does not go with it.
+    pub fn demo(overrides: &Overrides) -> Result<Self, ConfigError> {
+        let draft = Draft {
+            file: Path::new("demo.toml"),
+            text: include_str!("../demo.toml"),
+        };
+        let mut config = draft.parse(overrides)?;
+        let front = config.relay.front.ip();
+        if config.relay.public.is_empty() && front.is_unspecified() {
+            config.relay.public.push(Ipv4Addr::LOCALHOST.into());
+            if front.is_ipv6() {
+                config.relay.public.push(Ipv6Addr::LOCALHOST.into());
+            }
+        }
+        draft.check(config, overrides)
     }
 
-    /// Reads and checks `file`.
+    /// Reads `file` and checks it together with what the command line says.
     ///
     /// # Errors
     /// Everything that is wrong with it, with its lines.
-    pub fn read(file: &Path) -> Result<Self, ConfigError> {
-        let text = fs::read_to_string(file).map_err(|cause| ConfigError::Unreadable {
+    pub fn read(file: &Path, overrides: &Overrides) -> Result<Self, ConfigError> {
+        let octets = fs::read(file).map_err(|cause| ConfigError::Unreadable {
             file: file.to_owned(),
             cause,
         })?;
-        Self::parse(file, &text)
+        let draft = Draft::of(file, &octets)?;
+        draft.check(draft.parse(overrides)?, overrides)
     }
 
-    fn parse(file: &Path, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| {
-            let start = error.span().map_or(0, |span| span.start);
-            ConfigError::Faults(vec![Fault {
-                file: file.to_owned(),
-                line: line_of(text, start),
-                sentence: error.message().replace('\n', " "),
-            }])
-        })?;
-        let document = DeTable::parse(text)
-            .map(toml::Spanned::into_inner)
-            .unwrap_or_default();
-        let faults: Vec<Fault> = config
-            .faults()
-            .into_iter()
-            .map(|(key, sentence)| Fault {
-                file: file.to_owned(),
-                line: line_of(text, position_of(&document, key)),
-                sentence: format!("{key}: {sentence}"),
-            })
-            .collect();
-        if faults.is_empty() {
-            Ok(config)
-        } else {
-            Err(ConfigError::Faults(faults))
+    fn apply(&mut self, overrides: &Overrides) {
+        if let Some(zone) = &overrides.zone {
+            self.zone = zone.clone();
         }
+        if let Some(state) = &overrides.state {
+            self.state.clone_from(state);
+        }
+        if let Some(front) = overrides.front {
+            self.relay.front = front;
+        }
+        if overrides.http.is_some() {
+            self.relay.http = overrides.http;
+        }
+        if let Some(dns) = overrides.dns {
+            self.ddns.get_or_insert_default().listen = dns;
+        }
+        if let Some(admin) = overrides.admin {
+            self.admin.listen = admin;
+        }
+        self.relay.udp &= !overrides.no_udp;
     }
 
-    /// What no single value shows: addresses that cannot be had here, and values that contradict each other.
-    fn faults(&self) -> Vec<(&'static str, String)> {
+    /// What no single value shows: addresses that cannot be had here, and values that contradict each other. Each with
+    /// the key it is about; a number in a key counts the entries of a list, from 0.
+    fn faults(&self) -> Vec<(String, String)> {
         let mut faults = Vec::new();
+        let mut fault = |key: &str, sentence: String| faults.push((key.to_owned(), sentence));
         let listeners = self.listeners();
-        for (i, (key, address)) in listeners.iter().enumerate() {
+        for (i, &(key, address)) in listeners.iter().enumerate() {
             if let Err(error) = std::net::TcpListener::bind((address.ip(), 0)) {
-                faults.push((
-                    *key,
-                    format!("{} cannot be listened on here: {error}", address.ip()),
-                ));
+                let sentence = format!("{} cannot be listened on here: {error}", address.ip());
+                fault(key, sentence);
             }
-            let before = listeners
-                .iter()
-                .take(i)
-                .find(|(_, other)| other == address && address.port() != 0);
-            if let Some((other, _)) = before {
-                faults.push((*key, format!("{address} is taken by {other} already")));
+            let mut before = listeners.iter().take(i);
+            if let Some((other, _)) = before.find(|(_, other)| overlap(*other, address)) {
+                fault(key, format!("{address} is taken by {other} already"));
             }
         }
-        if self.relay.public.is_empty() && self.relay.front.ip().is_unspecified() {
+        if !self.admin.listen.ip().to_canonical().is_loopback() {
+            let sentence = "metrics and health are for this host alone: choose an address of loopback, such as 127.0.0.1";
+            fault("admin.listen", sentence.to_owned());
+        }
+        let public = &self.relay.public;
+        if public.is_empty() && self.relay.front.ip().is_unspecified() {
             let sentence = "the front listens on every address, so `public` in [relay] must say under which of them it \
                             is reached from outside";
-            faults.push(("relay.front", sentence.to_owned()));
+            fault("relay.front", sentence.to_owned());
+        }
+        if public.len() > MAX_PUBLIC {
+            let sentence = format!(
+                "{} addresses are too many, {MAX_PUBLIC} can be",
+                public.len()
+            );
+            fault("relay.public", sentence);
+        }
+        for (i, ip) in public.iter().enumerate() {
+            if ip.is_unspecified() || ip.is_multicast() {
+                fault(
+                    &format!("relay.public.{i}"),
+                    format!("nobody can be reached at {ip}"),
+                );
+            }
         }
         if let Some(ddns) = &self.ddns
             && let Err(error) = ddns::zone::check(&self.zone, ddns)
         {
-            faults.push(("ddns.record", error.to_string()));
+            // Of several records with one name the last is the one too many.
+            let named = |record: &ddns::config::Record| error.name() == Some(&record.name);
+            let i = ddns.record.iter().rposition(named).unwrap_or(0);
+            fault(&format!("ddns.record.{i}"), error.to_string());
         }
         faults
     }
@@ -201,33 +267,107 @@ impl Config {
     }
 }
 
+/// A configuration as it is written.
+#[derive(Clone, Copy)]
+struct Draft<'a> {
+    file: &'a Path,
+    text: &'a str,
+}
+
+impl<'a> Draft<'a> {
+    fn of(file: &'a Path, octets: &'a [u8]) -> Result<Self, ConfigError> {
+        let text = str::from_utf8(octets).map_err(|error| {
+            let good = octets.get(..error.valid_up_to()).unwrap_or_default();
+            ConfigError::Faults(vec![Fault {
+                place: FaultPlace::Line(file.to_owned(), line_at_end(good)),
+                sentence: "this is no text in UTF-8".to_owned(),
+            }])
+        })?;
+        Ok(Self { file, text })
+    }
+
+    /// Its values, before anything is said about how they go together.
+    fn parse(self, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let mut config: Config = toml::from_str(self.text).map_err(|error| {
+            let start = error.span().map_or(0, |span| span.start);
+            ConfigError::Faults(vec![Fault {
+                place: self.line(start),
+                sentence: error.message().replace('\n', " "),
+            }])
+        })?;
+        config.apply(overrides);
+        Ok(config)
+    }
+
+    fn check(self, config: Config, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let document = DeTable::parse(self.text)
+            .map(toml::Spanned::into_inner)
+            .unwrap_or_default();
+        let fault = |(key, sentence): (String, String)| match overrides.option(&key) {
+            Some(option) => Fault {
+                place: FaultPlace::Option(option),
+                sentence,
+            },
+            None => Fault {
+                place: self.line(position_of(&document, &key)),
+                sentence: format!("{key}: {sentence}"),
+            },
+        };
+        let faults: Vec<Fault> = config.faults().into_iter().map(fault).collect();
+        if faults.is_empty() {
+            Ok(config)
+        } else {
+            Err(ConfigError::Faults(faults))
+        }
+    }
+
+    fn line(self, position: usize) -> FaultPlace {
+        let before = self.text.as_bytes().get(..position).unwrap_or_default();
+        FaultPlace::Line(self.file.to_owned(), line_at_end(before))
+    }
+}
+
+/// The number of the line on which `text` ends, from 1.
+fn line_at_end(text: &[u8]) -> usize {
+    text.iter().filter(|octet| **octet == b'\n').count() + 1
+}
+
 fn zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zone, D::Error> {
     let text = String::deserialize(deserializer)?;
     Zone::parse(&text).map_err(serde::de::Error::custom)
 }
 
-fn line_of(text: &str, position: usize) -> usize {
-    text.bytes()
-        .take(position)
-        .filter(|octet| *octet == b'\n')
-        .count()
-        + 1
+/// Whether both cannot be listened on. Every listener here takes TCP, so that the port alone decides for one address.
+fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
+    /// `[::]` takes IPv4 as well.
+    fn covers(all: IpAddr, one: IpAddr) -> bool {
+        all.is_unspecified() && (all.is_ipv6() || one.is_ipv4())
+    }
+    let (a_ip, b_ip) = (a.ip().to_canonical(), b.ip().to_canonical());
+    let same = a_ip == b_ip || covers(a_ip, b_ip) || covers(b_ip, a_ip);
+    same && a.port() == b.port() && a.port() != 0
 }
 
 /// Where the value of a dotted key begins; where its section begins, if the value is a default; else the beginning.
 fn position_of(document: &DeTable<'_>, key: &str) -> usize {
-    let (mut table, mut position) = (document, 0);
-    for part in key.split('.') {
-        let Some(value) = table.get(part) else {
-            break;
+    let mut parts = key.split('.');
+    let Some(mut value) = parts.next().and_then(|part| document.get(part)) else {
+        return 0;
+    };
+    for part in parts {
+        let inner = if let DeValue::Table(table) = value.get_ref() {
+            table.get(part)
+        } else if let DeValue::Array(list) = value.get_ref() {
+            part.parse().ok().and_then(|i: usize| list.get(i))
+        } else {
+            None
         };
-        position = value.span().start;
-        let DeValue::Table(inner) = value.get_ref() else {
-            break;
-        };
-        table = inner;
+        match inner {
+            Some(inner) => value = inner,
+            None => break,
+        }
     }
-    position
+    value.span().start
 }
 
 #[cfg(test)]
@@ -247,8 +387,13 @@ drain = "1m"
 listen = "127.0.0.1:5300"
 "#;
 
+    fn read(text: &str, overrides: &Overrides) -> Result<Config, ConfigError> {
+        let draft = Draft::of(Path::new("causeway.toml"), text.as_bytes())?;
+        draft.check(draft.parse(overrides)?, overrides)
+    }
+
     fn faults(text: &str) -> Vec<String> {
-        match Config::parse(Path::new("causeway.toml"), text) {
+        match read(text, &Overrides::default()) {
             Ok(_) => Vec::new(),
             Err(ConfigError::Faults(faults)) => faults.iter().map(ToString::to_string).collect(),
             Err(error) => vec![error.to_string()],
@@ -263,7 +408,7 @@ listen = "127.0.0.1:5300"
 
     #[test]
     fn a_good_file_is_read() {
-        let config = Config::parse(Path::new("causeway.toml"), GOOD).unwrap();
+        let config = read(GOOD, &Overrides::default()).unwrap();
         assert_eq!(config.zone.as_str(), "nas.example.com");
         assert_eq!(config.relay.drain.as_secs(), 60);
         assert_eq!(config.admin.listen.port(), 9400);
@@ -275,7 +420,55 @@ listen = "127.0.0.1:5300"
 
     #[test]
     fn the_demo_is_a_good_configuration() {
-        assert_eq!(Config::demo().zone.as_str(), "nas.localhost");
+        let demo = Config::demo(&Overrides::default()).unwrap();
+        assert_eq!(demo.zone.as_str(), "nas.localhost");
+    }
+
+    #[test]
+    fn every_key_that_the_demo_mentions_can_be_set() {
+        let text: String = include_str!("../demo.toml")
+            .lines()
+            .map(|line| match line.strip_prefix("# ") {
+                Some(key) if key.contains(" = ") => format!("{key}\n"),
+                Some(_) | None => format!("{line}\n"),
+            })
+            .collect();
+        let config = read(&text, &Overrides::default()).unwrap();
+        assert_eq!(config.relay.public.len(), 2);
+        assert!(config.ddns.unwrap().threads.is_some());
+    }
+
+    #[test]
+    fn a_demo_on_every_address_is_reached_over_loopback() {
+        for (front, public) in [
+            ("0.0.0.0:8443", &["127.0.0.1"][..]),
+            ("[::]:8443", &["127.0.0.1", "::1"]),
+        ] {
+            let overrides = Overrides {
+                front: Some(front.parse().unwrap()),
+                ..Overrides::default()
+            };
+            let found = Config::demo(&overrides).unwrap().public_addresses();
+            let public: Vec<IpAddr> = public.iter().map(|ip| ip.parse().unwrap()).collect();
+            assert_eq!(found, public, "{front}");
+        }
+    }
+
+    #[test]
+    fn an_option_stands_before_the_file_in_what_is_checked_too() {
+        let front = |address: &str| Overrides {
+            front: Some(address.parse().unwrap()),
+            ..Overrides::default()
+        };
+        let elsewhere = GOOD.replace("127.0.0.1:8443", "192.0.2.1:8443");
+        let config = read(&elsewhere, &front("127.0.0.1:8443")).unwrap();
+        assert_eq!(config.relay.front.to_string(), "127.0.0.1:8443");
+        let error = read(GOOD, &front("192.0.2.1:8443")).unwrap_err();
+        let said = error.to_string();
+        assert!(
+            said.starts_with("--front: 192.0.2.1 cannot be listened on here"),
+            "{said}"
+        );
     }
 
     #[test]
@@ -323,6 +516,76 @@ listen = "127.0.0.1:5300"
             fault
                 .starts_with("causeway.toml:7: relay.http: 127.0.0.1:8443 is taken by relay.front"),
             "{fault}"
+        );
+    }
+
+    #[test]
+    fn addresses_that_overlap_are_named() {
+        let on = |address: &str| {
+            GOOD.replace(
+                "[ddns]",
+                &format!("[admin]\nlisten = \"{address}\"\n[ddns]"),
+            )
+        };
+        let public = GOOD.replace("drain", "public = [\"203.0.113.10\"]\ndrain");
+        for (front, http, taken) in [
+            ("0.0.0.0:8443", "127.0.0.1:8443", true),
+            ("127.0.0.1:8443", "0.0.0.0:8443", true),
+            ("[::]:8443", "127.0.0.1:8443", true),
+            ("[::]:8443", "[::1]:8443", true),
+            ("0.0.0.0:8443", "[::1]:8443", false),
+            ("127.0.0.2:8443", "127.0.0.1:8443", false),
+            ("[::]:8443", "127.0.0.1:8080", false),
+            ("[::]:0", "127.0.0.1:0", false),
+        ] {
+            let text = public.replace("127.0.0.1:8443", front);
+            let faults = faults(&text.replace("127.0.0.1:8080", http));
+            let said = faults
+                .first()
+                .is_some_and(|fault| fault.contains("is taken by relay.front"));
+            assert_eq!(said, taken, "{front} {http}: {faults:?}");
+        }
+        let fault = fault(&on("0.0.0.0:9400"));
+        assert!(fault.contains("for this host alone"), "{fault}");
+        assert_eq!(faults(&on("127.0.0.9:9400")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn public_addresses_where_nobody_is_reached_are_named() {
+        let with = |list: &str| GOOD.replace("drain", &format!("public = [{list}]\ndrain"));
+        for bad in ["0.0.0.0", "::", "224.0.0.1", "ff02::1"] {
+            let fault = fault(&with(&format!("\n  \"203.0.113.10\",\n  \"{bad}\"\n")));
+            let expected =
+                format!("causeway.toml:10: relay.public.1: nobody can be reached at {bad}");
+            assert_eq!(fault, expected);
+        }
+        let many: Vec<_> = (0..17).map(|i| format!("\"203.0.113.{i}\"")).collect();
+        let fault = fault(&with(&many.join(", ")));
+        assert!(
+            fault.starts_with("causeway.toml:8: relay.public: 17 addresses"),
+            "{fault}"
+        );
+    }
+
+    #[test]
+    fn the_wrong_one_of_several_records_is_named() {
+        let record = |name: &str| {
+            format!("[[ddns.record]]\nname = \"{name}\"\ntype = \"A\"\nvalue = \"192.0.2.1\"\n")
+        };
+        let text = [GOOD, &record("www"), &record("demo"), &record("mail")].concat();
+        let fault = fault(&text);
+        assert!(
+            fault.starts_with("causeway.toml:16: ddns.record.1: "),
+            "{fault}"
+        );
+    }
+
+    #[test]
+    fn a_file_that_is_no_text_is_told_with_its_line() {
+        let error = Draft::of(Path::new("causeway.toml"), b"zone = \"a\"\n# caf\xe9\n").err();
+        assert_eq!(
+            error.map(|error| error.to_string()).as_deref(),
+            Some("causeway.toml:2: this is no text in UTF-8")
         );
     }
 

@@ -5,6 +5,8 @@ mod nas;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::Duration;
 
+use directory::DeviceName;
+use prometheus::IntCounter;
 use relay::agent::{
     self, Attached, CallError, Cloud as CloudClient, Origin, OriginAddress, OriginTrust, PairError,
     RunError, Scheme, State, StateError as AgentStateError, VisitorAddress,
@@ -13,16 +15,16 @@ use relay::resolve::Resolver;
 use relay::tls::{Roots, TlsError};
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::devices::{DeviceError, Devices};
 use crate::http;
 use crate::state::StateDirectory;
+use crate::supervise::Supervisor;
 
 /// The demo device's name under the zone.
-pub(crate) const NAME: &str = "demo";
+const NAME: &str = "demo";
 
 /// The agent's directory in the server's state directory.
 const AGENT_STATE: &str = "demo-agent";
@@ -62,13 +64,6 @@ pub enum DemoError {
     NotAttached,
 }
 
-/// A running demo device.
-#[derive(Debug)]
-pub(crate) struct Demo {
-    nas: JoinHandle<()>,
-    agent: JoinHandle<Result<(), RunError>>,
-}
-
 /// What the demo device needs to know of the server it runs beside.
 #[derive(Debug)]
 pub(crate) struct Place<'a> {
@@ -81,66 +76,66 @@ pub(crate) struct Place<'a> {
     /// What pairing says about relays: the port may have changed since the device was paired.
     pub(crate) relays: Vec<String>,
     pub(crate) trust_root: &'a str,
+    /// Counts clients of the NAS that were too many.
+    pub(crate) refused: IntCounter,
 }
 
-impl Demo {
-    /// Starts the NAS and its agent, and waits until the agent is attached.
-    pub(crate) async fn start(
-        place: Place<'_>,
-        stop: CancellationToken,
-    ) -> Result<Self, DemoError> {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-        let address = listener.local_addr()?;
-        let nas = tokio::spawn(http::serve_loopback(
-            listener,
-            nas::router(),
-            MAX_CLIENTS,
-            stop.clone(),
-        ));
+/// Starts the NAS and its agent among `parts`, and waits until the agent is attached. Returns the device's full name.
+pub(crate) async fn start(
+    place: Place<'_>,
+    parts: &mut Supervisor,
+    stop: CancellationToken,
+) -> Result<String, DemoError> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let address = listener.local_addr()?;
+    let nas = http::serve_loopback(
+        listener,
+        nas::router(),
+        MAX_CLIENTS,
+        place.refused.clone(),
+        stop.clone(),
+    );
+    parts.run("the demo NAS", nas);
 
-        let state = State::open(place.state.file(AGENT_STATE))?;
-        let resolver = Resolver::Fixed(place.front);
-        let roots = Roots::from_pem(place.trust_root)?;
-        let cloud = CloudClient::new(&place.cloud, roots.clone(), resolver)?;
-        pair(&place, &state, &cloud).await?;
+    let state = State::open(place.state.file(AGENT_STATE))?;
+    let resolver = Resolver::Fixed(place.front);
+    let roots = Roots::from_pem(place.trust_root)?;
+    let cloud = CloudClient::new(&place.cloud, roots.clone(), resolver)?;
+    pair(&place, &state, &cloud).await?;
 
-        let origin = OriginAddress {
-            scheme: Scheme::Http,
-            host: address.ip().to_string(),
-            port: address.port(),
-        };
-        let origin = Origin::new(
-            origin,
-            VisitorAddress::Forwarded,
-            &OriginTrust::Roots(roots),
-        )?;
-        let (attached, is_attached) = watch::channel(None);
-        let mut agent = tokio::spawn(agent::run(
-            agent::Config {
-                state,
-                origin,
-                resolver,
-            },
-            attached,
-            stop.clone(),
-        ));
-        tokio::select! {
-            ended = &mut agent => match ended {
-                Ok(Err(error)) => return Err(error.into()),
-                Ok(Ok(())) | Err(_) => return Err(DemoError::NotAttached),
-            },
-            reached = timeout(ATTACH_TIME, wait_for(is_attached)) => {
-                reached.map_err(|_| DemoError::NotAttached)?;
-            }
+    let origin = OriginAddress {
+        scheme: Scheme::Http,
+        host: address.ip().to_string(),
+        port: address.port(),
+    };
+    let origin = Origin::new(
+        origin,
+        VisitorAddress::Forwarded,
+        &OriginTrust::Roots(roots),
+    )?;
+    let config = agent::Config {
+        state,
+        origin,
+        resolver,
+    };
+    let (attached, is_attached) = watch::channel(None);
+    let mut agent = tokio::spawn(agent::run(config, attached, stop));
+    tokio::select! {
+        ended = &mut agent => match ended {
+            Ok(Err(error)) => return Err(error.into()),
+            Ok(Ok(())) | Err(_) => return Err(DemoError::NotAttached),
+        },
+        reached = timeout(ATTACH_TIME, wait_for(is_attached)) => {
+            reached.map_err(|_| DemoError::NotAttached)?;
         }
-        Ok(Self { nas, agent })
     }
-
-    /// Waits until both have stopped; `stop` must have been cancelled.
-    pub(crate) async fn stopped(self) {
-        let _ = self.agent.await;
-        let _ = self.nas.await;
-    }
+    parts.run("the demo device's agent", async {
+        if let Ok(Err(error)) = agent.await {
+            tracing::error!(%error, "the demo device's agent cannot go on");
+        }
+    });
+    let name = DeviceName::parse(NAME).map_err(DeviceError::from)?;
+    Ok(place.devices.directory().zone().name_of(&name))
 }
 
 /// Pairs the device unless it is, and brings what it knows of the server up to date.

@@ -1,15 +1,18 @@
 //! What can be done with devices, whoever asks: the operator on the command line, an agent that pairs, a page.
 //!
-//! Each change goes to the database first and to the Directory then, under one lock, so that both always tell the same
-//! story. When the Directory's write returns, the change is in force: ddns answers by it, the relay has cut who lost the
+//! Each change goes to the database first and to the Directory then, under one lock and in a task of its own, so that both
+//! always tell the same story, even if whoever asked has left in the middle. When the Directory's write returns, the change is in force: ddns answers by it, the relay has cut who lost the
 //! right to a tunnel.
 
+use std::future::pending;
 use std::net::IpAddr;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use directory::{DeviceName, NameError, PairingCode, PublicKey, Reader, Token, Writer};
 use tokio::sync::Mutex;
+use tokio_util::task::TaskTracker;
 
 use crate::authority::{Authority, DeviceCertificate, SigningError};
 use crate::store::{PairingError, RegisterError, Store, StoreError};
@@ -26,6 +29,7 @@ pub struct Devices {
     store: Store,
     directory: Reader,
     writer: Arc<Mutex<Writer>>,
+    changes: TaskTracker,
     authority: Arc<Authority>,
 }
 
@@ -41,6 +45,8 @@ pub struct Added {
 /// A device's fresh DDNS key.
 #[derive(Debug)]
 pub struct DdnsKey {
+    /// The device's full name.
+    pub host: String,
     /// What a DDNS client gives as its user.
     pub user: String,
     /// Shown once.
@@ -88,6 +94,7 @@ impl Devices {
             store,
             directory,
             writer: Arc::new(Mutex::new(writer)),
+            changes: TaskTracker::new(),
             authority,
         })
     }
@@ -107,16 +114,19 @@ impl Devices {
         let code = PairingCode::generate()?;
         let now = now_ms();
         let expires_at = now + i64::try_from(CODE_LIFE.as_millis()).unwrap_or(i64::MAX);
-        let mut writer = self.writer.lock().await;
-        let device = self
-            .store
-            .register(&name, &code.hash(), now, expires_at)
-            .await?;
-        writer.put(device);
-        Ok(Added {
-            host: self.directory.zone().name_of(&name),
-            code,
+        let host = self.directory.zone().name_of(&name);
+        let hash = code.hash();
+        let devices = self.clone();
+        self.to_its_end(async move {
+            let mut writer = devices.writer.lock().await;
+            let device = devices
+                .store
+                .register(&name, &hash, now, expires_at)
+                .await?;
+            writer.put(device);
+            Ok(Added { host, code })
         })
+        .await
     }
 
     /// Makes a fresh DDNS key for `name`; an earlier one stops working.
@@ -125,14 +135,18 @@ impl Devices {
     /// If nobody has the name.
     pub async fn new_ddns_key(&self, name: &str) -> Result<DdnsKey, DeviceError> {
         let name = DeviceName::parse(name)?;
+        let host = self.directory.zone().name_of(&name);
         let key = Token::generate()?;
-        let mut writer = self.writer.lock().await;
-        let device = self.store.set_ddns_key(&name, &key.hash()).await?;
-        writer.put(device.ok_or_else(|| DeviceError::Unknown(name.clone()))?);
-        Ok(DdnsKey {
-            user: name.to_string(),
-            key,
+        let hash = key.hash();
+        let devices = self.clone();
+        self.to_its_end(async move {
+            let mut writer = devices.writer.lock().await;
+            let user = name.to_string();
+            let device = devices.store.set_ddns_key(&name, &hash).await?;
+            writer.put(device.ok_or(DeviceError::Unknown(name))?);
+            Ok(DdnsKey { host, user, key })
         })
+        .await
     }
 
     /// Removes `name`: its tunnel is cut, its name stops resolving, nothing of it is kept.
@@ -141,12 +155,16 @@ impl Devices {
     /// If nobody has the name.
     pub async fn remove(&self, name: &str) -> Result<(), DeviceError> {
         let name = DeviceName::parse(name)?;
-        let mut writer = self.writer.lock().await;
-        if !self.store.remove(&name).await? {
-            return Err(DeviceError::Unknown(name));
-        }
-        writer.remove(&name);
-        Ok(())
+        let devices = self.clone();
+        self.to_its_end(async move {
+            let mut writer = devices.writer.lock().await;
+            if !devices.store.remove(&name).await? {
+                return Err(DeviceError::Unknown(name));
+            }
+            writer.remove(&name);
+            Ok(())
+        })
+        .await
     }
 
     /// Makes the holder of `key` the device that `code` was made for, and says its name.
@@ -158,10 +176,36 @@ impl Devices {
         code: &PairingCode,
         key: &PublicKey,
     ) -> Result<directory::Device, PairingError> {
-        let mut writer = self.writer.lock().await;
-        let device = self.store.pair(&code.hash(), key, now_ms()).await?;
-        writer.put(device.clone());
-        Ok(device)
+        let (code, key) = (code.hash(), *key);
+        let devices = self.clone();
+        self.to_its_end(async move {
+            let mut writer = devices.writer.lock().await;
+            let device = devices.store.pair(&code, &key, now_ms()).await?;
+            writer.put(device.clone());
+            Ok(device)
+        })
+        .await
+    }
+
+    /// Makes a change of database and Directory to its end, whether the caller waits for it or not.
+    async fn to_its_end<T: Send + 'static>(
+        &self,
+        change: impl Future<Output = T> + Send + 'static,
+    ) -> T {
+        match self.changes.spawn(change).await {
+            Ok(made) => made,
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => pending().await, // the runtime has ended, and with it whoever waits here
+            },
+        }
+    }
+
+    /// Waits until every change that was begun has been made, and closes the database.
+    pub async fn close(&self) {
+        self.changes.close();
+        self.changes.wait().await;
+        self.store.close().await;
     }
 
     /// Signs a certificate for a device's own key.
@@ -211,4 +255,60 @@ fn now_ms() -> i64 {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     i64::try_from(since_1970.as_millis()).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+    use std::task::Poll;
+
+    use directory::Zone;
+
+    use super::*;
+    use crate::state::StateDirectory;
+    use crate::store::DATABASE;
+
+    /// Polls `future` so many times at most, as it asks to be, and drops it.
+    async fn polled(mut times: usize, future: impl Future) {
+        let mut future = pin!(future);
+        poll_fn(|context| {
+            if times == 0 {
+                return Poll::Ready(());
+            }
+            times -= 1;
+            future.as_mut().poll(context).map(drop)
+        })
+        .await;
+    }
+
+    #[tokio::test]
+    async fn database_and_directory_agree_whenever_who_asked_leaves() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(folder.path()).unwrap();
+        let zone = Zone::parse("nas.localhost").unwrap();
+        let store = Store::open(&state.file(DATABASE), &zone).await.unwrap();
+        let authority = Arc::new(Authority::open(&state, &zone).unwrap());
+        let (writer, directory) = directory::directory(zone.clone());
+        let devices = Devices::load(store, writer, directory.clone(), authority)
+            .await
+            .unwrap();
+        for times in 1..40 {
+            polled(times, devices.add(&format!("nas{times}"))).await;
+        }
+        devices.close().await;
+
+        let again = Store::open(&state.file(DATABASE), &zone).await.unwrap();
+        let mut told: Vec<_> = directory.devices().iter().map(|d| d.name.clone()).collect();
+        told.sort();
+        let mut kept: Vec<_> = again
+            .devices()
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|d| d.name)
+            .collect();
+        kept.sort();
+        assert_eq!(told, kept);
+    }
 }

@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpListener;
 use tokio::time::{Instant, Sleep, sleep, timeout};
@@ -46,7 +47,7 @@ const IDLE_TIME: Duration = Duration::from_secs(60);
 const GOODBYE: Duration = Duration::from_secs(2);
 
 /// The pause after the kernel could not hand over a connection.
-const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+pub(crate) const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// What a client speaks, as its TLS handshake has settled it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,11 +115,34 @@ pub(crate) async fn serve_client(
     }
 }
 
-/// Accepts clients in clear until `stop`, at most `most` at a time; for loopback listeners only.
+/// Clients sent away by this process's own listeners because as many were there as may be, by listener.
+#[derive(Clone, Debug)]
+pub(crate) struct ClientsRefused(IntCounterVec);
+
+impl ClientsRefused {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let counters = IntCounterVec::new(
+            Opts::new(
+                "causeway_control_clients_refused_total",
+                "Clients sent away because as many were there as may be.",
+            ),
+            &["listener"],
+        )?;
+        registry.register(Box::new(counters.clone()))?;
+        Ok(Self(counters))
+    }
+
+    pub(crate) fn at(&self, listener: &str) -> IntCounter {
+        self.0.with_label_values(&[listener])
+    }
+}
+
+/// Accepts clients in clear until `stop`, at most `most` at a time, and counts the others; for loopback listeners only.
 pub(crate) async fn serve_loopback(
     listener: TcpListener,
     router: Router,
     most: usize,
+    refused: IntCounter,
     stop: CancellationToken,
 ) {
     let clients = TaskTracker::new();
@@ -138,7 +162,7 @@ pub(crate) async fn serve_loopback(
                     stop.clone(),
                 ));
             }
-            Ok(_) => {} // full: closed at once
+            Ok(_) => refused.inc(), // full: closed at once
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }

@@ -21,3 +21,4 @@ mod demo;
 mod http;
 mod pages;
 mod probe;
+mod supervise;

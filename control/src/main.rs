@@ -1,5 +1,7 @@
 //! `causeway`: runs the server, checks its configuration, and carries the operator's verbs to it.
 
+use std::fs;
+use std::io;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -8,11 +10,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use control::authority::Authority;
-use control::config::Config;
+use control::config::{Config, Overrides};
 use control::devices::Devices;
 use control::operator::{self, Answer, AskError, DeviceVerb, ListedDevice, Verb};
 use control::state::StateDirectory;
-use control::store::Store;
+use control::store::{DATABASE, Store};
 use control::up::{self, Addresses, Running};
 use directory::Zone;
 use relay::files::{self, Readers};
@@ -133,7 +135,7 @@ async fn act(command: Command) -> anyhow::Result<()> {
     match command {
         Command::Up(options) => up(*options).await,
         Command::Check { file } => {
-            Config::read(&file)?;
+            Config::read(&file, &Overrides::default())?;
             println!("{}: good", file.display());
             Ok(())
         }
@@ -145,58 +147,71 @@ async fn act(command: Command) -> anyhow::Result<()> {
     }
 }
 
-/// Runs the server until a signal; the first ends it in order, the second at once.
+/// Runs the server until a signal, or until a part of it ends by itself. The first signal ends it in order, the second at
+/// once.
 async fn up(options: UpOptions) -> anyhow::Result<()> {
     let mut termination = Termination::new()?;
-    let ready_file = options.ready_file.clone();
-    let (config, demo) = options.config()?;
-    let running = tokio::select! {
+    let (demo, ready_file) = (options.demo, options.ready_file.clone());
+    if let Some(file) = &ready_file {
+        forget(file)?; // an earlier server's, which nobody should take for this one's
+    }
+    let config = options.config()?;
+    let mut running = tokio::select! {
         () = termination.received() => return Ok(()),
         started = Box::pin(up::start(config, demo)) => started?,
     };
     let addresses = running.addresses();
-    if let Some(file) = ready_file {
+    if let Some(file) = &ready_file {
         let json = serde_json::to_vec_pretty(&addresses)?;
-        files::replace(&file, &json, Readers::All).with_context(|| file.display().to_string())?;
+        files::replace(file, &json, Readers::All).with_context(|| file.display().to_string())?;
     }
     print!("{}", overview(&running, &addresses)?);
     println!("ready");
-    termination.received().await;
-    eprintln!("stopping; a second signal ends at once");
+    let end = tokio::select! {
+        () = termination.received() => {
+            eprintln!("stopping; a second signal ends at once");
+            Ok(())
+        }
+        ended = running.failed() => {
+            tracing::error!("{ended}");
+            Err(ended.into())
+        }
+    };
+    let forgotten = ready_file.map_or(Ok(()), |file| forget(&file));
     tokio::select! {
-        () = Box::pin(running.shutdown()) => Ok(()),
+        () = Box::pin(running.shutdown()) => end.and(forgotten),
         () = termination.received() => bail!("ended before every visitor had left"),
     }
 }
 
+/// Removes a file that may not be there.
+fn forget(file: &Path) -> anyhow::Result<()> {
+    match fs::remove_file(file) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| file.display().to_string())
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
 impl UpOptions {
-    fn config(self) -> anyhow::Result<(Config, bool)> {
-        let mut config = match &self.config {
-            Some(file) => Config::read(file)?,
-            None => Config::demo(),
+    fn config(self) -> anyhow::Result<Config> {
+        let zone = self
+            .zone
+            .map(|zone| Zone::parse(&zone).with_context(|| format!("--zone {zone}")));
+        let overrides = Overrides {
+            zone: zone.transpose()?,
+            state: self.state.directory,
+            front: self.front,
+            http: self.http,
+            dns: self.dns,
+            admin: self.admin,
+            no_udp: self.no_udp,
         };
-        if let Some(zone) = self.zone {
-            config.zone = Zone::parse(&zone).with_context(|| format!("--zone {zone}"))?;
-        }
-        if let Some(state) = self.state.directory {
-            config.state = state;
-        }
-        if let Some(front) = self.front {
-            config.relay.front = front;
-        }
-        if let Some(http) = self.http {
-            config.relay.http = Some(http);
-        }
-        if let Some(dns) = self.dns {
-            config.ddns.get_or_insert_default().listen = dns;
-        }
-        if let Some(admin) = self.admin {
-            config.admin.listen = admin;
-        }
-        if self.no_udp {
-            config.relay.udp = false;
-        }
-        Ok((config, self.demo))
+        Ok(match &self.config {
+            Some(file) => Config::read(file, &overrides)?,
+            None => Config::demo(&overrides)?,
+        })
     }
 }
 
@@ -204,19 +219,15 @@ impl UpOptions {
 fn overview(running: &Running, addresses: &Addresses) -> anyhow::Result<String> {
     let cloud = running.cloud_url();
     let mut rows = Vec::new();
-    if let Some(demo) = running.demo_url() {
-        rows.push(("demo page", demo));
+    if let Some(demo) = running.demo_host() {
+        rows.push(("demo page", running.url_of(demo)));
     }
     rows.push((
         "sign in",
         format!("{}  (once, within ten minutes)", running.sign_in_link()?),
     ));
     if let Some(dns) = addresses.dns {
-        let name = if running.demo_url().is_some() {
-            format!("demo.{}", addresses.zone)
-        } else {
-            addresses.zone.clone()
-        };
+        let name = running.demo_host().unwrap_or(&addresses.zone);
         rows.push(("DNS", format!("dig @{} -p {} {name}", dns.ip(), dns.port())));
     }
     rows.push(("metrics", format!("http://{}/metrics", addresses.admin)));
@@ -324,14 +335,14 @@ fn table(devices: &[ListedDevice]) -> String {
 /// Asks the running server, or does it on the database when none runs.
 async fn ask(state: StateOption, verb: Verb) -> anyhow::Result<Answer> {
     let path = state.directory.unwrap_or_else(StateDirectory::default_path);
-    match operator::ask(&path.join("causeway.sock"), &verb).await {
+    match operator::ask(&path, &verb).await {
         Err(AskError::NotRunning) => offline(&path, verb).await,
         asked => Ok(asked?),
     }
 }
 
 async fn offline(path: &Path, verb: Verb) -> anyhow::Result<Answer> {
-    let database = path.join("causeway.db");
+    let database = path.join(DATABASE);
     if !database.exists() {
         bail!(
             "{} holds no causeway state; name its directory with --state",
@@ -344,8 +355,8 @@ async fn offline(path: &Path, verb: Verb) -> anyhow::Result<Answer> {
     let zone = store.zone().await?;
     let authority = Arc::new(Authority::open(&state, &zone)?);
     let (writer, directory) = directory::directory(zone);
-    let devices = Devices::load(store.clone(), writer, directory, authority).await?;
+    let devices = Devices::load(store, writer, directory, authority).await?;
     let answer = operator::act_offline(&devices, verb).await;
-    store.close().await;
+    devices.close().await;
     Ok(answer)
 }

@@ -1,26 +1,46 @@
 //! The operator's verbs: `causeway device …` and `causeway sign-in` speak to the running `up` over a socket in its state
 //! directory, one line of JSON each way. The socket's permissions are the authorisation.
 
-use std::fs::{self, Permissions};
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::api::{Cloud, DeviceRow, DeviceState, https_url, rows};
 use crate::devices::Devices;
+use crate::http::ACCEPT_PAUSE;
 use crate::sign_in::LINK_LIFE;
 
 /// The socket's name in the state directory.
-pub(crate) const SOCKET: &str = "causeway.sock";
+pub const SOCKET: &str = "causeway.sock";
+
+/// The way to the socket by the descriptor of its directory: a socket's address has room for 107 octets (unix(7)), and a
+/// state directory may be named by more.
+struct Way {
+    directory: File,
+}
+
+impl Way {
+    fn into(directory: &Path) -> io::Result<Self> {
+        let directory = File::open(directory)?;
+        Ok(Self { directory })
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()).into()
+    }
+}
 
 /// How long either side may take to say its line.
 const LINE_TIME: Duration = Duration::from_secs(10);
@@ -117,13 +137,16 @@ pub struct ListedDevice {
     pub name: String,
     /// Its full name.
     pub host: String,
-    /// `attached`, `away`, `not_paired`, or `unknown` when no server is running.
+    /// `attached`, `away` or `not_paired`; instead of the first two `unknown` when no server is running.
     pub state: String,
     /// What its tunnel runs over, while it is attached.
     pub transport: Option<String>,
     /// The addresses that its agent reports of itself.
     pub addresses: Vec<std::net::IpAddr>,
 }
+
+/// The state of a name that nobody has paired under.
+const NOT_PAIRED: &str = "not_paired";
 
 /// Why the running server could not be asked.
 #[derive(Debug, thiserror::Error)]
@@ -136,12 +159,16 @@ pub enum AskError {
     NoAnswer(#[from] io::Error),
 }
 
-/// Asks the server that runs on the state directory of `socket`.
+/// Asks the server that runs on the state directory `state`.
 ///
 /// # Errors
 /// If none is running, or it does not answer in time.
-pub async fn ask(socket: &Path, verb: &Verb) -> Result<Answer, AskError> {
-    let mut stream = match UnixStream::connect(socket).await {
+pub async fn ask(state: &Path, verb: &Verb) -> Result<Answer, AskError> {
+    let connected = match Way::into(state) {
+        Ok(way) => UnixStream::connect(way.path()).await,
+        Err(error) => Err(error),
+    };
+    let mut stream = match connected {
         Ok(stream) => stream,
         Err(error)
             if matches!(
@@ -177,7 +204,11 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
                 .map(|device| ListedDevice {
                     name: device.name.to_string(),
                     host: zone.name_of(&device.name),
-                    state: "unknown".to_owned(),
+                    state: match device.identity {
+                        Some(_) => "unknown",
+                        None => NOT_PAIRED,
+                    }
+                    .to_owned(),
                     transport: None,
                     addresses: Vec::new(),
                 });
@@ -190,39 +221,49 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
     }
 }
 
-/// Binds the socket at `path`, for its owner only. A socket left by a server that was killed is replaced; the caller holds
-/// the state directory's lock.
-pub(crate) fn bind(path: &Path) -> io::Result<UnixListener> {
-    match fs::remove_file(path) {
+/// Binds the socket in the state directory `state`, for its owner only. A socket left by a server that was killed is
+/// replaced; the caller holds the directory's lock.
+pub(crate) fn bind(state: &Path) -> io::Result<UnixListener> {
+    let way = Way::into(state)?;
+    match fs::remove_file(way.path()) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => {}
         Err(error) => return Err(error),
     }
-    let listener = UnixListener::bind(path)?; // in a directory that only its owner may enter
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
+    let listener = UnixListener::bind(way.path())?; // in a directory that only its owner may enter
+    fs::set_permissions(way.path(), Permissions::from_mode(0o600))?;
     Ok(listener)
 }
 
-/// Answers verbs until `stop`.
-pub(crate) async fn serve(listener: UnixListener, cloud: Arc<Cloud>, stop: CancellationToken) {
+/// Answers verbs until `stop`, and those that have come by then.
+pub(crate) async fn serve(
+    listener: UnixListener,
+    cloud: Arc<Cloud>,
+    refused: IntCounter,
+    stop: CancellationToken,
+) {
     let clients = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
             biased;
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             accepted = listener.accept() => accepted,
         };
-        if let Ok((stream, _)) = accepted
-            && clients.len() < MAX_CLIENTS
-        {
-            let cloud = Arc::clone(&cloud);
-            clients.spawn(async move {
-                if let Ok(Err(error)) = timeout(LINE_TIME, answer(stream, &cloud)).await {
-                    tracing::debug!(%error, "an operator's verb was not answered");
-                }
-            });
+        match accepted {
+            Ok((stream, _)) if clients.len() < MAX_CLIENTS => {
+                let cloud = Arc::clone(&cloud);
+                clients.spawn(async move {
+                    if let Ok(Err(error)) = timeout(LINE_TIME, answer(stream, &cloud)).await {
+                        tracing::debug!(%error, "an operator's verb was not answered");
+                    }
+                });
+            }
+            Ok(_) => refused.inc(), // full: closed at once
+            Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
+    clients.close();
+    clients.wait().await;
 }
 
 async fn answer(mut stream: UnixStream, cloud: &Cloud) -> io::Result<()> {
@@ -271,7 +312,6 @@ pub(crate) fn sign_in_link(cloud: &Cloud) -> Result<String, getrandom::Error> {
 }
 
 async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) -> Answer {
-    let zone = devices.directory().zone();
     let changed = match verb {
         DeviceVerb::Add(name) => devices.add(&name).await.map(|added| {
             tracing::info!(host = added.host, "a device's name was registered");
@@ -284,9 +324,8 @@ async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) ->
         }),
         DeviceVerb::Key(name) => devices.new_ddns_key(&name).await.map(|made| {
             tracing::info!(device = made.user, "a device has a new DDNS key");
-            let host = format!("{}.{zone}", made.user);
             Answer::Key {
-                host,
+                host: made.host,
                 user: made.user,
                 key: Secret(made.key.reveal().to_owned()),
             }
@@ -303,7 +342,7 @@ fn listed(row: DeviceRow) -> ListedDevice {
     let state = match row.state {
         DeviceState::Attached => "attached",
         DeviceState::Away => "away",
-        DeviceState::NotPaired => "not_paired",
+        DeviceState::NotPaired => NOT_PAIRED,
     };
     ListedDevice {
         name: row.name,

@@ -11,14 +11,14 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
-use directory::{OperatorName, Place};
+use directory::{OperatorName, Place, host_of};
 use tower_http::set_header::SetResponseHeaderLayer;
 
-use crate::api::{self, ApiError, Cloud, Operator};
+use crate::api::{self, Cloud, Operator};
 
 /// Nothing from other sites, nothing inline, no framing.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; \
@@ -75,8 +75,7 @@ async fn only_this_host(State(cloud): State<Arc<Cloud>>, request: Request, next:
         .map(|authority| authority.as_str())
         .or_else(in_head)
         .unwrap_or_default();
-    let bare = host.rsplit_once(':').map_or(host, |(bare, _port)| bare);
-    match cloud.zone.locate(bare) {
+    match cloud.zone.locate(host_of(host)) {
         Place::Operator(OperatorName::Cloud) => next.run(request).await,
         Place::Apex | Place::Operator(_) | Place::Device(_) | Place::Nobody | Place::Outside => {
             StatusCode::MISDIRECTED_REQUEST.into_response()
@@ -109,8 +108,8 @@ struct NotFoundPage<'a> {
     zone: &'a str,
 }
 
-async fn home(State(cloud): State<Arc<Cloud>>, operator: Result<Operator, ApiError>) -> Response {
-    if operator.is_err() {
+async fn home(State(cloud): State<Arc<Cloud>>, headers: HeaderMap) -> Response {
+    if Operator::by_cookie(&headers, &cloud).is_none() {
         return page(
             StatusCode::OK,
             &SignInPage {

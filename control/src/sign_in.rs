@@ -6,6 +6,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use directory::{Token, TokenHash};
+use tokio::sync::watch;
+use tokio::time::sleep_until;
 
 /// How long a link may be used.
 pub const LINK_LIFE: Duration = Duration::from_secs(10 * 60);
@@ -24,8 +26,32 @@ pub struct SignIn {
 
 #[derive(Debug, Default)]
 struct Inner {
-    links: HashMap<TokenHash, Instant>,
-    sessions: HashMap<TokenHash, Instant>,
+    links: HashMap<TokenHash, Kept<()>>,
+    /// Whoever watches one sees it go when it is dropped.
+    sessions: HashMap<TokenHash, Kept<watch::Sender<()>>>,
+}
+
+#[derive(Debug)]
+struct Kept<T> {
+    until: Instant,
+    what: T,
+}
+
+/// A session that had not ended when it was looked up.
+#[derive(Clone, Debug)]
+pub struct Session {
+    until: Instant,
+    kept: watch::Receiver<()>,
+}
+
+impl Session {
+    /// Waits until it has ended.
+    pub async fn ended(&mut self) {
+        tokio::select! {
+            _ = self.kept.changed() => {}
+            () = sleep_until(self.until.into()) => {}
+        }
+    }
 }
 
 impl SignIn {
@@ -35,7 +61,11 @@ impl SignIn {
     /// If the system has no randomness to give.
     pub fn new_link(&self, now: Instant) -> Result<Token, getrandom::Error> {
         let token = Token::generate()?;
-        keep(&mut self.lock().links, token.hash(), now, LINK_LIFE);
+        let link = Kept {
+            until: now + LINK_LIFE,
+            what: (),
+        };
+        keep(&mut self.lock().links, token.hash(), link, now);
         Ok(token)
     }
 
@@ -46,20 +76,26 @@ impl SignIn {
     pub fn redeem(&self, token: &str, now: Instant) -> Result<Option<Token>, getrandom::Error> {
         let mut inner = self.lock();
         match inner.links.remove(&TokenHash::of(token)) {
-            Some(until) if now < until => {}
+            Some(link) if now < link.until => {}
             Some(_) | None => return Ok(None),
         }
         let session = Token::generate()?;
-        keep(&mut inner.sessions, session.hash(), now, SESSION_LIFE);
+        let kept = Kept {
+            until: now + SESSION_LIFE,
+            what: watch::Sender::default(),
+        };
+        keep(&mut inner.sessions, session.hash(), kept, now);
         Ok(Some(session))
     }
 
-    /// Whether `token` is that of a session which has not ended.
-    pub fn is_session(&self, token: &str, now: Instant) -> bool {
-        self.lock()
-            .sessions
-            .get(&TokenHash::of(token))
-            .is_some_and(|until| now < *until)
+    /// The session that `token` is of, if it has not ended.
+    pub fn session(&self, token: &str, now: Instant) -> Option<Session> {
+        let inner = self.lock();
+        let kept = inner.sessions.get(&TokenHash::of(token))?;
+        (now < kept.until).then(|| Session {
+            until: kept.until,
+            kept: kept.what.subscribe(),
+        })
     }
 
     /// Ends a session.
@@ -72,17 +108,17 @@ impl SignIn {
     }
 }
 
-fn keep(kept: &mut HashMap<TokenHash, Instant>, token: TokenHash, now: Instant, life: Duration) {
-    kept.retain(|_, until| now < *until);
+fn keep<T>(kept: &mut HashMap<TokenHash, Kept<T>>, token: TokenHash, new: Kept<T>, now: Instant) {
+    kept.retain(|_, one| now < one.until);
     if kept.len() >= KEPT
         && let Some(oldest) = kept
             .iter()
-            .min_by_key(|(_, until)| **until)
+            .min_by_key(|(_, one)| one.until)
             .map(|(token, _)| *token)
     {
         kept.remove(&oldest);
     }
-    kept.insert(token, now + life);
+    kept.insert(token, new);
 }
 
 #[cfg(test)]
@@ -95,9 +131,10 @@ mod tests {
         let link = sign_in.new_link(now).unwrap();
         let session = sign_in.redeem(link.reveal(), now).unwrap().unwrap();
         assert!(sign_in.redeem(link.reveal(), now).unwrap().is_none());
-        assert!(sign_in.is_session(session.reveal(), now));
-        assert!(!sign_in.is_session(link.reveal(), now));
-        assert!(!sign_in.is_session(session.reveal(), now + SESSION_LIFE));
+        assert!(sign_in.session(session.reveal(), now).is_some());
+        assert!(sign_in.session(link.reveal(), now).is_none());
+        let late = now + SESSION_LIFE;
+        assert!(sign_in.session(session.reveal(), late).is_none());
 
         let late = sign_in.new_link(now).unwrap();
         assert!(
@@ -108,13 +145,23 @@ mod tests {
         );
     }
 
-    #[test]
-    fn a_session_that_was_ended_is_over() {
-        let (sign_in, now) = (SignIn::default(), Instant::now());
-        let link = sign_in.new_link(now).unwrap();
-        let session = sign_in.redeem(link.reveal(), now).unwrap().unwrap();
-        sign_in.end(session.reveal());
-        assert!(!sign_in.is_session(session.reveal(), now));
+    #[tokio::test(start_paused = true)]
+    async fn a_session_that_ends_early_or_late_is_over_for_those_who_watch_it() {
+        let (sign_in, now) = (SignIn::default(), tokio::time::Instant::now().into_std());
+        let token = || {
+            let link = sign_in.new_link(now).unwrap();
+            sign_in.redeem(link.reveal(), now).unwrap().unwrap()
+        };
+        let (first, second) = (token(), token());
+        let mut session = sign_in.session(first.reveal(), now).unwrap();
+        sign_in.end(first.reveal());
+        session.ended().await;
+        assert_eq!(tokio::time::Instant::now().into_std(), now);
+        assert!(sign_in.session(first.reveal(), now).is_none());
+
+        let mut session = sign_in.session(second.reveal(), now).unwrap();
+        session.ended().await;
+        assert!(tokio::time::Instant::now().into_std() >= now + SESSION_LIFE);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! The state directory of a server: database, authority, log of addresses, and the socket of the running process.
 
-use std::fs::{self, File, OpenOptions, TryLockError};
+use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use relay::files::{self, Readers};
@@ -24,6 +24,12 @@ pub enum StateError {
         /// What the system says.
         cause: io::Error,
     },
+    /// Others may enter it, and that cannot be changed or had better not be.
+    #[error(
+        "the state directory {} is open to others: make it yours alone (chmod 700), or choose another with --state",
+        .0.display()
+    )]
+    Open(PathBuf),
     /// Another process works on it.
     #[error("another causeway uses the state directory {}", .0.display())]
     InUse(PathBuf),
@@ -39,19 +45,29 @@ impl StateDirectory {
     /// Opens `directory`, making it if needed, readable by its owner only.
     ///
     /// # Errors
-    /// If it cannot be made.
+    /// If it cannot be made, or is open to others.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StateError> {
         let directory = directory.into();
-        files::make_private_directory(&directory).map_err(|cause| StateError::Io {
+        let failed = |cause| StateError::Io {
             path: directory.clone(),
             cause,
-        })?;
+        };
+        files::make_private_directory(&directory).map_err(failed)?;
         // Absolute, so that what is printed can be used from anywhere.
-        let absolute = std::path::absolute(&directory).map_err(|cause| StateError::Io {
-            path: directory.clone(),
-            cause,
-        })?;
-        Ok(Self(absolute))
+        let absolute = std::path::absolute(&directory).map_err(failed)?;
+        let mode = fs::metadata(&absolute)
+            .map_err(failed)?
+            .permissions()
+            .mode();
+        // One that everybody may write to is a place like /tmp, which others need as it is.
+        let is_common = mode & 0o002 != 0;
+        let is_private = mode & 0o077 == 0
+            || !is_common && fs::set_permissions(&absolute, Permissions::from_mode(0o700)).is_ok();
+        if is_private {
+            Ok(Self(absolute))
+        } else {
+            Err(StateError::Open(absolute))
+        }
     }
 
     /// The directory that is used when none is named.
@@ -114,6 +130,22 @@ impl StateDirectory {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_directory_that_was_there_is_closed_to_others_unless_it_is_everybodys() {
+        let folder = tempfile::tempdir().unwrap();
+        let directory = folder.path().join("state");
+        fs::create_dir(&directory).unwrap();
+        let set = |mode| fs::set_permissions(&directory, Permissions::from_mode(mode)).unwrap();
+        let mode = || fs::metadata(&directory).unwrap().permissions().mode() & 0o7777;
+        set(0o755);
+        StateDirectory::open(&directory).unwrap();
+        assert_eq!(mode(), 0o700);
+        set(0o1777);
+        let refused = StateDirectory::open(&directory).unwrap_err();
+        assert!(refused.to_string().contains("open to others"), "{refused}");
+        assert_eq!(mode(), 0o1777);
+    }
 
     #[test]
     fn one_process_at_a_time() {

@@ -24,24 +24,26 @@ use crate::admin::{Admin, Watched};
 use crate::api::{self, Cloud, Metrics, https_url};
 use crate::authority::{Authority, AuthorityError};
 use crate::config::Config;
-use crate::demo::{self, Demo, DemoError, Place};
+use crate::demo::{self, DemoError, Place};
 use crate::devices::Devices;
-use crate::http::{self, Protocol};
+use crate::http::{self, ClientsRefused, Protocol};
 use crate::operator;
 use crate::pages;
 use crate::probe;
 use crate::sign_in::SignIn;
 use crate::state::{StateDirectory, StateError, StateLock};
-use crate::store::{Store, StoreError};
-
-/// The database's file in the state directory.
-pub(crate) const DATABASE: &str = "causeway.db";
+use crate::store::{DATABASE, Store, StoreError};
+pub use crate::supervise::PartEnded;
+use crate::supervise::Supervisor;
 
 /// Visitors of the operator's pages waiting to be served.
 const CLOUD_QUEUE: usize = 256;
 
-/// How long the parts may take to end once their visitors are gone.
-const GOODBYE: Duration = Duration::from_secs(1);
+/// How long the parts may take to end once the relay's visitors are gone.
+const GOODBYE: Duration = Duration::from_millis(750);
+
+/// How long the database may take to close after them.
+const CLOSE_TIME: Duration = Duration::from_millis(500);
 
 /// How often it is looked at whether the operator's certificates must be renewed. The clock may jump.
 const RENEWAL_LOOK: Duration = Duration::from_secs(60 * 60);
@@ -62,10 +64,10 @@ pub enum UpError {
     #[error(transparent)]
     Tls(#[from] TlsError),
     /// The relay.
-    #[error("{}", with_option(.0))]
+    #[error("{}", relay_with_option(.0))]
     Relay(#[from] relay::server::StartError),
     /// The DNS server.
-    #[error("{0}, or with --dns")]
+    #[error("{}", ddns_with_option(.0))]
     Ddns(#[from] ddns::StartError),
     /// Metrics registered twice.
     #[error(transparent)]
@@ -102,7 +104,7 @@ pub enum UpError {
 }
 
 /// The relay's words, and the option that mends a failed listener.
-fn with_option(error: &relay::server::StartError) -> String {
+fn relay_with_option(error: &relay::server::StartError) -> String {
     use relay::server::{Listener, StartError};
     match error {
         StartError::Bind {
@@ -121,20 +123,32 @@ fn with_option(error: &relay::server::StartError) -> String {
     }
 }
 
+/// The same for the DNS server.
+fn ddns_with_option(error: &ddns::StartError) -> String {
+    if matches!(error, ddns::StartError::Listen(_)) {
+        format!("{error}, or with --dns")
+    } else {
+        error.to_string()
+    }
+}
+
 /// A running server.
 #[derive(Debug)]
 pub struct Running {
     cloud: Arc<Cloud>,
     authority: Arc<Authority>,
-    store: Store,
     state: StateDirectory,
     relay: relay::server::Handle,
-    ddns: Option<ddns::Handle>,
-    admin: Admin,
-    demo: Option<Demo>,
+    dns: Option<SocketAddr>,
+    admin: SocketAddr,
+    /// The demo device's full name.
+    demo: Option<String>,
     /// Cancelled first: the demo device leaves, readiness ends, open streams of events end.
     stop: CancellationToken,
-    tasks: TaskTracker,
+    /// Cancelled when the relay's visitors are gone: everything else ends.
+    end: CancellationToken,
+    parts: Supervisor,
+    cloud_visitors: TaskTracker,
     _lock: StateLock,
 }
 
@@ -167,8 +181,9 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         cloud_visitors,
     };
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
-    let stop = CancellationToken::new();
-    let ddns = start_ddns(&config, &state, &directory, &registry).await?;
+    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let mut parts = Supervisor::default();
+    let ddns = start_ddns(&config, &state, &directory, &registry, end.clone()).await?;
 
     let cloud = Arc::new(Cloud {
         zone: config.zone.clone(),
@@ -188,29 +203,48 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         stop: stop.clone(),
     });
     let mut router = api::router(Arc::clone(&cloud));
-    if let Some(ddns) = &ddns {
+    let dns = ddns.as_ref().map(ddns::Handle::addr);
+    if let Some(ddns) = ddns {
         router = router.merge(ddns.router());
+        // A part of it that failed has said so in the log.
+        parts.run("ddns", async { drop(ddns.join().await) });
     }
     let router = pages::router(Arc::clone(&cloud), router);
-    let tasks = TaskTracker::new();
-    tasks.spawn(serve_cloud(visitors, router, stop.clone(), tasks.clone()));
-    tasks.spawn(certificates.keep_fresh(stop.clone()));
+    let cloud_visitors = TaskTracker::new();
+    let served = serve_cloud(visitors, router, stop.clone(), cloud_visitors.clone());
+    parts.run("the cloud", served);
+    let renewed = certificates.keep_fresh(end.clone());
+    parts.run("the renewal of the operator's certificates", renewed);
 
-    let socket = state.file(operator::SOCKET);
-    let listener = operator::bind(&socket).map_err(|cause| UpError::Socket {
-        path: socket,
+    let refused = ClientsRefused::register(&registry)?;
+    let listener = operator::bind(state.path()).map_err(|cause| UpError::Socket {
+        path: state.file(operator::SOCKET),
         cause,
     })?;
-    tasks.spawn(operator::serve(listener, Arc::clone(&cloud), stop.clone()));
+    let verbs = operator::serve(
+        listener,
+        Arc::clone(&cloud),
+        refused.at("operator"),
+        end.clone(),
+    );
+    parts.run("the operator's socket", verbs);
     let watched = Watched {
         registry,
-        store: store.clone(),
+        store,
         draining: stop.clone(),
     };
-    let admin = Admin::start(config.admin.listen, watched).map_err(|cause| UpError::Admin {
+    let admin = Admin::start(
+        config.admin.listen,
+        watched,
+        refused.at("admin"),
+        end.clone(),
+    );
+    let admin = admin.map_err(|cause| UpError::Admin {
         address: config.admin.listen,
         cause,
     })?;
+    let admin_address = admin.address();
+    parts.run("the admin listener", admin.ended());
 
     let demo = if with_demo {
         let place = Place {
@@ -220,22 +254,24 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
             front: probe::reachable(relay.front()),
             relays: cloud.relays.clone(),
             trust_root: &cloud.trust_root,
+            refused: refused.at("demo"),
         };
-        Some(Demo::start(place, stop.clone()).await?)
+        Some(demo::start(place, &mut parts, stop.clone()).await?)
     } else {
         None
     };
     let running = Running {
         cloud,
         authority,
-        store,
         state,
         relay,
-        ddns,
-        admin,
+        dns,
+        admin: admin_address,
         demo,
         stop,
-        tasks,
+        end,
+        parts,
+        cloud_visitors,
         _lock: lock,
     };
     running.probe().await?;
@@ -268,8 +304,8 @@ impl Running {
             zone: self.cloud.zone.to_string(),
             front: self.relay.front(),
             http: self.relay.http(),
-            dns: self.ddns.as_ref().map(ddns::Handle::addr),
-            admin: self.admin.address(),
+            dns: self.dns,
+            admin: self.admin,
             ca: self.authority.certificate_file().to_owned(),
             state: self.state.path().to_owned(),
         }
@@ -280,15 +316,14 @@ impl Running {
         operator::cloud_url(&self.cloud)
     }
 
-    /// Where the demo page is, if there is one.
-    pub fn demo_url(&self) -> Option<String> {
-        self.demo
-            .as_ref()
-            .map(|_| https_url(&self.demo_host(), self.cloud.port))
+    /// The demo device's full name, if there is one.
+    pub fn demo_host(&self) -> Option<&str> {
+        self.demo.as_deref()
     }
 
-    fn demo_host(&self) -> String {
-        format!("{}.{}", demo::NAME, self.cloud.zone)
+    /// Where `host` is reached by browsers.
+    pub fn url_of(&self, host: &str) -> String {
+        https_url(host, self.cloud.port)
     }
 
     /// A link that signs the operator in, once.
@@ -308,38 +343,40 @@ impl Running {
         probe::https(front, &cloud, "/offline", &roots)
             .await
             .map_err(silent("cloud"))?;
-        if let Some(ddns) = &self.ddns {
-            probe::dns(ddns.addr(), self.cloud.zone.as_str())
+        if let Some(dns) = self.dns {
+            probe::dns(dns, self.cloud.zone.as_str())
                 .await
                 .map_err(silent("ddns"))?;
         }
-        probe::http(self.admin.address(), "/readyz")
+        probe::http(self.admin, "/readyz")
             .await
             .map_err(silent("admin"))?;
-        if self.demo.is_some() {
-            probe::https(front, &self.demo_host(), "/", &roots)
+        if let Some(demo) = &self.demo {
+            probe::https(front, demo, "/", &roots)
                 .await
                 .map_err(silent("the demo device"))?;
         }
         Ok(())
     }
 
-    /// Stops in order: readiness first, then visitors as the relay's drain says, then the parts behind them.
+    /// Waits until a part has ended that nobody has told to. The others should be shut down then.
+    pub async fn failed(&mut self) -> PartEnded {
+        self.parts.next_end().await
+    }
+
+    /// Stops in order: readiness first, then visitors as the relay's drain says, then the parts behind them. Takes the
+    /// drain and three seconds at most.
     pub async fn shutdown(self) {
         self.stop.cancel();
         self.relay.shutdown().await;
-        if let Some(demo) = self.demo {
-            let _ = timeout(GOODBYE, demo.stopped()).await;
-        }
-        if let Some(ddns) = self.ddns
-            && let Err(error) = ddns.shutdown().await
-        {
-            tracing::error!(%error, "ddns had stopped already");
-        }
-        self.tasks.close();
-        let _ = timeout(GOODBYE, self.tasks.wait()).await;
-        self.admin.shutdown().await;
-        self.store.close().await;
+        self.end.cancel();
+        self.cloud_visitors.close();
+        let ended = async {
+            self.parts.all_ended().await;
+            self.cloud_visitors.wait().await;
+        };
+        let _ = timeout(GOODBYE, ended).await;
+        let _ = timeout(CLOSE_TIME, self.cloud.devices.close()).await;
     }
 }
 
@@ -348,6 +385,7 @@ async fn start_ddns(
     state: &StateDirectory,
     directory: &directory::Reader,
     registry: &Registry,
+    stop: CancellationToken,
 ) -> Result<Option<ddns::Handle>, UpError> {
     let Some(ddns) = &config.ddns else {
         return Ok(None);
@@ -363,7 +401,6 @@ async fn start_ddns(
         },
         relay: public,
     };
-    let stop = CancellationToken::new(); // the handle's own shutdown comes after the visitors'
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,
     ))
@@ -455,5 +492,24 @@ impl OperatorCertificates {
             slot.replace(&certificate.chain, &certificate.key)?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_listener_that_cannot_be_had_is_mended_by_an_option() {
+        let address = SocketAddr::from(([192, 0, 2, 1], 53));
+        let taken = ddns::ListenError {
+            addr: address,
+            transport: "UDP",
+            source: io::ErrorKind::AddrInUse.into(),
+        };
+        let taken = UpError::from(ddns::StartError::from(taken)).to_string();
+        assert!(taken.contains("192.0.2.1:53") && taken.ends_with("or with --dns"));
+        let other = UpError::from(ddns::StartError::Bug).to_string();
+        assert!(!other.contains("--dns"), "{other}");
     }
 }

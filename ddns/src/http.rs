@@ -60,8 +60,7 @@ async fn update(State(door): State<Arc<Door>>, request: Request) -> Response {
         .get(AUTHORIZATION)
         .map(HeaderValue::as_bytes);
     let Some(device) = Credentials::read(authorization).device(&door.directory) else {
-        door.metrics.update_refused("badauth");
-        return reply(version, &[Word::BadAuth]);
+        return reply(version, &[door.refused(Word::BadAuth)]);
     };
     let asked = UpdateRequest::parse(request.uri().query().unwrap_or_default());
     let visitor = request.extensions().get::<ConnectInfo<SocketAddr>>();
@@ -126,7 +125,10 @@ impl Door {
             Ok(Outcome::Changed(_)) => Word::Good(self.shown(change)),
             Ok(Outcome::Unchanged(_)) => Word::NoChange(self.shown(change)),
             // Removed in this moment.
-            Err(UpdateError::NotHeld) => Word::NoHost,
+            Err(UpdateError::NotHeld) => {
+                log_refusal("not_held");
+                Word::NoHost
+            }
             Err(error) => {
                 tracing::warn!(device = %device.name, %error, "a DDNS update was not done");
                 Word::OurFault
@@ -134,9 +136,10 @@ impl Door {
         }
     }
 
-    /// Counts a refusal that the updater has not counted.
+    /// Counts and logs a refusal that the updater has not counted.
     fn refused(&self, word: Word) -> Word {
         self.metrics.update_refused(word.label());
+        log_refusal(word.label());
         word
     }
 
@@ -149,6 +152,11 @@ impl Door {
             asked
         }
     }
+}
+
+/// Says why, and not who or where: users, keys and hosts are strangers' texts, and some keys stand in the URL.
+fn log_refusal(reason: &str) {
+    tracing::info!(reason, "a DDNS update was refused");
 }
 
 /// Whether `host` is the device's own full name, and not one below it. The zone's normaliser decides.

@@ -180,9 +180,19 @@ impl Table {
         self.with_addresses.load(Ordering::Relaxed)
     }
 
-    /// Tells that the zone has changed: its serial becomes `second`, unless it is further already.
+    /// Tells that the zone has changed: its serial becomes `second`, or the next one if it is there or further already.
     pub fn changed(&self, second: u32) {
-        self.serial.fetch_max(second, Ordering::Relaxed);
+        let next = |serial: u32| {
+            // RFC 1982 section 3.2: half of all numbers are ahead.
+            let is_ahead = (1..=u32::MAX / 2).contains(&second.wrapping_sub(serial));
+            if is_ahead {
+                second
+            } else {
+                serial.wrapping_add(1)
+            }
+        };
+        self.serial
+            .update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
 
     fn count(&self, before: bool, after: bool) {
@@ -317,10 +327,16 @@ pub(crate) mod tests {
     }
 
     #[test]
-    fn the_serial_never_goes_back() {
+    fn every_change_moves_the_serial_on() {
         let table = with_devices();
-        table.changed(100);
-        table.changed(50);
-        assert_eq!(table.soa().serial, 100);
+        for (second, serial) in [(100, 100), (100, 101), (50, 102), (200, 200)] {
+            table.changed(second);
+            assert_eq!(table.soa().serial, serial);
+        }
+        // Past the largest number comes the smallest.
+        for (second, serial) in [(1 << 31, 1 << 31), (u32::MAX, u32::MAX), (0, 0), (0, 1)] {
+            table.changed(second);
+            assert_eq!(table.soa().serial, serial);
+        }
     }
 }

@@ -155,6 +155,20 @@ pub enum RecordError {
     TooManyAddresses,
 }
 
+impl RecordError {
+    /// The name of the record, if it is about one.
+    pub fn name(&self) -> Option<&RecordName> {
+        match self {
+            Self::DevicesPlace(name)
+            | Self::NameTooLong(name)
+            | Self::DifferentTtls(name)
+            | Self::Twice(name)
+            | Self::TooLarge(name) => Some(name),
+            Self::TooManyAddresses => None,
+        }
+    }
+}
+
 /// Compiles the operator's own records, and the empty names above them (RFC 4592 section 2.2.2).
 fn operators_own(
     zone: &Zone,

@@ -32,9 +32,6 @@ use crate::process::{ChildError, ProcessId};
 /// How long a server, an agent or an origin may take until it is ready.
 const READY: Duration = Duration::from_secs(30);
 
-/// The operator's socket in a server's state directory.
-const SOCKET: &str = "causeway.sock";
-
 /// Where things are.
 #[derive(Args, Clone, Debug)]
 #[command(group(clap::ArgGroup::new("given").multiple(true).args(["front", "dns"])))]

@@ -190,7 +190,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         sessions: Arc::clone(&sessions),
         register,
         limits: limits.clone(),
-        metrics,
+        metrics: Arc::clone(&metrics),
         cloud_acceptor: tls::operator_acceptor(parts.cloud_certificate)?,
         cloud_visitors: parts.cloud_visitors,
         cut: cut.clone(),
@@ -206,6 +206,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             zone,
             front_address,
             limits,
+            metrics,
             stop.clone(),
         ));
     }

@@ -22,7 +22,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use dashmap::DashMap;
 
 pub use device::{Device, DeviceId, Identity, KeyError, PublicKey, RegistrationId};
-pub use name::{DeviceName, NameError, OperatorName, Place, Zone};
+pub use name::{DeviceName, NameError, OperatorName, Place, Zone, host_of};
 pub use token::{CodeError, PairingCode, Token, TokenHash};
 
 /// Makes an empty Directory for `zone`: the one end that writes and the end that reads.

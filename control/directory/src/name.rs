@@ -225,6 +225,13 @@ pub enum NameError {
     Reserved,
 }
 
+/// The host of `host[:port]`, as requests name where they go.
+pub fn host_of(authority: &str) -> &str {
+    authority
+        .rsplit_once(':')
+        .map_or(authority, |(host, _port)| host)
+}
+
 fn normalised(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }

@@ -9,9 +9,9 @@ use axum::extract::State;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Cloud;
 use super::error::{ApiError, Code, Problem};
 use super::signed::Signed;
+use super::{Cloud, read_json};
 
 /// A certificate for the device's key.
 #[derive(Serialize, ToSchema)]
@@ -29,12 +29,13 @@ pub(super) struct CertificateAnswer {
     post,
     path = "/api/device/certificate",
     request_body(content = String, content_type = "application/x-pem-file", description = "A PKCS#10 request in PEM, with a P-256 key."),
+    security(("device_signature" = [])),
     responses(
         (status = 200, body = CertificateAnswer),
+        (status = 400, body = Problem),
         (status = 401, body = Problem, description = "The signature is missing or wrong."),
         (status = 403, body = Problem, description = "The key belongs to no device."),
         (status = 422, body = Problem, description = "The signing request is refused."),
-        (status = 503, body = Problem),
     )
 )]
 pub(super) async fn certificate(
@@ -72,13 +73,13 @@ pub(super) struct ReportAnswer {}
     put,
     path = "/api/device/addresses",
     request_body = AddressReport,
+    security(("device_signature" = [])),
     responses(
         (status = 200, body = ReportAnswer),
         (status = 400, body = Problem),
         (status = 401, body = Problem, description = "The signature is missing or wrong."),
         (status = 403, body = Problem, description = "The key belongs to no device."),
         (status = 422, body = Problem, description = "Too many addresses."),
-        (status = 503, body = Problem),
     )
 )]
 pub(super) async fn addresses(
@@ -86,8 +87,7 @@ pub(super) async fn addresses(
     request: Signed,
 ) -> Result<Json<ReportAnswer>, ApiError> {
     let device = request.device(&cloud)?;
-    let report: AddressReport = serde_json::from_slice(&request.body)
-        .map_err(|error| ApiError::new(Code::BadRequest, &cloud.metrics, &error))?;
+    let report: AddressReport = read_json(&request.body, &cloud.metrics)?;
     let addresses: Vec<IpAddr> = report.addresses.into_iter().collect();
     let kept = cloud.devices.report_addresses(&device, &addresses).await;
     kept.map_err(|error| ApiError::device(&error, &cloud.metrics))?;

@@ -110,6 +110,7 @@ pub(crate) fn https_url(host: &str, port: u16) -> String {
 #[utoipa::path(
     get,
     path = "/api/devices",
+    security(("operator_session" = [])),
     responses((status = 200, body = Vec<DeviceRow>), (status = 401, body = Problem))
 )]
 pub(super) async fn list(
@@ -119,10 +120,11 @@ pub(super) async fn list(
     Ok(Json(rows(&cloud).await?))
 }
 
-/// List the devices, and again after each change, as server-sent events named `devices`.
+/// List the devices, and again after each change until the session ends, as server-sent events named `devices`.
 #[utoipa::path(
     get,
     path = "/api/devices/events",
+    security(("operator_session" = [])),
     responses(
         (status = 200, content_type = "text/event-stream", body = String),
         (status = 401, body = Problem),
@@ -130,17 +132,18 @@ pub(super) async fn list(
 )]
 pub(super) async fn events(
     State(cloud): State<Arc<Cloud>>,
-    _operator: Operator,
+    operator: Operator,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let mut presence = cloud.presence.changes();
     let directory = cloud.directory_changes.clone();
     presence.mark_changed(); // the first list is sent at once
     let stream = unfold(
-        (cloud, presence, directory),
-        |(cloud, mut presence, mut directory)| async move {
+        (cloud, presence, directory, operator.session),
+        |(cloud, mut presence, mut directory, mut session)| async move {
             tokio::select! {
-                biased;
+                biased; // an end before anything more is shown
                 () = cloud.stop.cancelled() => return None,
+                () = session.ended() => return None,
                 changed = presence.changed() => changed.ok()?,
                 changed = directory.changed() => changed.ok()?,
             }
@@ -149,7 +152,7 @@ pub(super) async fn events(
             directory.mark_unchanged();
             let rows = rows(&cloud).await.ok()?;
             let event = Event::default().event("devices").json_data(rows).ok()?;
-            Some((Ok(event), (cloud, presence, directory)))
+            Some((Ok(event), (cloud, presence, directory, session)))
         },
     );
     Sse::new(stream).keep_alive(KeepAlive::default())

@@ -6,14 +6,16 @@ use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
-use utoipa::openapi::OpenApi;
-use utoipa::{Modify, PartialSchema, ToSchema};
+use utoipa::ToSchema;
 
 use crate::authority::SigningError;
 use crate::devices::DeviceError;
 use crate::store::PairingError;
 
 use super::Metrics;
+
+/// The content type of a refusal.
+pub(super) const PROBLEM_JSON: &str = "application/problem+json";
 
 macro_rules! problems {
     ($($variant:ident $status:ident $name:literal $sentence:literal,)*) => {
@@ -57,6 +59,7 @@ problems! {
     BadSigning      UNPROCESSABLE_ENTITY "bad_signing"       "The certificate signing request is not one for this device's own names and a P-256 key.",
     NoRoute         NOT_FOUND            "no_route"          "This API has no such path; /api/openapi.json describes it.",
     TooLong         PAYLOAD_TOO_LARGE    "too_long"          "No request of this API is longer than 64 KiB.",
+    TooSlow         REQUEST_TIMEOUT      "too_slow"          "The request took too long; try again.",
     TooMany         UNPROCESSABLE_ENTITY "too_many"          "More addresses than a device has.",
     Busy            SERVICE_UNAVAILABLE  "busy"              "Too many requests at once; try again in a minute.",
     Internal        SERVICE_UNAVAILABLE  "internal"          "Something failed here; try again in a minute.",
@@ -64,7 +67,7 @@ problems! {
 
 /// A refusal on its way to the client.
 #[derive(Debug)]
-pub(crate) struct ApiError(pub(crate) Code);
+pub(crate) struct ApiError(Code);
 
 /// The body of a refusal (RFC 9457).
 #[derive(Serialize, ToSchema)]
@@ -133,23 +136,6 @@ impl IntoResponse for ApiError {
             detail: self.0.sentence(),
             code: self.0.name(),
         };
-        (
-            status,
-            [(CONTENT_TYPE, "application/problem+json")],
-            Json(problem),
-        )
-            .into_response()
-    }
-}
-
-/// Puts the problem's schema into the API's document.
-pub(super) struct ProblemSchema;
-
-impl Modify for ProblemSchema {
-    fn modify(&self, document: &mut OpenApi) {
-        let components = document.components.get_or_insert_default();
-        components
-            .schemas
-            .insert("Problem".to_owned(), Problem::schema());
+        (status, [(CONTENT_TYPE, PROBLEM_JSON)], Json(problem)).into_response()
     }
 }

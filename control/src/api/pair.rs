@@ -8,9 +8,9 @@ use directory::PairingCode;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::Cloud;
 use super::error::{ApiError, Code, Problem};
 use super::signed::Signed;
+use super::{Cloud, read_json};
 
 /// What an agent sends, signed with the key it will have from now on.
 #[derive(Deserialize, ToSchema)]
@@ -22,8 +22,17 @@ pub(super) struct PairRequest {
     /// Program and version, for the operator's eyes.
     #[schema(max_length = 100)]
     #[serde(default)]
-    #[expect(dead_code, reason = "read and checked, kept by the tunnel's hello")]
     software: String,
+}
+
+/// The longest `software`, in octets.
+const MAX_SOFTWARE: usize = 100;
+
+impl PairRequest {
+    /// Whether the agent's word for itself can be shown to a person. It is kept by the tunnel, which says it again.
+    fn is_presentable(&self) -> bool {
+        self.software.len() <= MAX_SOFTWARE && !self.software.chars().any(char::is_control)
+    }
 }
 
 /// What the agent needs to know.
@@ -46,21 +55,24 @@ pub(super) struct PairAnswer {
     post,
     path = "/api/pair",
     request_body = PairRequest,
+    security(("device_signature" = [])),
     responses(
         (status = 200, body = PairAnswer),
         (status = 400, body = Problem),
         (status = 401, body = Problem, description = "The signature is missing or wrong."),
         (status = 403, body = Problem, description = "The code is wrong, used or expired."),
         (status = 409, body = Problem, description = "The key has a name already."),
-        (status = 503, body = Problem),
     )
 )]
 pub(super) async fn pair(
     State(cloud): State<Arc<Cloud>>,
     request: Signed,
 ) -> Result<Json<PairAnswer>, ApiError> {
-    let asked: PairRequest = serde_json::from_slice(&request.body)
-        .map_err(|error| ApiError::new(Code::BadRequest, &cloud.metrics, &error))?;
+    let asked: PairRequest = read_json(&request.body, &cloud.metrics)?;
+    if !asked.is_presentable() {
+        let cause = "a name of its program that cannot be shown";
+        return Err(ApiError::new(Code::BadRequest, &cloud.metrics, &cause));
+    }
     let code = PairingCode::parse(&asked.code)
         .map_err(|error| ApiError::new(Code::WrongPairing, &cloud.metrics, &error))?;
     let device = cloud.devices.pair(&code, &request.key).await;

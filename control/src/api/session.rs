@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use axum::Json;
+use axum::body::Bytes;
 use axum::extract::{FromRequestParts, State};
 use axum::http::header::{COOKIE, HOST, ORIGIN, SET_COOKIE};
 use axum::http::request::Parts;
@@ -13,26 +13,35 @@ use serde::Deserialize;
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use crate::sign_in::SESSION_LIFE;
+use crate::sign_in::{SESSION_LIFE, Session};
 
-use super::Cloud;
 use super::error::{ApiError, Code, Problem};
+use super::{Cloud, read_json};
 
 /// Only this host over TLS can set or read it (RFC 6265bis section 4.1.3.2).
-const COOKIE_NAME: &str = "__Host-causeway-operator";
+pub(super) const COOKIE_NAME: &str = "__Host-causeway-operator";
 
 /// The operator, by a session that has not ended.
 #[derive(Debug)]
-pub(crate) struct Operator;
+pub(crate) struct Operator {
+    pub(super) session: Session,
+}
+
+impl Operator {
+    /// Who shows a session's cookie.
+    pub(crate) fn by_cookie(headers: &HeaderMap, cloud: &Cloud) -> Option<Self> {
+        let token = session_token(headers)?;
+        let session = cloud.sign_in.session(token, Instant::now())?;
+        Some(Self { session })
+    }
+}
 
 impl FromRequestParts<Arc<Cloud>> for Operator {
     type Rejection = ApiError;
 
     async fn from_request_parts(parts: &mut Parts, cloud: &Arc<Cloud>) -> Result<Self, ApiError> {
-        match session_token(&parts.headers) {
-            Some(token) if cloud.sign_in.is_session(token, Instant::now()) => Ok(Self),
-            Some(_) | None => Err(ApiError(Code::NotSignedIn)),
-        }
+        Self::by_cookie(&parts.headers, cloud)
+            .ok_or_else(|| ApiError::new(Code::NotSignedIn, &cloud.metrics, &"no session"))
     }
 }
 
@@ -88,14 +97,16 @@ pub(super) struct SignInRequest {
     request_body = SignInRequest,
     responses(
         (status = 204, description = "Signed in; the session is in a cookie."),
+        (status = 400, body = Problem),
         (status = 403, body = Problem, description = "The link is used or expired, or the request comes from another site."),
     )
 )]
 pub(super) async fn sign_in(
     State(cloud): State<Arc<Cloud>>,
     _same_origin: SameOrigin,
-    Json(request): Json<SignInRequest>,
+    body: Bytes,
 ) -> Result<impl IntoResponse, ApiError> {
+    let request: SignInRequest = read_json(&body, &cloud.metrics)?;
     let redeemed = cloud.sign_in.redeem(&request.token, Instant::now());
     let session =
         redeemed.map_err(|error| ApiError::new(Code::Internal, &cloud.metrics, &error))?;
@@ -119,6 +130,7 @@ pub(super) async fn sign_in(
 #[utoipa::path(
     delete,
     path = "/api/session",
+    security(("operator_session" = [])),
     responses((status = 204, description = "Signed out."), (status = 403, body = Problem))
 )]
 pub(super) async fn sign_out(

@@ -1,4 +1,5 @@
-//! Requests signed by a device: the headers read, the clock and the nonce checked, the signature verified.
+//! Requests signed by a device: the headers read, the signature verified, the clock checked, and the nonce of a device
+//! that is known here.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, Method};
-use directory::{Device, OperatorName, Place, PublicKey};
+use directory::{Device, OperatorName, Place, PublicKey, host_of};
 use wire::signed_request::{
     self, CONTENT_DIGEST, Claim, ClaimError, Headers, SIGNATURE, SIGNATURE_INPUT,
 };
@@ -23,11 +24,12 @@ const CLOCK_LEEWAY: Duration = Duration::from_secs(5 * 60);
 /// Nonces remembered at a time: two hundred signed requests a second for as long as each could be replayed.
 const MAX_NONCES: usize = 120_000;
 
-/// A request whose signature is right; whose key it is, is not looked at yet.
+/// A request whose signature is right and fresh; whose key it is, is not looked at yet.
 #[derive(Debug)]
 pub(crate) struct Signed {
     pub(crate) key: PublicKey,
     pub(crate) body: Bytes,
+    nonce: [u8; 16],
 }
 
 impl FromRequest<Arc<Cloud>> for Signed {
@@ -48,26 +50,29 @@ impl FromRequest<Arc<Cloud>> for Signed {
         let body = Bytes::from_request(request, cloud)
             .await
             .map_err(|error| refuse(Code::BadRequest)(&error))?;
-        let key = verify(cloud, &method, &target, &headers, &body)
+        let claim = verify(&method, &target, &headers, &body, since_1970())
             .map_err(|(code, cause)| refuse(code)(&cause))?;
-        Ok(Self { key, body })
+        Ok(Self {
+            key: claim.key,
+            body,
+            nonce: claim.nonce,
+        })
     }
 }
 
 impl Signed {
-    /// The device whose key it is.
+    /// The device whose key it is, if the request comes for the first time. Nonces of strangers are not remembered:
+    /// anybody can make keys, and would fill the memory that devices need.
     pub(crate) fn device(&self, cloud: &Cloud) -> Result<Arc<Device>, ApiError> {
-        cloud
-            .devices
-            .directory()
-            .device_by_key(&self.key)
-            .ok_or_else(|| {
-                ApiError::new(
-                    Code::UnknownDevice,
-                    &cloud.metrics,
-                    &"a key that no device has",
-                )
-            })
+        let refuse = |code, cause: &str| ApiError::new(code, &cloud.metrics, &cause);
+        let device = cloud.devices.directory().device_by_key(&self.key);
+        let device =
+            device.ok_or_else(|| refuse(Code::UnknownDevice, "a key that no device has"))?;
+        match cloud.replays.first_use(self.nonce, since_1970()) {
+            FirstUse::Yes => Ok(device),
+            FirstUse::No => Err(refuse(Code::Replayed, "a nonce was used twice")),
+            FirstUse::Full => Err(refuse(Code::Busy, "too many nonces to remember")),
+        }
     }
 }
 
@@ -82,20 +87,17 @@ fn target(
         Some(authority) => authority,
         None => headers.get(HOST)?.to_str().ok()?,
     };
-    let host = authority
-        .rsplit_once(':')
-        .map_or(authority, |(host, _port)| host);
-    (cloud.zone.locate(host) == Place::Operator(OperatorName::Cloud))
+    (cloud.zone.locate(host_of(authority)) == Place::Operator(OperatorName::Cloud))
         .then(|| format!("https://{authority}{path}"))
 }
 
 fn verify(
-    cloud: &Cloud,
     method: &Method,
     target: &str,
     headers: &HeaderMap,
     body: &[u8],
-) -> Result<PublicKey, (Code, &'static str)> {
+    now: Duration,
+) -> Result<Claim, (Code, &'static str)> {
     let header = |name| {
         headers
             .get(name)
@@ -124,20 +126,19 @@ fn verify(
     UnparsedPublicKey::new(&ED25519, claim.key.as_bytes())
         .verify(&claim.base(&request), &signature)
         .map_err(|_| (Code::WrongSignature, "the signature does not verify"))?;
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default();
     if Duration::from_secs(claim.created).abs_diff(now) > CLOCK_LEEWAY {
         return Err((Code::WrongClock, "signed at another time"));
     }
-    match cloud.replays.first_use(claim.nonce, now) {
-        FirstUse::Yes => Ok(claim.key),
-        FirstUse::No => Err((Code::Replayed, "a nonce was used twice")),
-        FirstUse::Full => Err((Code::Busy, "too many nonces to remember")),
-    }
+    Ok(claim)
 }
 
-/// Remembers the nonces of valid signatures for as long as they could be replayed.
+fn since_1970() -> Duration {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+}
+
+/// Remembers the nonces of devices' signatures for as long as they could be replayed.
 #[derive(Debug, Default)]
 pub(crate) struct ReplayGuard {
     until_by_nonce: Mutex<HashMap<[u8; 16], Duration>>,

@@ -7,7 +7,8 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsRawFd as _;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use askama::Template;
@@ -52,19 +53,68 @@ enum Content {
     /// Zeros, of so many octets.
     Zeros(u64),
     /// In a file without a name.
-    Uploaded(Arc<File>, u64),
+    Uploaded(Arc<File>, Room),
 }
 
 impl Content {
     fn size(&self) -> u64 {
         match self {
             Self::Text(text) => text.len() as u64,
-            Self::Zeros(size) | Self::Uploaded(_, size) => *size,
+            Self::Zeros(size) => *size,
+            Self::Uploaded(_, room) => room.taken,
         }
     }
 }
 
-type Files = Arc<Mutex<BTreeMap<String, Content>>>;
+/// What the NAS holds.
+#[derive(Clone, Debug)]
+struct Shelf {
+    files: Arc<Mutex<BTreeMap<String, Content>>>,
+    /// Octets of all uploads, those on their way included.
+    uploaded: Arc<AtomicU64>,
+}
+
+impl Shelf {
+    fn files(&self) -> MutexGuard<'_, BTreeMap<String, Content>> {
+        self.files.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Room for a new upload; none yet.
+    fn room(&self) -> Room {
+        Room {
+            uploaded: Arc::clone(&self.uploaded),
+            taken: 0,
+        }
+    }
+}
+
+/// What one upload takes of [`MAX_UPLOADED`], until it is dropped.
+#[derive(Debug)]
+struct Room {
+    uploaded: Arc<AtomicU64>,
+    taken: u64,
+}
+
+impl Room {
+    /// Takes so many octets more. Says whether they were left.
+    fn take(&mut self, octets: u64) -> bool {
+        let fits = |uploaded: u64| {
+            let sum = uploaded.checked_add(octets)?;
+            (sum <= MAX_UPLOADED).then_some(sum)
+        };
+        let taken = self.uploaded.fetch_update(Relaxed, Relaxed, fits).is_ok();
+        if taken {
+            self.taken += octets;
+        }
+        taken
+    }
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        self.uploaded.fetch_sub(self.taken, Relaxed);
+    }
+}
 
 /// The demo NAS's routes.
 pub(super) fn router() -> Router {
@@ -74,7 +124,10 @@ pub(super) fn router() -> Router {
         ("welcome.txt".to_owned(), Content::Text(WELCOME)),
         ("100-mebibytes.bin".to_owned(), Content::Zeros(SPEED_TEST)),
     ];
-    let files: Files = Arc::new(Mutex::new(samples.into_iter().collect()));
+    let shelf = Shelf {
+        files: Arc::new(Mutex::new(samples.into_iter().collect())),
+        uploaded: Arc::default(),
+    };
     Router::new()
         .route("/", get(page))
         .route("/files", get(list))
@@ -98,7 +151,7 @@ pub(super) fn router() -> Router {
         .layer(always(CONTENT_SECURITY_POLICY, POLICY))
         .layer(always(X_CONTENT_TYPE_OPTIONS, "nosniff"))
         .layer(always(CACHE_CONTROL, "no-store"))
-        .with_state(files)
+        .with_state(shelf)
 }
 
 #[derive(Template)]
@@ -130,8 +183,8 @@ struct Listed {
     size: u64,
 }
 
-async fn list(State(files): State<Files>) -> Json<Vec<Listed>> {
-    let files = files.lock().unwrap_or_else(PoisonError::into_inner);
+async fn list(State(shelf): State<Shelf>) -> Json<Vec<Listed>> {
+    let files = shelf.files();
     Json(
         files
             .iter()
@@ -143,9 +196,9 @@ async fn list(State(files): State<Files>) -> Json<Vec<Listed>> {
     )
 }
 
-async fn download(State(files): State<Files>, Path(name): Path<String>) -> Response {
+async fn download(State(shelf): State<Shelf>, Path(name): Path<String>) -> Response {
     let (size, body) = {
-        let files = files.lock().unwrap_or_else(PoisonError::into_inner);
+        let files = shelf.files();
         let Some(content) = files.get(&name) else {
             return (StatusCode::NOT_FOUND, "There is no such file.\n").into_response();
         };
@@ -186,27 +239,28 @@ fn body(content: &Content) -> io::Result<Body> {
     })
 }
 
-async fn upload(State(files): State<Files>, Path(name): Path<String>, body: Body) -> Response {
+async fn upload(State(shelf): State<Shelf>, Path(name): Path<String>, body: Body) -> Response {
     if !is_file_name(&name) {
         // Read to its end, because some clients do not see an answer that comes before it.
         body.into_data_stream().for_each(async |_| ()).await;
         return (StatusCode::BAD_REQUEST, "This is no file name.\n").into_response();
     }
-    let room = {
-        let files = files.lock().unwrap_or_else(PoisonError::into_inner);
-        if files.len() >= MAX_FILES && !files.contains_key(&name) {
-            return (
-                StatusCode::INSUFFICIENT_STORAGE,
-                "The demo keeps no more files.\n",
-            )
-                .into_response();
-        }
-        MAX_UPLOADED.saturating_sub(uploaded(&files))
+    let is_full = {
+        let files = shelf.files();
+        files.len() >= MAX_FILES && !files.contains_key(&name)
     };
-    match receive(body, room).await {
-        Ok((file, size)) => {
-            let mut files = files.lock().unwrap_or_else(PoisonError::into_inner);
-            files.insert(name, Content::Uploaded(Arc::new(file), size));
+    if is_full {
+        return (
+            StatusCode::INSUFFICIENT_STORAGE,
+            "The demo keeps no more files.\n",
+        )
+            .into_response();
+    }
+    match receive(body, shelf.room()).await {
+        Ok((file, room)) => {
+            let size = room.taken;
+            let mut files = shelf.files();
+            files.insert(name, Content::Uploaded(Arc::new(file), room));
             (StatusCode::CREATED, format!("{size} octets\n")).into_response()
         }
         Err(error) if error.kind() == io::ErrorKind::FileTooLarge => (
@@ -218,30 +272,18 @@ async fn upload(State(files): State<Files>, Path(name): Path<String>, body: Body
     }
 }
 
-async fn receive(body: Body, room: u64) -> io::Result<(File, u64)> {
+async fn receive(body: Body, mut room: Room) -> io::Result<(File, Room)> {
     let mut file = tokio::fs::File::from_std(tempfile::tempfile()?);
     let mut portions = body.into_data_stream();
-    let mut size = 0;
     while let Some(portion) = portions.next().await {
         let portion = portion.map_err(io::Error::other)?;
-        size += portion.len() as u64;
-        if size > room {
+        if !room.take(portion.len() as u64) {
             return Err(io::ErrorKind::FileTooLarge.into());
         }
         file.write_all(&portion).await?;
     }
     file.flush().await?;
-    Ok((file.into_std().await, size))
-}
-
-fn uploaded(files: &BTreeMap<String, Content>) -> u64 {
-    files
-        .values()
-        .map(|content| match content {
-            Content::Uploaded(_, size) => *size,
-            Content::Text(_) | Content::Zeros(_) => 0,
-        })
-        .sum()
+    Ok((file.into_std().await, room))
 }
 
 fn is_file_name(name: &str) -> bool {
@@ -279,6 +321,21 @@ async fn tick(mut socket: WebSocket) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn uploads_on_their_way_share_the_room_and_give_it_back() {
+        let shelf = Shelf {
+            files: Arc::default(),
+            uploaded: Arc::default(),
+        };
+        let (mut first, mut second) = (shelf.room(), shelf.room());
+        assert!(first.take(MAX_UPLOADED - 1));
+        assert!(!second.take(2));
+        assert!(second.take(1));
+        drop(first);
+        assert!(second.take(MAX_UPLOADED - 1));
+        assert!(!shelf.room().take(1));
+    }
 
     #[test]
     fn file_names_stay_in_their_folder() {

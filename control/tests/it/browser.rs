@@ -52,8 +52,22 @@ fn the_operator_sees_devices_come_and_go() {
     );
     chromium.screenshot("sign-in");
 
+    // No answer, and one that is no answer of ours, are told in words.
+    for answer in [
+        "Promise.reject(new TypeError())",
+        "Promise.resolve(new Response('<html>', { status: 502 }))",
+    ] {
+        chromium.evaluate("document.getElementById('state').textContent = ''");
+        chromium.evaluate(&format!(
+            "window.really ??= fetch; fetch = () => {answer}; location.hash = 'sign-in=token'"
+        ));
+        chromium
+            .until("document.getElementById('state').textContent.includes('cannot be reached')");
+    }
+    chromium.evaluate("fetch = really");
+
+    // The link is opened in the very tab that asks for it.
     let link = String::from_utf8(server.causeway(&["sign-in"]).stdout).unwrap();
-    chromium.open("about:blank");
     chromium.open(link.trim());
     chromium.until("document.querySelectorAll('.device.attached').length === 1");
     chromium.until("document.getElementById('link').dataset.live === 'yes'");

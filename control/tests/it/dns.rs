@@ -76,6 +76,18 @@ fn every_kind_of_record_is_answered_over_ipv4_and_ipv6() {
 }
 
 #[test]
+fn a_demo_on_every_address_leads_to_loopback() {
+    for (any, v6) in [("0.0.0.0:0", ""), ("[::]:0", "::1\n")] {
+        let server = Server::start_with(Place::Host, &["--front", any, "--dns", any]);
+        for name in ["demo", "cloud", "ns1"].map(|label| format!("{label}.nas.localhost")) {
+            assert_eq!(dig(&server, &name, "A"), "127.0.0.1\n", "{any} {name}");
+            assert_eq!(dig(&server, &name, "AAAA"), v6, "{any} {name}");
+        }
+        assert!(server.get(&server.url("demo", "/")).contains("Demo NAS"));
+    }
+}
+
+#[test]
 fn an_update_is_seen_by_the_very_next_query() {
     let server = Server::start();
     let user = server
@@ -127,6 +139,10 @@ fn wrong_keys_and_foreign_names_are_refused() {
         server.metric("causeway_ddns_updates_refused_total{reason=\"badauth\"}"),
         4
     );
+    server
+        .process
+        .until_said(r#"a DDNS update was refused reason="badauth""#);
+    assert!(!server.process.said().contains(&key), "a key is in the log");
     let foreign = "hostname=demo.nas.localhost&myip=203.0.113.9";
     assert_eq!(update(&server, "mynas", &key, foreign), "nohost\n");
     assert_eq!(dig(&server, "demo.nas.localhost", "A"), "127.0.0.1\n");

@@ -1,9 +1,10 @@
 //! The operator's verbs, with a server and without, and the way into the pages.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::dns::{dig, update};
-use crate::process::output_of;
+use crate::process::{Process, output_of};
 use crate::world::{Place, Server};
 
 #[test]
@@ -80,7 +81,8 @@ fn without_a_server_the_verbs_work_on_the_database() {
     server.process.kill();
     let code = server.verb(&["device", "add", "mynas"], "code");
     let key = server.verb(&["device", "key", "mynas"], "key");
-    assert_eq!(server.devices()[1]["state"], "unknown");
+    assert_eq!(server.devices()[0]["state"], "unknown");
+    assert_eq!(server.devices()[1]["state"], "not_paired");
     server.causeway(&["device", "remove", "demo"]);
     let refused = server.causeway(&["sign-in"]);
     assert!(
@@ -106,6 +108,18 @@ fn without_a_server_the_verbs_work_on_the_database() {
         "hostname=mynas.nas.localhost&myip=203.0.113.7",
     );
     assert_eq!(good, "good 203.0.113.7\n");
+}
+
+#[test]
+fn a_state_directory_may_have_a_long_name() {
+    let folder = Arc::new(
+        tempfile::Builder::new()
+            .prefix(&"long".repeat(40))
+            .tempdir()
+            .unwrap(),
+    );
+    let server = Server::start_on(Place::Host, folder, &[]);
+    assert_eq!(server.devices()[0]["state"], "attached");
 }
 
 #[test]
@@ -194,4 +208,18 @@ fn a_sign_in_link_works_once_and_only_from_our_own_page() {
         !server.process.said().contains(&token),
         "a token is in the log"
     );
+
+    // Signing out ends what still shows the devices.
+    let mut curl = server.curl();
+    curl.args(["--no-buffer", "--cookie"]).arg(&jar);
+    curl.arg(server.url("cloud", "/api/devices/events"));
+    let mut events = Process::start(curl);
+    events.until_said("demo.nas.localhost");
+    let mut curl = server.curl();
+    curl.args(["--fail", "--request", "DELETE", "--cookie"])
+        .arg(&jar);
+    curl.args(["--header", "Sec-Fetch-Site: same-origin"]);
+    curl.arg(server.url("cloud", "/api/session"));
+    output_of(curl);
+    assert!(events.ended().success(), "{}", events.said());
 }

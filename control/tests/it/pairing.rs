@@ -52,6 +52,22 @@ fn a_code_works_once_and_a_wrong_one_never() {
 }
 
 #[test]
+fn a_device_that_pairs_under_another_name_gets_its_certificate() {
+    let server = Server::start();
+    for name in ["mynas", "garage"] {
+        let code = server.verb(&["device", "add", name], "code");
+        let device = fresh(&server, "device");
+        output_of(device.pair_command(&server, &code));
+        let _agent = device.run("http://127.0.0.1:1");
+        let mut curl = server.curl();
+        curl.args(["--output", "/dev/null", "--write-out", "%{http_code}"]);
+        curl.arg(server.url(name, "/"));
+        assert_eq!(output_of(curl), "502", "{name}");
+        output_of(server.command(&["device", "remove", name]));
+    }
+}
+
+#[test]
 fn the_code_can_come_by_standard_input() {
     let server = Server::start();
     let code = server.verb(&["device", "add", "mynas"], "code");

@@ -1,8 +1,10 @@
 //! Signals end the server in order.
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use crate::process::Process;
+use crate::process::{Process, run};
 use crate::world::Server;
 
 #[test]
@@ -20,6 +22,9 @@ fn either_signal_ends_the_demo_in_order_within_five_seconds() {
         ]);
         let _visitor = Process::start(curl);
         while server.metric("causeway_relay_carriers_opened_total{kind=\"quic\"}") < 2 {}
+        // And one in the middle of a question to the admin listener.
+        let mut monitor = TcpStream::connect(server.ready.admin).unwrap();
+        monitor.write_all(b"GET").unwrap();
         let start = Instant::now();
         server.process.signal(signal);
         let status = server.process.ended();
@@ -29,7 +34,19 @@ fn either_signal_ends_the_demo_in_order_within_five_seconds() {
             "{:?}",
             start.elapsed()
         );
+        assert!(!server.folder.path().join("ready.json").exists());
     }
+}
+
+#[test]
+fn what_an_earlier_server_said_of_its_readiness_is_gone_before_another_starts() {
+    let server = Server::start();
+    let stale = server.folder.path().join("stale.json");
+    std::fs::write(&stale, "{}").unwrap();
+    let mut command = server.command(&["up", "--demo"]);
+    command.arg("--ready-file").arg(&stale);
+    assert!(!run(command).status.success(), "the state is in use");
+    assert!(!stale.exists());
 }
 
 #[test]
@@ -59,7 +76,7 @@ fn a_second_signal_ends_at_once() {
 }
 
 #[test]
-fn readiness_ends_and_liveness_does_not_while_visitors_finish() {
+fn readiness_ends_while_liveness_and_the_operators_verbs_do_not_until_visitors_have_left() {
     let server = Server::start();
     let mut curl = server.curl();
     curl.args([
@@ -87,4 +104,5 @@ fn readiness_ends_and_liveness_does_not_while_visitors_finish() {
     };
     assert_eq!(status("/readyz"), "503");
     assert_eq!(status("/livez"), "200");
+    assert_eq!(server.devices()[0]["name"], "demo");
 }

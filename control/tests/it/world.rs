@@ -183,13 +183,18 @@ impl Server {
     }
 
     /// `causeway <arguments> --state <this server's>`
-    pub(crate) fn causeway(&self, arguments: &[&str]) -> Output {
+    pub(crate) fn command(&self, arguments: &[&str]) -> Command {
         let mut command = self.place.command(causeway());
         command
             .args(arguments)
             .arg("--state")
             .arg(&self.ready.state);
-        run(command)
+        command
+    }
+
+    /// The same, run to its end.
+    pub(crate) fn causeway(&self, arguments: &[&str]) -> Output {
+        run(self.command(arguments))
     }
 
     /// The same, which must succeed; what stands behind `label:` in its output.

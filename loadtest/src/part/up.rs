@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 
-use control::config::Config;
+use control::config::{Config, Overrides};
 use control::up;
 use serde::{Deserialize, Serialize};
 
@@ -29,13 +29,15 @@ pub(crate) struct Ready {
 
 pub(super) async fn play(order: Order) -> anyhow::Result<()> {
     let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
-    let mut config = Config::demo();
-    config.state = order.state;
-    config.relay.front = order.front;
+    let mut config = Config::demo(&Overrides {
+        state: Some(order.state),
+        front: Some(order.front),
+        dns: Some(any),
+        admin: Some(any),
+        no_udp: !order.udp,
+        ..Overrides::default()
+    })?;
     config.relay.http = None;
-    config.relay.udp = order.udp;
-    config.ddns.get_or_insert_default().listen = any;
-    config.admin.listen = any;
     let running = Box::pin(up::start(config, false)).await?;
     super::say(&running.addresses())?;
     std::future::pending().await

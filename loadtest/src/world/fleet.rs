@@ -6,11 +6,11 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use control::operator::{DeviceVerb, Verb};
+use control::operator::{self, DeviceVerb, Verb};
 use tempfile::TempDir;
 
 use super::server::{Server, register_all};
-use super::{Carrier, Place, READY, SOCKET, WorldError, check_carrier, read};
+use super::{Carrier, Place, READY, WorldError, check_carrier, read};
 use crate::part::agents::{Device, Order, Status};
 use crate::part::{Part, up};
 use crate::process::{Child, ChildError, ProcessId};
@@ -170,7 +170,7 @@ impl Home {
             trust_root: read(ca)?,
         };
         let guests = Guests {
-            socket: state.join(SOCKET),
+            socket: state.join(operator::SOCKET),
             names: names.to_vec(),
         };
         let home = Self::Given {

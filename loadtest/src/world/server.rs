@@ -6,7 +6,7 @@ use std::path::Path;
 use control::operator::{self, Answer, DeviceVerb, Verb};
 use tokio::task::JoinSet;
 
-use super::{Carrier, READY, SOCKET, WorldError};
+use super::{Carrier, READY, WorldError};
 use crate::part::agents::Invitation;
 use crate::part::{Part, origin, up};
 use crate::process::Child;
@@ -70,7 +70,7 @@ pub(super) async fn register(state: &Path, name: &str) -> Result<Invitation, Wor
         name: name.to_owned(),
         reason,
     };
-    let answer = operator::ask(&state.join(SOCKET), &verb).await;
+    let answer = operator::ask(state, &verb).await;
     match answer.map_err(|cause| WorldError::Ask {
         state: state.to_owned(),
         cause,

@@ -228,7 +228,7 @@ impl Server {
     /// The devices it knows, as the operator's programs ask for them.
     fn devices(&self) -> Value {
         let state = Path::new(self.ready["state"].as_str().unwrap());
-        let mut socket = UnixStream::connect(state.join("causeway.sock")).unwrap();
+        let mut socket = UnixStream::connect(state.join(control::operator::SOCKET)).unwrap();
         socket.write_all(b"\"list_devices\"\n").unwrap();
         let answer: Value = serde_json::from_reader(socket).unwrap();
         answer["devices"].clone()

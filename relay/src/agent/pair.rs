@@ -63,6 +63,8 @@ pub async fn pair(state: &State, cloud: &Cloud, code: &PairingCode) -> Result<Pa
         relays: answer.relays,
         trust_root: answer.trust_root,
     };
+    // Before the pairing, so that no crash leaves a certificate of another name or authority beside it.
+    state.forget_certificate()?;
     state.keep_pairing(&pairing)?;
     Ok(pairing)
 }

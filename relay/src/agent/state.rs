@@ -9,7 +9,7 @@
 //!
 //! Keys are made here, readable only by the owner of the directory, and never sent anywhere.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
 
@@ -154,6 +154,20 @@ impl State {
     /// If it cannot be written.
     pub fn keep_certificate(&self, certificate: &Certificate) -> Result<(), StateError> {
         self.write_json(CERTIFICATE, certificate)
+    }
+
+    /// Forgets the certificate, if there is one. It is gone from the disk when this returns.
+    ///
+    /// # Errors
+    /// If it cannot be removed.
+    pub fn forget_certificate(&self) -> Result<(), StateError> {
+        let path = self.directory.join(CERTIFICATE);
+        let removed = match fs::remove_file(&path) {
+            Ok(()) => File::open(&self.directory).and_then(|directory| directory.sync_all()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        };
+        removed.map_err(|cause| StateError::Io { path, cause })
     }
 
     fn read(&self, name: &str) -> Result<Option<String>, StateError> {

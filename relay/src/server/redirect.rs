@@ -2,9 +2,10 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
-use directory::{Place, Zone};
+use directory::{Place, Zone, host_of};
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{CONTENT_TYPE, HOST, LOCATION};
@@ -18,6 +19,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::limits::Limits;
+use super::metrics::Metrics;
 
 /// How long a visitor may take from its first octet to the last of our answer.
 const VISIT_TIME: Duration = Duration::from_secs(5);
@@ -34,6 +36,7 @@ pub(crate) async fn serve(
     zone: Zone,
     front: SocketAddr,
     limits: Limits,
+    metrics: Arc<Metrics>,
     stop: CancellationToken,
 ) {
     let visits = TaskTracker::new();
@@ -44,15 +47,20 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((visitor, address)) => {
-                if let Ok(admitted) = limits.admit(address.ip()) {
+            Ok((visitor, address)) => match limits.admit(address.ip()) {
+                Ok(admitted) => {
                     let zone = zone.clone();
                     visits.spawn(async move {
                         let _admitted = admitted;
                         let _ = timeout(VISIT_TIME, answer(visitor, zone, front.port())).await;
                     });
                 }
-            }
+                Err(refusal) => {
+                    // Redirects are no visits of the front; both are counted so that what is open there stays right.
+                    metrics.visitor_accepted();
+                    metrics.visitor_refused(refusal);
+                }
+            },
             Err(_) => sleep(ACCEPT_PAUSE).await,
         }
     }
@@ -76,7 +84,7 @@ fn redirect<B>(request: &Request<B>, zone: &Zone, port: u16) -> Response<Full<By
         .get(HOST)
         .and_then(|host| host.to_str().ok())
         .unwrap_or_default();
-    let host = host.rsplit_once(':').map_or(host, |(host, _)| host);
+    let host = host_of(host);
     let answer = Response::builder().header(CONTENT_TYPE, "text/plain; charset=utf-8");
     let built = match zone.locate(host) {
         Place::Apex | Place::Operator(_) | Place::Device(_) => {
@@ -113,6 +121,8 @@ fn redirect<B>(request: &Request<B>, zone: &Zone, port: u16) -> Response<Full<By
 
 #[cfg(test)]
 mod tests {
+    use tokio::io::AsyncReadExt as _;
+
     use super::*;
 
     fn to(host: &str, path: &str, port: u16) -> (StatusCode, Option<String>) {
@@ -138,6 +148,34 @@ mod tests {
             to("cloud.nas.localhost", "/", 443).1.unwrap(),
             "https://cloud.nas.localhost/"
         );
+    }
+
+    #[tokio::test]
+    async fn a_visitor_over_the_limit_is_closed_and_counted() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let registry = prometheus::Registry::new();
+        let metrics = Arc::new(Metrics::register(&registry).unwrap());
+        let limits = Limits::for_this_process();
+        let admitted = || limits.admit(address.ip()).ok();
+        let _others: Vec<_> = std::iter::from_fn(admitted).collect();
+        let zone = Zone::parse("nas.localhost").unwrap();
+        let stop = CancellationToken::new();
+        let _stopped = stop.clone().drop_guard();
+        tokio::spawn(serve(
+            listener,
+            zone,
+            address,
+            limits.clone(),
+            metrics,
+            stop,
+        ));
+
+        let mut visitor = TcpStream::connect(address).await.unwrap();
+        assert_eq!(visitor.read(&mut [0]).await.unwrap(), 0);
+        let text = prometheus::TextEncoder::new().encode_to_string(&registry.gather());
+        let counted = "causeway_relay_visitors_refused_total{reason=\"address_busy\"} 1";
+        assert!(text.unwrap().contains(counted));
     }
 
     #[test]
