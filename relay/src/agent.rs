@@ -18,6 +18,7 @@ mod origin;
 mod pair;
 mod pass;
 mod state;
+mod stream;
 mod tunnel;
 mod visitor;
 
@@ -284,9 +285,10 @@ impl TunnelKeeper {
                     }
                     let wait = match error {
                         DialError::Closed(code) if code.retry() == Retry::Later => LATER,
-                        DialError::Closed(_) | DialError::Failed(_) | DialError::Tls(_) => {
-                            backoff.next()
-                        }
+                        DialError::Closed(_)
+                        | DialError::Failed(_)
+                        | DialError::Tls(_)
+                        | DialError::NoKey => backoff.next(),
                     };
                     self.pause(if tries > PATIENT_AFTER {
                         PATIENT_REDIAL

@@ -2,6 +2,9 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
+use std::thread::LocalKey;
+
+use bytes::Bytes;
 
 /// The size of each buffer, in octets: four TLS records, so that a bulk transfer makes few system calls.
 const SIZE: usize = 64 * 1024;
@@ -9,8 +12,11 @@ const SIZE: usize = 64 * 1024;
 /// How many idle buffers a thread keeps: 4 MiB at most.
 const KEPT: usize = 64;
 
+type Idle<T> = RefCell<Vec<T>>;
+
 thread_local! {
-    static IDLE: RefCell<Vec<Box<[u8]>>> = const { RefCell::new(Vec::new()) };
+    static IDLE: Idle<Box<[u8]>> = const { RefCell::new(Vec::new()) };
+    static IDLE_CHUNKS: Idle<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
 }
 
 /// A buffer on loan. It goes back to the pool of the thread that drops it.
@@ -39,15 +45,49 @@ impl DerefMut for Lent {
 
 impl Drop for Lent {
     fn drop(&mut self) {
-        let buffer = std::mem::take(&mut self.0);
-        // At thread exit the pool may be gone already; the buffer is then simply freed.
-        let _ = IDLE.try_with(|idle| {
-            let mut idle = idle.borrow_mut();
-            if idle.len() < KEPT {
-                idle.push(buffer);
-            }
-        });
+        give_back(&IDLE, std::mem::take(&mut self.0));
     }
+}
+
+/// A list of chunks on loan, which goes back the same way.
+#[derive(Debug)]
+pub(crate) struct LentChunks(Vec<Bytes>);
+
+/// Lends an empty list.
+pub(crate) fn lend_chunks() -> LentChunks {
+    LentChunks(IDLE_CHUNKS.with_borrow_mut(Vec::pop).unwrap_or_default())
+}
+
+impl Deref for LentChunks {
+    type Target = Vec<Bytes>;
+
+    fn deref(&self) -> &Vec<Bytes> {
+        &self.0
+    }
+}
+
+impl DerefMut for LentChunks {
+    fn deref_mut(&mut self) -> &mut Vec<Bytes> {
+        &mut self.0
+    }
+}
+
+impl Drop for LentChunks {
+    fn drop(&mut self) {
+        let mut chunks = std::mem::take(&mut self.0);
+        chunks.clear();
+        give_back(&IDLE_CHUNKS, chunks);
+    }
+}
+
+fn give_back<T>(pool: &'static LocalKey<Idle<T>>, lent: T) {
+    // At thread exit the pool may be gone already; what was lent is then simply freed.
+    let _ = pool.try_with(|idle| {
+        let mut idle = idle.borrow_mut();
+        if idle.len() < KEPT {
+            idle.push(lent);
+        }
+    });
 }
 
 #[cfg(test)]
@@ -64,5 +104,13 @@ mod tests {
         let many: Vec<_> = std::iter::repeat_with(lend).take(KEPT + 10).collect();
         drop(many);
         assert_eq!(IDLE.with_borrow(Vec::len), KEPT);
+    }
+
+    #[test]
+    fn a_returned_list_is_empty() {
+        let mut chunks = lend_chunks();
+        chunks.push(Bytes::from_static(b"of another visitor"));
+        drop(chunks);
+        assert!(lend_chunks().is_empty());
     }
 }

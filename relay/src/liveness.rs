@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
-/// What has been heard over a tunnel and its carriers where nobody counts packets: over TLS.
+/// What has been heard over TCP: tunnels and carriers over TLS, and raw connections.
 #[derive(Debug, Default)]
 pub(crate) struct SignsOfLife {
     heard: AtomicU64,

@@ -17,6 +17,7 @@ use quinn::{
 use wire::connection_id::{ConnectionIdKey, Owner};
 use wire::{CloseCode, ResetCode};
 
+use crate::carrier::raw::SealKey;
 use crate::tls::{self, AgentCertificate, CertificateSlot, Roots, TlsError};
 
 pub(crate) use demux::DatagramCounts;
@@ -118,6 +119,15 @@ pub(crate) enum AgentEndpointError {
 /// The Ed25519 key that the agent at the other end has proved.
 pub(crate) fn agent_key(connection: &Connection) -> Option<PublicKey> {
     tls::key_of_chain(&*connection.peer_identity()?)
+}
+
+/// The key for the seals of raw connections, which both ends of a tunnel draw from its session.
+pub(crate) fn seal_key(connection: &Connection) -> Option<SealKey> {
+    let mut exported = [0; SealKey::LENGTH];
+    connection
+        .export_keying_material(&mut exported, wire::raw::EXPORTER_LABEL, &[])
+        .ok()?;
+    Some(SealKey::new(&exported))
 }
 
 /// Closes the connection with a code from the table.

@@ -1,22 +1,41 @@
-//! The byte pump between a visitor's TCP connection and its carrier: both ways, each direction ending on its own.
+//! The byte pump between a TCP connection at this end and a carrier: both ways, each direction ending on its own, on the
+//! carrier's stream first and over a raw connection once it is bulk.
+//!
+//! ```text
+//!   relay   near: the visitor     says when a direction moves, expects the raw connection
+//!   agent   near: the origin      brings it; only where it passes TLS through and ends none
+//! ```
 //!
 //! Who broke what decides what the other side sees: an orderly end is passed on as an orderly end, anything else as a
 //! reset. The functions stand in the order in which a visitor meets them.
 
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
-use bytes::{Buf, Bytes};
+use bytes::{Buf as _, Bytes};
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
+use tokio::sync::Notify;
+use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use wire::ResetCode;
+use wire::frame::Ticket;
+use wire::segment::{self, Notice};
 
 use crate::buffers;
-use crate::carrier::{Carrier, Received, Receiver, Sender};
+use crate::carrier::direction::Burst;
+use crate::carrier::pipes;
+use crate::carrier::raw::{self, Dialler, Door, SealKey};
+use crate::carrier::{self, Carrier, Received, Receiver, Sender};
+use crate::liveness::SignsOfLife;
 
 /// How often a visitor is looked at for having moved nothing.
 const IDLE_TICK: Duration = Duration::from_secs(600);
@@ -28,206 +47,421 @@ const IDLE_TICKS: u32 = 6;
 /// The same once one direction has ended: nobody keeps half a connection in silence.
 const HALF_CLOSED_IDLE_TICKS: u32 = 1;
 
-/// How long a visitor may still send after the device has stopped listening and said all it had to say. Closing before
+/// How long the near end may still send after the far one has stopped listening and said all it had to say. Closing before
 /// that makes the kernel send a reset, which can overtake the last bytes.
 const LINGER: Duration = Duration::from_secs(1);
 
-/// How many packets' payloads are taken from a stream at once: about the 64 KiB of a copy buffer.
-const CHUNKS: usize = 48;
+/// How many chunks are written at once.
+const SLICES: usize = 64;
 
 /// How many octets went each way, and how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Moved {
-    pub(crate) to_device: u64,
-    pub(crate) to_visitor: u64,
+    /// From the near end to the carrier.
+    pub(crate) outwards: u64,
+    /// From the carrier to the near end.
+    pub(crate) inwards: u64,
     pub(crate) end: End,
 }
 
-/// How a visitor's connection ended.
+/// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum End {
     /// Both directions ended in order.
     Done,
-    /// The visitor's connection was reset, or its address went away.
-    VisitorGone,
+    /// The near connection was reset, or its address went away.
+    NearGone,
     /// The carrier was reset, or the tunnel under it died.
-    DeviceGone,
+    FarGone,
     /// No byte passed for too long.
     Idle,
-    /// The device lost its right to be reached, or the relay stops.
+    /// The device lost its right to be reached, or the program stops.
     Cut,
 }
 
-impl End {
-    pub(crate) const ALL: [Self; 5] = [
-        Self::Done,
-        Self::VisitorGone,
-        Self::DeviceGone,
-        Self::Idle,
-        Self::Cut,
-    ];
+/// How a raw connection is had.
+#[derive(Debug)]
+pub(crate) enum RawWay {
+    /// The relay asks for one when a direction is bulk, and expects it at its door.
+    Expect(Door, SealKey),
+    /// The agent brings one when it is asked to.
+    Dial(Dialler),
+    /// Not at all.
+    Never,
+}
 
-    pub(crate) fn name(self) -> &'static str {
-        match self {
-            Self::Done => "done",
-            Self::VisitorGone => "visitor_gone",
-            Self::DeviceGone => "device_gone",
-            Self::Idle => "idle",
-            Self::Cut => "cut",
-        }
+/// Hears what happens to a visitor.
+pub(crate) trait Observer: Sync {
+    /// Octets came from the carrier.
+    fn heard(&self, octets: usize);
+    /// Octets went to the carrier.
+    fn sent(&self, octets: usize);
+    /// The raw connection that was asked for is here, or has not come in time.
+    fn raw(&self, _came: bool) {}
+    /// There was no pipe, or the kernel would not splice: the bytes were copied.
+    fn copied(&self) {}
+}
+
+impl Observer for SignsOfLife {
+    fn heard(&self, octets: usize) {
+        self.heard(octets);
+    }
+
+    fn sent(&self, octets: usize) {
+        self.sent(octets);
     }
 }
 
-/// Pumps until both directions have ended, or one has broken, or `cut`. `active` is called whenever bytes moved.
+/// Pumps until both directions have ended, or one has broken, or `cut`.
 pub(crate) async fn splice(
-    visitor: TcpStream,
+    near: TcpStream,
     carrier: Carrier,
+    raw_way: RawWay,
     cut: &CancellationToken,
-    active: impl Fn() + Sync,
+    observer: &impl Observer,
 ) -> Moved {
     let Carrier {
         mut sender,
         mut receiver,
     } = carrier;
     let pump = Pump {
-        visitor: &visitor,
-        active,
-        to_device: 0.into(),
-        to_visitor: 0.into(),
+        near: &near,
+        observer,
+        raw_way,
+        raw: OnceLock::new(),
+        raw_told: Notify::new(),
+        raw_here: Notify::new(),
+        ticket: Mutex::new(None),
+        notices: Mutex::default(),
+        outwards_told: Notify::new(),
+        outwards: Count::default(),
+        inwards: Count::default(),
         half_closed: false.into(),
     };
     let end = tokio::select! {
         biased; // a cut must not wait for a busy pump
         () = cut.cancelled() => End::Cut,
         end = pump.both(&mut sender, &mut receiver) => end,
+        never = pump.bring_raw() => match never {},
         () = pump.idle() => End::Idle,
     };
-    let (to_device, to_visitor) = (pump.to_device.into_inner(), pump.to_visitor.into_inner());
+    let moved = Moved {
+        outwards: pump.outwards.octets.load(Relaxed),
+        inwards: pump.inwards.octets.load(Relaxed),
+        end,
+    };
+    // How the raw connection ends says nothing.
     match end {
-        End::Done => {}
-        End::VisitorGone => sender.reset(ResetCode::PeerGone),
-        End::DeviceGone => reset(&visitor),
+        End::Done => {
+            // If it fails, the other end wants no more of what has been said already.
+            let _ = sender.finish().await;
+            let other_end = poll_fn(|cx| receiver.poll_linger(cx));
+            let _ = timeout(carrier::LINGER, other_end).await;
+        }
+        End::NearGone => sender.reset(ResetCode::PeerGone),
+        End::FarGone => reset(&near),
         End::Idle => {
             sender.reset(ResetCode::Idle);
-            reset(&visitor);
+            reset(&near);
         }
         End::Cut => {
             sender.reset(ResetCode::Cut);
-            reset(&visitor);
+            reset(&near);
         }
     }
-    Moved {
-        to_device,
-        to_visitor,
-        end,
-    }
+    moved
 }
 
-struct Pump<'a, A> {
-    visitor: &'a TcpStream,
-    active: A,
-    to_device: AtomicU64,
-    to_visitor: AtomicU64,
+struct Pump<'a, O> {
+    near: &'a TcpStream,
+    observer: &'a O,
+    raw_way: RawWay,
+    raw: OnceLock<TcpStream>,
+    /// A raw connection is wanted, or one more direction is to move there.
+    raw_told: Notify,
+    raw_here: Notify,
+    /// Under which the relay expects the raw connection.
+    ticket: Mutex<Option<Ticket>>,
+    /// To be sent between payload.
+    notices: Mutex<VecDeque<Notice>>,
+    /// There is a notice to send, or this direction may move.
+    outwards_told: Notify,
+    outwards: Count,
+    inwards: Count,
     half_closed: AtomicBool,
+}
+
+/// One direction's octets, and whether they are bulk: then it is to move as soon as there is a raw connection.
+#[derive(Default)]
+struct Count {
+    octets: AtomicU64,
+    burst: Mutex<Burst>,
+    moves: AtomicBool,
 }
 
 /// How one direction ended.
 enum Direction {
     /// In order.
     Finished,
-    /// The receiving side wants no more; how the connection as a whole ended is for the other direction to say.
+    /// The receiving side takes no more; how the connection as a whole ended is for the other direction to say.
     Unwanted,
     /// With the whole connection.
     Broken(End),
 }
 
-impl<A: Fn()> Pump<'_, A> {
+/// Gives way to others now and then: sockets that are always ready would keep a thread for themselves.
+#[derive(Default)]
+struct Turn(u32);
+
+impl Turn {
+    /// How many portions are moved in one turn: a mebibyte of bulk.
+    const PORTIONS: u32 = 4;
+
+    async fn next(&mut self) {
+        self.0 += 1;
+        if self.0.is_multiple_of(Self::PORTIONS) {
+            yield_now().await;
+        }
+    }
+}
+
+/// Which of two connections broke while bytes passed from one to the other.
+enum Broke {
+    From,
+    To,
+}
+
+impl<O: Observer> Pump<'_, O> {
     async fn both(&self, sender: &mut Sender, receiver: &mut Receiver) -> End {
-        let to_device = self.to_device(sender);
-        let to_visitor = self.to_visitor(receiver);
-        tokio::pin!(to_device, to_visitor);
+        let outwards = self.outwards(sender);
+        let inwards = self.inwards(receiver);
+        tokio::pin!(outwards, inwards);
         let (first, second) = tokio::select! {
-            first = &mut to_device => match first {
-                Direction::Broken(end) => return end,
-                first @ (Direction::Finished | Direction::Unwanted) => {
-                    self.half_closed.store(true, Relaxed);
-                    (first, to_visitor.await)
+            (first, sender) = &mut outwards => {
+                if let Direction::Broken(end) = first {
+                    return end;
                 }
-            },
-            second = &mut to_visitor => match second {
-                Direction::Broken(end) => return end,
-                second @ (Direction::Finished | Direction::Unwanted) => {
-                    self.half_closed.store(true, Relaxed);
-                    (to_device.await, second)
+                self.half_closed.store(true, Relaxed);
+                let second = tokio::select! {
+                    second = inwards => second,
+                    never = self.keep_sending_notices(sender) => match never {},
+                };
+                (first, second)
+            }
+            second = &mut inwards => {
+                if let Direction::Broken(end) = second {
+                    return end;
                 }
-            },
+                self.half_closed.store(true, Relaxed);
+                (outwards.await.0, second)
+            }
         };
         match (first, second) {
             (_, Direction::Broken(end)) | (Direction::Broken(end), _) => end,
-            (Direction::Finished, _) => End::Done,
-            (Direction::Unwanted, _) => {
-                drain(self.visitor, LINGER).await;
+            (_, Direction::Unwanted) => End::NearGone,
+            (Direction::Finished, Direction::Finished) => End::Done,
+            (Direction::Unwanted, Direction::Finished) => {
+                drain(self.near, LINGER).await;
                 End::Done
             }
         }
     }
 
-    async fn to_device(&self, sender: &mut Sender) -> Direction {
+    // From the near end to the carrier.
+
+    /// Until this direction has ended; what there is to say beside it may go on, so it gives the sender back.
+    async fn outwards<'s>(&self, sender: &'s mut Sender) -> (Direction, &'s mut Sender) {
+        let ended = self.outwards_on_stream(sender).await;
+        (ended, sender)
+    }
+
+    async fn outwards_on_stream(&self, sender: &mut Sender) -> Direction {
+        let mut turn = Turn::default();
         loop {
-            if self.visitor.readable().await.is_err() {
-                return Direction::Broken(End::VisitorGone);
+            turn.next().await;
+            if self.send_notices(sender).await.is_err() {
+                return Direction::Unwanted;
+            }
+            if self.outwards.moves.load(Relaxed)
+                && let Some(raw) = self.raw.get()
+            {
+                return self.outwards_raw(sender, raw).await;
+            }
+            tokio::select! {
+                biased;
+                () = self.outwards_told.notified() => continue,
+                ready = self.near.readable() => if ready.is_err() {
+                    return Direction::Broken(End::NearGone);
+                },
             }
             let mut lent = buffers::lend();
-            match self.visitor.try_read(&mut lent) {
-                Ok(0) => {
-                    return match sender.finish().await {
-                        Ok(()) => Direction::Finished,
-                        Err(_) => Direction::Unwanted,
-                    };
-                }
+            match self.near.try_read(&mut lent[segment::HEADER..]) {
+                Ok(0) => return end(sender).await,
                 Ok(length) => {
-                    if sender.send(&lent[..length]).await.is_err() {
+                    let portion = &mut lent[..segment::HEADER + length];
+                    if sender.send(portion).await.is_err() {
                         return Direction::Unwanted;
                     }
-                    self.moved(&self.to_device, length);
+                    self.moved_outwards(length);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Direction::Broken(End::VisitorGone),
+                Err(_) => return Direction::Broken(End::NearGone),
             }
         }
     }
 
-    async fn to_visitor(&self, receiver: &mut Receiver) -> Direction {
-        let mut chunks: [Bytes; CHUNKS] = [const { Bytes::new() }; CHUNKS];
+    async fn outwards_raw(&self, sender: &mut Sender, raw: &TcpStream) -> Direction {
+        let moved = sender.outgoing.moves();
+        if sender.notify(moved).await.is_err() {
+            return Direction::Unwanted;
+        }
+        let mut turn = Turn::default();
         loop {
-            let sent = match receiver.receive(&mut chunks).await {
-                Ok(Received::Chunks(count)) => self.send_chunks(&mut chunks[..count]).await,
-                Ok(Received::Octets(lent, length)) => self.send_octets(&lent[..length]).await,
-                Ok(Received::End) => {
-                    // Fails only if the visitor has gone meanwhile, which the other direction sees.
-                    let _ = SockRef::from(self.visitor).shutdown(Shutdown::Write);
-                    return Direction::Finished;
+            turn.next().await;
+            if self.send_notices(sender).await.is_err() {
+                return Direction::Unwanted;
+            }
+            tokio::select! {
+                biased;
+                () = self.outwards_told.notified() => continue,
+                ready = self.near.readable() => if ready.is_err() {
+                    return Direction::Broken(End::NearGone);
+                },
+            }
+            match self.pass(self.near, raw).await {
+                Ok(Some(0)) => {
+                    // Fails only if the raw connection has gone, which the far end then sees.
+                    let _ = SockRef::from(raw).shutdown(Shutdown::Write);
+                    return end(sender).await;
                 }
-                Err(_) => return Direction::Broken(End::DeviceGone),
-            };
-            if sent.is_err() {
-                return Direction::Broken(End::VisitorGone);
+                Ok(Some(length)) => {
+                    sender.outgoing.sent(length);
+                    self.moved_outwards(length);
+                }
+                Ok(None) => {}
+                Err(Broke::From) => return Direction::Broken(End::NearGone),
+                Err(Broke::To) => {
+                    // The far end may have gone, or have heard enough: then it has more to say than this.
+                    sender.abandon(ResetCode::PeerGone).await;
+                    return Direction::Unwanted;
+                }
             }
         }
+    }
+
+    async fn send_notices(&self, sender: &mut Sender) -> io::Result<()> {
+        loop {
+            let next = lock(&self.notices).pop_front();
+            match next {
+                Some(notice) => sender.notify(notice).await?,
+                None => return Ok(()),
+            }
+        }
+    }
+
+    async fn keep_sending_notices(&self, sender: &mut Sender) -> Infallible {
+        while self.send_notices(sender).await.is_ok() {
+            self.outwards_told.notified().await;
+        }
+        pending().await // the stream is gone, and the other direction says how it ended
+    }
+
+    // From the carrier to the near end.
+
+    async fn inwards(&self, receiver: &mut Receiver) -> Direction {
+        loop {
+            let sent = match receiver.receive().await {
+                Ok(Received::Chunks(mut chunks)) => self.send_chunks(&mut chunks).await,
+                Ok(Received::Octets(range)) => self.send_octets(receiver.octets(range)).await,
+                Ok(Received::Moved) => return self.inwards_raw(receiver).await,
+                Ok(Received::End) => return self.end_near(),
+                Ok(Received::Dial(ticket)) => self.dial(ticket),
+                Ok(Received::Switch) => self.switch(),
+                Err(_) => return Direction::Broken(End::FarGone),
+            };
+            if sent.is_err() {
+                return Direction::Unwanted;
+            }
+        }
+    }
+
+    async fn inwards_raw(&self, receiver: &mut Receiver) -> Direction {
+        let Some(raw) = self.raw().await else {
+            return Direction::Broken(End::FarGone);
+        };
+        let (mut stream_ended, mut raw_ended, mut near_deaf) = (false, false, false);
+        let mut nobody_since = None;
+        let mut turn = Turn::default();
+        while !receiver.incoming.is_complete() {
+            turn.next().await;
+            if near_deaf && self.half_closed.load(Relaxed) {
+                // Nobody is there any more; but closing at once would reset what has just been sent.
+                if nobody_since.get_or_insert_with(Instant::now).elapsed() >= LINGER {
+                    return Direction::Unwanted;
+                }
+            }
+            if raw_ended && receiver.incoming.raw_ends().is_err() {
+                return Direction::Broken(End::FarGone);
+            }
+            tokio::select! {
+                biased; // what is said first, what passes then
+                received = receiver.receive(), if !stream_ended => match received {
+                    Ok(Received::End) => stream_ended = true,
+                    Ok(Received::Switch) => {
+                        let _ = self.switch();
+                    }
+                    Ok(Received::Chunks(_) | Received::Octets(_) | Received::Moved | Received::Dial(_))
+                    | Err(_) => return Direction::Broken(End::FarGone),
+                },
+                ready = raw.readable(), if !raw_ended => {
+                    if ready.is_err() {
+                        return Direction::Broken(End::FarGone);
+                    }
+                    let passed = match near_deaf {
+                        false => self.pass(raw, self.near).await,
+                        true => forget(raw),
+                    };
+                    match passed {
+                        Ok(Some(0)) => raw_ended = true,
+                        Ok(Some(length)) => {
+                            if receiver.incoming.on_raw(length).is_err() {
+                                return Direction::Broken(End::FarGone);
+                            }
+                            self.moved_inwards(length);
+                        }
+                        Ok(None) => {}
+                        Err(Broke::From) => return Direction::Broken(End::FarGone),
+                        Err(Broke::To) => near_deaf = true, // the far end is not to stall meanwhile
+                    }
+                }
+                () = sleep(LINGER), if near_deaf => {}
+            }
+        }
+        if near_deaf {
+            return Direction::Unwanted;
+        }
+        self.end_near()
+    }
+
+    fn end_near(&self) -> Direction {
+        // Fails only if the near end has gone meanwhile, which the other direction sees.
+        let _ = SockRef::from(self.near).shutdown(Shutdown::Write);
+        Direction::Finished
     }
 
     async fn send_chunks(&self, chunks: &mut [Bytes]) -> io::Result<()> {
         let mut from = 0;
         while from < chunks.len() {
-            let mut slices = [IoSlice::new(&[]); CHUNKS];
-            for (slice, chunk) in slices.iter_mut().zip(&chunks[from..]) {
-                *slice = IoSlice::new(chunk);
-            }
-            let count = chunks.len() - from;
-            let mut sent = self
-                .when_writable(|visitor| visitor.try_write_vectored(&slices[..count]))
-                .await?;
-            self.moved(&self.to_visitor, sent);
+            let mut sent = when_writable(self.near, |near| {
+                let mut slices = [IoSlice::new(&[]); SLICES];
+                let count = SLICES.min(chunks.len() - from);
+                for (slice, chunk) in slices.iter_mut().zip(&chunks[from..]) {
+                    *slice = IoSlice::new(chunk);
+                }
+                near.try_write_vectored(&slices[..count])
+            })
+            .await?;
+            self.moved_inwards(sent);
             while let Some(first) = chunks.get_mut(from) {
                 if sent < first.len() {
                     first.advance(sent);
@@ -243,40 +477,138 @@ impl<A: Fn()> Pump<'_, A> {
 
     async fn send_octets(&self, mut octets: &[u8]) -> io::Result<()> {
         while !octets.is_empty() {
-            let sent = self
-                .when_writable(|visitor| visitor.try_write(octets))
-                .await?;
-            self.moved(&self.to_visitor, sent);
+            let sent = when_writable(self.near, |near| near.try_write(octets)).await?;
+            self.moved_inwards(sent);
             octets = &octets[sent..];
         }
         Ok(())
     }
 
-    async fn when_writable(
-        &self,
-        mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        loop {
-            match write(self.visitor) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.visitor.writable().await?
-                }
-                done => return done,
+    // The raw connection.
+
+    fn dial(&self, ticket: Ticket) -> io::Result<()> {
+        lock(&self.ticket).get_or_insert(ticket);
+        self.raw_told.notify_one();
+        Ok(())
+    }
+
+    fn switch(&self) -> io::Result<()> {
+        self.outwards.moves.store(true, Relaxed);
+        self.outwards_told.notify_one();
+        Ok(())
+    }
+
+    /// The raw connection, which the other end uses already.
+    async fn raw(&self) -> Option<&TcpStream> {
+        if self.raw.get().is_none() {
+            let _ = timeout(raw::TICKET_TIME, self.raw_here.notified()).await;
+        }
+        self.raw.get()
+    }
+
+    /// Has the raw connection as soon as it is wanted, and sees to it that both ends use it.
+    async fn bring_raw(&self) -> Infallible {
+        self.raw_told.notified().await;
+        let stream = match &self.raw_way {
+            RawWay::Expect(door, key) => {
+                let expected = door.expect(key.clone());
+                self.tell(Notice::Dial(expected.ticket));
+                let arrived = expected.arrived().await;
+                self.observer.raw(arrived.is_some());
+                arrived
             }
+            RawWay::Dial(dialler) => {
+                let ticket = lock(&self.ticket).take();
+                match ticket {
+                    Some(ticket) => dialler.clone().dial(ticket).await.ok(),
+                    None => None,
+                }
+            }
+            RawWay::Never => None,
+        };
+        let Some(stream) = stream else {
+            return pending().await; // the stream goes on
+        };
+        let _ = self.raw.set(stream);
+        self.raw_here.notify_one();
+        self.outwards_told.notify_one();
+        if let RawWay::Expect(..) = self.raw_way {
+            while !self.inwards.moves.load(Relaxed) {
+                self.raw_told.notified().await;
+            }
+            self.tell(Notice::Switch);
+        }
+        pending().await
+    }
+
+    fn tell(&self, notice: Notice) {
+        lock(&self.notices).push_back(notice);
+        self.outwards_told.notify_one();
+    }
+
+    fn moved_outwards(&self, octets: usize) {
+        self.observer.sent(octets);
+        self.moved(&self.outwards, &self.inwards, octets);
+    }
+
+    fn moved_inwards(&self, octets: usize) {
+        self.observer.heard(octets);
+        self.moved(&self.inwards, &self.outwards, octets);
+    }
+
+    /// Counts what `one` direction has moved. At the relay this is where bulk is noticed.
+    fn moved(&self, one: &Count, other: &Count, octets: usize) {
+        let carried = one.octets.fetch_add(octets as u64, Relaxed) + octets as u64;
+        if let RawWay::Expect(..) = self.raw_way
+            && !one.moves.load(Relaxed)
+            && lock(&one.burst).is_bulk(carried, other.octets.load(Relaxed))
+        {
+            one.moves.store(true, Relaxed);
+            self.raw_told.notify_one();
+            self.outwards_told.notify_one();
         }
     }
 
-    fn moved(&self, counter: &AtomicU64, octets: usize) {
-        counter.fetch_add(octets as u64, Relaxed);
-        (self.active)();
+    /// Passes on what `from` has, 0 being its end. `None` if it has nothing after all.
+    async fn pass(&self, from: &TcpStream, to: &TcpStream) -> Result<Option<usize>, Broke> {
+        if let Some(mut pipe) = pipes::lend() {
+            match from.try_io(Interest::READABLE, || pipe.fill(from, usize::MAX)) {
+                Ok(length) => {
+                    while !pipe.is_empty() {
+                        let drained = to.async_io(Interest::WRITABLE, || pipe.drain(to)).await;
+                        if drained.is_err() {
+                            return Err(Broke::To);
+                        }
+                    }
+                    return Ok(Some(length));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                Err(_) => return Err(Broke::From),
+            }
+        }
+        self.observer.copied();
+        let mut lent = buffers::lend();
+        match from.try_read(&mut lent) {
+            Ok(length) => {
+                let mut octets = &lent[..length];
+                while !octets.is_empty() {
+                    let sent = when_writable(to, |to| to.try_write(octets)).await;
+                    octets = &octets[sent.map_err(|_| Broke::To)?..];
+                }
+                Ok(Some(length))
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+            Err(_) => Err(Broke::From),
+        }
     }
 
-    /// Returns once the visitor has been idle for too long.
+    /// Returns once nothing has passed for too long.
     async fn idle(&self) {
         let (mut before, mut ticks) = (0, 0);
         loop {
             sleep(IDLE_TICK).await;
-            let now = self.to_device.load(Relaxed) + self.to_visitor.load(Relaxed);
+            let now = self.outwards.octets.load(Relaxed) + self.inwards.octets.load(Relaxed);
             ticks = if now == before { ticks + 1 } else { 0 };
             before = now;
             let limit = if self.half_closed.load(Relaxed) {
@@ -291,12 +623,44 @@ impl<A: Fn()> Pump<'_, A> {
     }
 }
 
-/// Reads and forgets what still comes, until the visitor closes or `time` is over.
-pub(crate) async fn drain(visitor: &TcpStream, time: Duration) {
+/// Takes what `from` has, for nobody.
+fn forget(from: &TcpStream) -> Result<Option<usize>, Broke> {
+    match from.try_read(&mut buffers::lend()) {
+        Ok(length) => Ok(Some(length)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
+        Err(_) => Err(Broke::From),
+    }
+}
+
+async fn end(sender: &mut Sender) -> Direction {
+    match sender.end().await {
+        Ok(()) => Direction::Finished,
+        Err(_) => Direction::Unwanted,
+    }
+}
+
+async fn when_writable(
+    stream: &TcpStream,
+    mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
+) -> io::Result<usize> {
+    loop {
+        match write(stream) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
+            done => return done,
+        }
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Reads and forgets what still comes, until the other side closes or `time` is over.
+pub(crate) async fn drain(stream: &TcpStream, time: Duration) {
     let _ = timeout(time, async {
         let mut forgotten = buffers::lend();
-        while visitor.readable().await.is_ok() {
-            match visitor.try_read(&mut forgotten) {
+        while stream.readable().await.is_ok() {
+            match stream.try_read(&mut forgotten) {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
@@ -307,8 +671,8 @@ pub(crate) async fn drain(visitor: &TcpStream, time: Duration) {
     .await;
 }
 
-/// Makes the coming close a reset, so that the visitor does not take what it has for the whole.
-fn reset(visitor: &TcpStream) {
+/// Makes the coming close a reset, so that the near end does not take what it has for the whole.
+fn reset(near: &TcpStream) {
     // If it fails the connection is gone already.
-    let _ = SockRef::from(visitor).set_linger(Some(Duration::ZERO));
+    let _ = SockRef::from(near).set_linger(Some(Duration::ZERO));
 }

@@ -32,6 +32,7 @@ use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
 use wire::{ALPN_CARRIER, ALPN_TUNNEL};
 
+use crate::carrier::raw::SealKey;
 use crate::resolve;
 use verify::{DeviceCertificates, OriginCertificates};
 
@@ -292,6 +293,24 @@ pub(crate) fn protocol(stream: &Accepted) -> Option<&[u8]> {
 /// The Ed25519 key that the agent at the other end of `stream` has proved, if it showed any.
 pub(crate) fn agent_key(stream: &Accepted) -> Option<PublicKey> {
     ed25519_key(stream.get_ref().1.peer_certificates()?.first()?)
+}
+
+/// The key for the seals of raw connections, which both ends of a tunnel draw from its session.
+pub(crate) fn seal_key(stream: &TlsStream) -> Option<SealKey> {
+    let mut exported = [0; SealKey::LENGTH];
+    let label = wire::raw::EXPORTER_LABEL;
+    let drawn = match stream {
+        TlsStream::Client(stream) => stream
+            .get_ref()
+            .1
+            .export_keying_material(exported, label, None),
+        TlsStream::Server(stream) => stream
+            .get_ref()
+            .1
+            .export_keying_material(exported, label, None),
+    };
+    exported = drawn.ok()?;
+    Some(SealKey::new(&exported))
 }
 
 /// The same for a QUIC connection, which gives the peer's chain as a value of unknown type.

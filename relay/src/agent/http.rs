@@ -30,11 +30,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use wire::frame::Open;
 
-use crate::carrier::Carrier;
 use crate::tls;
 
 use super::origin::{Origin, OriginStream, Scheme, VisitorAddress};
 use super::pass;
+use super::stream::VisitorStream;
 
 /// How long a visitor may take to send a request's head, and may rest between requests.
 const HEAD_TIME: Duration = Duration::from_secs(75);
@@ -95,7 +95,7 @@ pub(super) struct Names<'a> {
 
 /// Serves one visitor's requests until it leaves.
 pub(super) async fn serve(
-    visitor: TlsStream<Carrier>,
+    visitor: TlsStream<VisitorStream>,
     open: &Open,
     origin: &Arc<Origin>,
     names: Names<'_>,
@@ -270,7 +270,7 @@ impl Exchange {
             .map_or("/", |path| path.as_str());
         let scheme = match self.origin.scheme() {
             Scheme::Https => "https",
-            Scheme::Http | Scheme::Tcp => "http",
+            Scheme::Http | Scheme::Tcp | Scheme::Tls => "http",
         };
         let target = Uri::builder()
             .scheme(scheme)

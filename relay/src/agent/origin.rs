@@ -10,6 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use hyper::Uri;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
+use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wire::proxy_v2;
@@ -28,7 +29,7 @@ pub struct Origin {
     tls: Option<TlsConnector>,
 }
 
-/// Where an origin is: `http://host:port`, `https://host:port` or `tcp://host:port`.
+/// Where an origin is: `http://host:port`, `https://host:port`, `tcp://host:port` or `tls://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginAddress {
     /// What it speaks.
@@ -48,6 +49,8 @@ pub enum Scheme {
     Https,
     /// Any bytes: what is inside the visitor's TLS passes as it is.
     Tcp,
+    /// TLS with a certificate of its own: the visitor's TLS passes as it is, and ends there.
+    Tls,
 }
 
 /// How an origin hears the visitor's address.
@@ -74,7 +77,7 @@ pub enum OriginTrust {
 /// The text is not the address of an origin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not an origin; it looks like http://127.0.0.1:80, https://127.0.0.1:443 or tcp://127.0.0.1:22"
+    "{0:?} is not an origin; it looks like http://127.0.0.1:80, https://127.0.0.1:443, tcp://127.0.0.1:22 or tls://127.0.0.1:443"
 )]
 pub struct OriginError(String);
 
@@ -88,6 +91,7 @@ impl FromStr for OriginAddress {
             Some("http") => (Scheme::Http, Some(80)),
             Some("https") => (Scheme::Https, Some(443)),
             Some("tcp") => (Scheme::Tcp, None),
+            Some("tls") => (Scheme::Tls, Some(443)),
             Some(_) | None => return Err(error()),
         };
         let authority = uri.authority().ok_or_else(error)?;
@@ -119,7 +123,7 @@ impl Origin {
         let tls = match (address.scheme, trust) {
             (Scheme::Https, OriginTrust::Roots(roots)) => Some(tls::origin_client(Some(roots))?),
             (Scheme::Https, OriginTrust::Anything) => Some(tls::origin_client(None)?),
-            (Scheme::Http | Scheme::Tcp, _) => None,
+            (Scheme::Http | Scheme::Tcp | Scheme::Tls, _) => None,
         };
         Ok(Self {
             address,
@@ -150,14 +154,27 @@ impl Origin {
         timeout(CONNECT_TIME, self.dial(visitor, front)).await?
     }
 
-    async fn dial(&self, visitor: SocketAddr, front: SocketAddr) -> io::Result<OriginStream> {
+    /// The same without TLS of ours, for bytes that only pass.
+    pub(super) async fn connect_plain(
+        &self,
+        visitor: SocketAddr,
+        front: SocketAddr,
+    ) -> io::Result<TcpStream> {
+        timeout(CONNECT_TIME, self.dial_plain(visitor, front)).await?
+    }
+
+    async fn dial_plain(&self, visitor: SocketAddr, front: SocketAddr) -> io::Result<TcpStream> {
         let mut stream = Resolver::System
             .connect(&self.address.host, self.address.port)
             .await?;
         if self.visitor_address == VisitorAddress::ProxyV2 {
             stream.write_all(&proxy_v2::encode(visitor, front)).await?;
         }
-        let stream = Prefixed::new(Bytes::new(), stream);
+        Ok(stream)
+    }
+
+    async fn dial(&self, visitor: SocketAddr, front: SocketAddr) -> io::Result<OriginStream> {
+        let stream = Prefixed::new(Bytes::new(), self.dial_plain(visitor, front).await?);
         match &self.tls {
             None => Ok(OriginStream::Plain(stream)),
             Some(connector) => {

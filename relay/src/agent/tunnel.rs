@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant as Deadline, sleep, sleep_until, timeout};
@@ -18,7 +19,7 @@ use wire::frame::Ticket;
 use wire::hello::VERSION;
 use wire::{CloseCode, Features, Frame, Hello, InstanceId};
 
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, raw};
 use crate::control_stream::{ControlError, ControlReader, ControlWriter};
 use crate::liveness::SignsOfLife;
 use crate::quic::{self, AgentEndpointError, Connection, Endpoint};
@@ -44,11 +45,12 @@ const QUIC_HEAD_START_AGAIN: Duration = Duration::from_millis(700);
 /// Between two tries over TLS while QUIC has not answered.
 const TLS_AGAIN: Duration = Duration::from_millis(500);
 
-/// How often the agent pings, give or take a fifth, so that a dead relay is noticed within four seconds.
-const PING: Duration = Duration::from_secs(3);
+/// How often the agent pings, give or take a fifth.
+const PING: Duration = Duration::from_millis(2500);
 
-/// How long a pong may take at least; on slow paths, [`PONG_ROUND_TRIPS`] round trips.
-const PONG_TIME: Duration = Duration::from_millis(400);
+/// How long a pong may take at least; on slow paths, [`PONG_ROUND_TRIPS`] round trips. A dead relay is noticed within four
+/// seconds, and one that is only busy is not taken for dead.
+const PONG_TIME: Duration = Duration::from_secs(1);
 
 /// One for the ping, two for a loss.
 const PONG_ROUND_TRIPS: u32 = 3;
@@ -85,6 +87,9 @@ pub(super) enum DialError {
     /// The device's own keys or roots do not work.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The tunnel's TLS session gives out no keys.
+    #[error("the tunnel's TLS session gives out no key for raw connections")]
+    NoKey,
 }
 
 impl From<AgentEndpointError> for DialError {
@@ -123,6 +128,10 @@ pub(super) struct Tunnel {
     pub(super) seen_as: SocketAddr,
     /// How long the relay took to answer the hello.
     round_trip: Duration,
+    /// Brings raw connections for its visitors' bulk.
+    raw: raw::Dialler,
+    /// What is heard over its carriers, and over raw connections beside them.
+    signs: Arc<SignsOfLife>,
     way: Way,
     reader: ControlReader,
     writer: ControlWriter,
@@ -212,9 +221,17 @@ impl Dialler {
                     Ok(code) => DialError::Closed(code),
                     Err(_) => error,
                 })?;
+            let signs = Arc::default();
+            let raw = raw::Dialler {
+                front: connection.remote_address(),
+                signs: Arc::clone(&signs),
+                key: quic::seal_key(&connection).ok_or(DialError::NoKey)?,
+            };
             Ok(Tunnel {
                 seen_as,
                 round_trip,
+                raw,
+                signs,
                 way: Way::Quic {
                     connection,
                     endpoint,
@@ -236,7 +253,14 @@ impl Dialler {
             let stream = connector
                 .connect(name, Prefixed::new(Bytes::new(), stream))
                 .await?;
-            let (read, write) = tokio::io::split(TlsStream::from(stream));
+            let stream = TlsStream::from(stream);
+            let signs = Arc::default();
+            let raw = raw::Dialler {
+                front: address,
+                signs: Arc::clone(&signs),
+                key: tls::seal_key(&stream).ok_or(DialError::NoKey)?,
+            };
+            let (read, write) = tokio::io::split(stream);
             let (mut reader, mut writer) = (ControlReader::new(read), ControlWriter::new(write));
             let (seen_as, round_trip) = self.greet(&mut reader, &mut writer).await?;
             let connector = tls::carrier_client(&self.roots)?;
@@ -244,11 +268,13 @@ impl Dialler {
                 connector,
                 host: relay.host.clone(),
                 address,
-                signs: Arc::default(),
+                signs: Arc::clone(&signs),
             };
             Ok(Tunnel {
                 seen_as,
                 round_trip,
+                raw,
+                signs,
                 way: Way::Tls(carriers),
                 reader,
                 writer,
@@ -265,7 +291,7 @@ impl Dialler {
     ) -> Result<(SocketAddr, Duration), DialError> {
         let hello = Hello {
             version: VERSION,
-            features: Features::TLS_CARRIER,
+            features: Features::TLS_CARRIER.and(Features::RAW_CARRIER),
             instance: self.instance,
             software: SOFTWARE.to_owned(),
         };
@@ -349,9 +375,7 @@ impl Tunnel {
                 biased; // the end first, then what the relay says, then its visitors, then our own pings
                 () = stop.cancelled() => return Ended::Stopped,
                 frame = self.reader.next() => {
-                    if let Way::Tls(dialler) = &self.way {
-                        dialler.signs.heard(1);
-                    }
+                    self.signs.heard(1);
                     match frame {
                         Ok(Frame::Pong { .. }) => pulse.pong(Instant::now()),
                         Ok(Frame::Ping { sequence }) => {
@@ -373,11 +397,11 @@ impl Tunnel {
                     }
                 }
                 carrier = self.way.carrier() => match carrier {
-                    Some(carrier) => visitors.receive(carrier),
+                    Some(carrier) => visitors.receive(carrier, self.raw.clone()),
                     None => return self.ended(),
                 },
                 () = sleep_until(alarm) => {
-                    match pulse.due(Instant::now(), self.way.heard(), self.way.round_trip()) {
+                    match pulse.due(Instant::now(), self.heard(), self.way.round_trip()) {
                         Beat::Silent => return Ended::Silent,
                         Beat::Rest => {}
                         Beat::Ping { sequence } => {
@@ -389,6 +413,15 @@ impl Tunnel {
                 }
             }
         }
+    }
+
+    /// Grows with every sign of life of the relay.
+    fn heard(&self) -> u64 {
+        let packets = match &self.way {
+            Way::Quic { connection, .. } => quic::heard(connection),
+            Way::Tls(_) => 0,
+        };
+        packets + self.signs.count()
     }
 
     fn ended(&self) -> Ended {
@@ -404,10 +437,10 @@ impl Tunnel {
         let Way::Tls(dialler) = &self.way else {
             return; // over QUIC the relay opens streams itself
         };
-        let (dialler, visitors) = (dialler.clone(), Arc::clone(visitors));
+        let (dialler, raw, visitors) = (dialler.clone(), self.raw.clone(), Arc::clone(visitors));
         carriers.spawn(async move {
             match timeout(DIAL_TIME, dialler.dial(ticket)).await {
-                Ok(Ok(carrier)) => visitors.receive(carrier),
+                Ok(Ok(carrier)) => visitors.receive(carrier, raw),
                 Ok(Err(error)) => tracing::debug!(%error, "no carrier for a visitor"),
                 Err(_) => tracing::debug!("no carrier for a visitor in time"),
             }
@@ -424,14 +457,6 @@ impl Way {
                 Some(Carrier::quic(send, recv))
             }
             Self::Tls(_) => std::future::pending().await, // they come by ticket
-        }
-    }
-
-    /// Grows with every sign of life of the relay.
-    fn heard(&self) -> u64 {
-        match self {
-            Self::Quic { connection, .. } => quic::heard(connection),
-            Self::Tls(dialler) => dialler.signs.count(),
         }
     }
 
@@ -462,10 +487,11 @@ impl CarrierDialler {
             .connector
             .connect(name, Prefixed::new(Bytes::new(), stream))
             .await?;
-        let mut carrier = Carrier::tls(stream.into(), Arc::clone(&self.signs));
+        let mut stream = TlsStream::from(stream);
         let carry = Frame::Carry { ticket }.encode().map_err(io::Error::other)?;
-        carrier.sender.send(&carry).await?;
-        Ok(carrier)
+        stream.write_all(&carry).await?;
+        stream.flush().await?;
+        Ok(Carrier::tls(stream, Arc::clone(&self.signs)))
     }
 }
 

@@ -14,13 +14,15 @@ use tokio_util::task::TaskTracker;
 use wire::ResetCode;
 use wire::frame::{Frame, Open};
 
-use crate::carrier::Carrier;
+use crate::carrier::{Carrier, raw};
 use crate::control_stream::read_first;
+use crate::splice::{self, RawWay};
 use crate::tls::{self, CertificateSlot, TlsError};
 
 use super::http;
 use super::origin::{Origin, Scheme};
 use super::pass;
+use super::stream::VisitorStream;
 
 /// How long the relay may take to say who comes, and the visitor to finish its TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -57,7 +59,7 @@ impl Visitors {
     ) -> Result<Self, TlsError> {
         let alpn: &[&[u8]] = match origin.scheme() {
             Scheme::Http | Scheme::Https => &[tls::HTTP2, tls::HTTP1],
-            Scheme::Tcp => &[],
+            Scheme::Tcp | Scheme::Tls => &[],
         };
         let acceptor = Acceptor(tls::visitor_acceptor(certificate, alpn)?);
         Ok(Self {
@@ -71,7 +73,7 @@ impl Visitors {
     }
 
     /// Takes a visitor from here to its end, in a task of its own.
-    pub(super) fn receive(self: &Arc<Self>, mut carrier: Carrier) {
+    pub(super) fn receive(self: &Arc<Self>, mut carrier: Carrier, raw: raw::Dialler) {
         if self.tasks.len() >= MAX_VISITORS {
             return carrier.sender.reset(ResetCode::Refused);
         }
@@ -81,7 +83,7 @@ impl Visitors {
             tokio::select! {
                 biased; // a stopping agent does not wait for visitors to finish
                 () = stop.cancelled() => {}
-                served = visitors.serve(carrier) => if let Err(error) = served {
+                served = visitors.serve(carrier, raw) => if let Err(error) = served {
                     tracing::debug!(%error, "a visitor's connection has failed");
                 },
             }
@@ -94,8 +96,9 @@ impl Visitors {
         self.tasks.wait().await;
     }
 
-    async fn serve(&self, mut carrier: Carrier) -> io::Result<()> {
-        let open = match timeout(HANDSHAKE_TIME, read_first(&mut carrier)).await? {
+    async fn serve(&self, mut carrier: Carrier, raw: raw::Dialler) -> io::Result<()> {
+        let open = match timeout(HANDSHAKE_TIME, read_first(&mut carrier.receiver.stream())).await?
+        {
             Ok(Frame::Open(open)) if self.serves(&open.name) => open,
             Ok(_) => {
                 carrier.sender.reset(ResetCode::Refused);
@@ -103,6 +106,10 @@ impl Visitors {
             }
             Err(error) => return Err(io::Error::other(error)),
         };
+        if self.origin.scheme() == Scheme::Tls {
+            return self.pass_through(carrier, raw, &open).await;
+        }
+        let carrier = VisitorStream::new(carrier, raw);
         let accepted = self.acceptor.0.accept(carrier).into_fallible();
         let visitor = match timeout(HANDSHAKE_TIME, accepted).await? {
             Ok(visitor) => visitor,
@@ -120,7 +127,7 @@ impl Visitors {
                 };
                 http::serve(visitor, &open, &self.origin, names).await
             }
-            Scheme::Tcp => self.pass(visitor, &open).await,
+            Scheme::Tcp | Scheme::Tls => self.pass(visitor, &open).await,
         }
     }
 
@@ -129,11 +136,35 @@ impl Visitors {
         self.zone.locate(host) == Place::Device(self.device.clone())
     }
 
-    async fn pass(&self, mut visitor: TlsStream<Carrier>, open: &Open) -> io::Result<()> {
+    /// Joins the visitor to an origin that ends its TLS itself. No octet of it has to be seen here.
+    async fn pass_through(
+        &self,
+        mut carrier: Carrier,
+        raw: raw::Dialler,
+        open: &Open,
+    ) -> io::Result<()> {
+        let origin = match self.origin.connect_plain(open.visitor, open.front).await {
+            Ok(origin) => origin,
+            Err(error) => {
+                self.unreachable(&error);
+                carrier.sender.end().await?;
+                return carrier.sender.finish().await;
+            }
+        };
+        let signs = Arc::clone(&raw.signs);
+        splice::splice(origin, carrier, RawWay::Dial(raw), &self.stop, &*signs).await;
+        Ok(())
+    }
+
+    fn unreachable(&self, error: &io::Error) {
+        tracing::warn!(%error, origin = %self.origin.authority(), "the origin cannot be reached");
+    }
+
+    async fn pass(&self, mut visitor: TlsStream<VisitorStream>, open: &Open) -> io::Result<()> {
         let mut origin = match self.origin.connect(open.visitor, open.front).await {
             Ok(origin) => origin,
             Err(error) => {
-                tracing::warn!(%error, origin = %self.origin.authority(), "the origin cannot be reached");
+                self.unreachable(&error);
                 return visitor.shutdown().await;
             }
         };

@@ -1,6 +1,7 @@
 //! A visitor arrives: admitted, its name read, its device found, a carrier opened, its bytes pumped. The functions stand
 //! in that order. Agents over TLS, and visitors of the operator's own hosts, arrive through the same door.
 
+use std::cmp::Ordering;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -18,15 +19,17 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::client_hello::{NotAHello, Progress, Reader as HelloReader};
 use wire::frame::Open;
+use wire::raw::{self, Header};
 
+use crate::carrier::raw::TurnedAway;
 use crate::splice::{self, Moved};
 use crate::tls::{self, Accepted, Prefixed};
 
 use super::limits::{Admitted, HELLO_TIME, Limits};
-use super::metrics::{HandedOver, Metrics};
+use super::metrics::{HandedOver, Metrics, end_name};
 use super::refusal::Refusal;
 use super::register::Register;
-use super::sessions::{OpenError, Sessions};
+use super::sessions::{OpenError, Session, Sessions};
 
 /// TLS alert record: fatal, unrecognized_name (RFC 6066 section 3, RFC 8446 section 6).
 const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
@@ -126,11 +129,17 @@ impl Front {
         let first = tokio::select! {
             biased;
             () = self.cut.cancelled() => Err(Refusal::LeftEarly),
-            first = timeout(HELLO_TIME, read_hello(&visitor)) => first.unwrap_or(Err(Refusal::TooSlow)),
+            first = timeout(HELLO_TIME, read_first(&visitor)) => first.unwrap_or(Err(Refusal::TooSlow)),
         };
         admitted.named();
         let visited = match first {
-            Ok((octets, name)) => self.lead(visitor, address, octets, name, admitted).await,
+            Ok(First::Hello { octets, name }) => {
+                self.lead(visitor, address, octets, name, admitted).await
+            }
+            Ok(First::Raw(header)) => {
+                self.admit_raw(header, visitor);
+                Ok(Visit::HandedOver(HandedOver::Tunnel))
+            }
             Err(refusal) => Err(SentAway {
                 refusal,
                 to_tell: Some((visitor, admitted)),
@@ -139,7 +148,10 @@ impl Front {
         match visited {
             Ok(Visit::Ended(moved)) => {
                 self.metrics.visitor_ended(moved);
-                tracing::debug!(end = moved.end.name(), "a visitor's connection has ended");
+                tracing::debug!(
+                    end = end_name(moved.end),
+                    "a visitor's connection has ended"
+                );
             }
             Ok(Visit::HandedOver(to)) => self.metrics.visitor_handed_over(to),
             Err(SentAway { refusal, to_tell }) => {
@@ -151,6 +163,17 @@ impl Front {
                     alert(visitor).await;
                 }
             }
+        }
+    }
+
+    fn admit_raw(&self, header: Option<Header>, stream: TcpStream) {
+        let admitted = match header {
+            Some(header) => self.sessions.door.admit(&header, stream),
+            None => Err(TurnedAway::BadHeader),
+        };
+        if let Err(reason) = admitted {
+            self.metrics.raw_turned_away(reason);
+            tracing::debug!(reason = reason.name(), "a raw connection was turned away");
         }
     }
 
@@ -236,9 +259,13 @@ impl Front {
             }
         };
         self.metrics.carrier_opened(carrier.kind());
-        let mut moved =
-            splice::splice(visitor, carrier, session.ended(), || session.active()).await;
-        moved.to_device += hello.len() as u64;
+        let observer = Observed {
+            session: &session,
+            metrics: &self.metrics,
+        };
+        let raw_way = session.raw_way();
+        let mut moved = splice::splice(visitor, carrier, raw_way, session.ended(), &observer).await;
+        moved.outwards += hello.len() as u64;
         Ok(Visit::Ended(moved))
     }
 
@@ -272,6 +299,30 @@ impl Front {
     }
 }
 
+/// What becomes of a visitor's bytes, for its session and the counters.
+struct Observed<'a> {
+    session: &'a Session,
+    metrics: &'a Metrics,
+}
+
+impl splice::Observer for Observed<'_> {
+    fn heard(&self, _octets: usize) {
+        self.session.active();
+    }
+
+    fn sent(&self, _octets: usize) {
+        self.session.active();
+    }
+
+    fn raw(&self, came: bool) {
+        self.metrics.raw_connection(came);
+    }
+
+    fn copied(&self) {
+        self.metrics.splice_fallback();
+    }
+}
+
 fn prepare(visitor: &TcpStream) {
     // Neither is worth losing a visitor over.
     let _ = visitor.set_nodelay(true);
@@ -281,8 +332,15 @@ fn prepare(visitor: &TcpStream) {
     let _ = SockRef::from(visitor).set_tcp_keepalive(&keepalive);
 }
 
-/// The visitor's first octets, all of them, and the host they name.
-async fn read_hello(visitor: &TcpStream) -> Result<(Bytes, String), Refusal> {
+/// What a connection begins with. It is decided once, by the first octet.
+enum First {
+    /// A ClientHello: all octets so far, and the host they name.
+    Hello { octets: Bytes, name: String },
+    /// The header of a raw connection; `None` if it is none after all.
+    Raw(Option<Header>),
+}
+
+async fn read_first(visitor: &TcpStream) -> Result<First, Refusal> {
     let mut octets = BytesMut::new();
     let mut reader = HelloReader::default();
     loop {
@@ -296,9 +354,23 @@ async fn read_hello(visitor: &TcpStream) -> Result<(Bytes, String), Refusal> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
             Err(_) => return Err(Refusal::LeftEarly),
         }
+        if octets[0] == raw::FIRST_OCTET {
+            match octets.len().cmp(&raw::HEADER) {
+                Ordering::Less => continue,
+                // An agent sends nothing more before it is told to.
+                Ordering::Greater => return Ok(First::Raw(None)),
+                Ordering::Equal => {
+                    let header = octets.first_chunk().and_then(Header::read);
+                    return Ok(First::Raw(header));
+                }
+            }
+        }
         match reader.push(&octets[before..]) {
             Ok(Progress::NeedMore) => {}
-            Ok(Progress::Name(name)) => return Ok((octets.freeze(), name)),
+            Ok(Progress::Name(name)) => {
+                let octets = octets.freeze();
+                return Ok(First::Hello { octets, name });
+            }
             Ok(Progress::NoName) => return Err(Refusal::NoName),
             Err(
                 NotAHello::NotTls

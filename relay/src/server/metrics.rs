@@ -4,6 +4,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use wire::CloseCode;
 
 use crate::carrier::Kind;
+use crate::carrier::raw::TurnedAway;
 use crate::quic::DatagramCounts;
 use crate::splice::{End, Moved};
 
@@ -23,6 +24,12 @@ pub(crate) struct Metrics {
     visitors_refused: IntCounterVec,
     /// Carriers opened, by kind.
     carriers_opened: IntCounterVec,
+    /// Raw connections asked for, by whether they came.
+    raw_connections: IntCounterVec,
+    /// Portions of bulk that were copied because they could not be spliced.
+    splice_fallback: IntCounter,
+    /// Raw connections that were turned away at the front, by reason.
+    raw_turned_away: IntCounterVec,
     /// Octets passed on, by direction.
     bytes: IntCounterVec,
     /// Tunnels attached now, by transport.
@@ -81,6 +88,20 @@ impl Metrics {
                 "Carriers opened.",
                 "kind",
             )?,
+            raw_connections: counters(
+                "causeway_relay_raw_connections_total",
+                "Raw connections asked for, by whether they came in time.",
+                "outcome",
+            )?,
+            splice_fallback: counter(
+                "causeway_relay_splice_fallback_total",
+                "Portions of bulk that were copied because they could not be spliced.",
+            )?,
+            raw_turned_away: counters(
+                "causeway_relay_raw_turned_away_total",
+                "Raw connections turned away at the front.",
+                "reason",
+            )?,
             bytes: counters(
                 "causeway_relay_bytes_total",
                 "Octets passed on.",
@@ -118,8 +139,8 @@ impl Metrics {
 
     /// A counter that is missing until it first counts cannot be told from one that was never there.
     fn show_all_labels(&self) {
-        for end in End::ALL {
-            self.visitors_ended.with_label_values(&[end.name()]);
+        for end in [End::Done, End::NearGone, End::FarGone, End::Idle, End::Cut] {
+            self.visitors_ended.with_label_values(&[end_name(end)]);
         }
         for to in [HandedOver::Cloud, HandedOver::Tunnel] {
             self.visitors_handed_over.with_label_values(&[to.name()]);
@@ -129,6 +150,12 @@ impl Metrics {
         }
         for kind in [Kind::Quic, Kind::Tls] {
             self.carriers_opened.with_label_values(&[kind.name()]);
+        }
+        for came in [true, false] {
+            self.raw_connections.with_label_values(&[outcome(came)]);
+        }
+        for reason in TurnedAway::ALL {
+            self.raw_turned_away.with_label_values(&[reason.name()]);
         }
         for direction in [TO_DEVICE, TO_VISITOR] {
             self.bytes.with_label_values(&[direction]);
@@ -164,18 +191,34 @@ impl Metrics {
 
     pub(crate) fn visitor_ended(&self, moved: Moved) {
         self.visitors_ended
-            .with_label_values(&[moved.end.name()])
+            .with_label_values(&[end_name(moved.end)])
             .inc();
         self.bytes
             .with_label_values(&[TO_DEVICE])
-            .inc_by(moved.to_device);
+            .inc_by(moved.outwards);
         self.bytes
             .with_label_values(&[TO_VISITOR])
-            .inc_by(moved.to_visitor);
+            .inc_by(moved.inwards);
     }
 
     pub(crate) fn carrier_opened(&self, kind: Kind) {
         self.carriers_opened.with_label_values(&[kind.name()]).inc();
+    }
+
+    pub(crate) fn raw_connection(&self, came: bool) {
+        self.raw_connections
+            .with_label_values(&[outcome(came)])
+            .inc();
+    }
+
+    pub(crate) fn raw_turned_away(&self, reason: TurnedAway) {
+        self.raw_turned_away
+            .with_label_values(&[reason.name()])
+            .inc();
+    }
+
+    pub(crate) fn splice_fallback(&self) {
+        self.splice_fallback.inc();
     }
 
     pub(crate) fn tunnel_attached(&self, transport: Transport) {
@@ -224,6 +267,21 @@ impl HandedOver {
             Self::Tunnel => "tunnel",
         }
     }
+}
+
+/// How a visitor's connection ended, seen from here: the near end is the visitor, the far one the device.
+pub(crate) fn end_name(end: End) -> &'static str {
+    match end {
+        End::Done => "done",
+        End::NearGone => "visitor_gone",
+        End::FarGone => "device_gone",
+        End::Idle => "idle",
+        End::Cut => "cut",
+    }
+}
+
+fn outcome(came: bool) -> &'static str {
+    if came { "came" } else { "missed" }
 }
 
 const TO_DEVICE: &str = "to_device";

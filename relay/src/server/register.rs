@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use wire::{ALPN_CARRIER, ALPN_TUNNEL, CloseCode, Features, Frame, Hello};
 
+use crate::carrier::raw::SealKey;
 use crate::control_stream::{ControlError, ControlReader, ControlWriter, read_first};
 use crate::liveness::SignsOfLife;
 use crate::quic::{self, Connection, Endpoint, Incoming};
@@ -25,9 +26,9 @@ use super::refusal::Rejection;
 use super::sessions::{Session, Sessions, Tunnel};
 
 /// What this relay can do.
-const FEATURES: Features = Features::TLS_CARRIER;
+const FEATURES: Features = Features::TLS_CARRIER.and(Features::RAW_CARRIER);
 
-/// A tunnel on which no frame comes for this long is gone. An agent pings every three seconds, every fifteen at rest.
+/// A tunnel on which no frame comes for this long is gone. An agent pings every two or three seconds.
 const SILENCE: Duration = Duration::from_secs(45);
 
 /// With more handshakes than this under way, an agent must first show that its address is its own (RFC 9000 section 8.1).
@@ -88,6 +89,7 @@ struct Arrival {
     hello: Hello,
     seen_as: SocketAddr,
     tunnel: Tunnel,
+    seal_key: Option<SealKey>,
     signs: Arc<SignsOfLife>,
     reader: ControlReader,
     writer: ControlWriter,
@@ -131,6 +133,7 @@ impl Register {
             hello: as_hello(hello)?,
             seen_as: connection.remote_address(),
             tunnel: Tunnel::Quic(connection.clone()),
+            seal_key: quic::seal_key(connection),
             signs: Arc::default(),
             reader,
             writer,
@@ -181,6 +184,7 @@ impl Register {
         stream: TlsStream,
         seen_as: SocketAddr,
     ) -> Result<Arrival, Rejection> {
+        let seal_key = tls::seal_key(&stream);
         let (read, write) = tokio::io::split(stream);
         let (mut reader, mut writer) = (ControlReader::new(read), ControlWriter::new(write));
         let greeted = async {
@@ -205,6 +209,7 @@ impl Register {
                     hello,
                     seen_as,
                     tunnel,
+                    seal_key,
                     signs,
                     reader,
                     writer,
@@ -236,6 +241,7 @@ impl Register {
             hello,
             seen_as,
             tunnel,
+            seal_key,
             signs,
             reader,
             mut writer,
@@ -258,6 +264,7 @@ impl Register {
             agreed.features,
             seen_as,
             tunnel,
+            seal_key,
             Instant::now(),
         );
         let welcome = Frame::Welcome {

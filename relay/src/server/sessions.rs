@@ -16,8 +16,10 @@ use wire::frame::{Open, Ticket};
 use wire::{CloseCode, Features, Frame, InstanceId};
 
 use crate::carrier::Carrier;
+use crate::carrier::raw::{Door, SealKey};
 use crate::liveness::{Liveness, Patience, SignsOfLife, Verdict};
 use crate::quic::{self, Connection};
+use crate::splice::RawWay;
 use crate::tls::TlsStream;
 
 use super::limits::DeviceVisitors;
@@ -55,6 +57,8 @@ pub(crate) struct Sessions {
     cut: CancellationToken,
     sessions_by_device: DashMap<DeviceId, SessionsOfDevice>,
     opener_by_ticket: Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
+    /// Where raw connections arrive.
+    pub(crate) door: Door,
 }
 
 /// The sessions of one device. There is at least one.
@@ -78,6 +82,7 @@ impl Sessions {
             cut,
             sessions_by_device: DashMap::new(),
             opener_by_ticket: Arc::default(),
+            door: Door::default(),
         }
     }
 
@@ -159,6 +164,7 @@ impl Sessions {
         features: Features,
         seen_as: SocketAddr,
         tunnel: Tunnel,
+        seal_key: Option<SealKey>,
         now: Instant,
     ) -> (Arc<Session>, mpsc::Receiver<Frame>) {
         let (commands, queue) = mpsc::channel(COMMANDS);
@@ -166,6 +172,9 @@ impl Sessions {
             device,
             key,
             instance,
+            raw: seal_key
+                .filter(|_| features.has(Features::RAW_CARRIER))
+                .map(|key| (self.door.clone(), key)),
             features,
             seen_as,
             tunnel,
@@ -203,6 +212,8 @@ pub(crate) struct Session {
     /// What both ends do.
     features: Features,
     tunnel: Tunnel,
+    /// How raw connections beside its carriers are had, if its agent brings any.
+    raw: Option<(Door, SealKey)>,
     commands: mpsc::Sender<Frame>,
     ended: CancellationToken,
     end_code: Mutex<Option<CloseCode>>,
@@ -264,10 +275,9 @@ impl Session {
                     opener_by_ticket,
                 } => Carrier::tls(self.dialled(opener_by_ticket).await?, Arc::clone(signs)),
             };
-            let preamble = [&frame[..], first].concat();
             carrier
                 .sender
-                .send(&preamble)
+                .open(&frame, first)
                 .await
                 .map_err(|_| OpenError::NoCarrier)?;
             Ok(carrier)
@@ -276,6 +286,14 @@ impl Session {
             biased;
             () = self.ended.cancelled() => Err(OpenError::NoCarrier),
             opened = timeout(OPEN_TIME, opened) => opened.unwrap_or(Err(OpenError::NoCarrier)),
+        }
+    }
+
+    /// How bulk leaves a carrier of this session.
+    pub(crate) fn raw_way(&self) -> RawWay {
+        match &self.raw {
+            Some((door, key)) => RawWay::Expect(door.clone(), key.clone()),
+            None => RawWay::Never,
         }
     }
 

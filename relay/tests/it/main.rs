@@ -11,6 +11,7 @@ mod byte_path;
 mod dead_agent;
 mod half_close;
 mod http;
+mod raw;
 mod refusals;
 mod shutdown;
 mod tunnel;

@@ -56,9 +56,17 @@ impl Features {
     /// The agent dials a TLS connection for a visitor when it is sent a ticket.
     pub const TLS_CARRIER: Self = Self(1);
 
+    /// The agent dials a raw TCP connection for a visitor's bulk when it is sent a ticket.
+    pub const RAW_CARRIER: Self = Self(2);
+
     /// The features in both sets.
     pub fn both(self, other: Self) -> Self {
         Self(self.0 & other.0)
+    }
+
+    /// The features in either set.
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
     }
 
     /// Whether every feature of `other` is here.

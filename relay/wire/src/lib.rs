@@ -10,7 +10,7 @@
 //!   agent                                     relay
 //!     │── Hello { version, features, instance } ─►│  within 5 s
 //!     │◄─ Welcome { version, features, seen as } ─│  or a close code from the table in `close`
-//!     │── Ping { sequence } ────────────────────►│  every 3 s ± 20 %
+//!     │── Ping { sequence } ────────────────────►│  every 2.5 s ± 20 %
 //!     │◄─ Pong { sequence } ─────────────────────│
 //!     │◄─ Ping … ── Pong ───────────────────────►│  when a visitor waits and nothing is heard
 //!     │◄─ Dial { ticket } ───────────────────────│  tls carrier only: bring a connection for a visitor
@@ -18,16 +18,29 @@
 //!     │◄─ Close { code } ────────────────────────│  TLS only; QUIC has its own close
 //! ```
 //!
-//! Each visitor crosses on a carrier of its own. It begins, from the relay, with one [`Frame::Open`], and then holds the
-//! visitor's bytes in both directions as they are, each direction closed on its own:
+//! Each visitor crosses on a carrier of its own. It begins, from the relay, with one [`Frame::Open`], and then holds, in
+//! both directions, the visitor's bytes in [`segment`]s, each direction ending on its own:
 //!
 //! ```text
-//!   quic   a bidirectional stream of the tunnel, opened by the relay:  Open │ bytes…
-//!   tls    a connection with ALPN_CARRIER, dialled by the agent:       Carry { ticket } ►   ◄ Open │ bytes…
+//!   quic   a bidirectional stream of the tunnel, opened by the relay:  Open │ Data… End
+//!   tls    a connection with ALPN_CARRIER, dialled by the agent:       Carry { ticket } ►   ◄ Open │ Data… End
 //! ```
 //!
-//! A direction that ends in order is finished (QUIC FIN, TLS close_notify); anything else is a reset and is passed on as
-//! a reset, so that a cut transfer never looks complete.
+//! Bulk leaves the stream: the relay asks for a raw TCP connection, and a direction goes on there from one exact octet on,
+//! without a header or a second encryption ([`raw`]):
+//!
+//! ```text
+//!   relay                                          agent
+//!     │── Dial { ticket } ────────────────────────►│  on the visitor's stream
+//!     │◄═ header: ticket, seal ════════════════════│  on a new TCP connection to the front
+//!     │── Switch ─────────────────────────────────►│  if what the agent sends is to move
+//!     │◄─ Moved { at } ────────────────────────────│
+//!     │◄═ bytes… ══════════════════════════════════│
+//!     │◄─ End { total } ───────────────────────────│
+//! ```
+//!
+//! A direction that ends in order says so in an End; anything else is passed on as a reset, so that a cut transfer never
+//! looks complete.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -48,6 +61,8 @@ pub mod datagram;
 pub mod frame;
 pub mod hello;
 pub mod proxy_v2;
+pub mod raw;
+pub mod segment;
 pub mod signed_request;
 
 pub use close::{CloseCode, ResetCode, Retry};
