@@ -260,10 +260,10 @@ impl ByHand {
     /// As much as is bulk, and the ticket that it brings.
     async fn until_asked(&mut self) -> Ticket {
         self.payload(&payload(200_000)).await;
-        match self.notice().await {
-            Notice::Dial(ticket) => ticket,
-            other => panic!("{other:?}"),
-        }
+        let Notice::Dial(ticket) = self.notice().await else {
+            panic!("no raw connection is asked for")
+        };
+        ticket
     }
 
     fn header(&self, ticket: &Ticket) -> Vec<u8> {
