@@ -41,7 +41,8 @@ enum Verb {
     },
     /// Keeps the device reachable until it is stopped.
     Run {
-        /// The service: http://127.0.0.1:80, https://127.0.0.1:443 or tcp://127.0.0.1:22
+        /// The service: http://127.0.0.1:80, https://127.0.0.1:443, tcp://127.0.0.1:22, or tls://127.0.0.1:443 for one whose
+        /// own certificate visitors see
         #[arg(long, value_name = "URL")]
         origin: OriginAddress,
         /// How the service hears the visitor's address; `forwarded` is for HTTP and its default.

@@ -27,8 +27,9 @@ const PART_PER_ADDRESS: usize = 2;
 /// Visitors of one device at a time. Below the number of streams its agent grants, so that one is always free.
 const MAX_VISITORS_PER_DEVICE: usize = 4000;
 
-/// Descriptors left for everything that is not a visitor: listeners, files, the database, agents over TLS.
-const RESERVED_DESCRIPTORS: u64 = 512;
+/// Descriptors left for everything that is not a visitor: listeners, files, the database, agents over TLS, pipes, and raw
+/// connections beside tls carriers.
+const RESERVED_DESCRIPTORS: u64 = 2048;
 
 /// Counts visitors against the bounds; clones count together.
 #[derive(Clone, Debug)]
@@ -45,7 +46,8 @@ impl Limits {
     pub(crate) fn for_this_process() -> Self {
         let descriptors = program::raise_descriptor_limit();
         // A visitor over a tls carrier takes two descriptors here.
-        let max_visitors = descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2;
+        let reserved = RESERVED_DESCRIPTORS.min(descriptors / 4);
+        let max_visitors = (descriptors - reserved) / 2;
         Self::new(usize::try_from(max_visitors.max(1)).unwrap_or(usize::MAX))
     }
 
