@@ -27,6 +27,7 @@ use wire::ResetCode;
 use wire::segment::{self, Notice, Piece};
 
 use crate::buffers::{self, Lent, LentChunks};
+use crate::congestion;
 use crate::liveness::SignsOfLife;
 use crate::quic::{self, RecvStream, SendStream};
 use crate::tls::TlsStream;
@@ -74,6 +75,7 @@ impl Carrier {
 
     /// A carrier on a TLS connection of its own. What passes it is a sign of life of the tunnel's other end.
     pub(crate) fn tls(stream: TlsStream, signs: Arc<SignsOfLife>) -> Self {
+        congestion::choose(stream.get_ref().0.tcp());
         let (read, write) = tokio::io::split(stream);
         Self::on(
             SendingStream::Tls(write, Arc::clone(&signs)),

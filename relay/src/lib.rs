@@ -4,7 +4,7 @@
 //! `agent/visitor.rs` for the path out of it to the origin; `carrier.rs` and `splice.rs` for what happens in between. The
 //! protocol itself is in the package `wire`.
 
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)] // but for `sys`
 
 pub mod agent;
 pub mod files;
@@ -16,7 +16,9 @@ pub mod tls;
 
 mod buffers;
 mod carrier;
+mod congestion;
 mod control_stream;
 mod liveness;
 mod quic;
 mod splice;
+mod sys;

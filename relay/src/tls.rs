@@ -405,6 +405,11 @@ impl Prefixed {
         Self { prefix, stream }
     }
 
+    /// The connection underneath.
+    pub(crate) fn tcp(&self) -> &TcpStream {
+        &self.stream
+    }
+
     /// Makes the coming close a reset, so that the other side does not take what it has for the whole.
     pub(crate) fn reset_on_close(&self) {
         // If it fails the connection is gone already.

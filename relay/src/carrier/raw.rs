@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use wire::frame::Ticket;
 use wire::raw::{self, Header};
 
+use crate::congestion;
 use crate::liveness::SignsOfLife;
 
 /// How long a ticket is good, and how long an agent may take to dial.
@@ -172,6 +173,7 @@ fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
+    congestion::choose(stream);
 }
 
 #[cfg(test)]

@@ -22,6 +22,7 @@ use wire::frame::Open;
 use wire::raw::{self, Header};
 
 use crate::carrier::raw::TurnedAway;
+use crate::congestion;
 use crate::splice::{self, Moved};
 use crate::tls::{self, Accepted, Prefixed};
 
@@ -259,6 +260,7 @@ impl Front {
             }
         };
         self.metrics.carrier_opened(carrier.kind());
+        congestion::choose(&visitor);
         let observer = Observed {
             session: &session,
             metrics: &self.metrics,
