@@ -17,6 +17,7 @@ mod identity;
 mod origin;
 mod pair;
 mod pass;
+mod pulse;
 mod state;
 mod stream;
 mod tunnel;

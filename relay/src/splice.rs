@@ -6,8 +6,12 @@
 //!   agent   near: the origin      brings it; only where it passes TLS through and ends none
 //! ```
 //!
+//! `splice/raw.rs` has what passes over the raw connection.
+//!
 //! Who broke what decides what the other side sees: an orderly end is passed on as an orderly end, anything else as a
 //! reset. The functions stand in the order in which a visitor meets them.
+
+mod raw;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -16,11 +20,10 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
@@ -32,8 +35,7 @@ use wire::segment::{self, Notice};
 
 use crate::buffers;
 use crate::carrier::direction::Burst;
-use crate::carrier::pipes;
-use crate::carrier::raw::{self, Dialler, Door, SealKey};
+use crate::carrier::raw::{Dialler, Door, SealKey};
 use crate::carrier::{self, Carrier, Received, Receiver, Sender};
 use crate::liveness::SignsOfLife;
 
@@ -225,12 +227,6 @@ impl Turn {
     }
 }
 
-/// Which of two connections broke while bytes passed from one to the other.
-enum Broke {
-    From,
-    To,
-}
-
 impl<O: Observer> Pump<'_, O> {
     async fn both(&self, sender: &mut Sender, receiver: &mut Receiver) -> End {
         let outwards = self.outwards(sender);
@@ -310,45 +306,6 @@ impl<O: Observer> Pump<'_, O> {
         }
     }
 
-    async fn outwards_raw(&self, sender: &mut Sender, raw: &TcpStream) -> Direction {
-        let moved = sender.outgoing.moves();
-        if sender.notify(moved).await.is_err() {
-            return Direction::Unwanted;
-        }
-        let mut turn = Turn::default();
-        loop {
-            turn.next().await;
-            if self.send_notices(sender).await.is_err() {
-                return Direction::Unwanted;
-            }
-            tokio::select! {
-                biased;
-                () = self.outwards_told.notified() => continue,
-                ready = self.near.readable() => if ready.is_err() {
-                    return Direction::Broken(End::NearGone);
-                },
-            }
-            match self.pass(self.near, raw).await {
-                Ok(Some(0)) => {
-                    // Fails only if the raw connection has gone, which the far end then sees.
-                    let _ = SockRef::from(raw).shutdown(Shutdown::Write);
-                    return end(sender).await;
-                }
-                Ok(Some(length)) => {
-                    sender.outgoing.sent(length);
-                    self.moved_outwards(length);
-                }
-                Ok(None) => {}
-                Err(Broke::From) => return Direction::Broken(End::NearGone),
-                Err(Broke::To) => {
-                    // The far end may have gone, or have heard enough: then it has more to say than this.
-                    sender.abandon(ResetCode::PeerGone).await;
-                    return Direction::Unwanted;
-                }
-            }
-        }
-    }
-
     async fn send_notices(&self, sender: &mut Sender) -> io::Result<()> {
         loop {
             let next = lock(&self.notices).pop_front();
@@ -383,64 +340,6 @@ impl<O: Observer> Pump<'_, O> {
                 return Direction::Unwanted;
             }
         }
-    }
-
-    async fn inwards_raw(&self, receiver: &mut Receiver) -> Direction {
-        let Some(raw) = self.raw().await else {
-            return Direction::Broken(End::FarGone);
-        };
-        let (mut stream_ended, mut raw_ended, mut near_deaf) = (false, false, false);
-        let mut nobody_since = None;
-        let mut turn = Turn::default();
-        while !receiver.incoming.is_complete() {
-            turn.next().await;
-            if near_deaf && self.half_closed.load(Relaxed) {
-                // Nobody is there any more; but closing at once would reset what has just been sent.
-                if nobody_since.get_or_insert_with(Instant::now).elapsed() >= LINGER {
-                    return Direction::Unwanted;
-                }
-            }
-            if raw_ended && receiver.incoming.raw_ends().is_err() {
-                return Direction::Broken(End::FarGone);
-            }
-            tokio::select! {
-                biased; // what is said first, what passes then
-                received = receiver.receive(), if !stream_ended => match received {
-                    Ok(Received::End) => stream_ended = true,
-                    Ok(Received::Switch) => {
-                        let _ = self.switch();
-                    }
-                    Ok(Received::Chunks(_) | Received::Octets(_) | Received::Moved | Received::Dial(_))
-                    | Err(_) => return Direction::Broken(End::FarGone),
-                },
-                ready = raw.readable(), if !raw_ended => {
-                    if ready.is_err() {
-                        return Direction::Broken(End::FarGone);
-                    }
-                    let passed = match near_deaf {
-                        false => self.pass(raw, self.near).await,
-                        true => forget(raw),
-                    };
-                    match passed {
-                        Ok(Some(0)) => raw_ended = true,
-                        Ok(Some(length)) => {
-                            if receiver.incoming.on_raw(length).is_err() {
-                                return Direction::Broken(End::FarGone);
-                            }
-                            self.moved_inwards(length);
-                        }
-                        Ok(None) => {}
-                        Err(Broke::From) => return Direction::Broken(End::FarGone),
-                        Err(Broke::To) => near_deaf = true, // the far end is not to stall meanwhile
-                    }
-                }
-                () = sleep(LINGER), if near_deaf => {}
-            }
-        }
-        if near_deaf {
-            return Direction::Unwanted;
-        }
-        self.end_near()
     }
 
     fn end_near(&self) -> Direction {
@@ -484,68 +383,6 @@ impl<O: Observer> Pump<'_, O> {
         Ok(())
     }
 
-    // The raw connection.
-
-    fn dial(&self, ticket: Ticket) -> io::Result<()> {
-        lock(&self.ticket).get_or_insert(ticket);
-        self.raw_told.notify_one();
-        Ok(())
-    }
-
-    fn switch(&self) -> io::Result<()> {
-        self.outwards.moves.store(true, Relaxed);
-        self.outwards_told.notify_one();
-        Ok(())
-    }
-
-    /// The raw connection, which the other end uses already.
-    async fn raw(&self) -> Option<&TcpStream> {
-        if self.raw.get().is_none() {
-            let _ = timeout(raw::TICKET_TIME, self.raw_here.notified()).await;
-        }
-        self.raw.get()
-    }
-
-    /// Has the raw connection as soon as it is wanted, and sees to it that both ends use it.
-    async fn bring_raw(&self) -> Infallible {
-        self.raw_told.notified().await;
-        let stream = match &self.raw_way {
-            RawWay::Expect(door, key) => {
-                let expected = door.expect(key.clone());
-                self.tell(Notice::Dial(expected.ticket));
-                let arrived = expected.arrived().await;
-                self.observer.raw(arrived.is_some());
-                arrived
-            }
-            RawWay::Dial(dialler) => {
-                let ticket = lock(&self.ticket).take();
-                match ticket {
-                    Some(ticket) => dialler.clone().dial(ticket).await.ok(),
-                    None => None,
-                }
-            }
-            RawWay::Never => None,
-        };
-        let Some(stream) = stream else {
-            return pending().await; // the stream goes on
-        };
-        let _ = self.raw.set(stream);
-        self.raw_here.notify_one();
-        self.outwards_told.notify_one();
-        if let RawWay::Expect(..) = self.raw_way {
-            while !self.inwards.moves.load(Relaxed) {
-                self.raw_told.notified().await;
-            }
-            self.tell(Notice::Switch);
-        }
-        pending().await
-    }
-
-    fn tell(&self, notice: Notice) {
-        lock(&self.notices).push_back(notice);
-        self.outwards_told.notify_one();
-    }
-
     fn moved_outwards(&self, octets: usize) {
         self.observer.sent(octets);
         self.moved(&self.outwards, &self.inwards, octets);
@@ -569,40 +406,6 @@ impl<O: Observer> Pump<'_, O> {
         }
     }
 
-    /// Passes on what `from` has, 0 being its end. `None` if it has nothing after all.
-    async fn pass(&self, from: &TcpStream, to: &TcpStream) -> Result<Option<usize>, Broke> {
-        if let Some(mut pipe) = pipes::lend() {
-            match from.try_io(Interest::READABLE, || pipe.fill(from, usize::MAX)) {
-                Ok(length) => {
-                    while !pipe.is_empty() {
-                        let drained = to.async_io(Interest::WRITABLE, || pipe.drain(to)).await;
-                        if drained.is_err() {
-                            return Err(Broke::To);
-                        }
-                    }
-                    return Ok(Some(length));
-                }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
-                Err(_) => return Err(Broke::From),
-            }
-        }
-        self.observer.copied();
-        let mut lent = buffers::lend();
-        match from.try_read(&mut lent) {
-            Ok(length) => {
-                let mut octets = &lent[..length];
-                while !octets.is_empty() {
-                    let sent = when_writable(to, |to| to.try_write(octets)).await;
-                    octets = &octets[sent.map_err(|_| Broke::To)?..];
-                }
-                Ok(Some(length))
-            }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-            Err(_) => Err(Broke::From),
-        }
-    }
-
     /// Returns once nothing has passed for too long.
     async fn idle(&self) {
         let (mut before, mut ticks) = (0, 0);
@@ -620,15 +423,6 @@ impl<O: Observer> Pump<'_, O> {
                 return;
             }
         }
-    }
-}
-
-/// Takes what `from` has, for nobody.
-fn forget(from: &TcpStream) -> Result<Option<usize>, Broke> {
-    match from.try_read(&mut buffers::lend()) {
-        Ok(length) => Ok(Some(length)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(_) => Err(Broke::From),
     }
 }
 

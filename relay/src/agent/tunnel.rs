@@ -11,7 +11,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant as Deadline, sleep, sleep_until, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -28,6 +28,7 @@ use crate::server::Transport;
 use crate::tls::{self, AgentCertificate, Prefixed, Roots, TlsError, TlsStream};
 
 use super::SOFTWARE;
+use super::pulse::{Beat, Pulse};
 use super::visitor::Visitors;
 
 /// How long one way of reaching a relay may take, hello and welcome included.
@@ -44,16 +45,6 @@ const QUIC_HEAD_START_AGAIN: Duration = Duration::from_millis(700);
 
 /// Between two tries over TLS while QUIC has not answered.
 const TLS_AGAIN: Duration = Duration::from_millis(500);
-
-/// How often the agent pings, give or take a fifth.
-const PING: Duration = Duration::from_millis(2500);
-
-/// How long a pong may take at least; on slow paths, [`PONG_ROUND_TRIPS`] round trips. A dead relay is noticed within four
-/// seconds, and one that is only busy is not taken for dead.
-const PONG_TIME: Duration = Duration::from_secs(1);
-
-/// One for the ping, two for a loss.
-const PONG_ROUND_TRIPS: u32 = 3;
 
 /// How long the relay may take to acknowledge that a tunnel is closed.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
@@ -503,136 +494,9 @@ impl std::fmt::Debug for CarrierDialler {
     }
 }
 
-/// When to ping, and when a missing answer means that the relay is gone.
-struct Pulse {
-    next_ping: Instant,
-    waiting: Option<Waiting>,
-    sequence: u64,
-    round_trip: Duration,
-}
-
-struct Waiting {
-    since: Instant,
-    heard: u64,
-    until: Instant,
-}
-
-enum Beat {
-    Ping { sequence: u64 },
-    Rest,
-    Silent,
-}
-
-impl Pulse {
-    fn new(round_trip: Duration) -> Self {
-        Self {
-            next_ping: next_ping(Instant::now()),
-            waiting: None,
-            sequence: 0,
-            round_trip,
-        }
-    }
-
-    /// When to call [`due`](Self::due) next.
-    fn alarm(&self) -> Deadline {
-        self.waiting
-            .as_ref()
-            .map_or(self.next_ping, |waiting| waiting.until)
-            .into()
-    }
-
-    fn pong(&mut self, now: Instant) {
-        if let Some(waiting) = self.waiting.take() {
-            self.round_trip = now - waiting.since;
-        }
-    }
-
-    /// What to do now. `heard` grows with every sign of life; a pong is one, but any other will do.
-    fn due(&mut self, now: Instant, heard: u64, round_trip: Option<Duration>) -> Beat {
-        if let Some(waiting) = &self.waiting {
-            if now < waiting.until {
-                return Beat::Rest;
-            }
-            if heard == waiting.heard {
-                return Beat::Silent;
-            }
-            self.waiting = None;
-        }
-        if now < self.next_ping {
-            return Beat::Rest;
-        }
-        let round_trip = round_trip.unwrap_or(self.round_trip);
-        let until = now + PONG_TIME.max(round_trip * PONG_ROUND_TRIPS);
-        self.waiting = Some(Waiting {
-            since: now,
-            heard,
-            until,
-        });
-        self.next_ping = next_ping(now);
-        self.sequence += 1;
-        Beat::Ping {
-            sequence: self.sequence,
-        }
-    }
-}
-
-fn next_ping(now: Instant) -> Instant {
-    now + PING.mul_f64(rand::random_range(0.8..1.2))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_relay_that_stops_answering_is_noticed_within_four_seconds() {
-        for _ in 0..100 {
-            let mut pulse = Pulse::new(Duration::ZERO);
-            let died = Instant::now();
-            let mut now = died;
-            let silent = loop {
-                now = pulse.alarm().into_std().max(now);
-                if let Beat::Silent = pulse.due(now, 7, Some(Duration::from_millis(50))) {
-                    break now;
-                }
-            };
-            assert!(
-                silent - died <= Duration::from_secs(4),
-                "{:?}",
-                silent - died
-            );
-        }
-    }
-
-    #[test]
-    fn any_sign_of_life_is_an_answer() {
-        let mut pulse = Pulse::new(Duration::ZERO);
-        let mut now = Instant::now();
-        for heard in 0..50 {
-            now = pulse.alarm().into_std().max(now);
-            assert!(!matches!(pulse.due(now, heard, None), Beat::Silent));
-        }
-    }
-
-    #[test]
-    fn a_slow_path_gets_its_round_trips() {
-        let mut pulse = Pulse::new(Duration::ZERO);
-        let pinged = pulse.alarm().into_std();
-        assert!(matches!(
-            pulse.due(pinged, 1, Some(Duration::from_secs(1))),
-            Beat::Ping { sequence: 1 }
-        ));
-        assert_eq!(pulse.alarm().into_std(), pinged + Duration::from_secs(3));
-    }
-
-    #[test]
-    fn over_tls_the_hello_says_how_slow_the_path_is() {
-        let mut pulse = Pulse::new(Duration::from_millis(600));
-        let pinged = pulse.alarm().into_std();
-        assert!(matches!(pulse.due(pinged, 1, None), Beat::Ping { .. }));
-        let waits = pulse.alarm().into_std() - pinged;
-        assert_eq!(waits, Duration::from_millis(1800));
-    }
 
     #[test]
     fn relay_addresses_have_a_port() {

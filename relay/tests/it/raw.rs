@@ -1,23 +1,18 @@
 //! Bulk leaves its stream for a raw connection, whole or not at all, and conversation does not.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use bytes::BytesMut;
 use relay::server::Transport;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use wire::frame::{Decoded, Frame, Ticket};
+use wire::frame::{Frame, Ticket};
 use wire::segment::{Notice, Piece, Reader, data_header};
 use wire::{ALPN_CARRIER, ALPN_TUNNEL, Features, Hello, InstanceId, raw};
 
+use crate::by_hand::{connect, hear};
 use crate::byte_path::origin;
 use crate::world::{SOON, TRANSPORTS, World};
 
@@ -194,7 +189,7 @@ impl ByHand {
     /// Attached and visited.
     async fn visited(world: &World) -> (Self, TcpStream) {
         world.device("demo");
-        let mut tunnel = connect(world, ALPN_TUNNEL).await;
+        let mut tunnel = connect(world, "demo", ALPN_TUNNEL).await;
         let hello = Frame::Hello(Hello {
             version: 1,
             features: Features::TLS_CARRIER.and(Features::RAW_CARRIER),
@@ -207,7 +202,7 @@ impl ByHand {
         let Frame::Dial { ticket } = hear(&mut tunnel).await else {
             panic!("no carrier is asked for")
         };
-        let mut carrier = connect(world, ALPN_CARRIER).await;
+        let mut carrier = connect(world, "demo", ALPN_CARRIER).await;
         let carry = Frame::Carry { ticket }.encode().unwrap();
         carrier.write_all(&carry).await.unwrap();
         assert!(matches!(hear(&mut carrier).await, Frame::Open(_)));
@@ -277,47 +272,6 @@ impl ByHand {
         let raw = show(world, &self.header(&ticket)).await;
         assert_eq!(self.notice().await, Notice::Switch);
         raw
-    }
-}
-
-async fn connect(world: &World, alpn: &[u8]) -> TlsStream<TcpStream> {
-    let key = std::fs::read_to_string(world.state_of("demo").join("identity.pem")).unwrap();
-    let pair = rcgen::KeyPair::from_pem(&key).unwrap();
-    let certificate = rcgen::CertificateParams::default()
-        .self_signed(&pair)
-        .unwrap();
-    let mut roots = RootCertStore::empty();
-    roots
-        .add(CertificateDer::from_pem_slice(world.trust_root.as_bytes()).unwrap())
-        .unwrap();
-    let mut config = ClientConfig::builder()
-        .with_root_certificates(roots)
-        .with_client_auth_cert(
-            vec![certificate.der().clone()],
-            PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-        )
-        .unwrap();
-    config.alpn_protocols = vec![alpn.to_vec()];
-    let stream = TcpStream::connect(world.front).await.unwrap();
-    let host = ServerName::try_from("relay.nas.localhost").unwrap();
-    TlsConnector::from(Arc::new(config))
-        .connect(host, stream)
-        .await
-        .unwrap()
-}
-
-async fn hear(stream: &mut TlsStream<TcpStream>) -> Frame {
-    let mut buffer = BytesMut::new();
-    loop {
-        match Frame::decode(&mut buffer).unwrap() {
-            Decoded::Frame(frame) => return frame,
-            Decoded::Unknown => {}
-            Decoded::NeedMore => {
-                // Not an octet more than the frame has.
-                let octet = timeout(SOON, stream.read_u8()).await.unwrap().unwrap();
-                buffer.extend_from_slice(&[octet]);
-            }
-        }
     }
 }
 

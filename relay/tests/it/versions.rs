@@ -1,57 +1,25 @@
 //! Agents older and newer than this relay, spoken by hand.
 
-use std::sync::Arc;
-
-use bytes::BytesMut;
 use relay::server::Transport;
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, RootCertStore};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
-use wire::frame::{Decoded, Frame};
+use wire::frame::Frame;
 use wire::{ALPN_TUNNEL, CloseCode, Features, Hello, InstanceId};
 
-use crate::world::{SOON, World};
+use crate::by_hand::{connect, hear};
+use crate::world::World;
 
 /// An agent that says only what a test makes it say.
 struct ByHand {
     stream: TlsStream<TcpStream>,
-    buffer: BytesMut,
 }
 
 impl ByHand {
     async fn connect(world: &World, name: &str) -> Self {
         world.device(name);
-        let key = std::fs::read_to_string(world.state_of(name).join("identity.pem")).unwrap();
-        let pair = rcgen::KeyPair::from_pem(&key).unwrap();
-        let certificate = rcgen::CertificateParams::default()
-            .self_signed(&pair)
-            .unwrap();
-        let mut roots = RootCertStore::empty();
-        roots
-            .add(CertificateDer::from_pem_slice(world.trust_root.as_bytes()).unwrap())
-            .unwrap();
-        let mut config = ClientConfig::builder()
-            .with_root_certificates(roots)
-            .with_client_auth_cert(
-                vec![certificate.der().clone()],
-                PrivateKeyDer::from_pem_slice(key.as_bytes()).unwrap(),
-            )
-            .unwrap();
-        config.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
-        let stream = TcpStream::connect(world.front).await.unwrap();
-        let host = ServerName::try_from("relay.nas.localhost").unwrap();
-        let stream = TlsConnector::from(Arc::new(config))
-            .connect(host, stream)
-            .await
-            .unwrap();
         Self {
-            stream,
-            buffer: BytesMut::new(),
+            stream: connect(world, name, ALPN_TUNNEL).await,
         }
     }
 
@@ -70,18 +38,7 @@ impl ByHand {
     }
 
     async fn hear(&mut self) -> Frame {
-        loop {
-            match Frame::decode(&mut self.buffer).unwrap() {
-                Decoded::Frame(frame) => return frame,
-                Decoded::Unknown => {}
-                Decoded::NeedMore => {
-                    let read = timeout(SOON, self.stream.read_buf(&mut self.buffer))
-                        .await
-                        .unwrap();
-                    assert_ne!(read.unwrap(), 0, "the relay has closed");
-                }
-            }
-        }
+        hear(&mut self.stream).await
     }
 }
 
