@@ -17,6 +17,7 @@ mod chromium;
 mod crash;
 mod dns;
 mod first_light;
+mod memory;
 mod nginx;
 mod operator;
 mod origins;
