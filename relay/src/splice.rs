@@ -8,6 +8,8 @@
 //!
 //! `splice/raw.rs` has what passes over the raw connection.
 //!
+//! A visitor at rest is to cost little: what few visitors come to do is boxed, so that it is no part of every pump.
+//!
 //! Who broke what decides what the other side sees: an orderly end is passed on as an orderly end, anything else as a
 //! reset. The functions stand in the order in which a visitor meets them.
 
@@ -114,20 +116,16 @@ impl Observer for SignsOfLife {
     }
 }
 
-/// Pumps until both directions have ended, or one has broken, or `cut`.
+/// Pumps until both directions have ended, or one has broken, or `cut`. Both connections are to be closed then.
 pub(crate) async fn splice(
-    near: TcpStream,
-    carrier: Carrier,
+    near: &TcpStream,
+    Carrier { sender, receiver }: &mut Carrier,
     raw_way: RawWay,
     cut: &CancellationToken,
     observer: &impl Observer,
 ) -> Moved {
-    let Carrier {
-        mut sender,
-        mut receiver,
-    } = carrier;
     let pump = Pump {
-        near: &near,
+        near,
         observer,
         raw_way,
         raw: OnceLock::new(),
@@ -143,7 +141,7 @@ pub(crate) async fn splice(
     let end = tokio::select! {
         biased; // a cut must not wait for a busy pump
         () = cut.cancelled() => End::Cut,
-        end = pump.both(&mut sender, &mut receiver) => end,
+        end = pump.both(sender, receiver) => end,
         never = pump.bring_raw() => match never {},
         () = pump.idle() => End::Idle,
     };
@@ -158,17 +156,17 @@ pub(crate) async fn splice(
             // If it fails, the other end wants no more of what has been said already.
             let _ = sender.finish().await;
             let other_end = poll_fn(|cx| receiver.poll_linger(cx));
-            let _ = timeout(carrier::LINGER, other_end).await;
+            let _ = Box::pin(timeout(carrier::LINGER, other_end)).await;
         }
         End::NearGone => sender.reset(ResetCode::PeerGone),
-        End::FarGone => reset(&near),
+        End::FarGone => reset(near),
         End::Idle => {
             sender.reset(ResetCode::Idle);
-            reset(&near);
+            reset(near);
         }
         End::Cut => {
             sender.reset(ResetCode::Cut);
-            reset(&near);
+            reset(near);
         }
     }
     moved
@@ -257,7 +255,7 @@ impl<O: Observer> Pump<'_, O> {
             (_, Direction::Unwanted) => End::NearGone,
             (Direction::Finished, Direction::Finished) => End::Done,
             (Direction::Unwanted, Direction::Finished) => {
-                drain(self.near, LINGER).await;
+                Box::pin(drain(self.near, LINGER)).await;
                 End::Done
             }
         }
@@ -281,7 +279,7 @@ impl<O: Observer> Pump<'_, O> {
             if self.outwards.moves.load(Relaxed)
                 && let Some(raw) = self.raw.get()
             {
-                return self.outwards_raw(sender, raw).await;
+                return Box::pin(self.outwards_raw(sender, raw)).await;
             }
             tokio::select! {
                 biased;
@@ -330,7 +328,7 @@ impl<O: Observer> Pump<'_, O> {
             let sent = match receiver.receive().await {
                 Ok(Received::Chunks(mut chunks)) => self.send_chunks(&mut chunks).await,
                 Ok(Received::Octets(range)) => self.send_octets(receiver.octets(range)).await,
-                Ok(Received::Moved) => return self.inwards_raw(receiver).await,
+                Ok(Received::Moved) => return Box::pin(self.inwards_raw(receiver)).await,
                 Ok(Received::End) => return self.end_near(),
                 Ok(Received::Dial(ticket)) => self.dial(ticket),
                 Ok(Received::Switch) => self.switch(),

@@ -294,6 +294,7 @@ mod tests {
         );
         assert_eq!(read("http://nas/").port, 80);
         assert_eq!(read("https://nas").port, 443);
+        assert_eq!(read("tls://nas").port, 443);
         assert_eq!(
             read("tcp://[::1]:22"),
             OriginAddress {

@@ -152,7 +152,8 @@ impl Visitors {
             }
         };
         let signs = Arc::clone(&raw.signs);
-        splice::splice(origin, carrier, RawWay::Dial(raw), &self.stop, &*signs).await;
+        let raw_way = RawWay::Dial(raw);
+        splice::splice(&origin, &mut carrier, raw_way, &self.stop, &*signs).await;
         Ok(())
     }
 

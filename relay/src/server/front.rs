@@ -21,12 +21,13 @@ use wire::client_hello::{NotAHello, Progress, Reader as HelloReader};
 use wire::frame::Open;
 use wire::raw::{self, Header};
 
+use crate::carrier::Carrier;
 use crate::carrier::raw::TurnedAway;
 use crate::congestion;
 use crate::splice::{self, Moved};
 use crate::tls::{self, Accepted, Prefixed};
 
-use super::limits::{Admitted, HELLO_TIME, Limits};
+use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits};
 use super::metrics::{HandedOver, Metrics, end_name};
 use super::refusal::Refusal;
 use super::register::Register;
@@ -105,11 +106,21 @@ pub(crate) async fn accept(front: Arc<Front>, listener: TcpListener, stop: Cance
 }
 
 /// Where a visitor got to.
-enum Visit {
-    /// To a device, and its connection has ended.
-    Ended(Moved),
+enum Arrived {
+    /// To its device.
+    Joined(Box<Joined>),
     /// To somebody here who goes on with it, and counts it.
     HandedOver(HandedOver),
+}
+
+/// A visitor and its device, joined by a carrier.
+struct Joined {
+    visitor: TcpStream,
+    carrier: Carrier,
+    session: Arc<Session>,
+    /// Octets that are on the carrier already.
+    hello: usize,
+    _places: (Admitted, DeviceVisitor),
 }
 
 /// A visitor that goes no further.
@@ -120,12 +131,34 @@ struct SentAway {
 }
 
 impl Front {
-    async fn visit(
-        self: Arc<Self>,
+    async fn visit(self: Arc<Self>, visitor: TcpStream, address: SocketAddr, admitted: Admitted) {
+        // Boxed, as is the rest that is soon over: most of its life a visitor is pumped, or rests.
+        match Box::pin(self.arrive(visitor, address, admitted)).await {
+            Ok(Arrived::Joined(mut joined)) => {
+                let moved = self.pump(&mut joined).await;
+                self.metrics.visitor_ended(moved);
+                let end = end_name(moved.end);
+                tracing::debug!(end, "a visitor's connection has ended");
+            }
+            Ok(Arrived::HandedOver(to)) => self.metrics.visitor_handed_over(to),
+            Err(SentAway { refusal, to_tell }) => {
+                self.metrics.visitor_refused(refusal);
+                tracing::debug!(reason = refusal.name(), "a visitor was sent away");
+                if let Some((visitor, _admitted)) = to_tell
+                    && refusal.alerts()
+                {
+                    Box::pin(alert(visitor)).await;
+                }
+            }
+        }
+    }
+
+    async fn arrive(
+        &self,
         visitor: TcpStream,
         address: SocketAddr,
         mut admitted: Admitted,
-    ) {
+    ) -> Result<Arrived, SentAway> {
         prepare(&visitor);
         let first = tokio::select! {
             biased;
@@ -133,37 +166,18 @@ impl Front {
             first = timeout(HELLO_TIME, read_first(&visitor)) => first.unwrap_or(Err(Refusal::TooSlow)),
         };
         admitted.named();
-        let visited = match first {
+        match first {
             Ok(First::Hello { octets, name }) => {
                 self.lead(visitor, address, octets, name, admitted).await
             }
             Ok(First::Raw(header)) => {
                 self.admit_raw(header, visitor);
-                Ok(Visit::HandedOver(HandedOver::Tunnel))
+                Ok(Arrived::HandedOver(HandedOver::Tunnel))
             }
             Err(refusal) => Err(SentAway {
                 refusal,
                 to_tell: Some((visitor, admitted)),
             }),
-        };
-        match visited {
-            Ok(Visit::Ended(moved)) => {
-                self.metrics.visitor_ended(moved);
-                tracing::debug!(
-                    end = end_name(moved.end),
-                    "a visitor's connection has ended"
-                );
-            }
-            Ok(Visit::HandedOver(to)) => self.metrics.visitor_handed_over(to),
-            Err(SentAway { refusal, to_tell }) => {
-                self.metrics.visitor_refused(refusal);
-                tracing::debug!(reason = refusal.name(), "a visitor was sent away");
-                if let Some((visitor, _admitted)) = to_tell
-                    && refusal.alerts()
-                {
-                    alert(visitor).await;
-                }
-            }
         }
     }
 
@@ -186,27 +200,27 @@ impl Front {
         hello: Bytes,
         name: String,
         admitted: Admitted,
-    ) -> Result<Visit, SentAway> {
+    ) -> Result<Arrived, SentAway> {
         match self.directory.zone().locate(&name) {
             Place::Device(device) => {
                 let device = self.directory.device_by_name(&device);
                 let device =
                     device.map(|device| device.identity.as_ref().map(|identity| identity.id));
-                self.pass(visitor, address, hello, name, device, admitted)
+                self.join(visitor, address, hello, name, device, admitted)
                     .await
             }
             Place::Operator(OperatorName::Relay) => {
                 self.register
                     .over_tcp(Prefixed::new(hello, visitor), address)
                     .await;
-                Ok(Visit::HandedOver(HandedOver::Tunnel))
+                Ok(Arrived::HandedOver(HandedOver::Tunnel))
             }
             Place::Operator(OperatorName::Cloud) => {
                 self.receive_at_cloud(Prefixed::new(hello, visitor), address, admitted)
                     .await
             }
             Place::Apex | Place::Nobody | Place::Outside => {
-                self.pass(visitor, address, hello, name, None, admitted)
+                self.join(visitor, address, hello, name, None, admitted)
                     .await
             }
         }
@@ -214,7 +228,7 @@ impl Front {
 
     /// Joins the visitor to its device. A name without a device takes the same steps as a device without a tunnel, so
     /// that the time to the alert does not tell them apart.
-    async fn pass(
+    async fn join(
         &self,
         visitor: TcpStream,
         address: SocketAddr,
@@ -222,7 +236,7 @@ impl Front {
         name: String,
         device: Option<Option<DeviceId>>,
         admitted: Admitted,
-    ) -> Result<Visit, SentAway> {
+    ) -> Result<Arrived, SentAway> {
         const NOBODY: DeviceId = DeviceId::from_bytes([0; 16]);
         let sent_away = |refusal, visitor, admitted| SentAway {
             refusal,
@@ -236,7 +250,7 @@ impl Front {
             };
             return Err(sent_away(refusal, visitor, admitted));
         };
-        let Ok(_counted) = session.visitor(address.ip()) else {
+        let Ok(place) = session.visitor(address.ip()) else {
             return Err(sent_away(Refusal::DeviceFull, visitor, admitted));
         };
         let front = visitor.local_addr().unwrap_or(address);
@@ -261,14 +275,31 @@ impl Front {
         };
         self.metrics.carrier_opened(carrier.kind());
         congestion::choose(&visitor);
+        Ok(Arrived::Joined(Box::new(Joined {
+            visitor,
+            carrier,
+            session,
+            hello: hello.len(),
+            _places: (admitted, place),
+        })))
+    }
+
+    async fn pump(&self, joined: &mut Joined) -> Moved {
+        let session = &joined.session;
         let observer = Observed {
-            session: &session,
+            session,
             metrics: &self.metrics,
         };
-        let raw_way = session.raw_way();
-        let mut moved = splice::splice(visitor, carrier, raw_way, session.ended(), &observer).await;
-        moved.outwards += hello.len() as u64;
-        Ok(Visit::Ended(moved))
+        let mut moved = splice::splice(
+            &joined.visitor,
+            &mut joined.carrier,
+            session.raw_way(),
+            session.ended(),
+            &observer,
+        )
+        .await;
+        moved.outwards += joined.hello as u64;
+        moved
     }
 
     async fn receive_at_cloud(
@@ -276,7 +307,7 @@ impl Front {
         visitor: Prefixed,
         address: SocketAddr,
         admitted: Admitted,
-    ) -> Result<Visit, SentAway> {
+    ) -> Result<Arrived, SentAway> {
         let refusal = match timeout(HELLO_TIME, self.cloud_acceptor.accept(visitor)).await {
             Ok(Ok(stream)) => {
                 let http2 = tls::protocol(&stream) == Some(tls::HTTP2);
@@ -287,7 +318,7 @@ impl Front {
                     admitted,
                 };
                 match self.cloud_visitors.try_send(visitor) {
-                    Ok(()) => return Ok(Visit::HandedOver(HandedOver::Cloud)),
+                    Ok(()) => return Ok(Arrived::HandedOver(HandedOver::Cloud)),
                     Err(_) => Refusal::CloudBusy,
                 }
             }

@@ -92,6 +92,12 @@ impl Admitted {
     }
 }
 
+/// A visitor counted among those of its device, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct DeviceVisitor {
+    _counted: (Counted, CountedOfAddress),
+}
+
 /// The visitors of one device.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceVisitors {
@@ -101,12 +107,14 @@ pub(crate) struct DeviceVisitors {
 
 impl DeviceVisitors {
     /// Counts a visitor in, until the value is dropped; `None` if the device has as many as it may, in all or from there.
-    pub(crate) fn admit(&self, from: IpAddr) -> Option<impl Sized + use<>> {
+    pub(crate) fn admit(&self, from: IpAddr) -> Option<DeviceVisitor> {
         let one = Counted::below(&self.all, MAX_VISITORS_PER_DEVICE)?;
         let of_address = self
             .by_address
             .below(from, MAX_VISITORS_PER_DEVICE / PART_PER_ADDRESS)?;
-        Some((one, of_address))
+        Some(DeviceVisitor {
+            _counted: (one, of_address),
+        })
     }
 
     pub(crate) fn any(&self) -> bool {

@@ -22,7 +22,7 @@ use crate::quic::{self, Connection};
 use crate::splice::RawWay;
 use crate::tls::TlsStream;
 
-use super::limits::DeviceVisitors;
+use super::limits::{DeviceVisitor, DeviceVisitors};
 use super::presence::Transport;
 
 /// How long a visitor waits for its carrier.
@@ -251,7 +251,7 @@ impl Session {
     }
 
     /// Counts a visitor in, until the value is dropped.
-    pub(crate) fn visitor(&self, from: IpAddr) -> Result<impl Sized + use<>, OpenError> {
+    pub(crate) fn visitor(&self, from: IpAddr) -> Result<DeviceVisitor, OpenError> {
         self.active();
         self.visitors.admit(from).ok_or(OpenError::DeviceFull)
     }

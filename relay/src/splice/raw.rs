@@ -51,6 +51,10 @@ impl<O: Observer> Pump<'_, O> {
     /// Has the raw connection as soon as it is wanted, and sees to it that both ends use it.
     pub(super) async fn bring_raw(&self) -> Infallible {
         self.raw_told.notified().await;
+        Box::pin(self.bring_wanted_raw()).await
+    }
+
+    async fn bring_wanted_raw(&self) -> Infallible {
         let stream = match &self.raw_way {
             RawWay::Expect(door, key) => {
                 let expected = door.expect(key.clone());
