@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod part;
+mod plain;
 mod process;
 mod progress;
 mod report;
@@ -18,17 +19,19 @@ mod world;
 mod zeros;
 
 use std::io::{Write as _, stdout};
+use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use relay::program::{self, Termination};
+use tokio::runtime;
 
 use part::Part;
 use progress::Progress;
 use report::{Machine, Table};
-use scenario::{Effort, ScenarioError, dns, idle_tunnels, requests, throughput};
-use world::{Place, WorldError};
+use scenario::{Effort, ScenarioError, dns, idle_tunnels, peers, requests, throughput};
+use world::{Peer, Place, WorldError};
 
 /// Puts a load on Causeway, and says what it carried and what that cost.
 ///
@@ -90,7 +93,9 @@ enum Measure {
         #[command(flatten)]
         options: Box<Options>,
     },
-    /// All of them in turn, each with its default number of connections
+    /// The same work through Causeway and through every peer that is installed, in turn
+    Peers(PeersOptions),
+    /// All but the peers in turn, each with its default number of connections
     All {
         #[command(flatten)]
         options: Box<Options>,
@@ -99,6 +104,29 @@ enum Measure {
 
 #[derive(Args)]
 struct Options {
+    #[command(flatten)]
+    pace: Pace,
+    #[command(flatten)]
+    place: Place,
+}
+
+#[derive(Args)]
+struct PeersOptions {
+    /// Visitors at rest; every other workload has as many as it is named after
+    #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u16).range(1..=3500))]
+    connections: u16,
+    /// Only these, and in this order
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "PEER,…")]
+    only: Vec<Peer>,
+    /// Where programs are looked for first; then where this system keeps them
+    #[arg(long, value_name = "DIR")]
+    peers_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pace: Pace,
+}
+
+#[derive(Args, Clone, Copy)]
+struct Pace {
     /// How long each workload is observed, in each round
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u64).range(1..=3600))]
     seconds: u64,
@@ -108,8 +136,16 @@ struct Options {
     /// Writes JSON to standard output, and nothing else
     #[arg(long)]
     json: bool,
-    #[command(flatten)]
-    place: Place,
+}
+
+impl Pace {
+    fn effort(self, connections: u16) -> Effort {
+        Effort {
+            seconds: self.seconds,
+            rounds: self.rounds,
+            connections: connections.into(),
+        }
+    }
 }
 
 /// One load.
@@ -149,11 +185,7 @@ impl Scenario {
         progress: &Progress,
     ) -> Result<Table, ScenarioError> {
         let place = &options.place;
-        let effort = Effort {
-            seconds: options.seconds,
-            rounds: options.rounds,
-            connections: connections.into(),
-        };
+        let effort = options.pace.effort(connections);
         match self {
             Self::Throughput => throughput::run(place, effort, progress).await,
             Self::Requests => requests::run(place, effort, progress).await,
@@ -173,15 +205,17 @@ fn half_of_the_cores() -> usize {
     (cores / 2).max(1)
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     program::raise_descriptor_limit();
     let done = match Arguments::parse().command {
         Command::Part { part } => {
             program::start_log(); // into a file of the process that started this one
-            Box::pin(part.play()).await
+            runtime(part.is_single_threaded())
+                .and_then(|runtime| runtime.block_on(Box::pin(part.play())))
         }
-        Command::Measure(measure) => Box::pin(measure.run()).await,
+        Command::Measure(measure) => {
+            runtime(false).and_then(|runtime| runtime.block_on(Box::pin(measure.run())))
+        }
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -192,23 +226,43 @@ async fn main() -> ExitCode {
     }
 }
 
+fn runtime(single_threaded: bool) -> anyhow::Result<runtime::Runtime> {
+    let mut builder = if single_threaded {
+        runtime::Builder::new_current_thread()
+    } else {
+        runtime::Builder::new_multi_thread()
+    };
+    Ok(builder.enable_all().build()?)
+}
+
 impl Measure {
     /// Runs until everything is measured or a signal comes. Either way nothing is left running.
     async fn run(self) -> anyhow::Result<()> {
         let mut termination = Termination::new()?;
-        let (scenarios, options) = self.parts();
         let progress = Progress::new();
+        let json = self.pace().json;
         let tables = tokio::select! {
             biased;
             () = termination.received() => bail!("interrupted before everything was measured"),
-            tables = measure(&scenarios, &options, &progress) => tables?,
+            tables = self.tables(&progress) => tables?,
         };
         drop(progress);
-        show(&tables, options.json)
+        show(&tables, json)
     }
 
-    fn parts(self) -> (Vec<(Scenario, u16)>, Box<Options>) {
+    fn pace(&self) -> Pace {
         match self {
+            Self::Throughput { options, .. }
+            | Self::Requests { options, .. }
+            | Self::IdleTunnels { options, .. }
+            | Self::Dns { options, .. }
+            | Self::All { options } => options.pace,
+            Self::Peers(options) => options.pace,
+        }
+    }
+
+    async fn tables(self, progress: &Progress) -> anyhow::Result<Vec<Table>> {
+        let (scenarios, options) = match self {
             Self::Throughput {
                 connections,
                 options,
@@ -231,8 +285,30 @@ impl Measure {
                 options,
             ),
             Self::All { options } => (Scenario::ALL.into(), options),
+            Self::Peers(options) => return compare(options, progress).await,
+        };
+        measure(&scenarios, &options, progress).await
+    }
+}
+
+/// Measures those peers that are here, and says how to install the others.
+async fn compare(options: PeersOptions, progress: &Progress) -> anyhow::Result<Vec<Table>> {
+    let wanted = match options.only.is_empty() {
+        true => Peer::value_variants(),
+        false => &options.only,
+    };
+    let mut found = Vec::new();
+    for peer in wanted {
+        match peer.find(options.peers_dir.as_deref()) {
+            Ok(peer) => found.push(peer),
+            Err(missing) => progress.note(&missing.to_string()),
         }
     }
+    if found.is_empty() {
+        bail!("none of the peers asked for is here");
+    }
+    let effort = options.pace.effort(options.connections);
+    Ok(peers::run(&found, effort, progress).await?)
 }
 
 /// Runs one after the other. Of several, those whose addresses are not given are left out.

@@ -4,9 +4,10 @@
 
 pub(crate) mod agents;
 pub(crate) mod origin;
+pub(crate) mod plain_origin;
+pub(crate) mod splice_hop;
 pub(crate) mod up;
 
-use std::fmt;
 use std::io::{self, Write as _, stdin, stdout};
 use std::thread;
 
@@ -23,6 +24,10 @@ pub(crate) enum Part {
     Agents,
     /// A device's service.
     Origin,
+    /// The service behind every peer.
+    PlainOrigin,
+    /// One of the two hops of a peer that only splices.
+    SpliceHop,
 }
 
 impl Part {
@@ -32,6 +37,26 @@ impl Part {
             Self::Up => "up",
             Self::Agents => "agents",
             Self::Origin => "origin",
+            Self::PlainOrigin => "plain-origin",
+            Self::SpliceHop => "splice-hop",
+        }
+    }
+
+    /// How a person is told of it.
+    pub(crate) fn title(self) -> &'static str {
+        match self {
+            Self::Up => "the server",
+            Self::Agents => "the agent",
+            Self::Origin | Self::PlainOrigin => "the origin",
+            Self::SpliceHop => "the splice hop",
+        }
+    }
+
+    /// Whether one thread plays it: what is the same for all peers leaves the other cores to them.
+    pub(crate) fn is_single_threaded(self) -> bool {
+        match self {
+            Self::Up | Self::Agents | Self::Origin => false,
+            Self::PlainOrigin | Self::SpliceHop => true,
         }
     }
 
@@ -41,17 +66,9 @@ impl Part {
             Self::Up => up::play(order()?).await,
             Self::Agents => agents::play(order()?).await,
             Self::Origin => origin::play(order()?).await,
+            Self::PlainOrigin => plain_origin::play(order()?).await,
+            Self::SpliceHop => splice_hop::play(order()?),
         }
-    }
-}
-
-impl fmt::Display for Part {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Up => "the server",
-            Self::Agents => "the agent",
-            Self::Origin => "the origin",
-        })
     }
 }
 

@@ -1,5 +1,7 @@
 //! The processes under load: children that end with this one, and what any process costs.
 
+mod program;
+
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
@@ -15,6 +17,8 @@ use tokio::time::timeout;
 
 use crate::part::Part;
 
+pub(crate) use program::Program;
+
 /// How many of a child's last lines are shown when it has failed.
 const LAST_LINES: usize = 5;
 
@@ -22,7 +26,7 @@ const LAST_LINES: usize = 5;
 /// process ends in any other way: its standard input closes then.
 #[derive(Debug)]
 pub(crate) struct Child {
-    part: Part,
+    who: &'static str,
     process: StdChild,
     latest: watch::Receiver<Option<String>>,
     log: PathBuf,
@@ -32,21 +36,24 @@ pub(crate) struct Child {
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ChildError {
     /// The system did not start it.
-    #[error("{part} could not be started: {cause}")]
-    Start { part: Part, cause: io::Error },
+    #[error("{who} could not be started: {cause}")]
+    Start { who: &'static str, cause: io::Error },
     /// It ended too soon.
-    #[error("{part} has ended by itself; its last words were: {last_words}")]
-    Ended { part: Part, last_words: String },
+    #[error("{who} has ended by itself; its last words were: {last_words}")]
+    Ended {
+        who: &'static str,
+        last_words: String,
+    },
     /// It runs, and nothing comes of it.
-    #[error("{part} was not ready within {} s; its last words were: {last_words}", .time.as_secs())]
+    #[error("{who} was not ready within {} s; its last words were: {last_words}", .time.as_secs())]
     Late {
-        part: Part,
+        who: &'static str,
         time: Duration,
         last_words: String,
     },
     /// It speaks another language: two versions of this program are mixed.
-    #[error("{part} said what makes no sense: {line}")]
-    Nonsense { part: Part, line: String },
+    #[error("{who} said what makes no sense: {line}")]
+    Nonsense { who: &'static str, line: String },
 }
 
 impl Child {
@@ -56,7 +63,8 @@ impl Child {
         order: &impl Serialize,
         folder: &Path,
     ) -> Result<Self, ChildError> {
-        let log = folder.join(format!("{part}.log"));
+        let who = part.title();
+        let log = folder.join(format!("{who}.log"));
         let started = (|| {
             let mut process = Command::new(std::env::current_exe()?)
                 .args(["part", part.name()])
@@ -73,7 +81,7 @@ impl Child {
             };
             Ok((process, told))
         })();
-        let (mut process, told) = started.map_err(|cause| ChildError::Start { part, cause })?;
+        let (mut process, told) = started.map_err(|cause| ChildError::Start { who, cause })?;
         let (sender, latest) = watch::channel(None);
         if let Some(stdout) = process.stdout.take() {
             // Ends with the child, at the latest when the child is dropped.
@@ -84,7 +92,7 @@ impl Child {
             });
         }
         let child = Self {
-            part,
+            who,
             process,
             latest,
             log,
@@ -104,7 +112,7 @@ impl Child {
         let line = self.latest.borrow().clone();
         line.map(|line| {
             serde_json::from_str(&line).map_err(|_| ChildError::Nonsense {
-                part: self.part,
+                who: self.who,
                 line,
             })
         })
@@ -131,9 +139,9 @@ impl Child {
         match waited.await {
             Ok(said) => said,
             Err(_) => Err(ChildError::Late {
-                part: self.part,
+                who: self.who,
                 time,
-                last_words: self.last_words(),
+                last_words: last_words(&self.log),
             }),
         }
     }
@@ -147,18 +155,18 @@ impl Child {
 
     fn ended(&self) -> ChildError {
         ChildError::Ended {
-            part: self.part,
-            last_words: self.last_words(),
+            who: self.who,
+            last_words: last_words(&self.log),
         }
     }
+}
 
-    fn last_words(&self) -> String {
-        let log = fs::read_to_string(&self.log).unwrap_or_default();
-        let lines: Vec<_> = log.lines().collect();
-        match lines.len() {
-            0 => "none".to_owned(),
-            count => lines[count.saturating_sub(LAST_LINES)..].join("\n"),
-        }
+fn last_words(log: &Path) -> String {
+    let log = fs::read_to_string(log).unwrap_or_default();
+    let lines: Vec<_> = log.lines().collect();
+    match lines.len() {
+        0 => "none".to_owned(),
+        count => lines[count.saturating_sub(LAST_LINES)..].join("\n"),
     }
 }
 
@@ -181,17 +189,30 @@ pub(crate) struct UsageError {
 }
 
 impl ProcessId {
-    /// The processor time it has used since it began, in user and kernel mode, all threads together. The kernel counts in
-    /// ticks, mostly of 10 ms.
+    /// The processor time it and its children have used since they began, in user and kernel mode, all threads together.
+    /// The kernel counts in ticks, mostly of 10 ms.
     pub(crate) fn cpu(self) -> Result<Duration, UsageError> {
         let stat = self.read("stat")?;
-        cpu_of(&stat).ok_or_else(|| self.error(io::ErrorKind::InvalidData.into()))
+        let own = cpu_of(&stat).ok_or_else(|| self.error(io::ErrorKind::InvalidData.into()))?;
+        let children = self.children().into_iter().map(Self::cpu);
+        Ok(own + children.sum::<Result<Duration, _>>()?)
     }
 
-    /// Its resident memory, in octets.
+    /// Its resident memory and that of its children, in octets.
     pub(crate) fn resident(self) -> Result<u64, UsageError> {
         let status = self.read("status")?;
-        resident_of(&status).ok_or_else(|| self.error(io::ErrorKind::InvalidData.into()))
+        let own =
+            resident_of(&status).ok_or_else(|| self.error(io::ErrorKind::InvalidData.into()))?;
+        let children = self.children().into_iter().map(Self::resident);
+        Ok(own + children.sum::<Result<u64, _>>()?)
+    }
+
+    /// Those that its first thread has started, as nginx does its workers. None where the kernel does not say.
+    fn children(self) -> Vec<Self> {
+        let children = self.read(&format!("task/{}/children", self.0));
+        let children = children.unwrap_or_default();
+        let ids = children.split_whitespace().map(str::parse);
+        ids.filter_map(Result::ok).map(Self).collect()
     }
 
     fn read(self, file: &str) -> Result<String, UsageError> {

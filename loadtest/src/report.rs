@@ -5,12 +5,16 @@
 //!   round ─► figures by column ─┼─► row: median, lowest, highest of each column ─► table of a scenario ─► text or JSON
 //!   round ─► …                 ─┘
 //! ```
+//!
+//! The rows of a table are workloads, or peers that all did the same; then each is compared with each.
+
+mod machine;
 
 use std::collections::BTreeMap;
-use std::fs;
 
 use serde::Serialize;
-use time::OffsetDateTime;
+
+pub(crate) use machine::Machine;
 
 /// What a figure says. Each scenario has its own.
 #[derive(Debug, PartialEq, Eq)]
@@ -30,6 +34,10 @@ pub(crate) type Round = Vec<(&'static Column, f64)>;
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) scenario: &'static str,
+    /// What every row has done, if each is a peer. Otherwise each is a workload.
+    workload: Option<&'static str>,
+    /// The peers that the text compares with all others.
+    compared: &'static [&'static str],
     /// How many, and what they are called: connections, tunnels, sockets.
     pub(crate) connections: (usize, &'static str),
     pub(crate) seconds: u64,
@@ -39,10 +47,10 @@ pub(crate) struct Table {
     notes: Vec<String>,
 }
 
-/// The rounds of one workload.
+/// The rounds of one workload, or of one peer.
 #[derive(Debug)]
 struct Row {
-    workload: &'static str,
+    name: &'static str,
     rounds: Vec<Round>,
 }
 
@@ -95,6 +103,8 @@ impl Table {
     ) -> Self {
         Self {
             scenario,
+            workload: None,
+            compared: &[],
             connections,
             seconds,
             carrier,
@@ -103,12 +113,27 @@ impl Table {
         }
     }
 
-    /// Adds a round of `workload`, whose row stands where its first round was added.
-    pub(crate) fn add(&mut self, workload: &'static str, round: Round) {
-        match self.rows.iter_mut().find(|row| row.workload == workload) {
+    /// A table whose rows are peers. Those `compared` are shown beside every other one.
+    pub(crate) fn of_peers(
+        scenario: &'static str,
+        workload: &'static str,
+        connections: (usize, &'static str),
+        seconds: u64,
+        compared: &'static [&'static str],
+    ) -> Self {
+        Self {
+            workload: Some(workload),
+            compared,
+            ..Self::new(scenario, connections, seconds, None)
+        }
+    }
+
+    /// Adds a round of a workload or peer, whose row stands where its first round was added.
+    pub(crate) fn add(&mut self, name: &'static str, round: Round) {
+        match self.rows.iter_mut().find(|row| row.name == name) {
             Some(row) => row.rounds.push(round),
             None => self.rows.push(Row {
-                workload,
+                name,
                 rounds: vec![round],
             }),
         }
@@ -127,48 +152,76 @@ impl Table {
 
     /// For people.
     pub(crate) fn text(&self) -> String {
-        let columns = self.columns();
-        let mut lines = vec![vec![String::new()]];
-        lines[0].extend(columns.iter().map(|column| column.heading.to_owned()));
-        for row in &self.rows {
-            let mut line = vec![row.workload.to_owned()];
-            line.extend(columns.iter().map(|column| {
-                let summary = Summary::of(&row.values(column));
-                summary.map_or("–".to_owned(), |summary| summary.text(column.decimals))
-            }));
-            lines.push(line);
-        }
-        let widths: Vec<usize> = (0..=columns.len())
-            .map(|column| lines.iter().map(|line| line[column].chars().count()).max())
-            .map(Option::unwrap_or_default)
-            .collect();
         let (count, plural) = self.connections;
         let what = match count {
             1 => plural.trim_end_matches('s'),
             _ => plural,
         };
+        let workload = self.workload.map(|workload| format!(", {workload}"));
         let carrier = self
             .carrier
             .as_deref()
             .map(|carrier| format!(", {carrier} carrier"));
         let mut text = format!(
-            "{}: {count} {what}{}, {} s a round, median of {} (lowest–highest)\n\n",
+            "{}{}: {count} {what}{}, {} s a round, median of {} (lowest–highest)\n\n",
             self.scenario,
+            workload.unwrap_or_default(),
             carrier.unwrap_or_default(),
             self.seconds,
             self.rounds()
         );
-        for line in lines {
-            let cells = line.iter().zip(&widths);
-            let line: Vec<_> = cells
-                .map(|(cell, &width)| format!("{cell:<width$}"))
-                .collect();
-            text.push_str(&format!("  {}\n", line.join("  ").trim_end()));
+        text.push_str(&aligned(&self.lines()));
+        let compared = self.rows.iter();
+        for row in compared.filter(|row| self.compared.contains(&row.name)) {
+            text.push('\n');
+            text.push_str(&aligned(&self.ratio_lines(row)));
         }
         for note in &self.notes {
             text.push_str(&format!("  {note}\n"));
         }
         text
+    }
+
+    fn lines(&self) -> Vec<Vec<String>> {
+        let columns = self.columns();
+        let mut lines = vec![vec![String::new()]];
+        lines[0].extend(columns.iter().map(|column| column.heading.to_owned()));
+        lines.extend(self.rows.iter().map(|row| {
+            let figures = columns.iter().map(|column| {
+                let summary = Summary::of(&row.values(column));
+                summary.map_or("–".to_owned(), |summary| summary.text(column.decimals))
+            });
+            [row.name.to_owned()].into_iter().chain(figures).collect()
+        }));
+        lines
+    }
+
+    /// How many times each other row's figures `row` has.
+    fn ratio_lines(&self, row: &Row) -> Vec<Vec<String>> {
+        let mut columns = self.columns();
+        columns.retain(|column| !self.ratios(row, column).is_empty());
+        let mut lines = vec![vec![format!("{} to", row.name)]];
+        lines[0].extend(columns.iter().map(|column| column.heading.to_owned()));
+        for other in self.rows.iter().filter(|other| other.name != row.name) {
+            let mut line = vec![other.name.to_owned()];
+            line.extend(columns.iter().map(|column| {
+                let ratio = self.ratios(row, column).get(other.name).copied();
+                ratio.map_or("–".to_owned(), |ratio| format!("{ratio:.2}×"))
+            }));
+            lines.push(line);
+        }
+        lines
+    }
+
+    /// The median of `row` divided by that of each other peer; nothing where the rows are workloads.
+    fn ratios(&self, row: &Row, column: &Column) -> BTreeMap<&'static str, f64> {
+        let median = |row: &Row| Summary::of(&row.values(column)).map(|summary| summary.median);
+        let peers = self.rows.iter().filter(|_| self.workload.is_some());
+        peers
+            .filter(|other| other.name != row.name)
+            .filter_map(|other| Some((other.name, median(row)? / median(other)?)))
+            .filter(|(_, ratio)| ratio.is_normal())
+            .collect()
     }
 
     /// For machines: one object for each row.
@@ -179,12 +232,17 @@ impl Table {
     fn result(&self, row: &Row) -> Measured {
         let figures = self.columns().into_iter().filter_map(|column| {
             let rounds = row.values(column);
-            let summary = Summary::of(&rounds)?;
-            Some((column.key, Figures { summary, rounds }))
+            let figures = Figures {
+                summary: Summary::of(&rounds)?,
+                ratios: self.ratios(row, column),
+                rounds,
+            };
+            Some((column.key, figures))
         });
         Measured {
             scenario: self.scenario,
-            workload: row.workload,
+            workload: self.workload.unwrap_or(row.name),
+            peer: self.workload.map(|_| row.name),
             carrier: self.carrier.clone(),
             connections: self.connections.0,
             seconds: self.seconds,
@@ -220,6 +278,8 @@ impl Row {
 struct Measured {
     scenario: &'static str,
     workload: &'static str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    peer: Option<&'static str>,
     carrier: Option<String>,
     /// Connections, tunnels or sockets.
     connections: usize,
@@ -233,40 +293,27 @@ struct Figures {
     #[serde(flatten)]
     summary: Summary,
     rounds: Vec<f64>,
+    /// To the median of each other peer.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    ratios: BTreeMap<&'static str, f64>,
 }
 
-/// On what and when it was measured: figures of different machines or days do not compare.
-#[derive(Debug, Serialize)]
-pub(crate) struct Machine {
-    date: String,
-    cpu: String,
-    cores: usize,
-    kernel: String,
-}
-
-impl Machine {
-    /// This one, now.
-    pub(crate) fn here() -> Self {
-        let read = |file| fs::read_to_string(file).unwrap_or_default();
-        let cpu = read("/proc/cpuinfo")
-            .lines()
-            .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
-            .map_or("unknown".to_owned(), |(_, model)| model.to_owned());
-        Self {
-            date: OffsetDateTime::now_utc().date().to_string(),
-            cpu,
-            cores: std::thread::available_parallelism().map_or(1, usize::from),
-            kernel: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
-        }
+/// Cells below each other, each column as wide as its widest.
+fn aligned(lines: &[Vec<String>]) -> String {
+    let columns = lines.first().map_or(0, Vec::len);
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| lines.iter().map(|line| line[column].chars().count()).max())
+        .map(Option::unwrap_or_default)
+        .collect();
+    let mut text = String::new();
+    for line in lines {
+        let cells = line.iter().zip(&widths);
+        let line: Vec<_> = cells
+            .map(|(cell, &width)| format!("{cell:<width$}"))
+            .collect();
+        text.push_str(&format!("  {}\n", line.join("  ").trim_end()));
     }
-
-    /// For people.
-    pub(crate) fn text(&self) -> String {
-        format!(
-            "{}, {} cores, {}, {}",
-            self.cpu, self.cores, self.kernel, self.date
-        )
-    }
+    text
 }
 
 /// Everything at once, for machines.
@@ -325,6 +372,36 @@ requests: 64 connections, quic carrier, 5 s a round, median of 2 (lowest–highe
   one thing to know
 ";
         assert_eq!(table.text(), expected);
+    }
+
+    #[test]
+    fn peers_are_compared_with_each_other() {
+        let connections = (1, "connections");
+        let mut table = Table::of_peers("peers", "bulk", connections, 5, &["ours"]);
+        table.add("ours", vec![(&RATE, 30.0), (&COST, 1.0)]);
+        table.add("theirs", vec![(&RATE, 20.0), (&COST, 4.0)]);
+        table.add("none", vec![(&RATE, 60.0)]);
+        let expected = "\
+peers, bulk: 1 connection, 5 s a round, median of 1 (lowest–highest)
+
+          requests/s  relay CPU µs
+  ours    30          1.0
+  theirs  20          4.0
+  none    60          –
+
+  ours to  requests/s  relay CPU µs
+  theirs   1.50×       0.25×
+  none     0.50×       –
+";
+        assert_eq!(table.text(), expected);
+        let json = json(&Machine::here(), &[table]).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+        let theirs = &json["results"][1];
+        assert_eq!(
+            (&theirs["workload"], &theirs["peer"]),
+            (&"bulk".into(), &"theirs".into())
+        );
+        assert_eq!(theirs["figures"]["relay_cpu_us"]["ratios"]["ours"], 4.0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 pub(crate) mod dns;
 pub(crate) mod idle_tunnels;
+pub(crate) mod peers;
 pub(crate) mod requests;
 pub(crate) mod throughput;
 
@@ -76,7 +77,7 @@ pub(crate) enum ScenarioError {
         cause: String,
     },
     /// A socket or thread of this program's own.
-    #[error("no queries can be sent")]
+    #[error("what puts the load on cannot start")]
     Query(#[from] std::io::Error),
     /// No memory of latencies.
     #[error("latencies cannot be kept")]
@@ -173,6 +174,14 @@ struct Observed {
     /// Processor seconds, where they could be read.
     relay_cpu: Option<f64>,
     agent_cpu: Option<f64>,
+}
+
+impl Observed {
+    /// Of both together; of one, where there is no other.
+    fn cpu(&self) -> Option<f64> {
+        let known = [self.relay_cpu, self.agent_cpu].into_iter().flatten();
+        known.reduce(|relay, agent| relay + agent)
+    }
 }
 
 /// Repeats `attempt` for ever; what fails is counted and tried again.

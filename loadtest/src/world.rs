@@ -4,12 +4,16 @@
 //!   Device   a name with a service behind it       throughput, requests
 //!   Names    a zone with names in it               dns
 //!   Fleet    many devices that are ready to come   idle-tunnels
+//!   Way      what lies between visitor and origin  peers
 //! ```
 
 mod device;
 mod fleet;
 mod names;
+mod peer;
 mod server;
+mod tunnel;
+mod way;
 
 use std::fmt;
 use std::fs;
@@ -25,6 +29,8 @@ use relay::tls::TlsError;
 pub(crate) use device::Device;
 pub(crate) use fleet::Fleet;
 pub(crate) use names::Names;
+pub(crate) use peer::{Found, Peer};
+pub(crate) use way::{PlainOrigin, Way};
 
 use crate::part::agents::Status;
 use crate::process::{ChildError, ProcessId};
@@ -126,6 +132,12 @@ pub(crate) enum WorldError {
     /// The server was asked, and did not.
     #[error("the server did not register {name}: {reason}")]
     NotRegistered { name: String, reason: String },
+    /// A peer's processes run, and nothing comes through.
+    #[error("nothing comes through {peer} within {} s: {cause}", READY.as_secs())]
+    NoWay {
+        peer: &'static str,
+        cause: io::Error,
+    },
     /// The tunnel runs over something else.
     #[error("the agent came over another carrier than {0}")]
     OtherCarrier(Carrier),

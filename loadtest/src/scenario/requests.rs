@@ -4,13 +4,13 @@
 //! get, and the latency at that rate; it is not the latency of a server at ease.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use hdrhistogram::Histogram;
+use hdrhistogram::{CreationError, Histogram};
 use tokio::task::JoinSet;
 
-use super::{Effort, FAILURES, Load, ScenarioError, for_ever, latencies, microseconds};
+use super::{Effort, FAILURES, Load, Observed, ScenarioError, for_ever, latencies, microseconds};
 use crate::progress::Progress;
 use crate::report::{Column, Round, Table};
 use crate::visitor::{Door, VisitError};
@@ -41,12 +41,17 @@ static P999: Column = Column {
 static RELAY_CPU: Column = Column {
     key: "relay_cpu_us_per_request",
     heading: "relay CPU µs",
-    decimals: 0,
+    decimals: 1,
 };
 static AGENT_CPU: Column = Column {
     key: "agent_cpu_us_per_request",
     heading: "agent CPU µs",
-    decimals: 0,
+    decimals: 1,
+};
+static CPU: Column = Column {
+    key: "cpu_us_per_request",
+    heading: "both",
+    decimals: 1,
 };
 
 /// What becomes of a connection after its first answer.
@@ -101,10 +106,7 @@ async fn measure(
     table: &mut Table,
 ) -> Result<Round, ScenarioError> {
     let load = Arc::new(Load::default());
-    let clock = Arc::new(Clock {
-        answered: AtomicU64::new(0),
-        latencies: Mutex::new(latencies()?),
-    });
+    let clock = Arc::new(Clock::new()?);
     let mut visitors = JoinSet::new(); // dropped with this future, and every visitor with it
     for _ in 0..effort.connections {
         let (door, path) = (device.door.clone(), device.small.clone());
@@ -113,7 +115,7 @@ async fn measure(
             async move { for_ever(&load, || ask(&door, habit, &path, &load, &clock)).await },
         );
     }
-    let count = || clock.answered.load(Relaxed);
+    let count = || clock.answered();
     let observed = load
         .observe(effort.length(), device.watched, progress, count)
         .await?;
@@ -129,28 +131,67 @@ async fn measure(
     if let Some(why) = load.why() {
         table.note(format!("{}, first failure: {why}", habit.name()));
     }
-    let each = |cpu: f64| cpu * 1e6 / observed.count;
-    let latencies = clock
-        .latencies
-        .lock()
-        .unwrap_or_else(PoisonError::into_inner);
-    let milliseconds = |quantile| latencies.value_at_quantile(quantile) as f64 / 1e3;
-    let mut figures = vec![
-        (&RATE, observed.count / observed.seconds),
-        (&P50, milliseconds(0.5)),
-        (&P99, milliseconds(0.99)),
-        (&P999, milliseconds(0.999)),
-    ];
-    figures.extend(observed.relay_cpu.map(|cpu| (&RELAY_CPU, each(cpu))));
-    figures.extend(observed.agent_cpu.map(|cpu| (&AGENT_CPU, each(cpu))));
+    let mut figures = self::figures(&observed, &clock);
     figures.push((&FAILURES, load.failures() as f64));
     Ok(figures)
 }
 
+/// What shows of the answers counted.
+pub(super) fn figures(observed: &Observed, clock: &Clock) -> Round {
+    let mut figures = vec![
+        (&RATE, observed.count / observed.seconds),
+        (&P50, clock.milliseconds(0.5)),
+        (&P99, clock.milliseconds(0.99)),
+        (&P999, clock.milliseconds(0.999)),
+    ];
+    let costs = [
+        (&RELAY_CPU, observed.relay_cpu),
+        (&AGENT_CPU, observed.agent_cpu),
+        (&CPU, observed.cpu()),
+    ];
+    let each = |cpu: f64| cpu * 1e6 / observed.count;
+    let known = costs.into_iter();
+    figures.extend(known.filter_map(|(column, cpu)| Some((column, each(cpu?)))));
+    figures
+}
+
 /// How many answers there were, and how long they took.
-struct Clock {
+pub(super) struct Clock {
     answered: AtomicU64,
     latencies: Mutex<Histogram<u64>>,
+}
+
+impl Clock {
+    pub(super) fn new() -> Result<Self, CreationError> {
+        Ok(Self {
+            answered: AtomicU64::new(0),
+            latencies: Mutex::new(latencies()?),
+        })
+    }
+
+    /// Counts an answer to what was asked at `start`; how long it took, only while that is observed.
+    pub(super) fn answer(&self, start: Instant, load: &Load) {
+        self.answered.fetch_add(1, Relaxed);
+        if load.is_observed() {
+            self.latencies()
+                .saturating_record(microseconds(start.elapsed()));
+        }
+    }
+
+    pub(super) fn answered(&self) -> u64 {
+        self.answered.load(Relaxed)
+    }
+
+    /// Within how many this part of the answers came.
+    pub(super) fn milliseconds(&self, quantile: f64) -> f64 {
+        self.latencies().value_at_quantile(quantile) as f64 / 1e3
+    }
+
+    fn latencies(&self) -> MutexGuard<'_, Histogram<u64>> {
+        self.latencies
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// One connection and as many exchanges over it as the habit says.
@@ -172,14 +213,7 @@ async fn ask(
             Habit::NewConnection => door.get_once(path),
         };
         visit.exchange_soon(request).await?;
-        clock.answered.fetch_add(1, Relaxed);
-        if load.is_observed() {
-            let mut latencies = clock
-                .latencies
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner);
-            latencies.saturating_record(microseconds(start.elapsed()));
-        }
+        clock.answer(start, load);
         if let Habit::NewConnection = habit {
             return Ok(());
         }

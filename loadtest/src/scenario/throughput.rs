@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use tokio::task::JoinSet;
 
-use super::{Effort, FAILURES, Load, ScenarioError, for_ever};
+use super::{Effort, FAILURES, Load, Observed, ScenarioError, for_ever};
 use crate::progress::Progress;
 use crate::report::{Column, Round, Table};
 use crate::visitor::{Door, VisitError};
@@ -25,12 +25,17 @@ static RATE: Column = Column {
 static RELAY_CPU: Column = Column {
     key: "relay_cpu_s_per_gb",
     heading: "relay CPU s/GB",
-    decimals: 2,
+    decimals: 3,
 };
 static AGENT_CPU: Column = Column {
     key: "agent_cpu_s_per_gb",
     heading: "agent CPU s/GB",
-    decimals: 2,
+    decimals: 3,
+};
+static CPU: Column = Column {
+    key: "cpu_s_per_gb",
+    heading: "both",
+    decimals: 3,
 };
 
 /// Which way the bytes go.
@@ -111,12 +116,29 @@ async fn measure(
     if let Some(why) = load.why() {
         table.note(format!("{}, first failure: {why}", direction.name()));
     }
-    let gigabytes = observed.count / 1e9;
-    let mut figures = vec![(&RATE, gigabytes * 8.0 / observed.seconds)];
-    figures.extend(observed.relay_cpu.map(|cpu| (&RELAY_CPU, cpu / gigabytes)));
-    figures.extend(observed.agent_cpu.map(|cpu| (&AGENT_CPU, cpu / gigabytes)));
+    let mut figures = self::figures(&observed, observed.count / 1e9);
     figures.push((&FAILURES, load.failures() as f64));
     Ok(figures)
+}
+
+/// What shows of so many gigabytes.
+pub(super) fn figures(observed: &Observed, gigabytes: f64) -> Round {
+    let mut figures = vec![(&RATE, gigabytes * 8.0 / observed.seconds)];
+    figures.extend(costs(observed, gigabytes));
+    figures
+}
+
+/// What each of so many gigabytes has cost.
+pub(super) fn costs(observed: &Observed, gigabytes: f64) -> Round {
+    let costs = [
+        (&RELAY_CPU, observed.relay_cpu),
+        (&AGENT_CPU, observed.agent_cpu),
+        (&CPU, observed.cpu()),
+    ];
+    let known = costs.into_iter();
+    known
+        .filter_map(|(column, cpu)| Some((column, cpu? / gigabytes)))
+        .collect()
 }
 
 /// One connection and as many transfers over it as it takes.

@@ -3,9 +3,10 @@
 use relay::tls::Roots;
 use tempfile::TempDir;
 
-use super::server::{Server, register, start_origin};
-use super::{Carrier, Place, READY, Watched, WorldError, check_carrier, read};
-use crate::part::{Part, agents, origin};
+use super::server::start_origin;
+use super::tunnel::Tunnel;
+use super::{Carrier, Place, Watched, WorldError, read};
+use crate::part::origin;
 use crate::process::Child;
 use crate::visitor::Door;
 
@@ -29,9 +30,8 @@ pub(crate) struct Device {
 /// Everything behind a device's name. The processes end before the folder does.
 #[derive(Debug)]
 struct Started {
-    _agent: Child,
+    _tunnel: Tunnel,
     _origin: Child,
-    _server: Server,
     _folder: TempDir,
 }
 
@@ -61,39 +61,20 @@ impl Device {
 
     async fn start(carrier: Carrier) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
-        let server = Server::start(folder.path(), carrier).await?;
         let (origin, service) = start_origin(folder.path()).await?;
-        let order = agents::Order {
-            front: server.ready.front,
-            trust_root: read(&server.ready.ca)?,
-            origin: service,
-            devices: vec![agents::Device {
-                state: folder.path().join(NAME),
-                invitation: Some(register(&server.ready.state, NAME).await?),
-            }],
-            at_once: 1,
-            stay: true,
-        };
-        let mut agent = Child::start(Part::Agents, &order, folder.path())?;
-        let status: agents::Status = agent
-            .until_said(READY, |status: &agents::Status| status.attached() == 1)
-            .await?;
-        check_carrier(&status, carrier)?;
-        let host = format!("{NAME}.{}", server.ready.zone);
-        let roots = Roots::from_pem(&order.trust_root)?;
+        let tunnel = Tunnel::start(folder.path(), carrier, NAME, service).await?;
+        let host = format!("{NAME}.{}", tunnel.server.ready.zone);
+        let roots = Roots::from_pem(&tunnel.trust_root)?;
+        let front = tunnel.server.ready.front;
         Ok(Self {
-            door: Door::new(server.ready.front, &host, roots).ok_or(WorldError::BadName(host))?,
+            door: Door::new(front, &host, roots).ok_or(WorldError::BadName(host))?,
             small: "/".to_owned(),
             bulk: origin::BULK.to_owned(),
             upload: Some(origin::BULK.to_owned()),
-            watched: Watched {
-                relay: Some(server.child.id()),
-                agent: Some(agent.id()),
-            },
+            watched: tunnel.watched(),
             _started: Some(Started {
-                _agent: agent,
+                _tunnel: tunnel,
                 _origin: origin,
-                _server: server,
                 _folder: folder,
             }),
         })

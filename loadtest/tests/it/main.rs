@@ -79,6 +79,55 @@ fn dns_is_measured_for_names_that_exist_and_names_that_do_not() {
 }
 
 #[test]
+fn peers_do_the_same_work_in_turn() {
+    let load = ["peers", "--connections", "50"];
+    let results = measured(&[&load[..], &["--only", "direct,causeway-quic,splice2"]].concat());
+    for peer in ["direct", "causeway-quic", "splice2"] {
+        for (workload, figures) in [
+            ("idle_visitors", &["visitors"][..]),
+            ("bulk_1", &["gbit_per_s"]),
+            ("bulk_8", &["gbit_per_s"]),
+            ("first_64_mib", &["p50_ms"]),
+            ("keep_alive", &["requests_per_s", "p50_ms", "p99_ms"]),
+            ("new_connection", &["requests_per_s", "p50_ms", "p99_ms"]),
+        ] {
+            let mut rows = results.as_array().unwrap().iter();
+            let row = rows.find(|row| row["workload"] == workload && row["peer"] == peer);
+            let row = row.unwrap_or_else(|| panic!("no {workload} of {peer} in {results}"));
+            assert_eq!(row["scenario"], "peers");
+            for figure in figures {
+                positive(row, figure);
+                let others = row["figures"][figure]["ratios"].as_object().unwrap();
+                assert_eq!(others.len(), 2, "{row}");
+            }
+            if workload == "idle_visitors" {
+                assert_eq!(median(row, "visitors"), 50.0, "{row}");
+                continue;
+            }
+            assert_eq!(median(row, "failures"), 0.0, "{row}");
+            let costs = match workload {
+                "keep_alive" | "new_connection" => "cpu_us_per_request",
+                _ => "cpu_s_per_gb",
+            };
+            if peer == "direct" {
+                assert!(row["figures"][costs].is_null(), "nothing is between");
+            } else {
+                positive(row, costs);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_peer_that_is_not_here_is_named_with_what_installs_it() {
+    let arguments = ["peers", "--only", "bore"];
+    let output = loadtest(&arguments).env("PATH", "").output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(!output.status.success());
+    assert!(error.contains("cargo install bore-cli"), "{error}");
+}
+
+#[test]
 fn a_server_that_is_there_is_measured_at_its_addresses() {
     let server = Server::start();
     let address = |part: &str| server.ready[part].as_str().unwrap();

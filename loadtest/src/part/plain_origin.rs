@@ -1,0 +1,94 @@
+//! The service behind every peer: octets of no meaning, which `sendfile(2)` takes from memory where they are many.
+
+use std::fs::File;
+use std::io::{self, Write as _};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use rustix::fs::{MemfdFlags, memfd_create, sendfile};
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::plain::{HELLO, Request, SMALL};
+
+/// The file that long answers are made of, again and again: more than a processor's caches hold.
+pub(crate) const FILE: u64 = 64 << 20;
+
+/// How much is sent at once, so that eight visitors get their turns.
+const PORTION: u64 = 2 << 20;
+
+/// A hello and a request come together, and are read together.
+const READ: usize = 4096;
+
+/// What is wanted: nothing that could be chosen.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Order {}
+
+/// Where it listens.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) struct Ready {
+    pub(crate) address: SocketAddr,
+}
+
+pub(super) async fn play(Order {}: Order) -> anyhow::Result<()> {
+    let file = Arc::new(file()?);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    super::say(&Ready {
+        address: listener.local_addr()?,
+    })?;
+    loop {
+        let (visitor, _) = listener.accept().await?;
+        visitor.set_nodelay(true)?;
+        // The visitor sees an error as a broken connection, which is counted there. The tasks end with the process.
+        tokio::spawn(serve(visitor, Arc::clone(&file)));
+    }
+}
+
+fn file() -> io::Result<File> {
+    let mut file = File::from(memfd_create("plain origin", MemfdFlags::CLOEXEC)?);
+    let octets = vec![b'#'; 1 << 20];
+    for _ in 0..FILE / octets.len() as u64 {
+        file.write_all(&octets)?;
+    }
+    Ok(file)
+}
+
+async fn serve(visitor: TcpStream, file: Arc<File>) -> io::Result<()> {
+    let mut visitor = BufReader::with_capacity(READ, visitor);
+    visitor.read_exact(&mut vec![0; HELLO.len()]).await?;
+    let mut request = [0; Request::LENGTH];
+    loop {
+        visitor.read_exact(&mut request).await?;
+        let Request { length, last } = Request::decode(&request);
+        if length <= SMALL {
+            let octets = [b'#'; SMALL as usize];
+            visitor.write_all(&octets[..length as usize]).await?;
+        } else {
+            send(visitor.get_ref(), &file, length).await?;
+        }
+        if last {
+            return Ok(());
+        }
+    }
+}
+
+async fn send(visitor: &TcpStream, file: &File, length: u64) -> io::Result<()> {
+    let (mut left, mut offset) = (length, 0);
+    while left > 0 {
+        visitor.writable().await?;
+        let portion = left.min(FILE - offset).min(PORTION) as usize;
+        let sent = visitor.try_io(Interest::WRITABLE, || {
+            Ok(sendfile(visitor, file, Some(&mut offset), portion)?)
+        });
+        match sent {
+            Ok(sent) => left -= sent as u64,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+        if offset == FILE {
+            offset = 0;
+        }
+    }
+    Ok(())
+}

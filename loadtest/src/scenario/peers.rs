@@ -1,0 +1,238 @@
+//! The same work through Causeway and through its peers, in turn, so that what else this machine does hurts all alike.
+//!
+//! Visitors open with a ClientHello and then say plain octets ([`crate::plain`]): the way is measured, and not TLS at its
+//! ends. Visitors and origin are the same for all; what they cost is what `direct` shows.
+
+mod visitors;
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::requests::{self, Clock};
+use super::{Effort, FAILURES, Load, Observed, ScenarioError, TICK, throughput};
+use crate::part::plain_origin;
+use crate::plain::SMALL;
+use crate::process::ProcessId;
+use crate::progress::Progress;
+use crate::report::{Column, Round, Table};
+use crate::world::{Found, Peer, PlainOrigin, Way};
+use visitors::{Then, Visit, Visitors};
+
+pub(crate) const NAME: &str = "peers";
+
+/// How long all idle visitors may take to come.
+const COMING: Duration = Duration::from_secs(30);
+
+/// What a process does for visitors who have just come is over by then.
+const SETTLE: Duration = Duration::from_secs(1);
+
+static TIME: Column = Column {
+    key: "p50_ms",
+    heading: "p50 ms",
+    decimals: 1,
+};
+static RELAY_MEMORY: Column = Column {
+    key: "relay_kib_per_visitor",
+    heading: "relay KiB/visitor",
+    decimals: 2,
+};
+static AGENT_MEMORY: Column = Column {
+    key: "agent_kib_per_visitor",
+    heading: "agent KiB/visitor",
+    decimals: 2,
+};
+static CAME: Column = Column {
+    key: "visitors",
+    heading: "visitors",
+    decimals: 0,
+};
+
+/// What is done. Memory at rest is first, while the processes are new.
+#[derive(Clone, Copy, Debug)]
+enum Workload {
+    IdleVisitors,
+    Bulk1,
+    Bulk8,
+    First64Mib,
+    KeepAlive,
+    NewConnection,
+}
+
+impl Workload {
+    const ALL: [Self; 6] = [
+        Self::IdleVisitors,
+        Self::Bulk1,
+        Self::Bulk8,
+        Self::First64Mib,
+        Self::KeepAlive,
+        Self::NewConnection,
+    ];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::IdleVisitors => "idle_visitors",
+            Self::Bulk1 => "bulk_1",
+            Self::Bulk8 => "bulk_8",
+            Self::First64Mib => "first_64_mib",
+            Self::KeepAlive => "keep_alive",
+            Self::NewConnection => "new_connection",
+        }
+    }
+
+    /// At a time.
+    fn visitors(self, idle: usize) -> usize {
+        match self {
+            Self::IdleVisitors => idle,
+            Self::Bulk1 | Self::First64Mib => 1,
+            Self::Bulk8 => 8,
+            Self::KeepAlive | Self::NewConnection => 64,
+        }
+    }
+
+    /// What each of them does.
+    fn visit(self) -> Visit {
+        let (length, then) = match self {
+            Self::IdleVisitors => (SMALL, Then::Rest),
+            Self::Bulk1 | Self::Bulk8 => (u64::MAX, Then::AskAgain),
+            Self::First64Mib => (plain_origin::FILE, Then::Leave),
+            Self::KeepAlive => (SMALL, Then::AskAgain),
+            Self::NewConnection => (SMALL, Then::Leave),
+        };
+        Visit { length, then }
+    }
+
+    /// What shows of the work observed.
+    fn figures(self, observed: &Observed, clock: &Clock) -> Round {
+        match self {
+            Self::Bulk1 | Self::Bulk8 => throughput::figures(observed, observed.count / 1e9),
+            Self::First64Mib => {
+                let gigabytes = observed.count * plain_origin::FILE as f64 / 1e9;
+                let mut figures = vec![(&TIME, clock.milliseconds(0.5))];
+                figures.extend(throughput::costs(observed, gigabytes));
+                figures
+            }
+            Self::IdleVisitors | Self::KeepAlive | Self::NewConnection => {
+                requests::figures(observed, clock)
+            }
+        }
+    }
+}
+
+/// Measures all that are `found`, one table for each workload. `effort.connections` are the idle visitors.
+pub(crate) async fn run(
+    found: &[Found],
+    effort: Effort,
+    progress: &Progress,
+) -> Result<Vec<Table>, ScenarioError> {
+    let origin = PlainOrigin::start().await?;
+    let mut tables = Workload::ALL.map(|workload| {
+        let visitors = workload.visitors(effort.connections);
+        let connections = (visitors, "connections");
+        Table::of_peers(
+            NAME,
+            workload.name(),
+            connections,
+            effort.seconds,
+            &Peer::OURS,
+        )
+    });
+    for round in 0..effort.rounds {
+        for found in found {
+            let peer = found.peer.name();
+            progress.begin(effort.title(NAME, peer, round), effort.seconds * 1000);
+            let way = Way::open(found, &origin).await?;
+            for (workload, table) in Workload::ALL.into_iter().zip(&mut tables) {
+                let what = format!("{peer}, {}", workload.name());
+                progress.begin(effort.title(NAME, &what, round), effort.seconds * 1000);
+                let figures = match workload {
+                    Workload::IdleVisitors => rest(&way, workload, effort).await?,
+                    Workload::Bulk1
+                    | Workload::Bulk8
+                    | Workload::First64Mib
+                    | Workload::KeepAlive
+                    | Workload::NewConnection => {
+                        measure(&way, workload, effort, progress, peer, table).await?
+                    }
+                };
+                table.add(peer, figures);
+            }
+        }
+    }
+    Ok(tables.into())
+}
+
+async fn measure(
+    way: &Way,
+    workload: Workload,
+    effort: Effort,
+    progress: &Progress,
+    peer: &str,
+    table: &mut Table,
+) -> Result<Round, ScenarioError> {
+    let load = Arc::new(Load::default());
+    let count = workload.visitors(effort.connections);
+    let visitors = Visitors::start(way.front, workload.visit(), count, Arc::clone(&load))?;
+    let counted = || match workload {
+        Workload::Bulk1 | Workload::Bulk8 => visitors.received.load(Relaxed),
+        Workload::IdleVisitors
+        | Workload::First64Mib
+        | Workload::KeepAlive
+        | Workload::NewConnection => visitors.clock.answered(),
+    };
+    let observed = load
+        .observe(effort.length(), way.watched, progress, counted)
+        .await?;
+    if observed.count == 0.0 {
+        return Err(nothing(workload, &load));
+    }
+    if let Some(why) = load.why() {
+        table.note(format!("{peer}, first failure: {why}"));
+    }
+    let mut figures = workload.figures(&observed, &visitors.clock);
+    figures.push((&FAILURES, load.failures() as f64));
+    Ok(figures)
+}
+
+/// Lets all come, ask once, and stay.
+async fn rest(way: &Way, workload: Workload, effort: Effort) -> Result<Round, ScenarioError> {
+    let relay = way.watched.relay;
+    let agent = way.watched.agent;
+    let resident = |process: Option<ProcessId>| process.map(ProcessId::resident).transpose();
+    let before = (resident(relay)?, resident(agent)?);
+    let load = Arc::new(Load::default());
+    let count = workload.visitors(effort.connections);
+    let visitors = Visitors::start(way.front, workload.visit(), count, Arc::clone(&load))?;
+    let all_here = async {
+        while visitors.clock.answered() < count as u64 {
+            sleep(TICK).await;
+        }
+    };
+    // How many have come is what is to be seen.
+    let _ = timeout(COMING, all_here).await;
+    sleep(SETTLE).await;
+    let after = (resident(relay)?, resident(agent)?);
+    let came = visitors.clock.answered() as f64;
+    if came == 0.0 {
+        return Err(nothing(workload, &load));
+    }
+    let each = |before: Option<u64>, after: Option<u64>| {
+        Some(after?.saturating_sub(before?) as f64 / 1024.0 / came)
+    };
+    let mut figures: Round = Vec::new();
+    figures.extend(each(before.0, after.0).map(|each| (&RELAY_MEMORY, each)));
+    figures.extend(each(before.1, after.1).map(|each| (&AGENT_MEMORY, each)));
+    figures.push((&CAME, came));
+    Ok(figures)
+}
+
+fn nothing(workload: Workload, load: &Load) -> ScenarioError {
+    ScenarioError::Nothing {
+        workload: workload.name(),
+        cause: load
+            .why()
+            .unwrap_or_else(|| "no answer has come".to_owned()),
+    }
+}

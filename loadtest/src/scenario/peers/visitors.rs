@@ -1,0 +1,184 @@
+//! Visitors that cost next to nothing: one thread for all of them, and the kernel throws away what they receive.
+
+use std::cell::RefCell;
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use rustix::net::{RecvFlags, recv};
+use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::net::TcpStream;
+use tokio::runtime;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use crate::plain::{HELLO, Request};
+use crate::scenario::requests::Clock;
+use crate::scenario::{Load, ScenarioError, for_ever};
+
+/// How long nothing may come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How many may be on their way to a first answer: no more than a household, however many there are to be.
+const AT_ONCE: usize = 64;
+
+/// The most that is received at once.
+const PORTION: usize = 256 * 1024;
+
+thread_local! {
+    /// Said to be where octets go. None ever does.
+    static NOWHERE: RefCell<Vec<u8>> = RefCell::new(vec![0; PORTION]);
+}
+
+/// What a visitor does, again and again.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Visit {
+    /// How much it asks for.
+    pub(super) length: u64,
+    pub(super) then: Then,
+}
+
+/// What a visitor does with its connection after an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Then {
+    AskAgain,
+    Leave,
+    Rest,
+}
+
+/// The visitors. They are gone when this is dropped.
+pub(super) struct Visitors {
+    /// Octets, all visitors together.
+    pub(super) received: Arc<AtomicU64>,
+    pub(super) clock: Arc<Clock>,
+    stop: CancellationToken,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Visitors {
+    pub(super) fn start(
+        front: SocketAddr,
+        visit: Visit,
+        count: usize,
+        load: Arc<Load>,
+    ) -> Result<Self, ScenarioError> {
+        let visitor = Arc::new(Visitor {
+            front,
+            visit,
+            arrivals: Semaphore::new(AT_ONCE),
+            load,
+            received: Arc::default(),
+            clock: Arc::new(Clock::new()?),
+        });
+        let (received, clock) = (Arc::clone(&visitor.received), Arc::clone(&visitor.clock));
+        let stop = CancellationToken::new();
+        let stopped = stop.clone();
+        let runtime = runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()?;
+        let thread = thread::Builder::new()
+            .name("visitors".to_owned())
+            .spawn(move || {
+                runtime.block_on(async {
+                    let mut visitors = JoinSet::new();
+                    for _ in 0..count {
+                        let visitor = Arc::clone(&visitor);
+                        visitors.spawn(async move {
+                            for_ever(&visitor.load, || visitor.visit()).await;
+                        });
+                    }
+                    stopped.cancelled().await;
+                });
+            })?;
+        Ok(Self {
+            received,
+            clock,
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+impl Drop for Visitors {
+    fn drop(&mut self) {
+        self.stop.cancel();
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join(); // none of them waits for anything but its runtime
+        }
+    }
+}
+
+/// What all of them have in common, which is everything.
+struct Visitor {
+    front: SocketAddr,
+    visit: Visit,
+    arrivals: Semaphore,
+    load: Arc<Load>,
+    received: Arc<AtomicU64>,
+    clock: Arc<Clock>,
+}
+
+impl Visitor {
+    /// One connection and as many answers over it as are wanted.
+    async fn visit(&self) -> io::Result<()> {
+        let Visit { length, then } = self.visit;
+        let arrival = self.arrivals.acquire().await.map_err(io::Error::other)?;
+        let request = Request {
+            length,
+            last: then == Then::Leave,
+        };
+        let mut arrival = Some(arrival);
+        let mut start = Instant::now();
+        let mut stream = TcpStream::connect(self.front).await?;
+        stream.set_nodelay(true)?;
+        stream
+            .write_all(&[HELLO, &request.encode()].concat())
+            .await?;
+        loop {
+            self.receive(&stream, length).await?;
+            self.clock.answer(start, &self.load);
+            match then {
+                Then::AskAgain => {}
+                Then::Leave => return Ok(()),
+                Then::Rest => {
+                    drop(arrival.take());
+                    return pending().await;
+                }
+            }
+            start = Instant::now();
+            stream.write_all(&request.encode()).await?;
+        }
+    }
+
+    async fn receive(&self, stream: &TcpStream, length: u64) -> io::Result<()> {
+        let mut left = length;
+        while left > 0 {
+            timeout(PATIENCE, stream.readable()).await??;
+            let limit = usize::try_from(left).unwrap_or(PORTION).min(PORTION);
+            match stream.try_io(Interest::READABLE, || forget(stream, limit)) {
+                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(received) => {
+                    left -= received as u64;
+                    self.received.fetch_add(received as u64, Relaxed);
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+/// tcp(7): with `MSG_TRUNC` the octets are discarded in the kernel, and only their number comes.
+fn forget(stream: &TcpStream, limit: usize) -> io::Result<usize> {
+    NOWHERE.with_borrow_mut(|nowhere| {
+        let (_, received) = recv(stream, &mut nowhere[..limit], RecvFlags::TRUNC)?;
+        Ok(received)
+    })
+}

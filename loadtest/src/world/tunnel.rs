@@ -1,0 +1,57 @@
+//! A server of our own, and the agent of one device that is attached to it.
+
+use std::path::Path;
+
+use super::server::{Server, register};
+use super::{Carrier, READY, Watched, WorldError, check_carrier, read};
+use crate::part::{Part, agents};
+use crate::process::Child;
+
+/// Both of them, running.
+#[derive(Debug)]
+pub(super) struct Tunnel {
+    agent: Child, // ends before the server does
+    pub(super) server: Server,
+    /// What vouches for the server and for the device, in PEM.
+    pub(super) trust_root: String,
+}
+
+impl Tunnel {
+    /// Makes the service at the URL `origin` reachable by the device's `name`.
+    pub(super) async fn start(
+        folder: &Path,
+        carrier: Carrier,
+        name: &str,
+        origin: String,
+    ) -> Result<Self, WorldError> {
+        let server = Server::start(folder, carrier).await?;
+        let order = agents::Order {
+            front: server.ready.front,
+            trust_root: read(&server.ready.ca)?,
+            origin,
+            devices: vec![agents::Device {
+                state: folder.join(name),
+                invitation: Some(register(&server.ready.state, name).await?),
+            }],
+            at_once: 1,
+            stay: true,
+        };
+        let mut agent = Child::start(Part::Agents, &order, folder)?;
+        let status: agents::Status = agent
+            .until_said(READY, |status: &agents::Status| status.attached() == 1)
+            .await?;
+        check_carrier(&status, carrier)?;
+        Ok(Self {
+            agent,
+            server,
+            trust_root: order.trust_root,
+        })
+    }
+
+    pub(super) fn watched(&self) -> Watched {
+        Watched {
+            relay: Some(self.server.child.id()),
+            agent: Some(self.agent.id()),
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! How the programs of others are told to be two hops on loopback, each as its own documentation has it for much traffic.
+
+use std::fs;
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::Command;
+
+use tokio::net::TcpStream;
+use tokio::time::{Instant, sleep};
+
+use super::{PAUSE, Processes, Started};
+use crate::process::Program;
+use crate::world::peer::{self, Found};
+use crate::world::{READY, Watched, WorldError};
+
+/// Connections that each hop may have at a time. HAProxy takes four descriptors for each where it splices.
+const CONNECTIONS: u32 = 4000;
+
+/// Where bore's server expects its clients. It cannot be told another port.
+const BORE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7835);
+
+/// What stands between two addresses.
+struct Hop<'a> {
+    listen: SocketAddr,
+    to: SocketAddr,
+    /// Its own, for its configuration and its log.
+    folder: &'a Path,
+}
+
+/// Starts both hops of a peer.
+pub(super) async fn start(
+    found: &Found,
+    origin: SocketAddr,
+    folder: &Path,
+) -> Result<Started, WorldError> {
+    let (front, between) = (free_address()?, free_address()?);
+    let folders = [folder.join("relay"), folder.join("agent")];
+    for folder in &folders {
+        fs::create_dir(folder)?;
+    }
+    let [relay, agent] = [
+        Hop {
+            listen: front,
+            to: between,
+            folder: &folders[0],
+        },
+        Hop {
+            listen: between,
+            to: origin,
+            folder: &folders[1],
+        },
+    ];
+    let (relay, agent) = match &found.program {
+        peer::Program::Rathole { program, noise } => {
+            let transport = match noise {
+                true => Transport::noise(program)?,
+                false => Transport::default(),
+            };
+            let started = rathole_server(program, &relay, &transport)?;
+            (started, rathole_client(program, &agent, &transport)?)
+        }
+        peer::Program::Bore { program } => {
+            let started = bore_server(program, &relay)?;
+            until_listening(BORE).await?;
+            (started, bore_client(program, front, &agent)?)
+        }
+        peer::Program::Haproxy { program, splices } => {
+            let started = haproxy(program, &relay, *splices)?;
+            (started, haproxy(program, &agent, *splices)?)
+        }
+        peer::Program::Nginx { program, module } => {
+            let started = nginx(program, module, &relay)?;
+            (started, nginx(program, module, &agent)?)
+        }
+        peer::Program::Own => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
+    };
+    let watched = Watched {
+        relay: Some(relay.id()),
+        agent: Some(agent.id()),
+    };
+    Ok((front, watched, Processes::Programs { relay, agent }))
+}
+
+/// One that nobody listens at now. Who is told of it must be quicker than others.
+fn free_address() -> io::Result<SocketAddr> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+}
+
+/// Waits, but not for ever: who needs it says best why it is not there.
+async fn until_listening(address: SocketAddr) -> io::Result<()> {
+    let begun = Instant::now();
+    while let Err(error) = TcpStream::connect(address).await {
+        if begun.elapsed() > READY {
+            return Err(error);
+        }
+        sleep(PAUSE).await;
+    }
+    Ok(())
+}
+
+/// Runs `program` with its arguments in the hop's folder.
+fn run(
+    who: &'static str,
+    program: &Path,
+    hop: &Hop<'_>,
+    arguments: &[&str],
+) -> Result<Program, WorldError> {
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .env("RUST_LOG", "warn")
+        .current_dir(hop.folder);
+    Ok(Program::start(who, &mut command, hop.folder)?)
+}
+
+/// The same with a configuration, whose file's name stands last.
+fn run_configured(
+    who: &'static str,
+    program: &Path,
+    hop: &Hop<'_>,
+    option: &str,
+    configuration: &str,
+) -> Result<Program, WorldError> {
+    let file = hop.folder.join("configuration.toml"); // rathole looks at the ending
+    fs::write(&file, configuration)?;
+    run(who, program, hop, &[option, &file.to_string_lossy()])
+}
+
+/// What rathole's two ends speak, in their configurations.
+#[derive(Default)]
+struct Transport {
+    server: String,
+    client: String,
+}
+
+impl Transport {
+    fn noise(program: &Path) -> io::Result<Self> {
+        let said = Command::new(program).arg("--genkey").output()?.stdout;
+        let said = String::from_utf8_lossy(&said);
+        let keys: Vec<_> = said
+            .lines()
+            .filter(|line| !line.is_empty() && !line.ends_with(':'))
+            .collect();
+        let [private, public] = keys[..] else {
+            return Err(io::Error::other("rathole --genkey has not said two keys"));
+        };
+        let end = |end, key| {
+            format!("[{end}.transport]\ntype = \"noise\"\n[{end}.transport.noise]\n{key}\n")
+        };
+        Ok(Self {
+            server: end("server", format!("local_private_key = \"{private}\"")),
+            client: end("client", format!("remote_public_key = \"{public}\"")),
+        })
+    }
+}
+
+fn rathole_server(
+    program: &Path,
+    hop: &Hop<'_>,
+    transport: &Transport,
+) -> Result<Program, WorldError> {
+    let configuration = format!(
+        r#"[server]
+bind_addr = "{}"
+default_token = "loopback"
+{}[server.services.plain]
+bind_addr = "{}"
+"#,
+        hop.to, transport.server, hop.listen
+    );
+    run_configured("rathole's server", program, hop, "--server", &configuration)
+}
+
+fn rathole_client(
+    program: &Path,
+    hop: &Hop<'_>,
+    transport: &Transport,
+) -> Result<Program, WorldError> {
+    let configuration = format!(
+        r#"[client]
+remote_addr = "{}"
+default_token = "loopback"
+{}[client.services.plain]
+local_addr = "{}"
+"#,
+        hop.listen, transport.client, hop.to
+    );
+    run_configured("rathole's client", program, hop, "--client", &configuration)
+}
+
+fn bore_server(program: &Path, hop: &Hop<'_>) -> Result<Program, WorldError> {
+    let arguments = ["server", "--bind-addr", "127.0.0.1"];
+    run("bore's server", program, hop, &arguments)
+}
+
+fn bore_client(program: &Path, front: SocketAddr, hop: &Hop<'_>) -> Result<Program, WorldError> {
+    let (port, origin) = (front.port().to_string(), hop.to.port().to_string());
+    let there = ["--to", "127.0.0.1", "--port", &port];
+    let here = ["--local-host", "127.0.0.1", &origin];
+    let arguments = [&["local"], &there[..], &here[..]].concat();
+    run("bore's client", program, hop, &arguments)
+}
+
+fn haproxy(program: &Path, hop: &Hop<'_>, splices: bool) -> Result<Program, WorldError> {
+    let (memory, option) = if splices {
+        ("", "option splice-auto")
+    } else {
+        ("tune.bufsize 65536\n  nosplice", "")
+    };
+    let configuration = format!(
+        r"global
+  maxconn {CONNECTIONS}
+  nbthread 2
+  {memory}
+defaults
+  mode tcp
+  {option}
+  timeout connect 5s
+  timeout client 1h
+  timeout server 1h
+listen hop
+  bind {} backlog 4096
+  server next {}
+",
+        hop.listen, hop.to
+    );
+    run_configured("haproxy", program, hop, "-f", &configuration)
+}
+
+fn nginx(program: &Path, module: &Path, hop: &Hop<'_>) -> Result<Program, WorldError> {
+    let configuration = format!(
+        r"load_module {};
+daemon off;
+pid {folder}/pid;
+error_log stderr;
+worker_processes 2;
+events {{ worker_connections {}; }}
+stream {{
+  server {{
+    listen {} backlog=4096;
+    proxy_pass {};
+    proxy_timeout 1h;
+    tcp_nodelay on;
+  }}
+}}
+",
+        module.display(),
+        2 * CONNECTIONS,
+        hop.listen,
+        hop.to,
+        folder = hop.folder.display(),
+    );
+    run_configured("nginx", program, hop, "-c", &configuration)
+}
