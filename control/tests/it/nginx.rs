@@ -82,9 +82,12 @@ impl Nginx {
         )
         .unwrap();
         let mut nginx = place.command("nginx");
-        nginx.arg("-c").arg(&config).args(["-g", "daemon off;"]);
+        nginx.arg("-c").arg(&config).args([
+            "-g",
+            "daemon off; master_process off;", // one process, so that nothing of it is left when that is killed
+        ]);
         let process = Process::start(nginx);
-        process.until_said("start worker process");
+        process.until_said("event method"); // it listens by then
         Self {
             _process: process,
             port,
