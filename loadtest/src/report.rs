@@ -9,12 +9,14 @@
 //! The rows of a table are workloads, or peers that all did the same; then each is compared with each.
 
 mod machine;
+mod summary;
 
 use std::collections::BTreeMap;
 
 use serde::Serialize;
 
 pub(crate) use machine::Machine;
+use summary::Summary;
 
 /// What a figure says. Each scenario has its own.
 #[derive(Debug, PartialEq, Eq)]
@@ -52,46 +54,6 @@ pub(crate) struct Table {
 struct Row {
     name: &'static str,
     rounds: Vec<Round>,
-}
-
-/// Several rounds in three numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-struct Summary {
-    median: f64,
-    lowest: f64,
-    highest: f64,
-}
-
-impl Summary {
-    /// `None` of no values.
-    fn of(values: &[f64]) -> Option<Self> {
-        let mut sorted = values.to_vec();
-        sorted.sort_by(f64::total_cmp);
-        let (lowest, highest) = (*sorted.first()?, *sorted.last()?);
-        let middle = sorted.len() / 2;
-        let upper = *sorted.get(middle)?;
-        let median = if sorted.len() % 2 == 1 {
-            upper
-        } else {
-            (upper + sorted.get(middle - 1)?) / 2.0
-        };
-        Some(Self {
-            median,
-            lowest,
-            highest,
-        })
-    }
-
-    /// `1.23 (1.20–1.31)`, without the spread where it cannot be seen.
-    fn text(&self, decimals: usize) -> String {
-        let [median, lowest, highest] =
-            [self.median, self.lowest, self.highest].map(|value| format!("{value:.decimals$}"));
-        if lowest == highest {
-            median
-        } else {
-            format!("{median} ({lowest}–{highest})")
-        }
-    }
 }
 
 impl Table {
@@ -347,14 +309,6 @@ mod tests {
         heading: "relay CPU µs",
         decimals: 1,
     };
-
-    #[test]
-    fn a_median_stands_in_the_middle() {
-        let odd = Summary::of(&[3.0, 1.0, 10.0]).unwrap();
-        assert_eq!((odd.median, odd.lowest, odd.highest), (3.0, 1.0, 10.0));
-        assert_eq!(Summary::of(&[4.0, 1.0]).unwrap().median, 2.5);
-        assert_eq!(Summary::of(&[]), None);
-    }
 
     #[test]
     fn a_table_shows_medians_and_their_spread() {
