@@ -254,11 +254,17 @@ impl<O: Observer> Pump<'_, O> {
             (_, Direction::Broken(end)) | (Direction::Broken(end), _) => end,
             (_, Direction::Unwanted) => End::NearGone,
             (Direction::Finished, Direction::Finished) => End::Done,
+            (Direction::Unwanted, Direction::Finished) if self.is_agent() => End::FarGone,
             (Direction::Unwanted, Direction::Finished) => {
                 Box::pin(drain(self.near, LINGER)).await;
                 End::Done
             }
         }
+    }
+
+    /// Whether the near end is a service, and not a visitor.
+    fn is_agent(&self) -> bool {
+        matches!(self.raw_way, RawWay::Dial(_))
     }
 
     // From the near end to the carrier.

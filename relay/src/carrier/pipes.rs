@@ -5,11 +5,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
-use rustix::pipe::{PipeFlags, SpliceFlags, fcntl_setpipe_size, pipe_with, splice};
+use rustix::pipe::{
+    PipeFlags, SpliceFlags, fcntl_getpipe_size, fcntl_setpipe_size, pipe_with, splice,
+};
 
 /// The capacity of each pipe, in octets. 64 KiB loses a quarter of the throughput; 1 MiB gains a tenth with eight streams,
 /// and without privileges the kernel gives a user sixty-four such pipes, of these 256.
 const CAPACITY: usize = 256 * 1024;
+
+/// What a pipe has that the kernel will not make larger. One with less is slower than copying.
+const USEFUL: usize = 64 * 1024;
 
 /// How many pipes this process may have: each is two descriptors.
 const MAX_PIPES: usize = 512;
@@ -27,6 +32,7 @@ thread_local! {
 struct Pipe {
     read: OwnedFd,
     write: OwnedFd,
+    capacity: usize,
 }
 
 impl Pipe {
@@ -38,10 +44,15 @@ impl Pipe {
             PIPES.fetch_sub(1, Relaxed);
             return None;
         };
-        let pipe = Self { read, write };
-        // A pipe that the kernel will not make larger is slower than copying.
-        fcntl_setpipe_size(&pipe.write, CAPACITY).ok()?;
-        Some(pipe)
+        let capacity = fcntl_setpipe_size(&write, CAPACITY)
+            .or_else(|_| fcntl_getpipe_size(&write))
+            .unwrap_or(0);
+        let pipe = Self {
+            read,
+            write,
+            capacity,
+        };
+        (capacity >= USEFUL).then_some(pipe)
     }
 }
 
@@ -81,7 +92,8 @@ impl Lent {
     pub(crate) fn fill(&mut self, from: impl AsFd, limit: usize) -> io::Result<usize> {
         let Some(pipe) = &self.pipe else { return Ok(0) };
         let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
-        let filled = splice(from, None, &pipe.write, None, CAPACITY.min(limit), flags)?;
+        let length = pipe.capacity.min(limit);
+        let filled = splice(from, None, &pipe.write, None, length, flags)?;
         self.filled += filled;
         Ok(filled)
     }

@@ -5,7 +5,7 @@ use std::future::pending;
 use std::io;
 use std::net::Shutdown;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use socket2::SockRef;
 use tokio::io::Interest;
@@ -20,6 +20,9 @@ use crate::carrier::raw::TICKET_TIME;
 use crate::carrier::{Received, Receiver, Sender, pipes};
 
 use super::{Direction, End, LINGER, Observer, Pump, RawWay, Turn, end, lock, when_writable};
+
+/// How often it is looked whether a near end that takes no more has said all it had to say.
+const DEAF_LOOK: Duration = Duration::from_millis(50);
 
 /// Which of two connections broke while bytes passed from one to the other.
 enum Broke {
@@ -141,8 +144,10 @@ impl<O: Observer> Pump<'_, O> {
         while !receiver.incoming.is_complete() {
             turn.next().await;
             if near_deaf && self.half_closed.load(Relaxed) {
-                // Nobody is there any more; but closing at once would reset what has just been sent.
-                if nobody_since.get_or_insert_with(Instant::now).elapsed() >= LINGER {
+                // Nobody is there any more. What an origin has said last is still on its way, and closing with octets unread
+                // would reset it.
+                let since = nobody_since.get_or_insert_with(Instant::now);
+                if !self.is_agent() || since.elapsed() >= LINGER {
                     return Direction::Unwanted;
                 }
             }
@@ -159,15 +164,11 @@ impl<O: Observer> Pump<'_, O> {
                     Ok(Received::Chunks(_) | Received::Octets(_) | Received::Moved | Received::Dial(_))
                     | Err(_) => return Direction::Broken(End::FarGone),
                 },
-                ready = raw.readable(), if !raw_ended => {
+                ready = raw.readable(), if !raw_ended && !near_deaf => {
                     if ready.is_err() {
                         return Direction::Broken(End::FarGone);
                     }
-                    let passed = match near_deaf {
-                        false => self.pass(raw, self.near).await,
-                        true => forget(raw),
-                    };
-                    match passed {
+                    match self.pass(raw, self.near).await {
                         Ok(Some(0)) => raw_ended = true,
                         Ok(Some(length)) => {
                             if receiver.incoming.on_raw(length).is_err() {
@@ -177,10 +178,10 @@ impl<O: Observer> Pump<'_, O> {
                         }
                         Ok(None) => {}
                         Err(Broke::From) => return Direction::Broken(End::FarGone),
-                        Err(Broke::To) => near_deaf = true, // the far end is not to stall meanwhile
+                        Err(Broke::To) => near_deaf = true,
                     }
                 }
-                () = sleep(LINGER), if near_deaf => {}
+                () = sleep(DEAF_LOOK), if near_deaf => {}
             }
         }
         if near_deaf {
@@ -221,14 +222,5 @@ impl<O: Observer> Pump<'_, O> {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
             Err(_) => Err(Broke::From),
         }
-    }
-}
-
-/// Takes what `from` has, for nobody.
-fn forget(from: &TcpStream) -> Result<Option<usize>, Broke> {
-    match from.try_read(&mut buffers::lend()) {
-        Ok(length) => Ok(Some(length)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(None),
-        Err(_) => Err(Broke::From),
     }
 }
