@@ -1,4 +1,4 @@
-//! How fast a visitor's bytes come from a device: origin, agent, tunnel over QUIC, relay and visitor on loopback, all in
+//! How fast a visitor's bytes come from a device: origin, agent, raw connection, relay and visitor on loopback, all in
 //! this process, TLS end to end between agent and visitor. The pump is measured with everything it stands between, since
 //! that is what a visitor gets.
 
