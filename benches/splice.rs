@@ -22,6 +22,7 @@ use relay::agent::{
 use relay::resolve::Resolver;
 use relay::server::{Config, Handle, Parts, Transport};
 use relay::tls::{CertificateSlot, Roots, connect_https};
+use relay::workers::{WorkerThreads, Workers};
 use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
@@ -81,6 +82,7 @@ struct World {
     roots: Roots,
     stop: CancellationToken,
     _relay: Handle,
+    _threads: WorkerThreads,
     _folder: TempDir,
 }
 
@@ -95,11 +97,13 @@ impl World {
             let chain = params.signed_by(&key, &issuer).unwrap();
             CertificateSlot::from_pem(&chain.pem(), &key.serialize_pem()).unwrap()
         };
+        let threads = WorkerThreads::per_core().unwrap();
         let parts = Parts {
             directory: directory.clone(),
             relay_certificate: slot(OperatorName::Relay),
             cloud_certificate: slot(OperatorName::Cloud),
             cloud_visitors: mpsc::channel(1).0, // nobody serves the operator's pages
+            workers: threads.workers(),
         };
         let config = Config {
             front: (Ipv4Addr::LOCALHOST, 0).into(),
@@ -119,13 +123,14 @@ impl World {
             ddns_key: None,
         });
         let stop = CancellationToken::new();
-        let attached = attach(state, relay.front(), stop.clone()).await;
+        let attached = attach(state, relay.front(), threads.workers(), stop.clone()).await;
         assert_eq!(attached.transport, Transport::Quic);
         Self {
             front: relay.front(),
             roots: Roots::from_pem(&trust_root).unwrap(),
             stop,
             _relay: relay,
+            _threads: threads,
             _folder: folder,
         }
     }
@@ -177,7 +182,12 @@ fn paired(
 }
 
 /// Starts the device's service and its agent, and waits until the agent is attached.
-async fn attach(state: State, front: SocketAddr, stop: CancellationToken) -> Attached {
+async fn attach(
+    state: State,
+    front: SocketAddr,
+    workers: Workers,
+    stop: CancellationToken,
+) -> Attached {
     let origin = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     let address = format!("tcp://{}", origin.local_addr().unwrap());
     tokio::spawn(async move {
@@ -194,6 +204,7 @@ async fn attach(state: State, front: SocketAddr, stop: CancellationToken) -> Att
         state,
         origin: origin.unwrap(),
         resolver: Resolver::Fixed(front),
+        workers,
     };
     let (sender, mut attached) = watch::channel(None);
     tokio::spawn(agent::run(config, sender, stop));

@@ -13,6 +13,7 @@ use relay::agent::{
 };
 use relay::resolve::Resolver;
 use relay::tls::{Roots, TlsError};
+use relay::workers::Workers;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -76,6 +77,8 @@ pub(crate) struct Place<'a> {
     /// What pairing says about relays: the port may have changed since the device was paired.
     pub(crate) relays: Vec<String>,
     pub(crate) trust_root: &'a str,
+    /// Who carries its visitors' bytes.
+    pub(crate) workers: Workers,
     /// Counts clients of the NAS that were too many.
     pub(crate) refused: IntCounter,
 }
@@ -117,6 +120,7 @@ pub(crate) async fn start(
         state,
         origin,
         resolver,
+        workers: place.workers,
     };
     let (attached, is_attached) = watch::channel(None);
     let mut agent = tokio::spawn(agent::run(config, attached, stop));

@@ -15,6 +15,7 @@ use directory::OperatorName;
 use prometheus::Registry;
 use relay::server::{CloudVisitor, Parts};
 use relay::tls::{CertificateSlot, Roots, TlsError};
+use relay::workers::WorkerThreads;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -63,6 +64,9 @@ pub enum UpError {
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The threads that carry bytes.
+    #[error("no thread to carry bytes: {0}")]
+    Workers(io::Error),
     /// The relay.
     #[error("{}", relay_with_option(.0))]
     Relay(#[from] relay::server::StartError),
@@ -119,7 +123,10 @@ fn relay_with_option(error: &relay::server::StartError) -> String {
         } => {
             format!("{error}; choose another with `http` in [relay], or with --http")
         }
-        StartError::Tls(_) | StartError::Quic(_) | StartError::Metrics(_) => error.to_string(),
+        StartError::Tls(_)
+        | StartError::Quic(_)
+        | StartError::Listen(_)
+        | StartError::Metrics(_) => error.to_string(),
     }
 }
 
@@ -149,6 +156,7 @@ pub struct Running {
     end: CancellationToken,
     parts: Supervisor,
     cloud_visitors: TaskTracker,
+    _workers: WorkerThreads,
     _lock: StateLock,
 }
 
@@ -174,11 +182,13 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let registry = Registry::new();
     let certificates = OperatorCertificates::issue(Arc::clone(&authority))?;
     let (cloud_visitors, visitors) = mpsc::channel(CLOUD_QUEUE);
+    let workers = WorkerThreads::per_core().map_err(UpError::Workers)?;
     let parts = Parts {
         directory: directory.clone(),
         relay_certificate: certificates.relay.clone(),
         cloud_certificate: certificates.cloud.clone(),
         cloud_visitors,
+        workers: workers.workers(),
     };
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
@@ -254,6 +264,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
             front: probe::reachable(relay.front()),
             relays: cloud.relays.clone(),
             trust_root: &cloud.trust_root,
+            workers: workers.workers(),
             refused: refused.at("demo"),
         };
         Some(demo::start(place, &mut parts, stop.clone()).await?)
@@ -272,6 +283,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         end,
         parts,
         cloud_visitors,
+        _workers: workers,
         _lock: lock,
     };
     running.probe().await?;

@@ -30,6 +30,7 @@ use tokio::runtime;
 use part::Part;
 use progress::Progress;
 use report::{Machine, Table};
+use scenario::peers::Workload;
 use scenario::{Effort, ScenarioError, dns, idle_tunnels, peers, requests, throughput};
 use world::{Peer, Place, WorldError};
 
@@ -118,6 +119,9 @@ struct PeersOptions {
     /// Only these, and in this order
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PEER,…")]
     only: Vec<Peer>,
+    /// Only this work, and in this order
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD,…")]
+    workloads: Vec<Workload>,
     /// Where programs are looked for first; then where this system keeps them
     #[arg(long, value_name = "DIR")]
     peers_dir: Option<PathBuf>,
@@ -307,8 +311,12 @@ async fn compare(options: PeersOptions, progress: &Progress) -> anyhow::Result<V
     if found.is_empty() {
         bail!("none of the peers asked for is here");
     }
+    let workloads = match options.workloads.is_empty() {
+        true => Workload::value_variants(),
+        false => &options.workloads,
+    };
     let effort = options.pace.effort(options.connections);
-    Ok(peers::run(&found, effort, progress).await?)
+    Ok(peers::run(&found, workloads, effort, progress).await?)
 }
 
 /// Runs one after the other. Of several, those whose addresses are not given are left out.

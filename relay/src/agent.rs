@@ -32,6 +32,7 @@ use tokio::sync::{oneshot, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use wire::{InstanceId, Retry};
 
 pub use cloud::{CallError, Cloud};
@@ -43,6 +44,7 @@ pub use state::{Certificate, Pairing, State, StateError};
 use crate::resolve::Resolver;
 use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
+use crate::workers::{Worker, Workers};
 use backoff::Backoff;
 use certificate::{CertificateError, Certificates};
 use tunnel::{Before, DialError, Dialler, Ended, RelayAddress, Tunnel};
@@ -76,6 +78,8 @@ pub struct Config {
     pub origin: Origin,
     /// Where the names of cloud and relays lead.
     pub resolver: Resolver,
+    /// Who carries the bytes.
+    pub workers: Workers,
 }
 
 /// How the agent is attached.
@@ -137,6 +141,7 @@ pub async fn run(
         state,
         origin,
         resolver,
+        workers,
     } = config;
     let pairing = state.pairing()?;
     let identity = state.identity()?;
@@ -163,6 +168,7 @@ pub async fn run(
         device,
         slot.clone(),
         origin,
+        workers.clone(),
         stop.clone(),
     )?);
     let dialler = Arc::new(Dialler {
@@ -177,10 +183,13 @@ pub async fn run(
         relays,
         visitors: Arc::clone(&visitors),
         attached,
+        home: workers.next().clone(),
         stop: stop.clone(),
     };
+    let home = keeper.home.runtime().clone();
+    let kept = AbortOnDropHandle::new(home.spawn(keeper.keep()));
     tokio::select! {
-        () = keeper.keep() => {}
+        _ = kept => {} // it ends when the agent stops; a panic has been reported
         () = certificates.keep_fresh(&identity, &slot) => {}
         () = announce::announce(&cloud, &identity) => {}
     }
@@ -206,6 +215,8 @@ struct TunnelKeeper {
     relays: Vec<RelayAddress>,
     visitors: Arc<Visitors>,
     attached: watch::Sender<Option<Attached>>,
+    /// Where the tunnel's socket is.
+    home: Worker,
     stop: CancellationToken,
 }
 
@@ -312,7 +323,8 @@ impl TunnelKeeper {
         tracing::info!(transport = transport.name(), "attached to the relay");
         let (drain, mut drained) = oneshot::channel();
         let (end, mut ended) = oneshot::channel();
-        let attended = tunnel.attend(Arc::clone(&self.visitors), drain, self.stop.clone());
+        let visitors = Arc::clone(&self.visitors);
+        let attended = tunnel.attend(visitors, self.home.clone(), drain, self.stop.clone());
         tunnels.spawn(async move {
             // Nobody listens any more if another tunnel has taken over.
             let _ = end.send(attended.await);

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
+use std::task::{Poll, ready};
 use std::thread::LocalKey;
 
 use bytes::Bytes;
@@ -12,11 +13,16 @@ const SIZE: usize = 64 * 1024;
 /// How many idle buffers a thread keeps: 4 MiB at most.
 const KEPT: usize = 64;
 
+/// How many packets' payloads are taken from a QUIC stream at once: about the 64 KiB of a copy buffer.
+const CHUNKS: usize = 48;
+
 type Idle<T> = RefCell<Vec<T>>;
 
 thread_local! {
     static IDLE: Idle<Box<[u8]>> = const { RefCell::new(Vec::new()) };
     static IDLE_CHUNKS: Idle<Vec<Bytes>> = const { RefCell::new(Vec::new()) };
+    /// Empty but while something is read into it.
+    static LANDING: RefCell<[Bytes; CHUNKS]> = const { RefCell::new([const { Bytes::new() }; CHUNKS]) };
 }
 
 /// A buffer on loan. It goes back to the pool of the thread that drops it.
@@ -56,6 +62,20 @@ pub(crate) struct LentChunks(Vec<Bytes>);
 /// Lends an empty list.
 pub(crate) fn lend_chunks() -> LentChunks {
     LentChunks(IDLE_CHUNKS.with_borrow_mut(Vec::pop).unwrap_or_default())
+}
+
+/// Lends a list with the chunks that `read` puts into an array, whose number it says. A list is made only when there are any:
+/// mostly one asks in vain.
+pub(crate) fn lend_chunks_read<E>(
+    read: impl FnOnce(&mut [Bytes]) -> Poll<Result<Option<usize>, E>>,
+) -> Poll<Result<Option<LentChunks>, E>> {
+    LANDING.with_borrow_mut(|landing| {
+        Poll::Ready(Ok(ready!(read(landing))?.map(|count| {
+            let mut chunks = lend_chunks();
+            chunks.extend(landing[..count].iter_mut().map(std::mem::take));
+            chunks
+        })))
+    })
 }
 
 impl Deref for LentChunks {

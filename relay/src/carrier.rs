@@ -34,9 +34,6 @@ use crate::tls::TlsStream;
 
 use direction::{Incoming, Outgoing};
 
-/// How many packets' payloads are taken from a QUIC stream at once: about the 64 KiB of a copy buffer.
-const CHUNKS: usize = 48;
-
 /// How long a TLS connection stays open after this end has finished, at most.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
 
@@ -339,13 +336,10 @@ impl Receiver {
             self.unread = Unread::Nothing;
             self.unread = match &mut self.stream {
                 ReceivingStream::Quic(stream) => {
-                    let mut chunks = buffers::lend_chunks();
-                    chunks.resize(CHUNKS, Bytes::new());
-                    let Some(count) = ready!(pin!(stream.read_chunks(&mut chunks)).poll(cx))?
-                    else {
+                    let read = |chunks: &mut [Bytes]| pin!(stream.read_chunks(chunks)).poll(cx);
+                    let Some(chunks) = ready!(buffers::lend_chunks_read(read))? else {
                         return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                     };
-                    chunks.truncate(count);
                     Unread::Chunks { chunks, next: 0 }
                 }
                 ReceivingStream::Tls(stream, signs) => {

@@ -13,6 +13,7 @@ pub mod program;
 pub mod resolve;
 pub mod server;
 pub mod tls;
+pub mod workers;
 
 mod buffers;
 mod carrier;

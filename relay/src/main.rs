@@ -12,6 +12,7 @@ use relay::agent::{self, Cloud, Origin, OriginAddress, OriginTrust, State, Visit
 use relay::program::{self, Termination};
 use relay::resolve::Resolver;
 use relay::tls::Roots;
+use relay::workers::WorkerThreads;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -76,7 +77,7 @@ enum VisitorAddressOption {
     Hidden,
 }
 
-#[tokio::main]
+#[tokio::main(flavor = "current_thread")]
 async fn main() -> ExitCode {
     program::start_log();
     program::raise_descriptor_limit();
@@ -114,10 +115,12 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             let visitor_address =
                 visitor_address.map_or_else(VisitorAddress::default, VisitorAddress::from);
             let origin = Origin::new(origin, visitor_address, &trust)?;
+            let threads = WorkerThreads::per_core()?;
             run(agent::Config {
                 state: state.open()?,
                 origin,
                 resolver: Resolver::System,
+                workers: threads.workers(),
             })
             .await
         }

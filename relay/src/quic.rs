@@ -54,37 +54,58 @@ const MAX_INCOMING: usize = 4096;
 const INCOMING_BUFFER: u64 = 64 * 1024;
 const INCOMING_BUFFER_TOTAL: u64 = 16 * 1024 * 1024;
 
-/// One endpoint for now; the connection ids leave room for one per core and for a successor process.
-const OWNER: Owner = Owner(0);
-
-/// Opens the relay's endpoint on its own UDP socket, behind the demultiplexer.
-pub(crate) fn relay_endpoint(
-    socket: std::net::UdpSocket,
-    certificate: CertificateSlot,
+/// What the endpoints of one relay have in common.
+pub(crate) struct RelaySide {
+    server: ServerConfig,
     key: ConnectionIdKey,
     counts: DatagramCounts,
-) -> io::Result<Endpoint> {
-    let crypto = tls::relay_quic(certificate).map_err(io::Error::other)?;
-    let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
-    let mut server = ServerConfig::with_crypto(Arc::new(crypto));
-    server
-        .transport_config(Arc::new(transport(RELAY_STREAMS)))
-        .max_incoming(MAX_INCOMING)
-        .incoming_buffer_size(INCOMING_BUFFER)
-        .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
-    let mut endpoint = EndpointConfig::default();
-    let ids = key.clone();
-    endpoint
-        // The demultiplexer tells protocols apart by the first octet, so ours must keep the fixed bit (RFC 9287).
-        .grease_quic_bit(false)
-        .cid_generator(move || Box::new(demux::ConnectionIds::new(ids.clone(), OWNER)));
-    let socket = demux::Demultiplexer::new(socket, key, counts)?;
-    Endpoint::new_with_abstract_socket(
-        endpoint,
-        Some(server),
-        Arc::new(socket),
-        Arc::new(TokioRuntime),
-    )
+}
+
+impl RelaySide {
+    /// `key` marks the connection ids, `counts` hears of datagrams that are nobody's.
+    pub(crate) fn new(
+        certificate: CertificateSlot,
+        key: ConnectionIdKey,
+        counts: DatagramCounts,
+    ) -> io::Result<Self> {
+        let crypto = tls::relay_quic(certificate).map_err(io::Error::other)?;
+        let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
+        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        server
+            .transport_config(Arc::new(transport(RELAY_STREAMS)))
+            .max_incoming(MAX_INCOMING)
+            .incoming_buffer_size(INCOMING_BUFFER)
+            .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
+        Ok(Self {
+            server,
+            key,
+            counts,
+        })
+    }
+
+    /// Opens the endpoint of one worker on its own UDP socket, behind a demultiplexer. Of several, `worker` says which: the
+    /// kernel hands each the packets whose connection ids it has made.
+    pub(crate) fn endpoint(
+        &self,
+        socket: std::net::UdpSocket,
+        worker: usize,
+    ) -> io::Result<Endpoint> {
+        let owner = Owner(u8::try_from(worker).map_err(io::Error::other)?);
+        let mut endpoint = EndpointConfig::default();
+        let key = self.key.clone();
+        endpoint
+            // The demultiplexer tells protocols apart by the first octet, so ours must keep the fixed bit (RFC 9287).
+            .grease_quic_bit(false)
+            .cid_generator(move || Box::new(demux::ConnectionIds::new(key.clone(), owner)));
+        let socket =
+            demux::Demultiplexer::new(socket, self.key.clone(), owner, self.counts.clone())?;
+        Endpoint::new_with_abstract_socket(
+            endpoint,
+            Some(self.server.clone()),
+            Arc::new(socket),
+            Arc::new(TokioRuntime),
+        )
+    }
 }
 
 /// Opens an agent's endpoint for tunnels to relays of `remote`'s address family.

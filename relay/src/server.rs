@@ -11,6 +11,7 @@
 mod config;
 mod front;
 mod limits;
+mod listen;
 mod metrics;
 mod presence;
 mod redirect;
@@ -19,13 +20,12 @@ mod register;
 mod sessions;
 
 use std::io;
-use std::net::{SocketAddr, TcpListener as StdTcpListener, UdpSocket};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use directory::{Change, Reader};
 use prometheus::Registry;
-use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
@@ -40,21 +40,15 @@ pub use limits::Admitted;
 pub use presence::{Attachment, Presence, Transport};
 
 use crate::quic::{self, Endpoint};
+use crate::sys;
 use crate::tls::{self, CertificateSlot, TlsError};
+use crate::workers::Workers;
 use front::Front;
 use limits::Limits;
+use listen::FrontSockets;
 use metrics::Metrics;
-use register::Register;
+use register::{Handshakes, Register};
 use sessions::Sessions;
-
-/// Connections waiting to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
-
-/// Socket buffers of the UDP port, in octets. The kernel's default drops packets at a few hundred Mbit/s.
-const UDP_BUFFER: usize = 7 * 1024 * 1024;
-
-/// How often a free port is looked for that both TCP and UDP can have.
-const PORT_TRIES: usize = 16;
 
 /// What the tunnels still have to send after their end.
 const LAST_WORDS: Duration = Duration::from_millis(500);
@@ -70,6 +64,8 @@ pub struct Parts {
     pub cloud_certificate: CertificateSlot,
     /// Where visitors of `cloud.<zone>` go once their TLS has ended.
     pub cloud_visitors: mpsc::Sender<CloudVisitor>,
+    /// Who carries the bytes.
+    pub workers: Workers,
 }
 
 /// Why the relay did not start.
@@ -91,6 +87,9 @@ pub enum StartError {
     /// The QUIC endpoint could not be made.
     #[error("no QUIC endpoint: {0}")]
     Quic(io::Error),
+    /// A bound socket cannot be used.
+    #[error("a listener cannot be used: {0}")]
+    Listen(io::Error),
     /// The metrics are registered twice.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -122,7 +121,8 @@ pub struct Handle {
     presence: Presence,
     drain: Duration,
     sessions: Arc<Sessions>,
-    endpoint: Option<Endpoint>,
+    /// One for each worker that has a UDP socket.
+    endpoints: Vec<Endpoint>,
     /// No new visitors.
     stop: CancellationToken,
     /// No visitors at all.
@@ -144,12 +144,12 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             cause,
         }
     };
-    let (listener, udp) =
-        bind_front(config.front, config.udp).map_err(bind_error(Listener::Front, config.front))?;
-    let front_address = listener.local_addr().map_err(StartError::Quic)?;
+    let workers = parts.workers.all();
+    let sockets = FrontSockets::bind(config.front, config.udp, workers.len())
+        .map_err(bind_error(Listener::Front, config.front))?;
     let http = config
         .http
-        .map(|address| listen_tcp(address).map_err(bind_error(Listener::Http, address)))
+        .map(|address| listen::tcp(address).map_err(bind_error(Listener::Http, address)))
         .transpose()?;
     let http_address = http
         .as_ref()
@@ -157,49 +157,62 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
 
     let limits = Limits::for_this_process();
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
-    let sessions = Arc::new(Sessions::new(cut.clone()));
+    let sessions = Arc::new(Sessions::new(parts.workers.clone(), cut.clone()));
     let presence = Presence::new();
     let (visitors, tunnels) = (TaskTracker::new(), TaskTracker::new());
-    let register = Register {
-        directory: parts.directory.clone(),
-        sessions: Arc::clone(&sessions),
-        presence: presence.clone(),
-        metrics: Arc::clone(&metrics),
-        acceptor: tls::relay_acceptor(parts.relay_certificate.clone())?,
-        tasks: tunnels.clone(),
-    };
+    let acceptor = tls::relay_acceptor(parts.relay_certificate.clone())?;
+    let cloud_acceptor = tls::operator_acceptor(parts.cloud_certificate)?;
     follow_directory(&parts.directory, &sessions);
 
-    let endpoint = udp
-        .map(|socket| {
-            let key = ConnectionIdKey::new(rand::random());
-            quic::relay_endpoint(
-                socket,
-                parts.relay_certificate,
-                key,
-                metrics.datagram_counts(),
-            )
-            .map_err(StartError::Quic)
-        })
-        .transpose()?;
-    if let Some(endpoint) = &endpoint {
-        tunnels.spawn(register::accept_quic(register.clone(), endpoint.clone()));
+    let quic = quic::RelaySide::new(
+        parts.relay_certificate,
+        ConnectionIdKey::new(rand::random()),
+        metrics.datagram_counts(),
+    )
+    .map_err(StartError::Quic)?;
+    let handshakes = Handshakes::default();
+    let mut front_address = config.front;
+    let mut endpoints = Vec::new();
+    let mut udp = sockets.udp.into_iter();
+    for (worker, tcp) in workers.iter().zip(sockets.tcp) {
+        let _entered = worker.enter();
+        let register = Register {
+            directory: parts.directory.clone(),
+            sessions: Arc::clone(&sessions),
+            presence: presence.clone(),
+            metrics: Arc::clone(&metrics),
+            acceptor: acceptor.clone(),
+            tasks: tunnels.clone(),
+            worker: worker.clone(),
+        };
+        if let Some(socket) = udp.next() {
+            let endpoint = quic
+                .endpoint(socket, worker.index())
+                .map_err(StartError::Quic)?;
+            let accepted =
+                register::accept_quic(register.clone(), endpoint.clone(), handshakes.clone());
+            tunnels.spawn(accepted);
+            endpoints.push(endpoint);
+        }
+        front_address = tcp.local_addr().map_err(StartError::Listen)?;
+        let front = Arc::new(Front {
+            address: front_address,
+            directory: parts.directory.clone(),
+            sessions: Arc::clone(&sessions),
+            register,
+            limits: limits.clone(),
+            metrics: Arc::clone(&metrics),
+            cloud_acceptor: cloud_acceptor.clone(),
+            cloud_visitors: parts.cloud_visitors.clone(),
+            cut: cut.clone(),
+            tasks: visitors.clone(),
+            worker: worker.clone(),
+        });
+        let listener = sys::queue(tcp).map_err(StartError::Listen)?;
+        visitors.spawn(front::accept(front, listener, stop.clone()));
     }
-    let front = Arc::new(Front {
-        directory: parts.directory.clone(),
-        sessions: Arc::clone(&sessions),
-        register,
-        limits: limits.clone(),
-        metrics: Arc::clone(&metrics),
-        cloud_acceptor: tls::operator_acceptor(parts.cloud_certificate)?,
-        cloud_visitors: parts.cloud_visitors,
-        cut: cut.clone(),
-        tasks: visitors.clone(),
-    });
-    let listener = TcpListener::from_std(listener).map_err(StartError::Quic)?;
-    visitors.spawn(front::accept(front, listener, stop.clone()));
     if let Some(http) = http {
-        let http = TcpListener::from_std(http).map_err(StartError::Quic)?;
+        let http = TcpListener::from_std(http).map_err(StartError::Listen)?;
         let zone = parts.directory.zone().clone();
         visitors.spawn(redirect::serve(
             http,
@@ -217,7 +230,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         presence,
         drain: config.drain,
         sessions,
-        endpoint,
+        endpoints,
         stop,
         cut,
         visitors,
@@ -245,7 +258,7 @@ impl Handle {
     pub async fn shutdown(self) {
         self.stop.cancel();
         self.visitors.close();
-        if let Some(endpoint) = &self.endpoint {
+        for endpoint in &self.endpoints {
             endpoint.set_server_config(None);
         }
         for session in self.sessions.all() {
@@ -256,13 +269,18 @@ impl Handle {
         let _ = timeout(self.drain, self.visitors.wait()).await;
         self.cut.cancel();
         let _ = timeout(LAST_WORDS, self.visitors.wait()).await;
-        if let Some(endpoint) = &self.endpoint {
+        for endpoint in &self.endpoints {
             endpoint.close(
                 CloseCode::Draining.number().into(),
                 CloseCode::Draining.name().as_bytes(),
             );
-            let _ = timeout(LAST_WORDS, endpoint.wait_idle()).await;
         }
+        let _ = timeout(LAST_WORDS, async {
+            for endpoint in &self.endpoints {
+                endpoint.wait_idle().await;
+            }
+        })
+        .await;
         self.tunnels.close();
         let _ = timeout(LAST_WORDS, self.tunnels.wait()).await;
     }
@@ -291,58 +309,4 @@ async fn sweep(sessions: Arc<Sessions>, until: CancellationToken) {
             _ = ticks.tick() => sessions.sweep(Instant::now()),
         }
     }
-}
-
-/// The front's TCP listener and its UDP socket on the same port.
-fn bind_front(
-    address: SocketAddr,
-    with_udp: bool,
-) -> io::Result<(StdTcpListener, Option<UdpSocket>)> {
-    let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
-    loop {
-        let listener = listen_tcp(address)?;
-        if !with_udp {
-            return Ok((listener, None));
-        }
-        match bind_udp(listener.local_addr()?) {
-            Ok(socket) => return Ok((listener, Some(socket))),
-            Err(error) if tries <= 1 => return Err(error),
-            Err(_) => tries -= 1,
-        }
-    }
-}
-
-fn listen_tcp(address: SocketAddr) -> io::Result<StdTcpListener> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
-    socket.set_reuse_address(true)?; // a restart must not wait for old connections' TIME_WAIT
-    prepare(&socket, address)?;
-    socket.bind(&address.into())?;
-    socket.listen(BACKLOG)?;
-    Ok(socket.into())
-}
-
-fn bind_udp(address: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    prepare(&socket, address)?;
-    // The kernel gives as much as the system allows.
-    socket.set_recv_buffer_size(UDP_BUFFER)?;
-    socket.set_send_buffer_size(UDP_BUFFER)?;
-    socket.bind(&address.into())?;
-    Ok(socket.into())
-}
-
-fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
-    if address.is_ipv6() {
-        // `[::]` takes IPv4 as well, whatever the system's default.
-        socket.set_only_v6(!address.ip().is_unspecified())?;
-    }
-    socket.set_nonblocking(true)
 }

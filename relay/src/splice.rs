@@ -26,6 +26,7 @@ use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
 use tokio::task::yield_now;
@@ -39,6 +40,7 @@ use crate::buffers;
 use crate::carrier::direction::Burst;
 use crate::carrier::raw::{Dialler, Door, SealKey};
 use crate::carrier::{self, Carrier, Received, Receiver, Sender};
+use crate::congestion;
 use crate::liveness::SignsOfLife;
 
 /// How often a visitor is looked at for having moved nothing.
@@ -57,6 +59,9 @@ const LINGER: Duration = Duration::from_secs(1);
 
 /// How many chunks are written at once.
 const SLICES: usize = 64;
+
+/// After so many octets to the near end, how these get there is worth a thought.
+const MUCH: u64 = 64 * 1024;
 
 /// How many octets went each way, and how it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -295,7 +300,7 @@ impl<O: Observer> Pump<'_, O> {
                 },
             }
             let mut lent = buffers::lend();
-            match self.near.try_read(&mut lent[segment::HEADER..]) {
+            match read_some(self.near, &mut lent[segment::HEADER..]) {
                 Ok(0) => return end(sender).await,
                 Ok(length) => {
                     let portion = &mut lent[..segment::HEADER + length];
@@ -394,11 +399,14 @@ impl<O: Observer> Pump<'_, O> {
 
     fn moved_inwards(&self, octets: usize) {
         self.observer.heard(octets);
-        self.moved(&self.inwards, &self.outwards, octets);
+        let carried = self.moved(&self.inwards, &self.outwards, octets);
+        if carried >= MUCH && carried - (octets as u64) < MUCH {
+            congestion::choose(self.near);
+        }
     }
 
-    /// Counts what `one` direction has moved. At the relay this is where bulk is noticed.
-    fn moved(&self, one: &Count, other: &Count, octets: usize) {
+    /// Counts what `one` direction has moved, and says how much that is in all. At the relay this is where bulk is noticed.
+    fn moved(&self, one: &Count, other: &Count, octets: usize) -> u64 {
         let carried = one.octets.fetch_add(octets as u64, Relaxed) + octets as u64;
         if let RawWay::Expect(..) = self.raw_way
             && !one.moves.load(Relaxed)
@@ -408,6 +416,7 @@ impl<O: Observer> Pump<'_, O> {
             self.raw_told.notify_one();
             self.outwards_told.notify_one();
         }
+        carried
     }
 
     /// Returns once nothing has passed for too long.
@@ -428,6 +437,20 @@ impl<O: Observer> Pump<'_, O> {
             }
         }
     }
+}
+
+/// Reads what is there, 0 being the end. Where there is less than room for, there is no more: that spares the next look.
+fn read_some(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
+    let mut short = None;
+    let read = stream.try_io(Interest::READABLE, || {
+        let length = rustix::io::read(stream, &mut *buffer)?;
+        if (1..buffer.len()).contains(&length) {
+            short = Some(length);
+            return Err(io::ErrorKind::WouldBlock.into());
+        }
+        Ok(length)
+    });
+    short.map_or(read, Ok)
 }
 
 async fn end(sender: &mut Sender) -> Direction {

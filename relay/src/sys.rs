@@ -2,9 +2,26 @@
 
 #![allow(unsafe_code, reason = "system calls that no library wraps")]
 
+use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd as _};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::Duration;
+
+use libc::{
+    BPF_A, BPF_ABS, BPF_ALU, BPF_B, BPF_JA, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MOD, BPF_RET,
+};
+use tokio::io::unix::AsyncFd;
+
+/// Puts a listener or a connection into the event queue of the calling worker, as it is: what a listener hands over then
+/// need not be in any.
+///
+/// # Errors
+/// If the queue takes no more.
+pub(crate) fn queue<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: what can turn into an owned descriptor has owned that one all along, and names no other.
+    let queued = unsafe { AsyncFd::register(socket) };
+    queued.map_err(io::Error::from)
+}
 
 /// The smoothed round-trip time of a TCP connection, as the kernel has measured it (tcp(7), `TCP_INFO`).
 pub(crate) fn tcp_round_trip(stream: impl AsFd) -> Option<Duration> {
@@ -26,6 +43,52 @@ pub(crate) fn tcp_round_trip(stream: impl AsFd) -> Option<Duration> {
     // SAFETY: it is made of integers, for which zeros are a value, whatever of it the kernel has written.
     let info = unsafe { info.assume_init() };
     (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+}
+
+/// Lets the connection id of each QUIC packet say which socket of the group that shares `socket`'s port gets it: its first
+/// octet, modulo `sockets`. The sockets count in the order in which they were bound. To be called when all are
+/// (socket(7), `SO_ATTACH_REUSEPORT_CBPF`; RFC 8999 sections 5.1 and 5.2 for where the id stands).
+///
+/// # Errors
+/// If the kernel does not know that.
+pub(crate) fn steer_by_connection_id(socket: impl AsFd, sockets: u32) -> io::Result<()> {
+    const LONG_HEADER: u32 = 0x80;
+    let step = |code: u32, jt: u8, jf: u8, k: u32| libc::sock_filter {
+        code: code as u16, // every code has sixteen bits
+        jt,
+        jf,
+        k,
+    };
+    let mut program = [
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, 0),
+        step(BPF_JMP | BPF_JSET | BPF_K, 2, 0, LONG_HEADER),
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, 1),
+        step(BPF_JMP | BPF_JA, 0, 0, 1),
+        step(BPF_LD | BPF_B | BPF_ABS, 0, 0, 6),
+        step(BPF_ALU | BPF_MOD | BPF_K, 0, 0, sockets.max(1)),
+        step(BPF_RET | BPF_A, 0, 0, 0),
+    ];
+    let program = libc::sock_fprog {
+        len: program.len() as u16, // seven
+        filter: program.as_mut_ptr(),
+    };
+    let length = libc::socklen_t::try_from(size_of_val(&program)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is borrowed for the call; the kernel copies `length` octets, which `program` has, and from
+    // where it points as many steps as it says, which live until the end of this function.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_REUSEPORT_CBPF,
+            (&raw const program).cast(),
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]

@@ -12,6 +12,7 @@ mod verify;
 use std::any::Any;
 use std::fmt;
 use std::io;
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -34,6 +35,7 @@ use wire::{ALPN_CARRIER, ALPN_TUNNEL};
 
 use crate::carrier::raw::SealKey;
 use crate::resolve;
+use crate::workers;
 use verify::{DeviceCertificates, OriginCertificates};
 
 /// TLS that this process accepted from a visitor of the operator's own hosts.
@@ -398,11 +400,28 @@ fn tunnel_server(
 pub struct Prefixed {
     prefix: Bytes,
     stream: TcpStream,
+    /// Whose event queue the connection is in.
+    worker: Option<usize>,
 }
 
 impl Prefixed {
     pub(crate) fn new(prefix: Bytes, stream: TcpStream) -> Self {
-        Self { prefix, stream }
+        Self {
+            prefix,
+            stream,
+            worker: workers::here(),
+        }
+    }
+
+    /// Makes the connection one of the calling worker, so that it is woken there.
+    pub(crate) fn move_here(&mut self) -> io::Result<()> {
+        let here = workers::here();
+        if self.worker != here {
+            let same = self.stream.as_fd().try_clone_to_owned()?;
+            self.stream = TcpStream::from_std(same.into())?;
+            self.worker = here;
+        }
+        Ok(())
     }
 
     /// The connection underneath.

@@ -11,6 +11,7 @@ use relay::agent::{self, Attached, Cloud, Origin, OriginTrust, State, VisitorAdd
 use relay::resolve::Resolver;
 use relay::server::Transport;
 use relay::tls::Roots;
+use relay::workers::WorkerThreads;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
@@ -84,6 +85,7 @@ impl Status {
 
 pub(super) async fn play(order: Order) -> anyhow::Result<()> {
     let fleet = Arc::new(Fleet {
+        threads: WorkerThreads::per_core()?,
         roots: Roots::from_pem(&order.trust_root)?,
         resolver: Resolver::Fixed(order.front),
         origin: Origin::new(
@@ -119,6 +121,7 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
 
 /// What all of them share.
 struct Fleet {
+    threads: WorkerThreads,
     roots: Roots,
     resolver: Resolver,
     origin: Origin,
@@ -145,6 +148,7 @@ impl Fleet {
             state,
             origin: self.origin.clone(),
             resolver: self.resolver,
+            workers: self.threads.workers(),
         };
         let (sender, mut attached) = watch::channel(None);
         let stop = CancellationToken::new();

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
+use clap::ValueEnum;
 use tokio::time::{sleep, timeout};
 
 use super::requests::{self, Clock};
@@ -51,26 +52,27 @@ static CAME: Column = Column {
 };
 
 /// What is done. Memory at rest is first, while the processes are new.
-#[derive(Clone, Copy, Debug)]
-enum Workload {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum Workload {
+    /// All come, ask once, and stay: memory of each
     IdleVisitors,
+    /// One endless download
+    #[value(name = "bulk_1")]
     Bulk1,
+    /// Eight endless downloads at a time
+    #[value(name = "bulk_8")]
     Bulk8,
+    /// From connect to the last byte of 64 MiB, one after the other
+    #[value(name = "first_64_mib")]
     First64Mib,
+    /// 64 visitors ask for 1 KiB, again and again
     KeepAlive,
+    /// The same with a connection for each
     NewConnection,
 }
 
 impl Workload {
-    const ALL: [Self; 6] = [
-        Self::IdleVisitors,
-        Self::Bulk1,
-        Self::Bulk8,
-        Self::First64Mib,
-        Self::KeepAlive,
-        Self::NewConnection,
-    ];
-
     fn name(self) -> &'static str {
         match self {
             Self::IdleVisitors => "idle_visitors",
@@ -124,11 +126,12 @@ impl Workload {
 /// Measures all that are `found`, one table for each workload. `effort.connections` are the idle visitors.
 pub(crate) async fn run(
     found: &[Found],
+    workloads: &[Workload],
     effort: Effort,
     progress: &Progress,
 ) -> Result<Vec<Table>, ScenarioError> {
     let origin = PlainOrigin::start().await?;
-    let mut tables = Workload::ALL.map(|workload| {
+    let table = |workload: &Workload| {
         let visitors = workload.visitors(effort.connections);
         let connections = (visitors, "connections");
         Table::of_peers(
@@ -138,13 +141,14 @@ pub(crate) async fn run(
             effort.seconds,
             &Peer::OURS,
         )
-    });
+    };
+    let mut tables: Vec<_> = workloads.iter().map(table).collect();
     for round in 0..effort.rounds {
         for found in found {
             let peer = found.peer.name();
             progress.begin(effort.title(NAME, peer, round), effort.seconds * 1000);
             let way = Way::open(found, &origin).await?;
-            for (workload, table) in Workload::ALL.into_iter().zip(&mut tables) {
+            for (&workload, table) in workloads.iter().zip(&mut tables) {
                 let what = format!("{peer}, {}", workload.name());
                 progress.begin(effort.title(NAME, &what, round), effort.seconds * 1000);
                 let figures = match workload {
@@ -161,7 +165,7 @@ pub(crate) async fn run(
             }
         }
     }
-    Ok(tables.into())
+    Ok(tables)
 }
 
 async fn measure(

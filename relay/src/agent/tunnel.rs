@@ -26,6 +26,7 @@ use crate::quic::{self, AgentEndpointError, Connection, Endpoint};
 use crate::resolve::{self, Resolver};
 use crate::server::Transport;
 use crate::tls::{self, AgentCertificate, Prefixed, Roots, TlsError, TlsStream};
+use crate::workers::Worker;
 
 use super::SOFTWARE;
 use super::pulse::{Beat, Pulse};
@@ -324,11 +325,12 @@ impl Tunnel {
     pub(super) async fn attend(
         mut self,
         visitors: Arc<Visitors>,
+        home: Worker,
         drain: oneshot::Sender<Duration>,
         stop: CancellationToken,
     ) -> Ended {
         let carriers = TaskTracker::new();
-        let ended = self.serve(&visitors, &carriers, drain, stop).await;
+        let ended = self.serve(&visitors, &home, &carriers, drain, stop).await;
         match &self.way {
             Way::Quic {
                 connection,
@@ -354,6 +356,7 @@ impl Tunnel {
     async fn serve(
         &mut self,
         visitors: &Arc<Visitors>,
+        home: &Worker,
         carriers: &TaskTracker,
         drain: oneshot::Sender<Duration>,
         stop: CancellationToken,
@@ -374,7 +377,7 @@ impl Tunnel {
                                 return self.ended();
                             }
                         }
-                        Ok(Frame::Dial { ticket }) => self.dial_carrier(ticket, visitors, carriers),
+                        Ok(Frame::Dial { ticket }) => self.dial_carrier(ticket, visitors, home, carriers),
                         Ok(Frame::Drain { reconnect_after }) => {
                             if let Some(drain) = drain.take() {
                                 // Nobody listens any more if this tunnel has been replaced already.
@@ -388,7 +391,7 @@ impl Tunnel {
                     }
                 }
                 carrier = self.way.carrier() => match carrier {
-                    Some(carrier) => visitors.receive(carrier, self.raw.clone()),
+                    Some(carrier) => visitors.receive(carrier, self.raw.clone(), home),
                     None => return self.ended(),
                 },
                 () = sleep_until(alarm) => {
@@ -424,18 +427,27 @@ impl Tunnel {
         }
     }
 
-    fn dial_carrier(&self, ticket: Ticket, visitors: &Arc<Visitors>, carriers: &TaskTracker) {
+    fn dial_carrier(
+        &self,
+        ticket: Ticket,
+        visitors: &Arc<Visitors>,
+        home: &Worker,
+        carriers: &TaskTracker,
+    ) {
         let Way::Tls(dialler) = &self.way else {
             return; // over QUIC the relay opens streams itself
         };
         let (dialler, raw, visitors) = (dialler.clone(), self.raw.clone(), Arc::clone(visitors));
-        carriers.spawn(async move {
+        let worker = visitors.least_busy(home).clone();
+        let runtime = worker.runtime().clone();
+        let dialled = async move {
             match timeout(DIAL_TIME, dialler.dial(ticket)).await {
-                Ok(Ok(carrier)) => visitors.receive(carrier, raw),
+                Ok(Ok(carrier)) => visitors.receive_here(carrier, raw, &worker),
                 Ok(Err(error)) => tracing::debug!(%error, "no carrier for a visitor"),
                 Err(_) => tracing::debug!("no carrier for a visitor in time"),
             }
-        });
+        };
+        carriers.spawn_on(dialled, &runtime);
     }
 }
 

@@ -18,6 +18,7 @@ use crate::carrier::{Carrier, raw};
 use crate::control_stream::read_first;
 use crate::splice::{self, RawWay};
 use crate::tls::{self, CertificateSlot, TlsError};
+use crate::workers::{Worker, Workers};
 
 use super::http;
 use super::origin::{Origin, Scheme};
@@ -37,6 +38,7 @@ pub(super) struct Visitors {
     device: DeviceName,
     acceptor: Acceptor,
     origin: Arc<Origin>,
+    workers: Workers,
     tasks: TaskTracker,
     stop: CancellationToken,
 }
@@ -55,6 +57,7 @@ impl Visitors {
         device: DeviceName,
         certificate: CertificateSlot,
         origin: Origin,
+        workers: Workers,
         stop: CancellationToken,
     ) -> Result<Self, TlsError> {
         let alpn: &[&[u8]] = match origin.scheme() {
@@ -67,18 +70,41 @@ impl Visitors {
             device,
             acceptor,
             origin: Arc::new(origin),
+            workers,
             tasks: TaskTracker::new(),
             stop,
         })
     }
 
-    /// Takes a visitor from here to its end, in a task of its own.
-    pub(super) fn receive(self: &Arc<Self>, mut carrier: Carrier, raw: raw::Dialler) {
+    /// Where the next visitor of a tunnel at `home` is best served.
+    pub(super) fn least_busy<'a>(&'a self, home: &'a Worker) -> &'a Worker {
+        self.workers.least_busy(home)
+    }
+
+    /// Takes a visitor from here to its end, in a task of its own. Its carrier is a stream of the tunnel at `home`: what only
+    /// passes stays there, what TLS ends for goes wherever there is time for it.
+    pub(super) fn receive(self: &Arc<Self>, carrier: Carrier, raw: raw::Dialler, home: &Worker) {
+        let worker = match self.origin.scheme() {
+            Scheme::Tls => home,
+            Scheme::Http | Scheme::Https | Scheme::Tcp => self.workers.least_busy(home),
+        };
+        self.receive_here(carrier, raw, worker);
+    }
+
+    /// The same at `worker`.
+    pub(super) fn receive_here(
+        self: &Arc<Self>,
+        mut carrier: Carrier,
+        raw: raw::Dialler,
+        worker: &Worker,
+    ) {
         if self.tasks.len() >= MAX_VISITORS {
             return carrier.sender.reset(ResetCode::Refused);
         }
         let visitors = Arc::clone(self);
-        self.tasks.spawn(async move {
+        let served_here = worker.serve();
+        let task = async move {
+            let _served_here = served_here;
             let stop = visitors.stop.clone();
             tokio::select! {
                 biased; // a stopping agent does not wait for visitors to finish
@@ -87,7 +113,8 @@ impl Visitors {
                     tracing::debug!(%error, "a visitor's connection has failed");
                 },
             }
-        });
+        };
+        self.tasks.spawn_on(task, worker.runtime());
     }
 
     /// Waits until every visitor has gone. New ones must not come any more.

@@ -3,7 +3,7 @@
 
 use std::fmt;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpStream as StdTcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -66,7 +66,7 @@ pub(crate) struct Door(Arc<DashMap<Ticket, Awaited>>);
 #[derive(Debug)]
 struct Awaited {
     key: SealKey,
-    opener: oneshot::Sender<TcpStream>,
+    opener: oneshot::Sender<StdTcpStream>,
 }
 
 /// Why a raw connection was turned away.
@@ -95,7 +95,7 @@ impl TurnedAway {
 
 impl Door {
     /// Lets in the connection whose first octets were `header`. A ticket works once.
-    pub(crate) fn admit(&self, header: &Header, stream: TcpStream) -> Result<(), TurnedAway> {
+    pub(crate) fn admit(&self, header: &Header, stream: StdTcpStream) -> Result<(), TurnedAway> {
         let (_, awaited) = self
             .0
             .remove(&header.ticket)
@@ -126,7 +126,7 @@ impl Door {
 #[derive(Debug)]
 pub(crate) struct Expected {
     pub(crate) ticket: Ticket,
-    opened: oneshot::Receiver<TcpStream>,
+    opened: oneshot::Receiver<StdTcpStream>,
     door: Door,
 }
 
@@ -134,6 +134,7 @@ impl Expected {
     /// Waits for it; `None` if it does not come in time.
     pub(crate) async fn arrived(mut self) -> Option<TcpStream> {
         let stream = timeout(TICKET_TIME, &mut self.opened).await.ok()?.ok()?;
+        let stream = TcpStream::from_std(stream).ok()?;
         prepare(&stream);
         Some(stream)
     }
@@ -182,11 +183,10 @@ mod tests {
 
     use super::*;
 
-    async fn connection() -> TcpStream {
+    async fn connection() -> StdTcpStream {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        TcpStream::connect(listener.local_addr().unwrap())
-            .await
-            .unwrap()
+        let stream = TcpStream::connect(listener.local_addr().unwrap()).await;
+        stream.unwrap().into_std().unwrap()
     }
 
     fn key(number: u8) -> SealKey {

@@ -22,12 +22,15 @@ pub(crate) struct DatagramCounts {
     pub(crate) stray: IntCounter,
     /// No QUIC at all.
     pub(crate) other: IntCounter,
+    /// For a connection of another worker. The kernel steers them; while the sockets are being bound it does not.
+    pub(crate) misdirected: IntCounter,
 }
 
 #[derive(Debug)]
 pub(super) struct Demultiplexer {
     socket: Arc<dyn AsyncUdpSocket>,
     key: ConnectionIdKey,
+    owner: Owner,
     counts: DatagramCounts,
 }
 
@@ -35,11 +38,13 @@ impl Demultiplexer {
     pub(super) fn new(
         socket: std::net::UdpSocket,
         key: ConnectionIdKey,
+        owner: Owner,
         counts: DatagramCounts,
     ) -> io::Result<Self> {
         Ok(Self {
             socket: TokioRuntime.wrap_udp_socket(socket)?,
             key,
+            owner,
             counts,
         })
     }
@@ -65,6 +70,11 @@ impl Demultiplexer {
 
     fn is_quic(&self, datagram: &[u8]) -> bool {
         match Datagram::classify(datagram, &self.key) {
+            Datagram::Ours(owner) if owner != self.owner => {
+                // The endpoint would take it for one of a connection that is no more, and end that.
+                self.counts.misdirected.inc();
+                false
+            }
             Datagram::Ours(_) | Datagram::Initial => true,
             Datagram::Stray => {
                 self.counts.stray.inc();

@@ -1,17 +1,21 @@
 //! A visitor arrives: admitted, its name read, its device found, a carrier opened, its bytes pumped. The functions stand
 //! in that order. Agents over TLS, and visitors of the operator's own hosts, arrive through the same door.
+//!
+//! Until it is known which worker is to serve it, a connection is in nobody's event queue: mostly its first octets are there
+//! when it is accepted.
 
 use std::cmp::Ordering;
-use std::io;
-use std::net::SocketAddr;
+use std::io::{self, Read as _};
+use std::net::{SocketAddr, TcpListener, TcpStream as StdTcpStream};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use directory::{DeviceId, OperatorName, Place, Reader};
-use socket2::SockRef;
-use tokio::io::AsyncWriteExt as _;
-use tokio::net::{TcpListener, TcpStream};
+use rustix::net::{SocketFlags, acceptfrom_with};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncWriteExt as _, Interest};
+use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
@@ -23,9 +27,10 @@ use wire::raw::{self, Header};
 
 use crate::carrier::Carrier;
 use crate::carrier::raw::TurnedAway;
-use crate::congestion;
 use crate::splice::{self, Moved};
+use crate::sys;
 use crate::tls::{self, Accepted, Prefixed};
+use crate::workers::{Served, Worker};
 
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits};
 use super::metrics::{HandedOver, Metrics, end_name};
@@ -41,9 +46,6 @@ const ALERT_LINGER: Duration = Duration::from_secs(1);
 
 /// How much is read from a visitor at once while its hello is incomplete: most hellos come whole.
 const HELLO_PORTION: usize = 2048;
-
-/// Idle visitors' hosts are asked for a sign of life this often, so that one who left without a word is noticed.
-const KEEPALIVE: Duration = Duration::from_secs(60);
 
 /// The pause after the kernel could not hand over a connection: descriptors come back when visitors leave.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -61,8 +63,10 @@ pub struct CloudVisitor {
     pub admitted: Admitted,
 }
 
-/// Everything a visitor's path needs.
+/// Everything the path of a visitor needs who comes in at one worker.
 pub(crate) struct Front {
+    /// Where the front listens.
+    pub(crate) address: SocketAddr,
     pub(crate) directory: Reader,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) register: Register,
@@ -73,15 +77,20 @@ pub(crate) struct Front {
     /// Cancelled when the relay stops for good: cuts whoever is still here.
     pub(crate) cut: CancellationToken,
     pub(crate) tasks: TaskTracker,
+    pub(crate) worker: Worker,
 }
 
 /// Accepts visitors until `stop`.
-pub(crate) async fn accept(front: Arc<Front>, listener: TcpListener, stop: CancellationToken) {
+pub(crate) async fn accept(
+    front: Arc<Front>,
+    listener: AsyncFd<TcpListener>,
+    stop: CancellationToken,
+) {
     loop {
         let accepted = tokio::select! {
             biased; // stopping must not wait for a gap between visitors
             () = stop.cancelled() => return,
-            accepted = listener.accept() => accepted,
+            accepted = listener.async_io(Interest::READABLE, accept_one) => accepted,
         };
         match accepted {
             Ok((visitor, address)) => {
@@ -105,12 +114,30 @@ pub(crate) async fn accept(front: Arc<Front>, listener: TcpListener, stop: Cance
     }
 }
 
+fn accept_one(listener: &TcpListener) -> io::Result<(StdTcpStream, SocketAddr)> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let (visitor, address) = acceptfrom_with(listener, flags)?;
+    let address = address.and_then(|address| SocketAddr::try_from(address).ok());
+    let address = address.ok_or(io::ErrorKind::NotConnected)?;
+    Ok((visitor.into(), address))
+}
+
 /// Where a visitor got to.
 enum Arrived {
-    /// To its device.
-    Joined(Box<Joined>),
+    /// To the session of its device.
+    Guest(Box<Guest>),
     /// To somebody here who goes on with it, and counts it.
     HandedOver(HandedOver),
+}
+
+/// A visitor whose device is attached.
+struct Guest {
+    visitor: StdTcpStream,
+    address: SocketAddr,
+    hello: Bytes,
+    name: String,
+    session: Arc<Session>,
+    places: (Admitted, DeviceVisitor),
 }
 
 /// A visitor and its device, joined by a carrier.
@@ -127,43 +154,66 @@ struct Joined {
 struct SentAway {
     refusal: Refusal,
     /// What there is to tell it on, and its place among the visitors until it has been told.
-    to_tell: Option<(TcpStream, Admitted)>,
+    to_tell: Option<(StdTcpStream, Admitted)>,
 }
 
 impl Front {
-    async fn visit(self: Arc<Self>, visitor: TcpStream, address: SocketAddr, admitted: Admitted) {
+    async fn visit(
+        self: Arc<Self>,
+        visitor: StdTcpStream,
+        address: SocketAddr,
+        admitted: Admitted,
+    ) {
         // Boxed, as is the rest that is soon over: most of its life a visitor is pumped, or rests.
         match Box::pin(self.arrive(visitor, address, admitted)).await {
-            Ok(Arrived::Joined(mut joined)) => {
+            Ok(Arrived::Guest(guest)) => {
+                let worker = guest.session.worker(&self.worker);
+                let served = worker.serve();
+                if worker == self.worker {
+                    return self.host(guest, served).await;
+                }
+                let hosted = Arc::clone(&self).host(guest, served);
+                self.tasks.spawn_on(hosted, worker.runtime());
+            }
+            Ok(Arrived::HandedOver(to)) => self.metrics.visitor_handed_over(to),
+            Err(sent_away) => self.send_away(sent_away).await,
+        }
+    }
+
+    /// At the worker that is to serve the visitor.
+    async fn host(self: Arc<Self>, guest: Box<Guest>, _served: Served) {
+        match Box::pin(self.join(guest)).await {
+            Ok(mut joined) => {
                 let moved = self.pump(&mut joined).await;
                 self.metrics.visitor_ended(moved);
                 let end = end_name(moved.end);
                 tracing::debug!(end, "a visitor's connection has ended");
             }
-            Ok(Arrived::HandedOver(to)) => self.metrics.visitor_handed_over(to),
-            Err(SentAway { refusal, to_tell }) => {
-                self.metrics.visitor_refused(refusal);
-                tracing::debug!(reason = refusal.name(), "a visitor was sent away");
-                if let Some((visitor, _admitted)) = to_tell
-                    && refusal.alerts()
-                {
-                    Box::pin(alert(visitor)).await;
-                }
-            }
+            Err(sent_away) => self.send_away(sent_away).await,
+        }
+    }
+
+    async fn send_away(&self, SentAway { refusal, to_tell }: SentAway) {
+        self.metrics.visitor_refused(refusal);
+        tracing::debug!(reason = refusal.name(), "a visitor was sent away");
+        if let Some((visitor, _admitted)) = to_tell
+            && refusal.alerts()
+        {
+            // Who has gone meanwhile need not be told.
+            let _ = Box::pin(alert(visitor)).await;
         }
     }
 
     async fn arrive(
         &self,
-        visitor: TcpStream,
+        visitor: StdTcpStream,
         address: SocketAddr,
         mut admitted: Admitted,
     ) -> Result<Arrived, SentAway> {
-        prepare(&visitor);
-        let first = tokio::select! {
-            biased;
-            () = self.cut.cancelled() => Err(Refusal::LeftEarly),
-            first = timeout(HELLO_TIME, read_first(&visitor)) => first.unwrap_or(Err(Refusal::TooSlow)),
+        let first = match FirstOctets::default().read(&visitor) {
+            Ok(Progressed::Enough(first)) => Ok(first),
+            Ok(Progressed::NeedMore(octets)) => self.wait_for_first(octets, &visitor).await,
+            Err(refusal) => Err(refusal),
         };
         admitted.named();
         match first {
@@ -181,7 +231,20 @@ impl Front {
         }
     }
 
-    fn admit_raw(&self, header: Option<Header>, stream: TcpStream) {
+    /// The first octets of a visitor who has not sent them all yet.
+    async fn wait_for_first(
+        &self,
+        octets: FirstOctets,
+        visitor: &StdTcpStream,
+    ) -> Result<First, Refusal> {
+        tokio::select! {
+            biased;
+            () = self.cut.cancelled() => Err(Refusal::LeftEarly),
+            first = timeout(HELLO_TIME, octets.wait(visitor)) => first.unwrap_or(Err(Refusal::TooSlow)),
+        }
+    }
+
+    fn admit_raw(&self, header: Option<Header>, stream: StdTcpStream) {
         let admitted = match header {
             Some(header) => self.sessions.door.admit(&header, stream),
             None => Err(TurnedAway::BadHeader),
@@ -195,42 +258,45 @@ impl Front {
     /// Takes the visitor to whoever has the name it asked for.
     async fn lead(
         &self,
-        visitor: TcpStream,
+        visitor: StdTcpStream,
         address: SocketAddr,
         hello: Bytes,
         name: String,
         admitted: Admitted,
     ) -> Result<Arrived, SentAway> {
-        match self.directory.zone().locate(&name) {
+        let operator = match self.directory.zone().locate(&name) {
             Place::Device(device) => {
                 let device = self.directory.device_by_name(&device);
                 let device =
                     device.map(|device| device.identity.as_ref().map(|identity| identity.id));
-                self.join(visitor, address, hello, name, device, admitted)
-                    .await
-            }
-            Place::Operator(OperatorName::Relay) => {
-                self.register
-                    .over_tcp(Prefixed::new(hello, visitor), address)
-                    .await;
-                Ok(Arrived::HandedOver(HandedOver::Tunnel))
-            }
-            Place::Operator(OperatorName::Cloud) => {
-                self.receive_at_cloud(Prefixed::new(hello, visitor), address, admitted)
-                    .await
+                return self.find(visitor, address, hello, name, device, admitted);
             }
             Place::Apex | Place::Nobody | Place::Outside => {
-                self.join(visitor, address, hello, name, None, admitted)
-                    .await
+                return self.find(visitor, address, hello, name, None, admitted);
             }
+            Place::Operator(operator) => operator,
+        };
+        let Ok(visitor) = TcpStream::from_std(visitor) else {
+            return Err(SentAway {
+                refusal: Refusal::LeftEarly,
+                to_tell: None,
+            });
+        };
+        let visitor = Prefixed::new(hello, visitor);
+        match operator {
+            OperatorName::Relay => {
+                self.register.over_tcp(visitor, address).await;
+                Ok(Arrived::HandedOver(HandedOver::Tunnel))
+            }
+            OperatorName::Cloud => self.receive_at_cloud(visitor, address, admitted).await,
         }
     }
 
-    /// Joins the visitor to its device. A name without a device takes the same steps as a device without a tunnel, so
-    /// that the time to the alert does not tell them apart.
-    async fn join(
+    /// Finds the session of the visitor's device. A name without a device takes the same steps as a device without a tunnel,
+    /// so that the time to the alert does not tell them apart.
+    fn find(
         &self,
-        visitor: TcpStream,
+        visitor: StdTcpStream,
         address: SocketAddr,
         hello: Bytes,
         name: String,
@@ -253,35 +319,62 @@ impl Front {
         let Ok(place) = session.visitor(address.ip()) else {
             return Err(sent_away(Refusal::DeviceFull, visitor, admitted));
         };
-        let front = visitor.local_addr().unwrap_or(address);
-        let carrier = match session
-            .open(
-                Open {
-                    name,
-                    visitor: address,
-                    front,
-                },
-                &hello,
-            )
-            .await
-        {
+        Ok(Arrived::Guest(Box::new(Guest {
+            visitor,
+            address,
+            hello,
+            name,
+            session,
+            places: (admitted, place),
+        })))
+    }
+
+    /// Joins the visitor to its device.
+    async fn join(&self, guest: Box<Guest>) -> Result<Box<Joined>, SentAway> {
+        let Guest {
+            visitor,
+            address,
+            hello,
+            name,
+            session,
+            places,
+        } = *guest;
+        let mut front = self.address;
+        if front.ip().is_unspecified() {
+            front = visitor.local_addr().unwrap_or(front);
+        }
+        let open = Open {
+            name,
+            visitor: address,
+            front,
+        };
+        let carrier = match session.open(open, &hello).await {
             Ok(carrier) => carrier,
-            Err(OpenError::DeviceFull) => {
-                return Err(sent_away(Refusal::DeviceFull, visitor, admitted));
-            }
-            Err(OpenError::NoCarrier) => {
-                return Err(sent_away(Refusal::NoCarrier, visitor, admitted));
+            Err(error) => {
+                let refusal = match error {
+                    OpenError::DeviceFull => Refusal::DeviceFull,
+                    OpenError::NoCarrier => Refusal::NoCarrier,
+                };
+                return Err(SentAway {
+                    refusal,
+                    to_tell: Some((visitor, places.0)),
+                });
             }
         };
+        let Ok(visitor) = TcpStream::from_std(visitor) else {
+            return Err(SentAway {
+                refusal: Refusal::LeftEarly,
+                to_tell: None,
+            });
+        };
         self.metrics.carrier_opened(carrier.kind());
-        congestion::choose(&visitor);
-        Ok(Arrived::Joined(Box::new(Joined {
+        Ok(Box::new(Joined {
             visitor,
             carrier,
             session,
             hello: hello.len(),
-            _places: (admitted, place),
-        })))
+            _places: places,
+        }))
     }
 
     async fn pump(&self, joined: &mut Joined) -> Moved {
@@ -356,15 +449,6 @@ impl splice::Observer for Observed<'_> {
     }
 }
 
-fn prepare(visitor: &TcpStream) {
-    // Neither is worth losing a visitor over.
-    let _ = visitor.set_nodelay(true);
-    let keepalive = socket2::TcpKeepalive::new()
-        .with_time(KEEPALIVE)
-        .with_interval(KEEPALIVE / 4);
-    let _ = SockRef::from(visitor).set_tcp_keepalive(&keepalive);
-}
-
 /// What a connection begins with. It is decided once, by the first octet.
 enum First {
     /// A ClientHello: all octets so far, and the host they name.
@@ -373,50 +457,91 @@ enum First {
     Raw(Option<Header>),
 }
 
-async fn read_first(visitor: &TcpStream) -> Result<First, Refusal> {
-    let mut octets = BytesMut::new();
-    let mut reader = HelloReader::default();
-    loop {
-        // No buffer is held for a visitor who has sent nothing.
-        visitor.readable().await.map_err(|_| Refusal::LeftEarly)?;
-        octets.reserve(HELLO_PORTION);
-        let before = octets.len();
-        match visitor.try_read_buf(&mut octets) {
-            Ok(0) => return Err(Refusal::LeftEarly),
-            Ok(_) => {}
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => continue,
-            Err(_) => return Err(Refusal::LeftEarly),
-        }
-        if octets[0] == raw::FIRST_OCTET {
-            match octets.len().cmp(&raw::HEADER) {
-                Ordering::Less => continue,
-                // An agent sends nothing more before it is told to.
-                Ordering::Greater => return Ok(First::Raw(None)),
-                Ordering::Equal => {
-                    let header = octets.first_chunk().and_then(Header::read);
-                    return Ok(First::Raw(header));
+/// The first octets of a connection, as they come.
+#[derive(Default)]
+struct FirstOctets {
+    octets: BytesMut,
+    reader: HelloReader,
+}
+
+enum Progressed {
+    Enough(First),
+    /// The connection has no more for now.
+    NeedMore(FirstOctets),
+}
+
+impl FirstOctets {
+    /// Reads what the connection has.
+    fn read(mut self, mut visitor: &StdTcpStream) -> Result<Progressed, Refusal> {
+        loop {
+            let before = self.octets.len();
+            self.octets.resize(before + HELLO_PORTION, 0);
+            let read = visitor.read(&mut self.octets[before..]);
+            self.octets.truncate(before + *read.as_ref().unwrap_or(&0));
+            match read {
+                Ok(0) => return Err(Refusal::LeftEarly),
+                Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if before == 0 {
+                        self.octets = BytesMut::new(); // no buffer is held for who has sent nothing
+                    }
+                    return Ok(Progressed::NeedMore(self));
                 }
+                Err(_) => return Err(Refusal::LeftEarly),
+            }
+            if let Some(first) = self.first(before)? {
+                return Ok(Progressed::Enough(first));
             }
         }
-        match reader.push(&octets[before..]) {
-            Ok(Progress::NeedMore) => {}
-            Ok(Progress::Name(name)) => {
-                let octets = octets.freeze();
-                return Ok(First::Hello { octets, name });
+    }
+
+    /// Waits until there is enough. The connection is in this worker's event queue meanwhile.
+    async fn wait(mut self, visitor: &StdTcpStream) -> Result<First, Refusal> {
+        let queued = visitor.try_clone().and_then(sys::queue);
+        let queued = queued.map_err(|_| Refusal::LeftEarly)?;
+        loop {
+            let mut ready = queued.readable().await.map_err(|_| Refusal::LeftEarly)?;
+            match self.read(visitor)? {
+                Progressed::Enough(first) => return Ok(first),
+                Progressed::NeedMore(octets) => self = octets,
             }
-            Ok(Progress::NoName) => return Err(Refusal::NoName),
+            ready.clear_ready(); // all that was there has been read
+        }
+    }
+
+    /// What the octets are, of which those from `new` on have just come.
+    fn first(&mut self, new: usize) -> Result<Option<First>, Refusal> {
+        if self.octets[0] == raw::FIRST_OCTET {
+            return Ok(match self.octets.len().cmp(&raw::HEADER) {
+                Ordering::Less => None,
+                // An agent sends nothing more before it is told to.
+                Ordering::Greater => Some(First::Raw(None)),
+                Ordering::Equal => {
+                    let header = self.octets.first_chunk().and_then(Header::read);
+                    Some(First::Raw(header))
+                }
+            });
+        }
+        match self.reader.push(&self.octets[new..]) {
+            Ok(Progress::NeedMore) => Ok(None),
+            Ok(Progress::Name(name)) => {
+                let octets = self.octets.split().freeze();
+                Ok(Some(First::Hello { octets, name }))
+            }
+            Ok(Progress::NoName) => Err(Refusal::NoName),
             Err(
                 NotAHello::NotTls
                 | NotAHello::OtherMessage
                 | NotAHello::TooLong
                 | NotAHello::Malformed,
-            ) => return Err(Refusal::NotTls),
+            ) => Err(Refusal::NotTls),
         }
     }
 }
 
 /// Tells the visitor that nobody here has the name, then ends this side and lets it read that before the close.
-async fn alert(mut visitor: TcpStream) {
+async fn alert(visitor: StdTcpStream) -> io::Result<()> {
+    let mut visitor = TcpStream::from_std(visitor)?;
     let told = timeout(ALERT_LINGER, async {
         visitor.write_all(&UNRECOGNIZED_NAME).await?;
         visitor.shutdown().await
@@ -424,4 +549,5 @@ async fn alert(mut visitor: TcpStream) {
     if let Ok(Ok(())) = told.await {
         splice::drain(&visitor, ALERT_LINGER).await;
     }
+    Ok(())
 }

@@ -247,6 +247,7 @@ impl Metrics {
         DatagramCounts {
             stray: self.datagrams_dropped.with_label_values(&["stray"]),
             other: self.datagrams_dropped.with_label_values(&["other"]),
+            misdirected: self.datagrams_dropped.with_label_values(&["misdirected"]),
         }
     }
 }

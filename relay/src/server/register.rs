@@ -18,6 +18,7 @@ use crate::control_stream::{ControlError, ControlReader, ControlWriter, read_fir
 use crate::liveness::SignsOfLife;
 use crate::quic::{self, Connection, Endpoint, Incoming};
 use crate::tls::{self, Prefixed, TlsStream};
+use crate::workers::Worker;
 
 use super::limits::{Counted, CountsByAddress, HELLO_TIME};
 use super::metrics::Metrics;
@@ -49,22 +50,31 @@ pub(crate) struct Register {
     pub(crate) acceptor: TlsAcceptor,
     /// The tasks of tunnels, which outlive those of visitors.
     pub(crate) tasks: TaskTracker,
+    /// Where this register's agents arrive, and stay.
+    pub(crate) worker: Worker,
+}
+
+/// QUIC handshakes under way, at all endpoints; clones count together.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Handshakes {
+    all: Arc<AtomicUsize>,
+    by_address: CountsByAddress,
 }
 
 /// Accepts tunnels over QUIC until the endpoint closes.
-pub(crate) async fn accept_quic(register: Register, endpoint: Endpoint) {
-    let handshakes = Arc::new(AtomicUsize::new(0));
-    let handshakes_by_address = CountsByAddress::default();
+pub(crate) async fn accept_quic(register: Register, endpoint: Endpoint, handshakes: Handshakes) {
     while let Some(incoming) = endpoint.accept().await {
-        if handshakes.load(Relaxed) > RETRY_ABOVE && incoming.may_retry() {
+        if handshakes.all.load(Relaxed) > RETRY_ABOVE && incoming.may_retry() {
             // Fails only if the address is validated already.
             let _ = incoming.retry();
             continue;
         }
         let address = incoming.remote_address().ip();
         let (Some(one), Some(of_address)) = (
-            Counted::below(&handshakes, MAX_HANDSHAKES),
-            handshakes_by_address.below(address, MAX_HANDSHAKES_PER_ADDRESS),
+            Counted::below(&handshakes.all, MAX_HANDSHAKES),
+            handshakes
+                .by_address
+                .below(address, MAX_HANDSHAKES_PER_ADDRESS),
         ) else {
             incoming.refuse();
             register.refuse(Rejection::Busy);
@@ -265,6 +275,7 @@ impl Register {
             seen_as,
             tunnel,
             seal_key,
+            self.worker.clone(),
             Instant::now(),
         );
         let welcome = Frame::Welcome {

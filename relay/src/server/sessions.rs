@@ -21,6 +21,7 @@ use crate::liveness::{Liveness, Patience, SignsOfLife, Verdict};
 use crate::quic::{self, Connection};
 use crate::splice::RawWay;
 use crate::tls::TlsStream;
+use crate::workers::{Worker, Workers};
 
 use super::limits::{DeviceVisitor, DeviceVisitors};
 use super::presence::Transport;
@@ -53,6 +54,7 @@ const RESTS_AFTER_MS: u64 = 30_000;
 /// The sessions of one relay.
 #[derive(Debug)]
 pub(crate) struct Sessions {
+    workers: Workers,
     /// Ends every session when the relay stops for good.
     cut: CancellationToken,
     sessions_by_device: DashMap<DeviceId, SessionsOfDevice>,
@@ -77,8 +79,9 @@ impl SessionsOfDevice {
 }
 
 impl Sessions {
-    pub(crate) fn new(cut: CancellationToken) -> Self {
+    pub(crate) fn new(workers: Workers, cut: CancellationToken) -> Self {
         Self {
+            workers,
             cut,
             sessions_by_device: DashMap::new(),
             opener_by_ticket: Arc::default(),
@@ -165,6 +168,7 @@ impl Sessions {
         seen_as: SocketAddr,
         tunnel: Tunnel,
         seal_key: Option<SealKey>,
+        home: Worker,
         now: Instant,
     ) -> (Arc<Session>, mpsc::Receiver<Frame>) {
         let (commands, queue) = mpsc::channel(COMMANDS);
@@ -178,6 +182,8 @@ impl Sessions {
             features,
             seen_as,
             tunnel,
+            home,
+            workers: self.workers.clone(),
             commands,
             ended: self.cut.child_token(),
             end_code: Mutex::new(None),
@@ -212,6 +218,9 @@ pub(crate) struct Session {
     /// What both ends do.
     features: Features,
     tunnel: Tunnel,
+    /// Where the tunnel's socket is.
+    home: Worker,
+    workers: Workers,
     /// How raw connections beside its carriers are had, if its agent brings any.
     raw: Option<(Door, SealKey)>,
     commands: mpsc::Sender<Frame>,
@@ -254,6 +263,15 @@ impl Session {
     pub(crate) fn visitor(&self, from: IpAddr) -> Result<DeviceVisitor, OpenError> {
         self.active();
         self.visitors.admit(from).ok_or(OpenError::DeviceFull)
+    }
+
+    /// Which worker is to serve a visitor who has come in at `here`. Over QUIC all carriers are on one socket, and what wakes
+    /// another thread for each packet costs more than it gains; over TLS each visitor has its own.
+    pub(crate) fn worker(&self, here: &Worker) -> Worker {
+        match self.tunnel {
+            Tunnel::Quic(_) => self.home.clone(),
+            Tunnel::Tls { .. } => self.workers.least_busy(here).clone(),
+        }
     }
 
     /// Opens a carrier whose first bytes are `open` and then what the visitor has already sent.
@@ -316,7 +334,10 @@ impl Session {
             .send(Frame::Dial { ticket })
             .await
             .map_err(|_| OpenError::NoCarrier)?;
-        opened.await.map_err(|_| OpenError::NoCarrier)
+        let mut stream = opened.await.map_err(|_| OpenError::NoCarrier)?;
+        let moved = stream.get_mut().0.move_here();
+        moved.map_err(|_| OpenError::NoCarrier)?;
+        Ok(stream)
     }
 
     /// Sends a frame to the agent if there is room; a tunnel without room is about to be closed anyway.

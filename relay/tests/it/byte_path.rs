@@ -54,7 +54,7 @@ async fn what_a_visitor_sends_comes_back_from_an_echo() {
             "causeway_relay_carriers_opened_total{{kind=\"{}\"}}",
             transport.name()
         );
-        assert_eq!(world.metric(&carriers), 1);
+        world.metric_is(&carriers, 1).await;
     }
 }
 

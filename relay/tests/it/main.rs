@@ -12,6 +12,7 @@ mod byte_path;
 mod dead_agent;
 mod half_close;
 mod http;
+mod nat;
 mod raw;
 mod refusals;
 mod shutdown;

@@ -100,7 +100,7 @@ async fn bulk_arrives_whole_over_a_raw_connection_that_serves_both_ways() {
             world
                 .until_metric("causeway_relay_visitors_ended_total{end=\"done\"}", 1)
                 .await;
-            assert_eq!(world.metric(CAME), 1, "{transport:?} {scheme}");
+            world.metric_is(CAME, 1).await;
         }
     }
 }
@@ -144,7 +144,7 @@ async fn half_a_connection_stays_useful_on_either_way() {
         .await
         .unwrap();
         assert!(down == octets, "{transport:?}");
-        assert_eq!(world.metric(CAME), 1);
+        world.metric_is(CAME, 1).await;
     }
 }
 
@@ -326,20 +326,20 @@ async fn only_the_tunnels_own_ticket_opens_the_door_and_only_once() {
 
     let unknown = agent.header(&Ticket([0; 16]));
     is_closed(show(&world, &unknown).await).await;
-    assert_eq!(world.metric(&refused("unknown_ticket")), 1);
+    world.metric_is(&refused("unknown_ticket"), 1).await;
 
     let too_much = [&header[..], b"x"].concat();
     is_closed(show(&world, &too_much).await).await;
     let other_version = [&header[..1], &[9], &header[2..]].concat();
     is_closed(show(&world, &other_version).await).await;
-    assert_eq!(world.metric(&refused("bad_header")), 2);
+    world.metric_is(&refused("bad_header"), 2).await;
     // An octet in front, and it is none at all.
     is_closed(show(&world, &[b"x", &header[..]].concat()).await).await;
 
     let raw = show(&world, &header).await;
     assert_eq!(agent.notice().await, Notice::Switch);
     is_closed(show(&world, &header).await).await;
-    assert_eq!(world.metric(&refused("unknown_ticket")), 2, "a replay");
+    world.metric_is(&refused("unknown_ticket"), 2).await;
     drop(raw);
 }
 
@@ -352,10 +352,12 @@ async fn a_forged_seal_uses_the_ticket_up_and_the_stream_goes_on() {
     let mut forged = header.clone();
     *forged.last_mut().unwrap() ^= 1;
     is_closed(show(&world, &forged).await).await;
-    assert_eq!(
-        world.metric("causeway_relay_raw_turned_away_total{reason=\"bad_seal\"}"),
-        1
-    );
+    world
+        .metric_is(
+            "causeway_relay_raw_turned_away_total{reason=\"bad_seal\"}",
+            1,
+        )
+        .await;
     is_closed(show(&world, &header).await).await;
     let total = agent.sent;
     agent.say(Notice::End { total }).await;

@@ -33,21 +33,27 @@ async fn nobody_there_is_an_alert_whatever_the_reason() {
     let world = World::start(Transport::Quic);
     // The captured hello asks for demo.nas.localhost: unknown first, then registered without a tunnel.
     assert_eq!(answer(&world, HELLO).await, UNRECOGNIZED_NAME);
-    assert_eq!(
-        world.metric("causeway_relay_visitors_refused_total{reason=\"unknown_name\"}"),
-        1
-    );
+    world
+        .metric_is(
+            "causeway_relay_visitors_refused_total{reason=\"unknown_name\"}",
+            1,
+        )
+        .await;
     world.device("demo");
     assert_eq!(answer(&world, HELLO).await, UNRECOGNIZED_NAME);
-    assert_eq!(
-        world.metric("causeway_relay_visitors_refused_total{reason=\"not_attached\"}"),
-        1
-    );
+    world
+        .metric_is(
+            "causeway_relay_visitors_refused_total{reason=\"not_attached\"}",
+            1,
+        )
+        .await;
     assert_eq!(answer(&world, HELLO_WITHOUT_NAME).await, UNRECOGNIZED_NAME);
-    assert_eq!(
-        world.metric("causeway_relay_visitors_refused_total{reason=\"no_name\"}"),
-        1
-    );
+    world
+        .metric_is(
+            "causeway_relay_visitors_refused_total{reason=\"no_name\"}",
+            1,
+        )
+        .await;
 }
 
 #[tokio::test]

@@ -20,10 +20,9 @@ async fn an_agent_whose_key_nobody_knows_is_refused_and_stays_away() {
         let other = State::open(world.state_of("other")).unwrap();
         world.put("mynas", &other);
         agent.is_detached().await;
-        assert_eq!(
-            world.metric("causeway_relay_tunnels_closed_total{code=\"removed\"}"),
-            1
-        );
+        world
+            .metric_is("causeway_relay_tunnels_closed_total{code=\"removed\"}", 1)
+            .await;
         assert_eq!(
             world.metric(&format!(
                 "causeway_relay_tunnels{{transport=\"{}\"}}",
@@ -53,6 +52,7 @@ async fn a_stranger_with_a_key_of_its_own_gets_no_tunnel() {
             )
             .unwrap(),
             resolver: relay::resolve::Resolver::Fixed(world.front),
+            workers: world.threads.workers(),
         };
         let stop = tokio_util::sync::CancellationToken::new();
         let (attached, _) = tokio::sync::watch::channel(None);
@@ -108,10 +108,9 @@ async fn the_newest_agent_wins_and_the_older_is_told() {
         let mut older = world.agent("mynas", &first).await;
         let mut newer = world.agent("mynas", &second).await;
         older.is_detached().await;
-        assert_eq!(
-            world.metric("causeway_relay_tunnels_closed_total{code=\"displaced\"}"),
-            1
-        );
+        world
+            .metric_is("causeway_relay_tunnels_closed_total{code=\"displaced\"}", 1)
+            .await;
         assert!(newer.is_attached().await.transport == transport);
         let _visitor = world.visit("mynas.nas.localhost").await;
         timeout(SOON, second_listener.accept())
@@ -136,10 +135,9 @@ async fn presence_follows_the_tunnel() {
         assert!(attachment.software.starts_with("causeway-agent/"));
         agent.stop().await;
         eventually(|| presence.of(&device).is_none()).await;
-        assert_eq!(
-            world.metric("causeway_relay_tunnels_closed_total{code=\"done\"}"),
-            1
-        );
+        world
+            .metric_is("causeway_relay_tunnels_closed_total{code=\"done\"}", 1)
+            .await;
     }
 }
 
@@ -154,10 +152,12 @@ async fn a_tunnel_that_breaks_is_followed_by_another() {
     let _visitor = world.visit("mynas.nas.localhost").await;
     timeout(SOON, listener.accept()).await.unwrap().unwrap();
     agent.is_attached().await;
-    assert_eq!(
-        world.metric("causeway_relay_tunnels_attached_total{transport=\"quic\"}"),
-        1
-    );
+    world
+        .metric_is(
+            "causeway_relay_tunnels_attached_total{transport=\"quic\"}",
+            1,
+        )
+        .await;
 }
 
 #[tokio::test]

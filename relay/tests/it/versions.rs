@@ -76,10 +76,12 @@ async fn an_agent_that_brings_no_carriers_is_not_asked_for_any() {
         .try_visit("mynas.nas.localhost")
         .await
         .expect_err("there is no way to the device");
-    assert_eq!(
-        world.metric("causeway_relay_visitors_refused_total{reason=\"no_carrier\"}"),
-        1
-    );
+    world
+        .metric_is(
+            "causeway_relay_visitors_refused_total{reason=\"no_carrier\"}",
+            1,
+        )
+        .await;
     agent
         .say(&Frame::Ping { sequence: 4 }.encode().unwrap())
         .await;
@@ -132,10 +134,12 @@ async fn an_agent_that_never_says_hello_is_closed() {
             code: Ok(CloseCode::TooSlow)
         }
     );
-    assert_eq!(
-        world.metric("causeway_relay_tunnels_refused_total{reason=\"no_hello\"}"),
-        1
-    );
+    world
+        .metric_is(
+            "causeway_relay_tunnels_refused_total{reason=\"no_hello\"}",
+            1,
+        )
+        .await;
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! A relay with its own authority and Directory, devices with real agents, and visitors.
 
 use std::net::{Ipv4Addr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -16,6 +17,7 @@ use relay::agent::{
 use relay::resolve::Resolver;
 use relay::server::{CloudVisitor, Config, Handle, Parts, Transport};
 use relay::tls::{CertificateSlot, Roots};
+use relay::workers::WorkerThreads;
 use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
 use rustls::{ClientConfig, RootCertStore};
@@ -31,6 +33,9 @@ use tokio_util::sync::CancellationToken;
 /// Nothing here takes longer unless it is broken.
 pub(crate) const SOON: Duration = Duration::from_secs(20);
 
+/// As on a machine with two cores, whatever this one has.
+const WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
+
 /// Both ways in which a tunnel can be brought.
 pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Quic, Transport::Tls];
 
@@ -45,6 +50,7 @@ pub(crate) struct World {
     pub(crate) trust_root: String,
     pub(crate) cloud_visitors: tokio::sync::Mutex<mpsc::Receiver<CloudVisitor>>,
     connector: TlsConnector,
+    pub(crate) threads: WorkerThreads,
     folder: TempDir,
 }
 
@@ -59,6 +65,7 @@ impl World {
         let (issuer, trust_root) = authority();
         let registry = Registry::new();
         let (cloud, visitors) = mpsc::channel(4);
+        let threads = WorkerThreads::start(WORKERS).unwrap();
         let slot = |name| {
             let key = KeyPair::generate().unwrap();
             let host = directory.zone().operator_name(name);
@@ -73,6 +80,7 @@ impl World {
             relay_certificate: slot(OperatorName::Relay),
             cloud_certificate: slot(OperatorName::Cloud),
             cloud_visitors: cloud,
+            workers: threads.workers(),
         };
         let config = Config {
             front,
@@ -100,6 +108,7 @@ impl World {
             trust_root,
             cloud_visitors: tokio::sync::Mutex::new(visitors),
             connector: TlsConnector::from(Arc::new(client)),
+            threads,
             folder: tempfile::tempdir().unwrap(),
         }
     }
@@ -173,6 +182,18 @@ impl World {
         origin: &str,
         visitor_address: VisitorAddress,
     ) -> Agent {
+        self.agent_by_way_of(self.front, name, origin, visitor_address)
+            .await
+    }
+
+    /// One that reaches the relay at `front`.
+    pub(crate) async fn agent_by_way_of(
+        &self,
+        front: SocketAddr,
+        name: &str,
+        origin: &str,
+        visitor_address: VisitorAddress,
+    ) -> Agent {
         let origin = Origin::new(
             origin.parse().unwrap(),
             visitor_address,
@@ -181,7 +202,8 @@ impl World {
         let config = agent::Config {
             state: self.device(name),
             origin: origin.unwrap(),
-            resolver: Resolver::Fixed(self.front),
+            resolver: Resolver::Fixed(front),
+            workers: self.threads.workers(),
         };
         let stop = CancellationToken::new();
         let (sender, attached) = watch::channel(None);
@@ -220,6 +242,12 @@ impl World {
             .unwrap_or_else(|| panic!("no {line} in\n{text}"))
             .parse()
             .unwrap()
+    }
+
+    /// What a visitor sees may be there before its counter is; more than `value` must not be.
+    pub(crate) async fn metric_is(&self, line: &str, value: u64) {
+        self.until_metric(line, value).await;
+        assert_eq!(self.metric(line), value, "{line}");
     }
 
     /// Waits until a counter has at least `value`.

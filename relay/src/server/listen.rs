@@ -1,0 +1,202 @@
+//! The front's sockets: a TCP listener for each worker and, unless QUIC is off, a UDP socket for each, all on one port.
+//!
+//! The first of each kind is bound alone, and shares its port afterwards: so a second relay on the same port is refused,
+//! and does not join the first one's sockets, which would take part of its visitors.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
+
+use crate::sys;
+
+/// Connections waiting to be accepted; the kernel caps it at `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+
+/// Socket buffers of each UDP socket, in octets. The kernel's default drops packets at a few hundred Mbit/s.
+const UDP_BUFFER: usize = 7 * 1024 * 1024;
+
+/// How often a free port is looked for that both TCP and UDP can have.
+const PORT_TRIES: usize = 16;
+
+/// Idle visitors' hosts are asked for a sign of life this often, so that one who left without a word is noticed.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// The front's sockets, bound.
+#[derive(Debug)]
+pub(super) struct FrontSockets {
+    /// One for each worker.
+    pub(super) tcp: Vec<TcpListener>,
+    /// One for each worker; a single one where the kernel cannot tell which of several a packet is for; none without QUIC.
+    pub(super) udp: Vec<UdpSocket>,
+}
+
+impl FrontSockets {
+    /// Binds `workers` of each kind, on a port that both can have if `address` names none.
+    pub(super) fn bind(address: SocketAddr, with_udp: bool, workers: usize) -> io::Result<Self> {
+        let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
+        loop {
+            let tcp = tcp_group(address, workers)?;
+            if !with_udp {
+                let udp = Vec::new();
+                return Ok(Self { tcp, udp });
+            }
+            match udp_group(tcp[0].local_addr()?, workers) {
+                Ok(udp) => return Ok(Self { tcp, udp }),
+                Err(error) if tries <= 1 => return Err(error),
+                Err(_) => tries -= 1,
+            }
+        }
+    }
+}
+
+/// A TCP listener that nobody shares.
+pub(super) fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = tcp_socket(address)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    Ok(socket.into())
+}
+
+fn tcp_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {
+    let first = tcp_socket(address)?;
+    first.bind(&address.into())?;
+    let mut sockets = vec![first];
+    share(&mut sockets, count, tcp_socket)?;
+    for socket in &sockets {
+        // Connections have what their listener had.
+        socket.set_tcp_nodelay(true)?;
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE / 4);
+        socket.set_tcp_keepalive(&keepalive)?;
+        socket.listen(BACKLOG)?;
+    }
+    Ok(sockets.into_iter().map(TcpListener::from).collect())
+}
+
+fn udp_group(address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
+    let first = udp_socket(address)?;
+    first.bind(&address.into())?;
+    let mut sockets = vec![first];
+    share(&mut sockets, count, udp_socket)?;
+    if sockets.len() > 1 {
+        let several = u32::try_from(sockets.len()).map_err(io::Error::other)?;
+        if let Err(error) = sys::steer_by_connection_id(&sockets[0], several) {
+            tracing::warn!(%error, "QUIC has one thread only: the kernel does not steer packets");
+            sockets.truncate(1);
+        }
+    }
+    Ok(sockets.into_iter().map(UdpSocket::from).collect())
+}
+
+/// Binds more sockets to the address of the first, until there are `count`.
+fn share(
+    sockets: &mut Vec<Socket>,
+    count: usize,
+    another: impl Fn(SocketAddr) -> io::Result<Socket>,
+) -> io::Result<()> {
+    let Some(first) = sockets.first() else {
+        return Ok(());
+    };
+    let address = first.local_addr()?;
+    if count > 1 {
+        first.set_reuse_port(true)?;
+    }
+    let bound = address.as_socket().ok_or(io::ErrorKind::Unsupported)?;
+    for _ in 1..count {
+        let socket = another(bound)?;
+        socket.set_reuse_port(true)?;
+        socket.bind(&address)?;
+        sockets.push(socket);
+    }
+    Ok(())
+}
+
+fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::STREAM,
+        Some(Protocol::TCP),
+    )?;
+    socket.set_reuse_address(true)?; // a restart must not wait for old connections' TIME_WAIT
+    prepare(&socket, address)?;
+    Ok(socket)
+}
+
+fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
+    let socket = Socket::new(
+        Domain::for_address(address),
+        Type::DGRAM,
+        Some(Protocol::UDP),
+    )?;
+    prepare(&socket, address)?;
+    // The kernel gives as much as the system allows.
+    socket.set_recv_buffer_size(UDP_BUFFER)?;
+    socket.set_send_buffer_size(UDP_BUFFER)?;
+    Ok(socket)
+}
+
+fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+    if address.is_ipv6() {
+        // `[::]` takes IPv4 as well, whatever the system's default.
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_nonblocking(true)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::ErrorKind;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    use super::*;
+
+    #[test]
+    fn workers_share_a_port_that_nobody_else_can_join() {
+        for address in [
+            (Ipv4Addr::LOCALHOST, 0).into(),
+            SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
+        ] {
+            let sockets = FrontSockets::bind(address, true, 3).unwrap();
+            assert_eq!((sockets.tcp.len(), sockets.udp.len()), (3, 3));
+            let taken = sockets.tcp[0].local_addr().unwrap();
+            for address in sockets.tcp.iter().map(TcpListener::local_addr) {
+                assert_eq!(address.unwrap(), taken);
+            }
+            for address in sockets.udp.iter().map(UdpSocket::local_addr) {
+                assert_eq!(address.unwrap(), taken);
+            }
+            let tcp = tcp_group(taken, 3).unwrap_err();
+            assert_eq!(tcp.kind(), ErrorKind::AddrInUse);
+            let udp = udp_group(taken, 3).unwrap_err();
+            assert_eq!(udp.kind(), ErrorKind::AddrInUse);
+        }
+    }
+
+    #[test]
+    fn a_packet_reaches_the_socket_that_its_connection_id_names() {
+        let sockets = udp_group((Ipv4Addr::LOCALHOST, 0).into(), 3).unwrap();
+        let to = sockets[0].local_addr().unwrap();
+        let deadline = Some(Duration::from_secs(5));
+        for socket in &sockets {
+            socket.set_nonblocking(false).unwrap();
+            socket.set_read_timeout(deadline).unwrap();
+        }
+        for id in 0..12_u8 {
+            let long = [0xc3, 0, 0, 0, 1, 8, id, 9, 9, 9, 9, 9, 9, 9];
+            let short = [0x43, id, 9, 9, 9, 9, 9, 9, 9];
+            for packet in [&long[..], &short[..]] {
+                // From another port each time: as if a NAT had forgotten the one before.
+                let from = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+                from.send_to(packet, to).unwrap();
+                let mut received = [0; 32];
+                let named = &sockets[usize::from(id) % sockets.len()];
+                let (length, who) = named.recv_from(&mut received).unwrap();
+                assert_eq!(&received[..length], packet);
+                assert_eq!(who, from.local_addr().unwrap());
+            }
+        }
+    }
+}

@@ -1,0 +1,99 @@
+//! Agents behind a NAT that forgets them: the relay's packets go on to the worker that holds the connection.
+
+use std::net::{Ipv4Addr, SocketAddr};
+
+use relay::agent::VisitorAddress;
+use relay::server::Transport;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::UdpSocket;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::byte_path::origin;
+use crate::world::{SOON, World};
+
+/// Enough that workers are not all met by chance from a new address: 2⁻⁸.
+const AGENTS: usize = 8;
+
+/// A NAT before one agent, which takes another port when it is told to.
+struct Nat {
+    inside: SocketAddr,
+    forget: mpsc::Sender<()>,
+    _task: AbortOnDropHandle<()>,
+}
+
+impl Nat {
+    async fn before(relay: SocketAddr) -> Self {
+        let inside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let (forget, forgets) = mpsc::channel(1);
+        Self {
+            inside: inside.local_addr().unwrap(),
+            forget,
+            _task: AbortOnDropHandle::new(tokio::spawn(translate(inside, relay, forgets))),
+        }
+    }
+}
+
+async fn translate(inside: UdpSocket, relay: SocketAddr, mut forgets: mpsc::Receiver<()>) {
+    let mut agent = None;
+    let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
+    loop {
+        let outside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        outside.connect(relay).await.unwrap();
+        loop {
+            tokio::select! {
+                received = inside.recv_from(&mut there) => {
+                    let (length, from) = received.unwrap();
+                    agent = Some(from);
+                    outside.send(&there[..length]).await.unwrap();
+                }
+                received = outside.recv(&mut back) => {
+                    let (Ok(length), Some(agent)) = (received, agent) else { continue };
+                    inside.send_to(&back[..length], agent).await.unwrap();
+                }
+                _ = forgets.recv() => break,
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn tunnels_and_their_visitors_survive_another_address() {
+    let world = World::start(Transport::Quic);
+    let mut behind = Vec::new();
+    for number in 0..AGENTS {
+        let name = format!("nas{number}");
+        let (listener, address) = origin("tcp").await;
+        let nat = Nat::before(world.front).await;
+        let agent = world
+            .agent_by_way_of(nat.inside, &name, &address, VisitorAddress::Hidden)
+            .await;
+        let visitor = world.visit(&format!("{name}.nas.localhost")).await;
+        let (stream, _) = listener.accept().await.unwrap();
+        behind.push((nat, agent, visitor, stream));
+    }
+    for round in 0..3_u8 {
+        for (nat, _, visitor, stream) in &mut behind {
+            nat.forget.send(()).await.unwrap();
+            let mut octet = [0];
+            // The agent speaks first: the relay cannot know where it is now.
+            stream.write_all(&[round]).await.unwrap();
+            let heard = timeout(SOON, visitor.read_exact(&mut octet));
+            heard.await.unwrap().unwrap();
+            assert_eq!(octet, [round]);
+            visitor.write_all(&[round]).await.unwrap();
+            let heard = timeout(SOON, stream.read_exact(&mut octet));
+            heard.await.unwrap().unwrap();
+            assert_eq!(octet, [round]);
+        }
+    }
+    world
+        .metric_is(
+            "causeway_relay_tunnels_attached_total{transport=\"quic\"}",
+            AGENTS as u64,
+        )
+        .await;
+    let misdirected = "causeway_relay_datagrams_dropped_total{reason=\"misdirected\"}";
+    assert_eq!(world.metric(misdirected), 0);
+}
