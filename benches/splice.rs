@@ -110,6 +110,7 @@ impl World {
             http: None,
             udp: true,
             public: Vec::new(),
+            workers: None,
             drain: std::time::Duration::ZERO,
         };
         let relay = relay::server::start(config, parts, &Registry::new()).unwrap();

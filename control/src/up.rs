@@ -182,7 +182,11 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let registry = Registry::new();
     let certificates = OperatorCertificates::issue(Arc::clone(&authority))?;
     let (cloud_visitors, visitors) = mpsc::channel(CLOUD_QUEUE);
-    let workers = WorkerThreads::per_core().map_err(UpError::Workers)?;
+    let workers = match config.relay.workers {
+        Some(count) => WorkerThreads::start(count),
+        None => WorkerThreads::per_core_but_one(),
+    };
+    let workers = workers.map_err(UpError::Workers)?;
     let parts = Parts {
         directory: directory.clone(),
         relay_certificate: certificates.relay.clone(),

@@ -361,6 +361,9 @@ impl<O: Observer> Pump<'_, O> {
         let mut from = 0;
         while from < chunks.len() {
             let mut sent = when_writable(self.near, |near| {
+                if let [only] = &chunks[from..] {
+                    return near.try_write(only);
+                }
                 let mut slices = [IoSlice::new(&[]); SLICES];
                 let count = SLICES.min(chunks.len() - from);
                 for (slice, chunk) in slices.iter_mut().zip(&chunks[from..]) {

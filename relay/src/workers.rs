@@ -15,6 +15,10 @@ use tokio_util::sync::CancellationToken;
 /// How many are useful at most: a connection id has an octet for its worker.
 const MAX: usize = 256;
 
+/// How many sockets are looked after in one go. What they have to say leaves together after that: with more of them the
+/// other end of the tunnel is idle meanwhile and then has everything to do at once, with fewer each packet carries less.
+const EVENTS: usize = 32;
+
 /// How many more visitors than the least busy worker one may have before newcomers go there: to change threads costs a
 /// visitor some microseconds.
 const TOLERANCE: usize = 4;
@@ -33,12 +37,20 @@ pub struct WorkerThreads {
 }
 
 impl WorkerThreads {
-    /// Starts as many as this process may use cores: what affinity and quota leave of the machine.
+    /// Starts one for each core that this process may use: what affinity and quota leave of the machine.
     ///
     /// # Errors
     /// If the system gives no thread or no event queue.
     pub fn per_core() -> io::Result<Self> {
-        Self::start(thread::available_parallelism().unwrap_or(NonZeroUsize::MIN))
+        Self::start(cores())
+    }
+
+    /// The same, but for one core: there the kernel does its half of the work, and this process whatever is no visitor.
+    ///
+    /// # Errors
+    /// If the system gives no thread or no event queue.
+    pub fn per_core_but_one() -> io::Result<Self> {
+        Self::start(NonZeroUsize::new(cores().get() - 1).unwrap_or(NonZeroUsize::MIN))
     }
 
     /// Starts `count` workers, or as many of them as are useful.
@@ -51,6 +63,7 @@ impl WorkerThreads {
         for index in 0..count.get().min(MAX) {
             let runtime = runtime::Builder::new_current_thread()
                 .enable_all()
+                .max_io_events_per_tick(EVENTS)
                 .build()?;
             workers.push(Worker(Arc::new(State {
                 index,
@@ -80,6 +93,10 @@ impl WorkerThreads {
     pub fn workers(&self) -> Workers {
         self.workers.clone()
     }
+}
+
+fn cores() -> NonZeroUsize {
+    thread::available_parallelism().unwrap_or(NonZeroUsize::MIN)
 }
 
 impl Drop for WorkerThreads {

@@ -1,6 +1,7 @@
 //! What an operator can set about the relay.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -20,6 +21,9 @@ pub struct Config {
     /// address of its own. Absent: the front's own address.
     #[serde(default)]
     pub public: Vec<IpAddr>,
+    /// How many threads carry bytes; absent: one for each core but one.
+    #[serde(default)]
+    pub workers: Option<NonZeroUsize>,
     /// How long a stopping relay lets its visitors finish: `"10s"`, `"5m"`.
     #[serde(default = "default_drain", with = "humantime_serde")]
     pub drain: Duration,

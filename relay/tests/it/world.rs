@@ -87,6 +87,7 @@ impl World {
             http: Some((Ipv4Addr::LOCALHOST, 0).into()),
             udp: transport == Transport::Quic,
             public: Vec::new(),
+            workers: None,
             drain: Duration::from_secs(5),
         };
         let relay = relay::server::start(config, parts, &registry).unwrap();
