@@ -194,13 +194,27 @@ enum SendingStream {
 }
 
 impl SendingStream {
+    /// Polled underneath, as all that is part of every visitor's task: an `async fn` for each step would hold room for what
+    /// that step might wait for.
     async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+        let mut rest = octets;
+        poll_fn(|cx| {
+            while !rest.is_empty() {
+                let sent = ready!(self.poll_write(cx, rest))?;
+                rest = &rest[sent..];
+            }
+            self.poll_flush(cx)
+        })
+        .await
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Quic(sender) => Ok(sender.stream.write_all(octets).await?),
+            Self::Quic(sender) => AsyncWrite::poll_write(Pin::new(&mut sender.stream), cx, octets),
             Self::Tls(stream, signs) => {
-                stream.write_all(octets).await?;
-                signs.sent(octets.len());
-                stream.flush().await
+                let length = ready!(Pin::new(stream).poll_write(cx, octets))?;
+                signs.sent(length);
+                Poll::Ready(Ok(length))
             }
         }
     }
@@ -213,11 +227,7 @@ impl SendingStream {
                 let written = ready!(pin!(sender.stream.write_chunks(&mut chunks)).poll(cx))?;
                 Poll::Ready(Ok(written.bytes))
             }
-            Self::Tls(stream, signs) => {
-                let length = ready!(Pin::new(stream).poll_write(cx, octets))?;
-                signs.sent(length);
-                Poll::Ready(Ok(length))
-            }
+            Self::Tls(..) => self.poll_write(cx, octets),
         }
     }
 
@@ -316,6 +326,16 @@ impl Receiver {
                 return Poll::Ready(());
             }
         }
+    }
+
+    /// Whether the payload that was given out last is the last there is.
+    pub(crate) fn ends_here(&self) -> bool {
+        matches!(self.notice, Some(Notice::End { .. }))
+    }
+
+    /// Whether nothing is to be waited for once both directions have ended.
+    pub(crate) fn lingers(&self) -> bool {
+        matches!(self.stream, ReceivingStream::Tls(..))
     }
 
     pub(crate) fn octets(&self, range: Range<usize>) -> &[u8] {

@@ -22,9 +22,11 @@ use std::io::{self, IoSlice};
 use std::net::Shutdown;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -243,7 +245,7 @@ impl<O: Observer> Pump<'_, O> {
                 self.half_closed.store(true, Relaxed);
                 let second = tokio::select! {
                     second = inwards => second,
-                    never = self.keep_sending_notices(sender) => match never {},
+                    never = Box::pin(self.keep_sending_notices(sender)) => match never {},
                 };
                 (first, second)
             }
@@ -295,7 +297,7 @@ impl<O: Observer> Pump<'_, O> {
             tokio::select! {
                 biased;
                 () = self.outwards_told.notified() => continue,
-                ready = self.near.readable() => if ready.is_err() {
+                ready = poll_fn(|cx| self.near.poll_read_ready(cx)) => if ready.is_err() {
                     return Direction::Broken(End::NearGone);
                 },
             }
@@ -319,7 +321,7 @@ impl<O: Observer> Pump<'_, O> {
         loop {
             let next = lock(&self.notices).pop_front();
             match next {
-                Some(notice) => sender.notify(notice).await?,
+                Some(notice) => Box::pin(sender.notify(notice)).await?,
                 None => return Ok(()),
             }
         }
@@ -337,9 +339,14 @@ impl<O: Observer> Pump<'_, O> {
     async fn inwards(&self, receiver: &mut Receiver) -> Direction {
         loop {
             let sent = match receiver.receive().await {
-                Ok(Received::Chunks(mut chunks)) => self.send_chunks(&mut chunks).await,
+                Ok(Received::Chunks(mut chunks)) => {
+                    self.send_chunks(&mut chunks, receiver.ends_here()).await
+                }
                 Ok(Received::Octets(range)) => self.send_octets(receiver.octets(range)).await,
                 Ok(Received::Moved) => return Box::pin(self.inwards_raw(receiver)).await,
+                Ok(Received::End) if self.half_closed.load(Relaxed) && !receiver.lingers() => {
+                    return Direction::Finished; // it is closed in a moment
+                }
                 Ok(Received::End) => return self.end_near(),
                 Ok(Received::Dial(ticket)) => self.dial(ticket),
                 Ok(Received::Switch) => self.switch(),
@@ -357,19 +364,26 @@ impl<O: Observer> Pump<'_, O> {
         Direction::Finished
     }
 
-    async fn send_chunks(&self, chunks: &mut [Bytes]) -> io::Result<()> {
+    /// The last of them wait for the end that follows, and leave in one packet with it.
+    async fn send_chunks(&self, chunks: &mut [Bytes], last: bool) -> io::Result<()> {
+        let flags = match last {
+            true => SendFlags::NOSIGNAL | SendFlags::MORE,
+            false => SendFlags::NOSIGNAL,
+        };
         let mut from = 0;
         while from < chunks.len() {
             let mut sent = when_writable(self.near, |near| {
-                if let [only] = &chunks[from..] {
-                    return near.try_write(only);
+                let rest = &chunks[from..];
+                if let [only] = rest {
+                    return Ok(send(near, only, flags)?);
                 }
                 let mut slices = [IoSlice::new(&[]); SLICES];
-                let count = SLICES.min(chunks.len() - from);
-                for (slice, chunk) in slices.iter_mut().zip(&chunks[from..]) {
+                for (slice, chunk) in slices.iter_mut().zip(rest) {
                     *slice = IoSlice::new(chunk);
                 }
-                near.try_write_vectored(&slices[..count])
+                let slices = &slices[..SLICES.min(rest.len())];
+                let nothing = &mut SendAncillaryBuffer::default();
+                Ok(sendmsg(near, slices, nothing, flags)?)
             })
             .await?;
             self.moved_inwards(sent);
@@ -388,7 +402,8 @@ impl<O: Observer> Pump<'_, O> {
 
     async fn send_octets(&self, mut octets: &[u8]) -> io::Result<()> {
         while !octets.is_empty() {
-            let sent = when_writable(self.near, |near| near.try_write(octets)).await?;
+            let flags = SendFlags::NOSIGNAL;
+            let sent = when_writable(self.near, |near| Ok(send(near, octets, flags)?)).await?;
             self.moved_inwards(sent);
             octets = &octets[sent..];
         }
@@ -463,16 +478,22 @@ async fn end(sender: &mut Sender) -> Direction {
     }
 }
 
+/// Writes as soon as that is possible.
 async fn when_writable(
     stream: &TcpStream,
     mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
 ) -> io::Result<usize> {
-    loop {
-        match write(stream) {
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => stream.writable().await?,
-            done => return done,
+    poll_fn(|cx| {
+        loop {
+            match stream.try_io(Interest::WRITABLE, || write(stream)) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    ready!(stream.poll_write_ready(cx))?;
+                }
+                done => return Poll::Ready(done),
+            }
         }
-    }
+    })
+    .await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

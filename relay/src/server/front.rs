@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 use std::io::{self, Read as _};
 use std::net::{SocketAddr, TcpListener, TcpStream as StdTcpStream};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -97,10 +98,10 @@ pub(crate) async fn accept(
                 front.metrics.visitor_accepted();
                 match front.limits.admit(address.ip()) {
                     Ok(admitted) => {
-                        let front_of_visitor = Arc::clone(&front);
-                        front
-                            .tasks
-                            .spawn(front_of_visitor.visit(visitor, address, admitted));
+                        // Boxed, as is the rest that is soon over: most of its life a visitor is pumped, or rests.
+                        let arriving =
+                            Box::pin(Arc::clone(&front).arrive(visitor, address, admitted));
+                        front.tasks.spawn(Arc::clone(&front).visit(arriving));
                     }
                     Err(refusal) => front.metrics.visitor_refused(refusal),
                 }
@@ -160,12 +161,9 @@ struct SentAway {
 impl Front {
     async fn visit(
         self: Arc<Self>,
-        visitor: StdTcpStream,
-        address: SocketAddr,
-        admitted: Admitted,
+        arriving: Pin<Box<impl Future<Output = Result<Arrived, SentAway>>>>,
     ) {
-        // Boxed, as is the rest that is soon over: most of its life a visitor is pumped, or rests.
-        match Box::pin(self.arrive(visitor, address, admitted)).await {
+        match arriving.await {
             Ok(Arrived::Guest(guest)) => {
                 let worker = guest.session.worker(&self.worker);
                 let served = worker.serve();
@@ -205,7 +203,7 @@ impl Front {
     }
 
     async fn arrive(
-        &self,
+        self: Arc<Self>,
         visitor: StdTcpStream,
         address: SocketAddr,
         mut admitted: Admitted,
@@ -285,10 +283,12 @@ impl Front {
         let visitor = Prefixed::new(hello, visitor);
         match operator {
             OperatorName::Relay => {
-                self.register.over_tcp(visitor, address).await;
+                Box::pin(self.register.over_tcp(visitor, address)).await;
                 Ok(Arrived::HandedOver(HandedOver::Tunnel))
             }
-            OperatorName::Cloud => self.receive_at_cloud(visitor, address, admitted).await,
+            OperatorName::Cloud => {
+                Box::pin(self.receive_at_cloud(visitor, address, admitted)).await
+            }
         }
     }
 

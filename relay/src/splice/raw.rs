@@ -1,12 +1,13 @@
 //! The raw connection beside a carrier: had when it is wanted, and what passes over it.
 
 use std::convert::Infallible;
-use std::future::pending;
+use std::future::{pending, poll_fn};
 use std::io;
 use std::net::Shutdown;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
+use rustix::net::{SendFlags, send};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
@@ -109,7 +110,7 @@ impl<O: Observer> Pump<'_, O> {
             tokio::select! {
                 biased;
                 () = self.outwards_told.notified() => continue,
-                ready = self.near.readable() => if ready.is_err() {
+                ready = poll_fn(|cx| self.near.poll_read_ready(cx)) => if ready.is_err() {
                     return Direction::Broken(End::NearGone);
                 },
             }
@@ -164,7 +165,7 @@ impl<O: Observer> Pump<'_, O> {
                     Ok(Received::Chunks(_) | Received::Octets(_) | Received::Moved | Received::Dial(_))
                     | Err(_) => return Direction::Broken(End::FarGone),
                 },
-                ready = raw.readable(), if !raw_ended && !near_deaf => {
+                ready = poll_fn(|cx| raw.poll_read_ready(cx)), if !raw_ended && !near_deaf => {
                     if ready.is_err() {
                         return Direction::Broken(End::FarGone);
                     }
@@ -214,7 +215,8 @@ impl<O: Observer> Pump<'_, O> {
             Ok(length) => {
                 let mut octets = &lent[..length];
                 while !octets.is_empty() {
-                    let sent = when_writable(to, |to| to.try_write(octets)).await;
+                    let flags = SendFlags::NOSIGNAL;
+                    let sent = when_writable(to, |to| Ok(send(to, octets, flags)?)).await;
                     octets = &octets[sent.map_err(|_| Broke::To)?..];
                 }
                 Ok(Some(length))
