@@ -20,6 +20,7 @@ use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
+use std::pin::pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::task::{Poll, ready};
@@ -30,7 +31,6 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::sync::Notify;
 use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -124,59 +124,38 @@ impl Observer for SignsOfLife {
 }
 
 /// Pumps until both directions have ended, or one has broken, or `cut`. Both connections are to be closed then.
-pub(crate) async fn splice(
-    near: &TcpStream,
-    Carrier { sender, receiver }: &mut Carrier,
+pub(crate) fn splice<'a>(
+    near: &'a TcpStream,
+    Carrier { sender, receiver }: &'a mut Carrier,
     raw_way: RawWay,
-    cut: &CancellationToken,
-    observer: &impl Observer,
-) -> Moved {
+    cut: &'a CancellationToken,
+    observer: &'a impl Observer,
+) -> impl Future<Output = Moved> {
+    // Made here and not in an `async fn`, whose arguments would stand beside it for as long as it lives.
     let pump = Pump {
         near,
         observer,
         raw_way,
         raw: OnceLock::new(),
-        raw_told: Notify::new(),
-        raw_here: Notify::new(),
         ticket: Mutex::new(None),
         notices: Mutex::default(),
-        outwards_told: Notify::new(),
         outwards: Count::default(),
         inwards: Count::default(),
         half_closed: false.into(),
+        raw_told: Signal::default(),
+        raw_here: Signal::default(),
+        outwards_told: Signal::default(),
+        told: false.into(),
     };
-    let end = tokio::select! {
-        biased; // a cut must not wait for a busy pump
-        () = cut.cancelled() => End::Cut,
-        end = pump.both(sender, receiver) => end,
-        never = pump.bring_raw() => match never {},
-        () = pump.idle() => End::Idle,
-    };
-    let moved = Moved {
-        outwards: pump.outwards.octets.load(Relaxed),
-        inwards: pump.inwards.octets.load(Relaxed),
-        end,
-    };
-    // How the raw connection ends says nothing.
-    match end {
-        End::Done => {
-            // If it fails, the other end wants no more of what has been said already.
-            let _ = sender.finish().await;
-            let other_end = poll_fn(|cx| receiver.poll_linger(cx));
-            let _ = Box::pin(timeout(carrier::LINGER, other_end)).await;
-        }
-        End::NearGone => sender.reset(ResetCode::PeerGone),
-        End::FarGone => reset(near),
-        End::Idle => {
-            sender.reset(ResetCode::Idle);
-            reset(near);
-        }
-        End::Cut => {
-            sender.reset(ResetCode::Cut);
-            reset(near);
+    async move {
+        let end = pump.run(sender, receiver, cut).await;
+        pump.close(sender, receiver, end).await;
+        Moved {
+            outwards: pump.outwards.octets.load(Relaxed),
+            inwards: pump.inwards.octets.load(Relaxed),
+            end,
         }
     }
-    moved
 }
 
 struct Pump<'a, O> {
@@ -184,18 +163,35 @@ struct Pump<'a, O> {
     observer: &'a O,
     raw_way: RawWay,
     raw: OnceLock<TcpStream>,
-    /// A raw connection is wanted, or one more direction is to move there.
-    raw_told: Notify,
-    raw_here: Notify,
     /// Under which the relay expects the raw connection.
     ticket: Mutex<Option<Ticket>>,
     /// To be sent between payload.
     notices: Mutex<VecDeque<Notice>>,
-    /// There is a notice to send, or this direction may move.
-    outwards_told: Notify,
     outwards: Count,
     inwards: Count,
     half_closed: AtomicBool,
+    /// A raw connection is wanted, or one more direction is to move there.
+    raw_told: Signal,
+    raw_here: Signal,
+    /// There is a notice to send, or the direction outwards may move.
+    outwards_told: Signal,
+    /// A signal has been given since all parts were looked at.
+    told: AtomicBool,
+}
+
+/// What one part of a pump says to another. They are parts of one task, which looks at all of them again after a signal
+/// ([`Pump::run`]), so that there is nobody to be woken.
+#[derive(Default)]
+struct Signal(AtomicBool);
+
+impl Signal {
+    /// Waits for it, or finds that it was given before.
+    fn heard(&self) -> impl Future<Output = ()> {
+        poll_fn(|_| match self.0.swap(false, Relaxed) {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        })
+    }
 }
 
 /// One direction's octets, and whether they are bulk: then it is to move as soon as there is a raw connection.
@@ -233,6 +229,69 @@ impl Turn {
 }
 
 impl<O: Observer> Pump<'_, O> {
+    async fn run(
+        &self,
+        sender: &mut Sender,
+        receiver: &mut Receiver,
+        cut: &CancellationToken,
+    ) -> End {
+        let mut cut = pin!(cut.cancelled());
+        let mut both = pin!(self.both(sender, receiver));
+        let mut raw = pin!(self.bring_raw());
+        let mut idle = pin!(self.idle());
+        poll_fn(|cx| {
+            loop {
+                self.told.store(false, Relaxed);
+                // First: a cut must not wait for a busy pump.
+                if cut.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(End::Cut);
+                }
+                if let Poll::Ready(end) = both.as_mut().poll(cx) {
+                    return Poll::Ready(end);
+                }
+                match raw.as_mut().poll(cx) {
+                    Poll::Pending => {}
+                    Poll::Ready(never) => match never {},
+                }
+                if idle.as_mut().poll(cx).is_ready() {
+                    return Poll::Ready(End::Idle);
+                }
+                if !self.told.load(Relaxed) {
+                    return Poll::Pending;
+                }
+            }
+        })
+        .await
+    }
+
+    fn tell(&self, signal: &Signal) {
+        signal.0.store(true, Relaxed);
+        self.told.store(true, Relaxed);
+    }
+
+    /// Closes the carrier, and says so to the near end if it is to be broken off.
+    async fn close(&self, sender: &mut Sender, receiver: &mut Receiver, end: End) {
+        // How the raw connection ends says nothing.
+        match end {
+            End::Done => {
+                // If it fails, the other end wants no more of what has been said already.
+                let _ = sender.finish().await;
+                let other_end = poll_fn(|cx| receiver.poll_linger(cx));
+                let _ = Box::pin(timeout(carrier::LINGER, other_end)).await;
+            }
+            End::NearGone => sender.reset(ResetCode::PeerGone),
+            End::FarGone => reset(self.near),
+            End::Idle => {
+                sender.reset(ResetCode::Idle);
+                reset(self.near);
+            }
+            End::Cut => {
+                sender.reset(ResetCode::Cut);
+                reset(self.near);
+            }
+        }
+    }
+
     async fn both(&self, sender: &mut Sender, receiver: &mut Receiver) -> End {
         let outwards = self.outwards(sender);
         let inwards = self.inwards(receiver);
@@ -296,14 +355,14 @@ impl<O: Observer> Pump<'_, O> {
             }
             tokio::select! {
                 biased;
-                () = self.outwards_told.notified() => continue,
+                () = self.outwards_told.heard() => continue,
                 ready = poll_fn(|cx| self.near.poll_read_ready(cx)) => if ready.is_err() {
                     return Direction::Broken(End::NearGone);
                 },
             }
             let mut lent = buffers::lend();
             match read_some(self.near, &mut lent[segment::HEADER..]) {
-                Ok(0) => return end(sender).await,
+                Ok(0) => return Box::pin(end(sender)).await,
                 Ok(length) => {
                     let portion = &mut lent[..segment::HEADER + length];
                     if sender.send(portion).await.is_err() {
@@ -329,7 +388,7 @@ impl<O: Observer> Pump<'_, O> {
 
     async fn keep_sending_notices(&self, sender: &mut Sender) -> Infallible {
         while self.send_notices(sender).await.is_ok() {
-            self.outwards_told.notified().await;
+            self.outwards_told.heard().await;
         }
         pending().await // the stream is gone, and the other direction says how it ended
     }
@@ -431,8 +490,8 @@ impl<O: Observer> Pump<'_, O> {
             && lock(&one.burst).is_bulk(carried, other.octets.load(Relaxed))
         {
             one.moves.store(true, Relaxed);
-            self.raw_told.notify_one();
-            self.outwards_told.notify_one();
+            self.tell(&self.raw_told);
+            self.tell(&self.outwards_told);
         }
         carried
     }

@@ -34,27 +34,27 @@ enum Broke {
 impl<O: Observer> Pump<'_, O> {
     pub(super) fn dial(&self, ticket: Ticket) -> io::Result<()> {
         lock(&self.ticket).get_or_insert(ticket);
-        self.raw_told.notify_one();
+        self.tell(&self.raw_told);
         Ok(())
     }
 
     pub(super) fn switch(&self) -> io::Result<()> {
         self.outwards.moves.store(true, Relaxed);
-        self.outwards_told.notify_one();
+        self.tell(&self.outwards_told);
         Ok(())
     }
 
     /// The raw connection, which the other end uses already.
     async fn raw(&self) -> Option<&TcpStream> {
         if self.raw.get().is_none() {
-            let _ = timeout(TICKET_TIME, self.raw_here.notified()).await;
+            let _ = timeout(TICKET_TIME, self.raw_here.heard()).await;
         }
         self.raw.get()
     }
 
     /// Has the raw connection as soon as it is wanted, and sees to it that both ends use it.
     pub(super) async fn bring_raw(&self) -> Infallible {
-        self.raw_told.notified().await;
+        self.raw_told.heard().await;
         Box::pin(self.bring_wanted_raw()).await
     }
 
@@ -62,7 +62,7 @@ impl<O: Observer> Pump<'_, O> {
         let stream = match &self.raw_way {
             RawWay::Expect(door, key) => {
                 let expected = door.expect(key.clone());
-                self.tell(Notice::Dial(expected.ticket));
+                self.queue(Notice::Dial(expected.ticket));
                 let arrived = expected.arrived().await;
                 self.observer.raw(arrived.is_some());
                 arrived
@@ -80,20 +80,20 @@ impl<O: Observer> Pump<'_, O> {
             return pending().await; // the stream goes on
         };
         let _ = self.raw.set(stream);
-        self.raw_here.notify_one();
-        self.outwards_told.notify_one();
+        self.tell(&self.raw_here);
+        self.tell(&self.outwards_told);
         if let RawWay::Expect(..) = self.raw_way {
             while !self.inwards.moves.load(Relaxed) {
-                self.raw_told.notified().await;
+                self.raw_told.heard().await;
             }
-            self.tell(Notice::Switch);
+            self.queue(Notice::Switch);
         }
         pending().await
     }
 
-    fn tell(&self, notice: Notice) {
+    fn queue(&self, notice: Notice) {
         lock(&self.notices).push_back(notice);
-        self.outwards_told.notify_one();
+        self.tell(&self.outwards_told);
     }
 
     pub(super) async fn outwards_raw(&self, sender: &mut Sender, raw: &TcpStream) -> Direction {
@@ -109,7 +109,7 @@ impl<O: Observer> Pump<'_, O> {
             }
             tokio::select! {
                 biased;
-                () = self.outwards_told.notified() => continue,
+                () = self.outwards_told.heard() => continue,
                 ready = poll_fn(|cx| self.near.poll_read_ready(cx)) => if ready.is_err() {
                     return Direction::Broken(End::NearGone);
                 },
