@@ -88,6 +88,9 @@ where
     T: Send + 'static,
     F: Future<Output = io::Result<T>> + Send + 'static,
 {
+    if let [only] = addresses[..] {
+        return attempt(only).await;
+    }
     let mut waiting = addresses.into_iter();
     let mut attempts = JoinSet::new(); // dropped with this future, and every attempt with it
     let mut failed = io::Error::from(io::ErrorKind::NotFound);

@@ -123,6 +123,8 @@ impl Visitors {
         self.tasks.wait().await;
     }
 
+    /// What it takes to serve a visitor depends on the origin, and each kind has its own room: a visitor of one takes none for
+    /// the others.
     async fn serve(&self, mut carrier: Carrier, raw: raw::Dialler) -> io::Result<()> {
         let open = match timeout(HANDSHAKE_TIME, read_first(&mut carrier.receiver.stream())).await?
         {
@@ -133,28 +135,37 @@ impl Visitors {
             }
             Err(error) => return Err(io::Error::other(error)),
         };
-        if self.origin.scheme() == Scheme::Tls {
-            return self.pass_through(carrier, raw, &open).await;
-        }
-        let carrier = VisitorStream::new(carrier, raw);
-        let accepted = self.acceptor.0.accept(carrier).into_fallible();
-        let visitor = match timeout(HANDSHAKE_TIME, accepted).await? {
-            Ok(visitor) => visitor,
-            Err((error, mut carrier)) => {
-                // An alert that says why is on its way, and a reset would overtake it.
-                let _ = carrier.shutdown().await;
-                return Err(error);
-            }
-        };
         match self.origin.scheme() {
+            Scheme::Tls => Box::pin(self.pass_through(carrier, raw, open)).await,
+            Scheme::Tcp => {
+                let visitor = Box::pin(self.end_tls(carrier, raw)).await?;
+                Box::pin(self.pass(visitor, &open)).await
+            }
             Scheme::Http | Scheme::Https => {
+                let visitor = Box::pin(self.end_tls(carrier, raw)).await?;
                 let names = http::Names {
                     zone: &self.zone,
                     device: &self.device,
                 };
-                http::serve(visitor, &open, &self.origin, names).await
+                Box::pin(http::serve(visitor, &open, &self.origin, names)).await
             }
-            Scheme::Tcp | Scheme::Tls => self.pass(visitor, &open).await,
+        }
+    }
+
+    async fn end_tls(
+        &self,
+        carrier: Carrier,
+        raw: raw::Dialler,
+    ) -> io::Result<TlsStream<VisitorStream>> {
+        let carrier = VisitorStream::new(carrier, raw);
+        let accepted = self.acceptor.0.accept(carrier).into_fallible();
+        match timeout(HANDSHAKE_TIME, accepted).await? {
+            Ok(visitor) => Ok(visitor),
+            Err((error, mut carrier)) => {
+                // An alert that says why is on its way, and a reset would overtake it.
+                let _ = carrier.shutdown().await;
+                Err(error)
+            }
         }
     }
 
@@ -168,9 +179,11 @@ impl Visitors {
         &self,
         mut carrier: Carrier,
         raw: raw::Dialler,
-        open: &Open,
+        open: Open,
     ) -> io::Result<()> {
-        let origin = match self.origin.connect_plain(open.visitor, open.front).await {
+        let dialled = Box::pin(self.origin.connect_plain(open.visitor, open.front)).await;
+        drop(open);
+        let origin = match dialled {
             Ok(origin) => origin,
             Err(error) => {
                 self.unreachable(&error);
