@@ -16,6 +16,7 @@ use quinn::{
 };
 use wire::connection_id::{ConnectionIdKey, Owner};
 use wire::{CloseCode, ResetCode};
+use zeroize::Zeroizing;
 
 use crate::carrier::raw::SealKey;
 use crate::tls::{self, AgentCertificate, CertificateSlot, Roots, TlsError};
@@ -144,11 +145,11 @@ pub(crate) fn agent_key(connection: &Connection) -> Option<PublicKey> {
 
 /// The key for the seals of raw connections, which both ends of a tunnel draw from its session.
 pub(crate) fn seal_key(connection: &Connection) -> Option<SealKey> {
-    let mut exported = [0; SealKey::LENGTH];
+    let mut exported = Zeroizing::new([0; SealKey::LENGTH]);
     connection
-        .export_keying_material(&mut exported, wire::raw::EXPORTER_LABEL, &[])
+        .export_keying_material(&mut *exported, wire::raw::EXPORTER_LABEL, &[])
         .ok()?;
-    Some(SealKey::new(&exported))
+    Some(SealKey::new(exported))
 }
 
 /// Closes the connection with a code from the table.

@@ -8,6 +8,7 @@
 //! Every task hangs on a tracker of the [`Handle`]; [`Handle::shutdown`] ends them in order: no new visitors, agents told
 //! to go, visitors given time to finish, then everything that is left.
 
+mod commands;
 mod config;
 mod front;
 mod limits;

@@ -299,7 +299,7 @@ pub(crate) fn agent_key(stream: &Accepted) -> Option<PublicKey> {
 
 /// The key for the seals of raw connections, which both ends of a tunnel draw from its session.
 pub(crate) fn seal_key(stream: &TlsStream) -> Option<SealKey> {
-    let mut exported = [0; SealKey::LENGTH];
+    let exported = [0; SealKey::LENGTH];
     let label = wire::raw::EXPORTER_LABEL;
     let drawn = match stream {
         TlsStream::Client(stream) => stream
@@ -311,8 +311,7 @@ pub(crate) fn seal_key(stream: &TlsStream) -> Option<SealKey> {
             .1
             .export_keying_material(exported, label, None),
     };
-    exported = drawn.ok()?;
-    Some(SealKey::new(&exported))
+    Some(SealKey::new(drawn.ok()?.into()))
 }
 
 /// The same for a QUIC connection, which gives the peer's chain as a value of unknown type.

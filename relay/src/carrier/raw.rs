@@ -16,6 +16,7 @@ use tokio::sync::oneshot;
 use tokio::time::timeout;
 use wire::frame::Ticket;
 use wire::raw::{self, Header};
+use zeroize::Zeroizing;
 
 use crate::congestion;
 use crate::liveness::SignsOfLife;
@@ -26,16 +27,17 @@ pub(crate) const TICKET_TIME: Duration = Duration::from_secs(10);
 /// A raw connection at rest shows signs of life this often, for the sake of the NATs on its way.
 const KEEPALIVE: Duration = Duration::from_secs(30);
 
-/// The key of one tunnel's seals, drawn from its TLS session at both ends.
+/// The key of one tunnel's seals, drawn from its TLS session at both ends. What is computed from it for a seal is thirty times
+/// as large, and most tunnels never need one.
 #[derive(Clone)]
-pub(crate) struct SealKey(Arc<hmac::Key>);
+pub(crate) struct SealKey(Zeroizing<[u8; Self::LENGTH]>);
 
 impl SealKey {
     pub(crate) const LENGTH: usize = 32;
 
     /// The key from the octets that the TLS session gave out under [`raw::EXPORTER_LABEL`].
-    pub(crate) fn new(exported: &[u8; Self::LENGTH]) -> Self {
-        Self(Arc::new(hmac::Key::new(hmac::HMAC_SHA256, exported)))
+    pub(crate) fn new(exported: Zeroizing<[u8; Self::LENGTH]>) -> Self {
+        Self(exported)
     }
 
     fn header(&self, ticket: &Ticket) -> [u8; raw::HEADER] {
@@ -43,12 +45,16 @@ impl SealKey {
         let mut header = [0; raw::HEADER];
         let (to_sealed, to_seal) = header.split_at_mut(raw::SEALED);
         to_sealed.copy_from_slice(&sealed);
-        to_seal.copy_from_slice(hmac::sign(&self.0, &sealed).as_ref());
+        to_seal.copy_from_slice(hmac::sign(&self.hmac(), &sealed).as_ref());
         header
     }
 
     fn sealed(&self, header: &Header) -> bool {
-        hmac::verify(&self.0, &header.sealed, &header.seal).is_ok()
+        hmac::verify(&self.hmac(), &header.sealed, &header.seal).is_ok()
+    }
+
+    fn hmac(&self) -> hmac::Key {
+        hmac::Key::new(hmac::HMAC_SHA256, &*self.0)
     }
 }
 
@@ -190,7 +196,7 @@ mod tests {
     }
 
     fn key(number: u8) -> SealKey {
-        SealKey::new(&[number; SealKey::LENGTH])
+        SealKey::new([number; SealKey::LENGTH].into())
     }
 
     fn header(key: &SealKey, ticket: &Ticket) -> Header {

@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant, SystemTime};
 
 use directory::{Device, DeviceId, PublicKey, Reader};
-use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, sleep_until, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
@@ -82,7 +81,8 @@ pub(crate) async fn accept_quic(register: Register, endpoint: Endpoint, handshak
         };
         let register = register.clone();
         register.tasks.clone().spawn(async move {
-            let arrived = register.over_quic(incoming).await;
+            // Boxed: a handshake is soon over, and takes more room than what remains.
+            let arrived = Box::pin(register.over_quic(incoming)).await;
             drop((one, of_address));
             match arrived {
                 Ok(arrival) => register.serve(arrival).await,
@@ -267,7 +267,7 @@ impl Register {
                 return part(connection, writer, code).await;
             }
         };
-        let (session, commands) = self.sessions.session(
+        let session = self.sessions.session(
             device,
             key,
             hello.instance,
@@ -286,10 +286,7 @@ impl Register {
         // First attached, then welcomed: an agent that knows it is attached can be visited.
         self.attach(&session, hello.software);
         let code = match writer.send(&welcome).await {
-            Ok(()) => {
-                self.attend(&session, reader, &mut writer, commands, &signs)
-                    .await
-            }
+            Ok(()) => self.attend(&session, reader, &mut writer, &signs).await,
             Err(_) => CloseCode::Unresponsive,
         };
         session.end(code);
@@ -352,7 +349,6 @@ impl Register {
         session: &Session,
         mut reader: ControlReader,
         writer: &mut ControlWriter,
-        mut commands: mpsc::Receiver<Frame>,
         signs: &SignsOfLife,
     ) -> CloseCode {
         let mut silent_until = Deadline::now() + SILENCE;
@@ -375,7 +371,7 @@ impl Register {
                     Err(ControlError::Ended | ControlError::Io(_)) => return CloseCode::Done,
                     Err(ControlError::Frame(_)) => return CloseCode::Protocol,
                 },
-                Some(frame) = commands.recv() => Some(frame),
+                frame = session.commands.next() => Some(frame),
                 () = sleep_until(silent_until) => return CloseCode::Unresponsive,
             };
             if let Some(frame) = answer

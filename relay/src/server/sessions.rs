@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use directory::{DeviceId, PublicKey};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::oneshot;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::frame::{Open, Ticket};
@@ -23,6 +23,7 @@ use crate::splice::RawWay;
 use crate::tls::TlsStream;
 use crate::workers::{Worker, Workers};
 
+use super::commands::{Commands, Full};
 use super::limits::{DeviceVisitor, DeviceVisitors};
 use super::presence::Transport;
 
@@ -34,9 +35,6 @@ const MAX_OLDER: usize = 4;
 
 /// A superseded session whose visitors have moved nothing for this long ends with them.
 const SUPERSEDED_IDLE_MS: u64 = 600_000;
-
-/// Frames waiting to be sent to one agent. A tunnel that does not take them is as good as dead.
-const COMMANDS: usize = 64;
 
 /// While a visitor waits, a dead agent is noticed within three seconds.
 const PATIENCE: Patience = Patience {
@@ -158,7 +156,7 @@ impl Sessions {
         opener.send(stream).map_err(|_| UnknownTicket)
     }
 
-    /// Makes a session, not attached yet, and the queue of what it has to say.
+    /// Makes a session, not attached yet.
     pub(super) fn session(
         &self,
         device: DeviceId,
@@ -170,9 +168,8 @@ impl Sessions {
         seal_key: Option<SealKey>,
         home: Worker,
         now: Instant,
-    ) -> (Arc<Session>, mpsc::Receiver<Frame>) {
-        let (commands, queue) = mpsc::channel(COMMANDS);
-        let session = Arc::new(Session {
+    ) -> Arc<Session> {
+        Arc::new(Session {
             device,
             key,
             instance,
@@ -184,15 +181,14 @@ impl Sessions {
             tunnel,
             home,
             workers: self.workers.clone(),
-            commands,
+            commands: Commands::default(),
             ended: self.cut.child_token(),
             end_code: Mutex::new(None),
             visitors: DeviceVisitors::default(),
             started: now,
             active_at_ms: AtomicU64::new(0),
             liveness: Mutex::new(Liveness::new(now)),
-        });
-        (session, queue)
+        })
     }
 
     /// The tunnel of a session over TLS, which brings carriers by ticket.
@@ -223,7 +219,8 @@ pub(crate) struct Session {
     workers: Workers,
     /// How raw connections beside its carriers are had, if its agent brings any.
     raw: Option<(Door, SealKey)>,
-    commands: mpsc::Sender<Frame>,
+    /// What the tunnel's task is to say.
+    pub(super) commands: Commands,
     ended: CancellationToken,
     end_code: Mutex<Option<CloseCode>>,
     visitors: DeviceVisitors,
@@ -330,10 +327,8 @@ impl Session {
             ticket,
             opener_by_ticket: Arc::clone(opener_by_ticket),
         };
-        self.commands
-            .send(Frame::Dial { ticket })
-            .await
-            .map_err(|_| OpenError::NoCarrier)?;
+        let asked = self.commands.push(Frame::Dial { ticket });
+        asked.map_err(|Full| OpenError::NoCarrier)?;
         let mut stream = opened.await.map_err(|_| OpenError::NoCarrier)?;
         let moved = stream.get_mut().0.move_here();
         moved.map_err(|_| OpenError::NoCarrier)?;
@@ -342,7 +337,7 @@ impl Session {
 
     /// Sends a frame to the agent if there is room; a tunnel without room is about to be closed anyway.
     pub(crate) fn tell(&self, frame: Frame) {
-        let _ = self.commands.try_send(frame);
+        let _ = self.commands.push(frame);
     }
 
     /// Ends the session and cuts its visitors. The first code counts.
