@@ -20,7 +20,7 @@ use relay::agent::{
     self, Attached, Certificate, Origin, OriginTrust, Pairing, State, VisitorAddress,
 };
 use relay::resolve::Resolver;
-use relay::server::{Config, Handle, Parts, Transport};
+use relay::server::{Config, Handle, Parts, Secret, Transport};
 use relay::tls::{CertificateSlot, Roots, connect_https};
 use relay::workers::{WorkerThreads, Workers};
 use tempfile::TempDir;
@@ -104,6 +104,7 @@ impl World {
             cloud_certificate: slot(OperatorName::Cloud),
             cloud_visitors: mpsc::channel(1).0, // nobody serves the operator's pages
             workers: threads.workers(),
+            secret: Secret::new([7; Secret::LENGTH].into()),
         };
         let config = Config {
             front: (Ipv4Addr::LOCALHOST, 0).into(),

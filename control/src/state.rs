@@ -5,7 +5,9 @@ use std::io;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use data_encoding::HEXLOWER;
 use relay::files::{self, Readers};
+use zeroize::Zeroizing;
 
 const LOCK: &str = "lock";
 
@@ -30,6 +32,9 @@ pub enum StateError {
         .0.display()
     )]
     Open(PathBuf),
+    /// What should be a secret is something else.
+    #[error("{}: this is no secret of ours; remove it, and another is made", .0.display())]
+    Secret(PathBuf),
     /// Another process works on it.
     #[error("another causeway uses the state directory {}", .0.display())]
     InUse(PathBuf),
@@ -117,6 +122,37 @@ impl StateDirectory {
         fs::read_to_string(&path).map_err(|cause| StateError::Io { path, cause })
     }
 
+    /// A secret of so many octets that is made when it is first asked for, and stays.
+    ///
+    /// # Errors
+    /// If its file cannot be read or written, or holds something else.
+    pub fn secret<const LENGTH: usize>(
+        &self,
+        name: &str,
+    ) -> Result<Zeroizing<[u8; LENGTH]>, StateError> {
+        let path = self.file(name);
+        let mut secret = Zeroizing::new([0; LENGTH]);
+        match fs::read_to_string(&path).map(Zeroizing::new) {
+            Ok(text) => {
+                let read = HEXLOWER.decode(text.trim().as_bytes()).map(Zeroizing::new);
+                match read {
+                    Ok(read) if read.len() == LENGTH => secret.copy_from_slice(&read),
+                    Ok(_) | Err(_) => return Err(StateError::Secret(path)),
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                getrandom::fill(&mut *secret).map_err(|error| StateError::Io {
+                    path,
+                    cause: error.into(),
+                })?;
+                let text = Zeroizing::new(HEXLOWER.encode(&*secret));
+                self.write(name, text.as_bytes(), Readers::Owner)?;
+            }
+            Err(cause) => return Err(StateError::Io { path, cause }),
+        }
+        Ok(secret)
+    }
+
     /// Replaces a file as a whole, durably.
     ///
     /// # Errors
@@ -145,6 +181,25 @@ mod tests {
         let refused = StateDirectory::open(&directory).unwrap_err();
         assert!(refused.to_string().contains("open to others"), "{refused}");
         assert_eq!(mode(), 0o1777);
+    }
+
+    #[test]
+    fn a_secret_is_made_once_and_nothing_else_is_taken_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(directory.path()).unwrap();
+        let secret = state.secret::<32>("relay.secret").unwrap();
+        assert_ne!(*secret, [0; 32]);
+        assert_eq!(state.secret("relay.secret").unwrap(), secret);
+        let mode = fs::metadata(state.file("relay.secret"))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+        for other in ["", "no secret", "abcd"] {
+            fs::write(state.file("relay.secret"), other).unwrap();
+            let refused = state.secret::<32>("relay.secret").unwrap_err();
+            assert!(refused.to_string().contains("relay.secret"), "{refused}");
+        }
     }
 
     #[test]

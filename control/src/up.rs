@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use directory::OperatorName;
 use prometheus::Registry;
-use relay::server::{CloudVisitor, Parts};
+use relay::server::{CloudVisitor, Parts, Secret};
 use relay::tls::{CertificateSlot, Roots, TlsError};
 use relay::workers::WorkerThreads;
 use tokio::sync::{mpsc, watch};
@@ -36,6 +36,9 @@ use crate::state::{StateDirectory, StateError, StateLock};
 use crate::store::{DATABASE, Store, StoreError};
 pub use crate::supervise::PartEnded;
 use crate::supervise::Supervisor;
+
+/// The file with what the relay's tokens are computed from.
+const RELAY_SECRET: &str = "relay.secret";
 
 /// Visitors of the operator's pages waiting to be served.
 const CLOUD_QUEUE: usize = 256;
@@ -193,6 +196,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         cloud_certificate: certificates.cloud.clone(),
         cloud_visitors,
         workers: workers.workers(),
+        secret: Secret::new(state.secret(RELAY_SECRET)?),
     };
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());

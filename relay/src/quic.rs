@@ -4,11 +4,13 @@
 
 mod demux;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use aws_lc_rs::{hkdf, hmac};
 use directory::PublicKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
@@ -55,31 +57,67 @@ const MAX_INCOMING: usize = 4096;
 const INCOMING_BUFFER: u64 = 64 * 1024;
 const INCOMING_BUFFER_TOTAL: u64 = 16 * 1024 * 1024;
 
+/// What connection ids, stateless resets and address tokens of a relay are computed from. It outlives the process: an agent
+/// whose relay has started anew is told so by the first packet it sends (RFC 9000 section 10.3), and need not wait for an
+/// answer that does not come.
+#[derive(Clone)]
+pub struct Secret(Zeroizing<[u8; Self::LENGTH]>);
+
+impl Secret {
+    /// In octets.
+    pub const LENGTH: usize = 32;
+
+    /// The secret that was kept.
+    pub fn new(octets: Zeroizing<[u8; Self::LENGTH]>) -> Self {
+        Self(octets)
+    }
+
+    /// A key for one purpose.
+    fn derive(&self, purpose: &str) -> Zeroizing<[u8; Self::LENGTH]> {
+        let key = hmac::Key::new(hmac::HMAC_SHA256, &*self.0);
+        let mut derived = Zeroizing::new([0; Self::LENGTH]);
+        derived.copy_from_slice(hmac::sign(&key, purpose.as_bytes()).as_ref());
+        derived
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Secret(…)")
+    }
+}
+
 /// What the endpoints of one relay have in common.
 pub(crate) struct RelaySide {
     server: ServerConfig,
-    key: ConnectionIdKey,
+    ids: ConnectionIdKey,
+    resets: Arc<hmac::Key>,
     counts: DatagramCounts,
 }
 
 impl RelaySide {
-    /// `key` marks the connection ids, `counts` hears of datagrams that are nobody's.
+    /// `counts` hears of datagrams that are nobody's.
     pub(crate) fn new(
         certificate: CertificateSlot,
-        key: ConnectionIdKey,
+        secret: &Secret,
         counts: DatagramCounts,
     ) -> io::Result<Self> {
         let crypto = tls::relay_quic(certificate).map_err(io::Error::other)?;
         let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
-        let mut server = ServerConfig::with_crypto(Arc::new(crypto));
+        let tokens = hkdf::Salt::new(hkdf::HKDF_SHA256, &[]);
+        let tokens = tokens.extract(&*secret.derive("address tokens"));
+        let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(tokens));
         server
             .transport_config(Arc::new(transport(RELAY_STREAMS)))
             .max_incoming(MAX_INCOMING)
             .incoming_buffer_size(INCOMING_BUFFER)
             .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
+        let ids = secret.derive("connection ids");
+        let resets = secret.derive("stateless resets");
         Ok(Self {
             server,
-            key,
+            ids: ConnectionIdKey::new(ids.first_chunk().copied().unwrap_or_default()),
+            resets: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*resets)),
             counts,
         })
     }
@@ -93,13 +131,14 @@ impl RelaySide {
     ) -> io::Result<Endpoint> {
         let owner = Owner(u8::try_from(worker).map_err(io::Error::other)?);
         let mut endpoint = EndpointConfig::default();
-        let key = self.key.clone();
+        let key = self.ids.clone();
         endpoint
+            .reset_key(self.resets.clone())
             // The demultiplexer tells protocols apart by the first octet, so ours must keep the fixed bit (RFC 9287).
             .grease_quic_bit(false)
             .cid_generator(move || Box::new(demux::ConnectionIds::new(key.clone(), owner)));
         let socket =
-            demux::Demultiplexer::new(socket, self.key.clone(), owner, self.counts.clone())?;
+            demux::Demultiplexer::new(socket, self.ids.clone(), owner, self.counts.clone())?;
         Endpoint::new_with_abstract_socket(
             endpoint,
             Some(self.server.clone()),

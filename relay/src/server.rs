@@ -32,9 +32,9 @@ use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wire::connection_id::ConnectionIdKey;
 use wire::{CloseCode, Frame};
 
+pub use crate::quic::Secret;
 pub use config::Config;
 pub use front::CloudVisitor;
 pub use limits::Admitted;
@@ -67,6 +67,8 @@ pub struct Parts {
     pub cloud_visitors: mpsc::Sender<CloudVisitor>,
     /// Who carries the bytes.
     pub workers: Workers,
+    /// The same whenever this relay starts.
+    pub secret: Secret,
 }
 
 /// Why the relay did not start.
@@ -167,7 +169,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
 
     let quic = quic::RelaySide::new(
         parts.relay_certificate,
-        ConnectionIdKey::new(rand::random()),
+        &parts.secret,
         metrics.datagram_counts(),
     )
     .map_err(StartError::Quic)?;
@@ -224,7 +226,10 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             stop.clone(),
         ));
     }
-    tunnels.spawn(sweep(Arc::clone(&sessions), cut.clone()));
+    tunnels.spawn_on(
+        sweep(Arc::clone(&sessions), cut.clone()),
+        parts.workers.next().runtime(),
+    );
     Ok(Handle {
         front: front_address,
         http: http_address,

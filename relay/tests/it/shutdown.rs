@@ -90,3 +90,23 @@ async fn a_visitor_that_does_not_finish_is_cut_after_the_drain() {
         .unwrap()
         .expect_err("it was cut");
 }
+
+#[tokio::test]
+async fn an_agent_is_told_by_the_relays_successor_that_its_tunnel_is_no_more() {
+    /// Two round trips and a pause: no agent waits so little for an answer before it takes the relay for dead.
+    const TOLD: Duration = Duration::from_millis(900);
+    let mut world = World::start(Transport::Quic);
+    let (listener, address) = origin("tcp").await;
+    let mut agent = world.agent("mynas", &address).await;
+    let mut visitor = world.visit("mynas.nas.localhost").await;
+    let (mut stream, _) = listener.accept().await.unwrap();
+    stream.write_all(b"x").await.unwrap();
+    visitor.read_exact(&mut [0]).await.unwrap();
+    world.crash_and_start_again();
+    let said = Instant::now();
+    stream.write_all(b"y").await.unwrap(); // the agent has something to send
+    agent.is_detached().await;
+    assert!(said.elapsed() < TOLD, "{:?}", said.elapsed());
+    assert_eq!(agent.is_attached().await.transport, Transport::Quic);
+    drop(world.visit("mynas.nas.localhost").await);
+}

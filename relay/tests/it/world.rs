@@ -15,7 +15,7 @@ use relay::agent::{
     self, Attached, Certificate, Origin, OriginTrust, Pairing, State, VisitorAddress,
 };
 use relay::resolve::Resolver;
-use relay::server::{CloudVisitor, Config, Handle, Parts, Transport};
+use relay::server::{CloudVisitor, Config, Handle, Parts, Secret, Transport};
 use relay::tls::{CertificateSlot, Roots};
 use relay::workers::WorkerThreads;
 use rustls::pki_types::ServerName;
@@ -39,8 +39,13 @@ const WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 /// Both ways in which a tunnel can be brought.
 pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Quic, Transport::Tls];
 
+type StartRelay = dyn Fn(&Config, &WorkerThreads, &Registry) -> Handle + Send + Sync;
+
 pub(crate) struct World {
     pub(crate) relay: Option<Handle>,
+    relay_threads: Option<WorkerThreads>,
+    config: Config,
+    start_relay: Box<StartRelay>,
     pub(crate) front: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) registry: Registry,
@@ -50,6 +55,7 @@ pub(crate) struct World {
     pub(crate) trust_root: String,
     pub(crate) cloud_visitors: tokio::sync::Mutex<mpsc::Receiver<CloudVisitor>>,
     connector: TlsConnector,
+    /// The agents'.
     pub(crate) threads: WorkerThreads,
     folder: TempDir,
 }
@@ -75,13 +81,6 @@ impl World {
                 .unwrap();
             CertificateSlot::from_pem(&chain.pem(), &key.serialize_pem()).unwrap()
         };
-        let parts = Parts {
-            directory: directory.clone(),
-            relay_certificate: slot(OperatorName::Relay),
-            cloud_certificate: slot(OperatorName::Cloud),
-            cloud_visitors: cloud,
-            workers: threads.workers(),
-        };
         let config = Config {
             front,
             http: Some((Ipv4Addr::LOCALHOST, 0).into()),
@@ -90,7 +89,22 @@ impl World {
             workers: None,
             drain: Duration::from_secs(5),
         };
-        let relay = relay::server::start(config, parts, &registry).unwrap();
+        let (relay_certificate, cloud_certificate) =
+            (slot(OperatorName::Relay), slot(OperatorName::Cloud));
+        let known = directory.clone();
+        let start_relay = move |config: &Config, threads: &WorkerThreads, registry: &Registry| {
+            let parts = Parts {
+                directory: known.clone(),
+                relay_certificate: relay_certificate.clone(),
+                cloud_certificate: cloud_certificate.clone(),
+                cloud_visitors: cloud.clone(),
+                workers: threads.workers(),
+                secret: Secret::new([7; Secret::LENGTH].into()),
+            };
+            relay::server::start(config.clone(), parts, registry).unwrap()
+        };
+        let relay_threads = WorkerThreads::start(WORKERS).unwrap();
+        let relay = start_relay(&config, &relay_threads, &registry);
         let mut roots = RootCertStore::empty();
         roots
             .add(rustls::pki_types::CertificateDer::from_pem_slice(trust_root.as_bytes()).unwrap())
@@ -102,6 +116,9 @@ impl World {
             front: relay.front(),
             http: relay.http().unwrap(),
             relay: Some(relay),
+            relay_threads: Some(relay_threads),
+            config,
+            start_relay: Box::new(start_relay),
             registry,
             directory,
             writer: Mutex::new(writer),
@@ -112,6 +129,16 @@ impl World {
             threads,
             folder: tempfile::tempdir().unwrap(),
         }
+    }
+
+    /// The relay is gone without a word, as if its process had been killed, and comes again where it was.
+    pub(crate) fn crash_and_start_again(&mut self) {
+        drop((self.relay_threads.take(), self.relay.take()));
+        self.config.front = self.front;
+        let threads = WorkerThreads::start(WORKERS).unwrap();
+        self.registry = Registry::new();
+        self.relay = Some((self.start_relay)(&self.config, &threads, &self.registry));
+        self.relay_threads = Some(threads);
     }
 
     /// A registered device with everything its agent needs on disk.
