@@ -3,6 +3,7 @@
 //! Every number below is a choice against the library's default; `TransportConfig` documents what each default is.
 
 mod demux;
+pub(crate) mod socket_buffers;
 
 use std::fmt;
 use std::io;
@@ -56,6 +57,9 @@ const MAX_INCOMING: usize = 4096;
 /// Octets of early packets kept for one handshake, and for all.
 const INCOMING_BUFFER: u64 = 64 * 1024;
 const INCOMING_BUFFER_TOTAL: u64 = 16 * 1024 * 1024;
+
+/// Socket buffers of an agent, in octets.
+const AGENT_BUFFER: usize = 2 * 1024 * 1024;
 
 /// What connection ids, stateless resets and address tokens of a relay are computed from. It outlives the process: an agent
 /// whose relay has started anew is told so by the first packet it sends (RFC 9000 section 10.3), and need not wait for an
@@ -163,7 +167,10 @@ pub(crate) fn agent_endpoint(
     let crypto = QuicClientConfig::try_from(crypto).map_err(io::Error::other)?;
     let mut client = ClientConfig::new(Arc::new(crypto));
     client.transport_config(Arc::new(transport(AGENT_STREAMS)));
-    let mut endpoint = Endpoint::client(any)?;
+    let socket = std::net::UdpSocket::bind(any)?;
+    socket_buffers::ask(&socket, AGENT_BUFFER)?;
+    let config = EndpointConfig::default();
+    let mut endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))?;
     endpoint.set_default_client_config(client);
     Ok(endpoint)
 }

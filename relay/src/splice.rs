@@ -96,7 +96,7 @@ pub(crate) enum RawWay {
     /// The relay asks for one when a direction is bulk, and expects it at its door.
     Expect(Door, SealKey),
     /// The agent brings one when it is asked to.
-    Dial(Dialler),
+    Dial(Box<Dialler>),
     /// Not at all.
     Never,
 }

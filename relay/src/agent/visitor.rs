@@ -192,7 +192,7 @@ impl Visitors {
             }
         };
         let signs = Arc::clone(&raw.signs);
-        let raw_way = RawWay::Dial(raw);
+        let raw_way = RawWay::Dial(Box::new(raw));
         splice::splice(&origin, &mut carrier, raw_way, &self.stop, &*signs).await;
         Ok(())
     }

@@ -30,14 +30,14 @@ const KEEPALIVE: Duration = Duration::from_secs(30);
 /// The key of one tunnel's seals, drawn from its TLS session at both ends. What is computed from it for a seal is thirty times
 /// as large, and most tunnels never need one.
 #[derive(Clone)]
-pub(crate) struct SealKey(Zeroizing<[u8; Self::LENGTH]>);
+pub(crate) struct SealKey(Arc<Zeroizing<[u8; Self::LENGTH]>>);
 
 impl SealKey {
     pub(crate) const LENGTH: usize = 32;
 
     /// The key from the octets that the TLS session gave out under [`raw::EXPORTER_LABEL`].
     pub(crate) fn new(exported: Zeroizing<[u8; Self::LENGTH]>) -> Self {
-        Self(exported)
+        Self(Arc::new(exported))
     }
 
     fn header(&self, ticket: &Ticket) -> [u8; raw::HEADER] {
@@ -54,7 +54,7 @@ impl SealKey {
     }
 
     fn hmac(&self) -> hmac::Key {
-        hmac::Key::new(hmac::HMAC_SHA256, &*self.0)
+        hmac::Key::new(hmac::HMAC_SHA256, &**self.0)
     }
 }
 

@@ -9,12 +9,13 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use crate::quic::socket_buffers;
 use crate::sys;
 
 /// Connections waiting to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
 
-/// Socket buffers of each UDP socket, in octets. The kernel's default drops packets at a few hundred Mbit/s.
+/// What each UDP socket is to keep each way, in octets.
 const UDP_BUFFER: usize = 7 * 1024 * 1024;
 
 /// How often a free port is looked for that both TCP and UDP can have.
@@ -132,9 +133,7 @@ fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
         Some(Protocol::UDP),
     )?;
     prepare(&socket, address)?;
-    // The kernel gives as much as the system allows.
-    socket.set_recv_buffer_size(UDP_BUFFER)?;
-    socket.set_send_buffer_size(UDP_BUFFER)?;
+    socket_buffers::ask(&socket, UDP_BUFFER)?;
     Ok(socket)
 }
 

@@ -17,7 +17,7 @@ use wire::frame::Ticket;
 use wire::segment::Notice;
 
 use crate::buffers;
-use crate::carrier::raw::TICKET_TIME;
+use crate::carrier::raw::{Dialler, TICKET_TIME};
 use crate::carrier::{Received, Receiver, Sender, pipes};
 
 use super::{Direction, End, LINGER, Observer, Pump, RawWay, Turn, end, lock, when_writable};
@@ -70,7 +70,7 @@ impl<O: Observer> Pump<'_, O> {
             RawWay::Dial(dialler) => {
                 let ticket = lock(&self.ticket).take();
                 match ticket {
-                    Some(ticket) => dialler.clone().dial(ticket).await.ok(),
+                    Some(ticket) => Dialler::clone(dialler).dial(ticket).await.ok(),
                     None => None,
                 }
             }
