@@ -3,6 +3,7 @@
 //! ```text
 //!   pair   code ─► cloud ─► name, relays, trust root ─► state
 //!   run    state ─► certificate ─► tunnel ─► visitors ─► origin
+//!   doctor state ─► relays, this system ─► what is not well
 //! ```
 //!
 //! [`run`] goes on until it is told to stop: a tunnel that ends is followed by another, a certificate that nears its end
@@ -12,6 +13,7 @@ mod announce;
 mod backoff;
 mod certificate;
 mod cloud;
+mod doctor;
 mod http;
 mod identity;
 mod origin;
@@ -36,6 +38,7 @@ use tokio_util::task::AbortOnDropHandle;
 use wire::{InstanceId, Retry};
 
 pub use cloud::{CallError, Cloud};
+pub use doctor::{Finding, Health, examine};
 pub use identity::{Identity, KeyError, TlsKey};
 pub use origin::{Origin, OriginAddress, OriginError, OriginTrust, Scheme, VisitorAddress};
 pub use pair::{PairError, pair};

@@ -5,10 +5,12 @@ use std::io::{Read as _, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
-use relay::agent::{self, Cloud, Origin, OriginAddress, OriginTrust, State, VisitorAddress};
+use relay::agent::{
+    self, Cloud, Finding, Health, Origin, OriginAddress, OriginTrust, State, VisitorAddress,
+};
 use relay::program::{self, Termination};
 use relay::resolve::Resolver;
 use relay::tls::Roots;
@@ -58,6 +60,14 @@ enum Verb {
         #[command(flatten)]
         state: StateOption,
     },
+    /// Looks for what keeps this device from its relay, or makes it slow, and says how to mend it.
+    Doctor {
+        #[command(flatten)]
+        state: StateOption,
+        /// Says it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
 }
 
 #[derive(clap::Args)]
@@ -98,6 +108,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             ca,
             state,
         } => pair(control, code, ca, state).await,
+        Verb::Doctor { state, json } => examine(state, json).await,
         Verb::Run {
             origin,
             visitor_address,
@@ -124,6 +135,34 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             })
             .await
         }
+    }
+}
+
+/// Says what was found. It is a failure if something is bad.
+async fn examine(state: StateOption, json: bool) -> anyhow::Result<()> {
+    let findings = agent::examine(&state.open()?, Resolver::System).await;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&findings)?);
+    } else {
+        let widths = findings
+            .iter()
+            .map(|finding| finding.subject.chars().count());
+        let width = widths.max().unwrap_or_default();
+        for Finding {
+            subject,
+            health,
+            words,
+        } in &findings
+        {
+            println!("{health:<4}  {subject:<width$}  {words}");
+        }
+    }
+    let bad = findings
+        .iter()
+        .filter(|finding| finding.health == Health::Ill);
+    match bad.count() {
+        0 => Ok(()),
+        count => bail!("{count} of {} things are bad", findings.len()),
     }
 }
 

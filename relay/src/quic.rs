@@ -59,7 +59,7 @@ const INCOMING_BUFFER: u64 = 64 * 1024;
 const INCOMING_BUFFER_TOTAL: u64 = 16 * 1024 * 1024;
 
 /// Socket buffers of an agent, in octets.
-const AGENT_BUFFER: usize = 2 * 1024 * 1024;
+pub(crate) const AGENT_BUFFER: usize = 2 * 1024 * 1024;
 
 /// What connection ids, stateless resets and address tokens of a relay are computed from. It outlives the process: an agent
 /// whose relay has started anew is told so by the first packet it sends (RFC 9000 section 10.3), and need not wait for an

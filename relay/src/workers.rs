@@ -76,6 +76,7 @@ impl WorkerThreads {
                 .spawn(move || {
                     HERE.set(Some(index));
                     runtime.block_on(stopped.cancelled());
+                    runtime.shutdown_background(); // a name server that does not answer is not waited for
                 })?;
             threads.push(thread);
         }

@@ -53,8 +53,8 @@ const CLOSE_TIME: Duration = Duration::from_millis(500);
 /// A relay's address as pairing returned it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct RelayAddress {
-    host: String,
-    port: u16,
+    pub(super) host: String,
+    pub(super) port: u16,
 }
 
 impl RelayAddress {

@@ -10,6 +10,7 @@
 mod by_hand;
 mod byte_path;
 mod dead_agent;
+mod doctor;
 mod half_close;
 mod http;
 mod nat;

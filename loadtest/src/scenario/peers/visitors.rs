@@ -162,7 +162,7 @@ impl Visitor {
             timeout(PATIENCE, stream.readable()).await??;
             let limit = usize::try_from(left).unwrap_or(PORTION).min(PORTION);
             match stream.try_io(Interest::READABLE, || forget(stream, limit)) {
-                Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+                Ok(0) => return Err(ended_after(length - left)),
                 Ok(received) => {
                     left -= received as u64;
                     self.received.fetch_add(received as u64, Relaxed);
@@ -173,6 +173,11 @@ impl Visitor {
         }
         Ok(())
     }
+}
+
+fn ended_after(octets: u64) -> io::Error {
+    let words = format!("the answer ended after {octets} octets");
+    io::Error::new(io::ErrorKind::UnexpectedEof, words)
 }
 
 /// tcp(7): with `MSG_TRUNC` the octets are discarded in the kernel, and only their number comes.
