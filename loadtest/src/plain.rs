@@ -5,9 +5,11 @@
 //!   visitor ─► ClientHello for demo.nas.localhost ─► request ─► …         origin swallows the hello
 //!   origin  ─► as many octets as were asked for ─► …
 //!
-//!   request   0        8      9                90
-//!             │ length │ last │ padding         │
+//!   request   0        8      9       10       90
+//!             │ length │ last │ works │ padding │
 //! ```
+
+use std::time::Duration;
 
 /// Chromium's; where it ends the requests begin.
 pub(crate) static HELLO: &[u8] = include_bytes!("../../relay/wire/testdata/chromium.bin");
@@ -18,6 +20,9 @@ pub(crate) const DEVICE: &str = "demo";
 /// What a browser asks for in as few words.
 pub(crate) const SMALL: u64 = 1024;
 
+/// How long an origin takes that has something to do.
+pub(crate) const WORK: Duration = Duration::from_millis(1);
+
 /// Asked for with every request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Request {
@@ -25,6 +30,8 @@ pub(crate) struct Request {
     pub(crate) length: u64,
     /// Whether the origin closes after it, as HTTP's `Connection: close` asks.
     pub(crate) last: bool,
+    /// Whether the origin has [`WORK`] to do before it answers.
+    pub(crate) works: bool,
 }
 
 impl Request {
@@ -35,14 +42,16 @@ impl Request {
         let mut octets = [0; Self::LENGTH];
         octets[..8].copy_from_slice(&self.length.to_be_bytes());
         octets[8] = self.last.into();
+        octets[9] = self.works.into();
         octets
     }
 
     pub(crate) fn decode(octets: &[u8; Self::LENGTH]) -> Self {
-        let [a, b, c, d, e, f, g, h, last, ..] = *octets;
+        let [a, b, c, d, e, f, g, h, last, works, ..] = *octets;
         Self {
             length: u64::from_be_bytes([a, b, c, d, e, f, g, h]),
             last: last != 0,
+            works: works != 0,
         }
     }
 }
@@ -57,10 +66,12 @@ mod tests {
             Request {
                 length: u64::MAX,
                 last: false,
+                works: true,
             },
             Request {
                 length: SMALL,
                 last: true,
+                works: false,
             },
         ] {
             assert_eq!(Request::decode(&request.encode()), request);

@@ -9,14 +9,16 @@ use rustix::fs::{MemfdFlags, memfd_create, sendfile};
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::task::yield_now;
+use tokio::time::sleep;
 
-use crate::plain::{HELLO, Request, SMALL};
+use crate::plain::{HELLO, Request, SMALL, WORK};
 
 /// The file that long answers are made of, again and again: more than a processor's caches hold.
 pub(crate) const FILE: u64 = 64 << 20;
 
 /// How much is sent at once, so that eight visitors get their turns.
-const PORTION: u64 = 2 << 20;
+const PORTION: u64 = 512 << 10;
 
 /// A hello and a request come together, and are read together.
 const READ: usize = 4096;
@@ -60,7 +62,14 @@ async fn serve(visitor: TcpStream, file: Arc<File>) -> io::Result<()> {
     let mut request = [0; Request::LENGTH];
     loop {
         visitor.read_exact(&mut request).await?;
-        let Request { length, last } = Request::decode(&request);
+        let Request {
+            length,
+            last,
+            works,
+        } = Request::decode(&request);
+        if works {
+            sleep(WORK).await;
+        }
         if length <= SMALL {
             let octets = [b'#'; SMALL as usize];
             visitor.write_all(&octets[..length as usize]).await?;
@@ -89,6 +98,7 @@ async fn send(visitor: &TcpStream, file: &File, length: u64) -> io::Result<()> {
         if offset == FILE {
             offset = 0;
         }
+        yield_now().await; // a visitor who reads fast would have this thread for itself
     }
     Ok(())
 }

@@ -70,6 +70,10 @@ pub(crate) enum Workload {
     KeepAlive,
     /// The same with a connection for each
     NewConnection,
+    /// 8 visitors ask for 1 KiB, again and again, of an origin that takes a millisecond
+    Working,
+    /// The same beside eight endless downloads of the same device
+    WorkingBesideBulk,
 }
 
 impl Workload {
@@ -81,6 +85,8 @@ impl Workload {
             Self::First64Mib => "first_64_mib",
             Self::KeepAlive => "keep_alive",
             Self::NewConnection => "new_connection",
+            Self::Working => "working",
+            Self::WorkingBesideBulk => "working_beside_bulk",
         }
     }
 
@@ -89,7 +95,7 @@ impl Workload {
         match self {
             Self::IdleVisitors => idle,
             Self::Bulk1 | Self::First64Mib => 1,
-            Self::Bulk8 => 8,
+            Self::Bulk8 | Self::Working | Self::WorkingBesideBulk => 8,
             Self::KeepAlive | Self::NewConnection => 64,
         }
     }
@@ -100,10 +106,20 @@ impl Workload {
             Self::IdleVisitors => (SMALL, Then::Rest),
             Self::Bulk1 | Self::Bulk8 => (u64::MAX, Then::AskAgain),
             Self::First64Mib => (plain_origin::FILE, Then::Leave),
-            Self::KeepAlive => (SMALL, Then::AskAgain),
+            Self::KeepAlive | Self::Working | Self::WorkingBesideBulk => (SMALL, Then::AskAgain),
             Self::NewConnection => (SMALL, Then::Leave),
         };
-        Visit { length, then }
+        let works = matches!(self, Self::Working | Self::WorkingBesideBulk);
+        Visit {
+            length,
+            works,
+            then,
+        }
+    }
+
+    /// What goes on beside it.
+    fn beside(self) -> Option<Self> {
+        (self == Self::WorkingBesideBulk).then_some(Self::Bulk8)
     }
 
     /// What shows of the work observed.
@@ -116,9 +132,11 @@ impl Workload {
                 figures.extend(throughput::costs(observed, gigabytes));
                 figures
             }
-            Self::IdleVisitors | Self::KeepAlive | Self::NewConnection => {
-                requests::figures(observed, clock)
-            }
+            Self::IdleVisitors
+            | Self::KeepAlive
+            | Self::NewConnection
+            | Self::Working
+            | Self::WorkingBesideBulk => requests::figures(observed, clock),
         }
     }
 }
@@ -157,7 +175,9 @@ pub(crate) async fn run(
                     | Workload::Bulk8
                     | Workload::First64Mib
                     | Workload::KeepAlive
-                    | Workload::NewConnection => {
+                    | Workload::NewConnection
+                    | Workload::Working
+                    | Workload::WorkingBesideBulk => {
                         measure(&way, workload, effort, progress, peer, table).await?
                     }
                 };
@@ -177,14 +197,20 @@ async fn measure(
     table: &mut Table,
 ) -> Result<Round, ScenarioError> {
     let load = Arc::new(Load::default());
-    let count = workload.visitors(effort.connections);
-    let visitors = Visitors::start(way.front, workload.visit(), count, Arc::clone(&load))?;
+    let start = |workload: Workload| {
+        let count = workload.visitors(effort.connections);
+        Visitors::start(way.front, workload.visit(), count, Arc::clone(&load))
+    };
+    let _beside = workload.beside().map(start).transpose()?;
+    let visitors = start(workload)?;
     let counted = || match workload {
         Workload::Bulk1 | Workload::Bulk8 => visitors.received.load(Relaxed),
         Workload::IdleVisitors
         | Workload::First64Mib
         | Workload::KeepAlive
-        | Workload::NewConnection => visitors.clock.answered(),
+        | Workload::NewConnection
+        | Workload::Working
+        | Workload::WorkingBesideBulk => visitors.clock.answered(),
     };
     let observed = load
         .observe(effort.length(), way.watched, progress, counted)

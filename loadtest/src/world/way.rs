@@ -124,6 +124,7 @@ async fn first_answer(front: SocketAddr) -> io::Result<()> {
     let request = Request {
         length: SMALL,
         last: true,
+        works: false,
     };
     stream.write_all(HELLO).await?;
     stream.write_all(&request.encode()).await?;

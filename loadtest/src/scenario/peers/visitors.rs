@@ -41,6 +41,8 @@ thread_local! {
 pub(super) struct Visit {
     /// How much it asks for.
     pub(super) length: u64,
+    /// Whether the origin has something to do first.
+    pub(super) works: bool,
     pub(super) then: Then,
 }
 
@@ -127,11 +129,16 @@ struct Visitor {
 impl Visitor {
     /// One connection and as many answers over it as are wanted.
     async fn visit(&self) -> io::Result<()> {
-        let Visit { length, then } = self.visit;
+        let Visit {
+            length,
+            works,
+            then,
+        } = self.visit;
         let arrival = self.arrivals.acquire().await.map_err(io::Error::other)?;
         let request = Request {
             length,
             last: then == Then::Leave,
+            works,
         };
         let mut arrival = Some(arrival);
         let mut start = Instant::now();
