@@ -122,6 +122,7 @@ impl<O: Observer> Pump<'_, O> {
                 }
                 Ok(Some(length)) => {
                     sender.outgoing.sent(length);
+                    turn.moved(length);
                     self.moved_outwards(length);
                 }
                 Ok(None) => {}
@@ -176,6 +177,7 @@ impl<O: Observer> Pump<'_, O> {
                                 return Direction::Broken(End::FarGone);
                             }
                             self.moved_inwards(length);
+                            turn.moved(length);
                         }
                         Ok(None) => {}
                         Err(Broke::From) => return Direction::Broken(End::FarGone),
