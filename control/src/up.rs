@@ -72,10 +72,10 @@ pub enum UpError {
     Workers(io::Error),
     /// The relay.
     #[error("{}", relay_with_option(.0))]
-    Relay(#[from] relay::server::StartError),
+    Relay(relay::server::StartError),
     /// The DNS server.
     #[error("{}", ddns_with_option(.0))]
-    Ddns(#[from] ddns::StartError),
+    Ddns(ddns::StartError),
     /// Metrics registered twice.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -108,6 +108,19 @@ pub enum UpError {
         /// What was heard instead.
         cause: io::Error,
     },
+}
+
+// By hand: a source is said after what it caused, and these say all of theirs themselves.
+impl From<relay::server::StartError> for UpError {
+    fn from(error: relay::server::StartError) -> Self {
+        Self::Relay(error)
+    }
+}
+
+impl From<ddns::StartError> for UpError {
+    fn from(error: ddns::StartError) -> Self {
+        Self::Ddns(error)
+    }
 }
 
 /// The relay's words, and the option that mends a failed listener.

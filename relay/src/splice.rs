@@ -327,6 +327,7 @@ impl<O: Observer> Pump<'_, O> {
             (Direction::Finished, Direction::Finished) => End::Done,
             (Direction::Unwanted, Direction::Finished) if self.is_agent() => End::FarGone,
             (Direction::Unwanted, Direction::Finished) => {
+                self.end_near(); // it is not closed yet, and is to hear the end now
                 Box::pin(drain(self.near, LINGER)).await;
                 End::Done
             }

@@ -59,6 +59,7 @@ impl WorkerThreads {
     /// If the system gives no thread or no event queue.
     pub fn start(count: NonZeroUsize) -> io::Result<Self> {
         let stop = CancellationToken::new();
+        let stop_if_one_fails = stop.clone().drop_guard();
         let (mut workers, mut threads) = (Vec::new(), Vec::new());
         for index in 0..count.get().min(MAX) {
             let runtime = runtime::Builder::new_current_thread()
@@ -80,6 +81,7 @@ impl WorkerThreads {
                 })?;
             threads.push(thread);
         }
+        stop_if_one_fails.disarm();
         Ok(Self {
             workers: Workers {
                 all: workers.into(),

@@ -123,7 +123,7 @@ fn a_port_in_use_is_named_with_the_option_that_changes_it() {
             said.contains(&address) && said.contains(option),
             "{option}: {said}"
         );
-        assert!(said.contains("in use"), "{option}: {said}");
+        assert_eq!(said.matches("in use").count(), 1, "{option}: {said}");
     }
 }
 

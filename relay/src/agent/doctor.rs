@@ -4,19 +4,21 @@
 use std::fmt;
 use std::fs;
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::time::timeout;
+use wire::{CloseCode, InstanceId};
 
 use crate::quic;
 use crate::resolve::Resolver;
-use crate::tls::{self, AgentCertificate, Prefixed, Roots};
+use crate::tls::Roots;
 
+use super::RunError;
 use super::state::{Pairing, State};
-use super::tunnel::RelayAddress;
+use super::tunnel::{DialError, Dialler, RelayAddress};
 
 /// How long a relay may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -68,7 +70,7 @@ fn finding(subject: impl Into<String>, health: Health, words: impl Into<String>)
 /// Looks at everything, the most important first.
 pub async fn examine(state: &State, resolver: Resolver) -> Vec<Finding> {
     let mut findings = Vec::new();
-    match patient(state) {
+    match patient(state, resolver) {
         Ok(patient) => {
             findings.push(finding(
                 "pairing",
@@ -76,10 +78,10 @@ pub async fn examine(state: &State, resolver: Resolver) -> Vec<Finding> {
                 format!("{}.{}", patient.pairing.name, patient.pairing.zone),
             ));
             for relay in &patient.pairing.relays {
-                findings.extend(patient.relay(relay, resolver).await);
+                findings.extend(patient.relay(relay).await);
             }
         }
-        Err(words) => findings.push(finding("pairing", Health::Ill, words)),
+        Err(error) => findings.push(finding("pairing", Health::Ill, error.to_string())),
     }
     findings.push(congestion_control());
     findings.push(udp_buffers());
@@ -89,101 +91,76 @@ pub async fn examine(state: &State, resolver: Resolver) -> Vec<Finding> {
 /// A device that is paired.
 struct Patient {
     pairing: Pairing,
-    roots: Roots,
-    certificate: AgentCertificate,
+    dialler: Arc<Dialler>,
 }
 
-fn patient(state: &State) -> Result<Patient, String> {
-    let pairing = state.pairing().map_err(|error| error.to_string())?;
-    let roots = Roots::from_pem(&pairing.trust_root).map_err(|error| error.to_string())?;
-    let identity = state.identity().map_err(|error| error.to_string())?;
-    let certificate = identity.certificate().map_err(|error| error.to_string())?;
+fn patient(state: &State, resolver: Resolver) -> Result<Patient, RunError> {
+    let pairing = state.pairing()?;
+    let dialler = Dialler {
+        certificate: state.identity()?.certificate()?,
+        roots: Roots::from_pem(&pairing.trust_root)?,
+        resolver,
+        instance: InstanceId(rand::random()), // nobody hears it
+    };
     Ok(Patient {
         pairing,
-        roots,
-        certificate,
+        dialler: Arc::new(dialler),
     })
 }
 
 impl Patient {
-    async fn relay(&self, relay: &str, resolver: Resolver) -> Vec<Finding> {
+    async fn relay(&self, relay: &str) -> Vec<Finding> {
         let Some(address) = RelayAddress::parse(relay) else {
             return vec![finding(relay, Health::Ill, "this is no host with a port")];
         };
-        let over_quic = in_time(self.over_quic(&address, resolver)).await;
-        let over_tls = in_time(self.over_tls(&address, resolver)).await;
-        let quic = format!("{relay} over UDP");
-        let tls = format!("{relay} over TCP");
-        match (over_quic, over_tls) {
-            (Ok(quic_time), Ok(tls_time)) => vec![
-                finding(quic, Health::Well, answered(quic_time)),
-                finding(tls, Health::Well, answered(tls_time)),
-            ],
-            (Err(error), Ok(tls_time)) => vec![
-                finding(
-                    quic,
-                    Health::Slow,
-                    format!("{error}; a firewall may block UDP: visitors come over TLS meanwhile"),
-                ),
-                finding(tls, Health::Well, answered(tls_time)),
-            ],
-            (Ok(quic_time), Err(error)) => vec![
-                finding(quic, Health::Well, answered(quic_time)),
-                finding(
-                    tls,
-                    Health::Slow,
-                    format!("{error}; large transfers stay on QUIC meanwhile"),
-                ),
-            ],
-            (Err(quic_error), Err(tls_error)) => vec![
-                finding(quic, Health::Ill, quic_error.to_string()),
-                finding(tls, Health::Ill, tls_error.to_string()),
-            ],
-        }
-    }
-
-    async fn over_quic(&self, relay: &RelayAddress, resolver: Resolver) -> io::Result<()> {
-        let addresses = resolver.resolve(&relay.host, relay.port).await?;
-        let mut failed = io::Error::from(io::ErrorKind::NotFound);
-        for address in addresses {
-            let endpoint = quic::agent_endpoint(address, &self.roots, &self.certificate)
-                .map_err(io::Error::other)?;
-            let connecting = endpoint.connect(address, &relay.host);
-            match connecting.map_err(io::Error::other)?.await {
-                Ok(connection) => {
-                    quic::close(&connection, wire::CloseCode::Done);
-                    endpoint.wait_idle().await;
-                    return Ok(());
+        let over_udp = in_time(self.over_udp(&address)).await;
+        let over_tcp = in_time(self.over_tcp(&address)).await;
+        let none_answers = over_udp.is_err() && over_tcp.is_err();
+        let judged = |way: &str, answered: Result<Duration, DialError>, meanwhile: &str| {
+            let subject = format!("{relay} over {way}");
+            match answered {
+                Ok(time) => {
+                    let words = format!("answers, handshake in {} ms", time.as_millis());
+                    finding(subject, Health::Well, words)
                 }
-                Err(error) => failed = error.into(),
+                Err(error) if none_answers => finding(subject, Health::Ill, error.to_string()),
+                Err(error) => finding(subject, Health::Slow, format!("{error}; {meanwhile}")),
             }
-        }
-        Err(failed)
+        };
+        vec![
+            judged(
+                "UDP",
+                over_udp,
+                "a firewall may block it: visitors come over TLS meanwhile",
+            ),
+            judged("TCP", over_tcp, "large transfers stay on QUIC meanwhile"),
+        ]
     }
 
-    async fn over_tls(&self, relay: &RelayAddress, resolver: Resolver) -> io::Result<()> {
-        let stream = resolver.connect(&relay.host, relay.port).await?;
-        let connector =
-            tls::tunnel_connector(&self.roots, &self.certificate).map_err(io::Error::other)?;
-        let name = tls::server_name(&relay.host)?;
-        let stream = Prefixed::new(Bytes::new(), stream);
-        connector.connect(name, stream).await.map(drop)
+    /// How long a handshake takes.
+    async fn over_udp(&self, relay: &RelayAddress) -> Result<Duration, DialError> {
+        let begun = Instant::now();
+        let (endpoint, connection) = self.dialler.connect_quic(relay).await?;
+        let taken = begun.elapsed();
+        quic::close(&connection, CloseCode::Done);
+        endpoint.wait_idle().await; // so that the relay hears it
+        Ok(taken)
+    }
+
+    async fn over_tcp(&self, relay: &RelayAddress) -> Result<Duration, DialError> {
+        let begun = Instant::now();
+        self.dialler.connect_tls(relay).await?;
+        Ok(begun.elapsed())
     }
 }
 
-async fn in_time(attempt: impl Future<Output = io::Result<()>>) -> io::Result<Duration> {
-    let begun = Instant::now();
-    match timeout(PATIENCE, attempt).await {
-        Ok(done) => done.map(|()| begun.elapsed()),
-        Err(_) => Err(io::Error::other(format!(
-            "no answer within {} s",
-            PATIENCE.as_secs()
-        ))),
-    }
-}
-
-fn answered(time: Duration) -> String {
-    format!("answers, handshake in {} ms", time.as_millis())
+async fn in_time(
+    handshake: impl Future<Output = Result<Duration, DialError>>,
+) -> Result<Duration, DialError> {
+    timeout(PATIENCE, handshake).await.unwrap_or_else(|_| {
+        let words = format!("no answer within {} s", PATIENCE.as_secs());
+        Err(io::Error::other(words).into())
+    })
 }
 
 /// On long paths with a little loss it decides everything, see `congestion.rs`.

@@ -192,19 +192,7 @@ impl Dialler {
         relay: &RelayAddress,
     ) -> Result<Tunnel, DialError> {
         in_time(async {
-            let addresses = self.resolver.resolve(&relay.host, relay.port).await?;
-            let (dialler, host) = (Arc::clone(self), relay.host.clone());
-            let (endpoint, connection) = resolve::first_of(addresses, move |address| {
-                let (dialler, host) = (Arc::clone(&dialler), host.clone());
-                async move {
-                    let endpoint =
-                        quic::agent_endpoint(address, &dialler.roots, &dialler.certificate)
-                            .map_err(io::Error::other)?;
-                    let connecting = endpoint.connect(address, &host).map_err(io::Error::other)?;
-                    Ok((endpoint, connecting.await?))
-                }
-            })
-            .await?;
+            let (endpoint, connection) = self.connect_quic(relay).await?;
             let (send, recv) = connection.open_bi().await.map_err(io::Error::from)?;
             let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
             let greeted = self.greet(&mut reader, &mut writer).await;
@@ -238,14 +226,7 @@ impl Dialler {
     /// A tunnel over TLS, on the front's TCP port.
     async fn dial_tls(self: &Arc<Self>, relay: &RelayAddress) -> Result<Tunnel, DialError> {
         in_time(async {
-            let stream = self.resolver.connect(&relay.host, relay.port).await?;
-            let address = stream.peer_addr()?;
-            let connector = tls::tunnel_connector(&self.roots, &self.certificate)?;
-            let name = tls::server_name(&relay.host)?;
-            let stream = connector
-                .connect(name, Prefixed::new(Bytes::new(), stream))
-                .await?;
-            let stream = TlsStream::from(stream);
+            let (address, stream) = self.connect_tls(relay).await?;
             let signs = Arc::default();
             let raw = raw::Dialler {
                 front: address,
@@ -273,6 +254,38 @@ impl Dialler {
             })
         })
         .await
+    }
+
+    /// A QUIC connection with `relay`, on which nothing has been said.
+    pub(super) async fn connect_quic(
+        self: &Arc<Self>,
+        relay: &RelayAddress,
+    ) -> io::Result<(Endpoint, Connection)> {
+        let addresses = self.resolver.resolve(&relay.host, relay.port).await?;
+        let (dialler, host) = (Arc::clone(self), relay.host.clone());
+        resolve::first_of(addresses, move |address| {
+            let (dialler, host) = (Arc::clone(&dialler), host.clone());
+            async move {
+                let endpoint = quic::agent_endpoint(address, &dialler.roots, &dialler.certificate)
+                    .map_err(io::Error::other)?;
+                let connecting = endpoint.connect(address, &host).map_err(io::Error::other)?;
+                Ok((endpoint, connecting.await?))
+            }
+        })
+        .await
+    }
+
+    /// TLS with `relay` and where that was reached; nothing has been said.
+    pub(super) async fn connect_tls(
+        &self,
+        relay: &RelayAddress,
+    ) -> Result<(SocketAddr, TlsStream), DialError> {
+        let stream = self.resolver.connect(&relay.host, relay.port).await?;
+        let address = stream.peer_addr()?;
+        let connector = tls::tunnel_connector(&self.roots, &self.certificate)?;
+        let name = tls::server_name(&relay.host)?;
+        let stream = Prefixed::new(Bytes::new(), stream);
+        Ok((address, connector.connect(name, stream).await?.into()))
     }
 
     /// Says hello. Gives the agent's address as the relay sees it, and how long the relay took to say so.

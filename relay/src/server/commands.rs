@@ -7,8 +7,9 @@ use std::sync::{Mutex, PoisonError};
 use tokio::sync::Notify;
 use wire::Frame;
 
-/// Frames waiting to be sent to one agent. A tunnel that does not take so many is as good as dead.
-const MOST: usize = 1024;
+/// Frames waiting to be sent to one agent: one for each visitor that a device may have, and then some. A tunnel that does not
+/// take so many is as good as dead.
+const MOST: usize = 4096;
 
 /// The queue.
 #[derive(Debug, Default)]

@@ -466,7 +466,7 @@ struct FirstOctets {
 
 enum Progressed {
     Enough(First),
-    /// The connection has no more for now.
+    /// What has come so far; the rest is on its way.
     NeedMore(FirstOctets),
 }
 

@@ -116,33 +116,25 @@ fn share(
 }
 
 fn tcp_socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::STREAM,
-        Some(Protocol::TCP),
-    )?;
+    let socket = socket(address, Type::STREAM, Protocol::TCP)?;
     socket.set_reuse_address(true)?; // a restart must not wait for old connections' TIME_WAIT
-    prepare(&socket, address)?;
     Ok(socket)
 }
 
 fn udp_socket(address: SocketAddr) -> io::Result<Socket> {
-    let socket = Socket::new(
-        Domain::for_address(address),
-        Type::DGRAM,
-        Some(Protocol::UDP),
-    )?;
-    prepare(&socket, address)?;
+    let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
     socket_buffers::ask(&socket, UDP_BUFFER)?;
     Ok(socket)
 }
 
-fn prepare(socket: &Socket, address: SocketAddr) -> io::Result<()> {
+fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Socket> {
+    let socket = Socket::new(Domain::for_address(address), kind, Some(protocol))?;
     if address.is_ipv6() {
         // `[::]` takes IPv4 as well, whatever the system's default.
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
-    socket.set_nonblocking(true)
+    socket.set_nonblocking(true)?;
+    Ok(socket)
 }
 
 #[cfg(test)]
