@@ -28,6 +28,7 @@ use relay::program::{self, Termination};
 use tokio::runtime;
 
 use part::Part;
+use part::link::Link;
 use progress::Progress;
 use report::{Machine, Table};
 use scenario::peers::Workload;
@@ -117,6 +118,10 @@ struct PeersOptions {
     /// few may still be leaving when the next come
     #[arg(long, default_value_t = 1900, value_parser = clap::value_parser!(u16).range(1..=3500))]
     connections: u16,
+    /// A link between relay and agent, such as 25ms,0.5%,1gbit: delay and loss each way, and rate; or "wire", for packets of
+    /// 1,500 octets. It is made in network namespaces of its own, which takes root [default: loopback]
+    #[arg(long)]
+    link: Option<Link>,
     /// Only these, and in this order
     #[arg(long, value_enum, value_delimiter = ',', value_name = "PEER,…")]
     only: Vec<Peer>,
@@ -219,7 +224,8 @@ fn main() -> ExitCode {
                 .and_then(|runtime| runtime.block_on(Box::pin(part.play())))
         }
         Command::Measure(measure) => {
-            runtime(false).and_then(|runtime| runtime.block_on(Box::pin(measure.run())))
+            let single_threaded = measure.is_single_threaded();
+            runtime(single_threaded).and_then(|runtime| runtime.block_on(Box::pin(measure.run())))
         }
     };
     match done {
@@ -253,6 +259,11 @@ impl Measure {
         };
         drop(progress);
         show(&tables, json)
+    }
+
+    /// Whether all of it is to be in the network namespace that its thread may move to.
+    fn is_single_threaded(&self) -> bool {
+        matches!(self, Self::Peers(_))
     }
 
     fn pace(&self) -> Pace {
@@ -298,10 +309,12 @@ impl Measure {
 
 /// Measures those peers that are here, and says how to install the others.
 async fn compare(options: PeersOptions, progress: &Progress) -> anyhow::Result<Vec<Table>> {
-    let wanted = match options.only.is_empty() {
-        true => Peer::value_variants(),
-        false => &options.only,
-    };
+    let mut wanted = options.only;
+    if wanted.is_empty() {
+        wanted.extend(Peer::value_variants());
+        // Without a link it shows nothing that direct does not.
+        wanted.retain(|&peer| peer != Peer::DirectBbr || options.link.is_some());
+    }
     let mut found = Vec::new();
     for peer in wanted {
         match peer.find(options.peers_dir.as_deref()) {
@@ -317,7 +330,7 @@ async fn compare(options: PeersOptions, progress: &Progress) -> anyhow::Result<V
         false => &options.workloads,
     };
     let effort = options.pace.effort(options.connections);
-    Ok(peers::run(&found, workloads, effort, progress).await?)
+    Ok(peers::run(&found, options.link, workloads, effort, progress).await?)
 }
 
 /// Runs one after the other. Of several, those whose addresses are not given are left out.

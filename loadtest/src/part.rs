@@ -3,6 +3,8 @@
 //! ends.
 
 pub(crate) mod agents;
+pub(crate) mod link;
+pub(crate) mod namespace;
 pub(crate) mod origin;
 pub(crate) mod plain_origin;
 pub(crate) mod splice_hop;
@@ -28,6 +30,10 @@ pub(crate) enum Part {
     PlainOrigin,
     /// One of the two hops of a peer that only splices.
     SpliceHop,
+    /// What lies between two network namespaces.
+    Link,
+    /// Somebody in a network namespace.
+    Namespace,
 }
 
 impl Part {
@@ -39,6 +45,8 @@ impl Part {
             Self::Origin => "origin",
             Self::PlainOrigin => "plain-origin",
             Self::SpliceHop => "splice-hop",
+            Self::Link => "link",
+            Self::Namespace => "namespace",
         }
     }
 
@@ -49,6 +57,8 @@ impl Part {
             Self::Agents => "the agent",
             Self::Origin | Self::PlainOrigin => "the origin",
             Self::SpliceHop => "the splice hop",
+            Self::Link => "the link",
+            Self::Namespace => "the network namespace",
         }
     }
 
@@ -56,7 +66,7 @@ impl Part {
     pub(crate) fn is_single_threaded(self) -> bool {
         match self {
             Self::Up | Self::Agents | Self::Origin => false,
-            Self::PlainOrigin | Self::SpliceHop => true,
+            Self::PlainOrigin | Self::SpliceHop | Self::Link | Self::Namespace => true,
         }
     }
 
@@ -68,6 +78,8 @@ impl Part {
             Self::Origin => origin::play(order()?).await,
             Self::PlainOrigin => plain_origin::play(order()?).await,
             Self::SpliceHop => splice_hop::play(order()?),
+            Self::Link => link::play(order()?),
+            Self::Namespace => namespace::play(order()?).await,
         }
     }
 }

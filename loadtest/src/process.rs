@@ -1,12 +1,13 @@
 //! The processes under load: children that end with this one, and what any process costs.
 
+mod namespace;
 mod program;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child as StdChild, Command, Stdio};
+use std::process::{Child as StdChild, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -17,6 +18,7 @@ use tokio::time::timeout;
 
 use crate::part::Part;
 
+pub(crate) use namespace::Namespace;
 pub(crate) use program::Program;
 
 /// How many of a child's last lines are shown when it has failed.
@@ -57,8 +59,9 @@ pub(crate) enum ChildError {
 }
 
 impl Child {
-    /// Starts this program again in the role of `part`, tells it `order`, and keeps its log in `folder`.
+    /// Starts this program again in `namespace` and in the role of `part`, tells it `order`, and keeps its log in `folder`.
     pub(crate) fn start(
+        namespace: Namespace,
         part: Part,
         order: &impl Serialize,
         folder: &Path,
@@ -66,7 +69,8 @@ impl Child {
         let who = part.title();
         let log = folder.join(format!("{who}.log"));
         let started = (|| {
-            let mut process = Command::new(std::env::current_exe()?)
+            let mut process = namespace
+                .command(std::env::current_exe()?)
                 .args(["part", part.name()])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())

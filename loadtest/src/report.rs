@@ -45,6 +45,8 @@ pub(crate) struct Table {
     pub(crate) seconds: u64,
     /// What the tunnels ran over, if it is known.
     pub(crate) carrier: Option<String>,
+    /// What lay between relay and agent, if not loopback.
+    link: Option<String>,
     rows: Vec<Row>,
     notes: Vec<String>,
 }
@@ -70,6 +72,7 @@ impl Table {
             connections,
             seconds,
             carrier,
+            link: None,
             rows: Vec::new(),
             notes: Vec::new(),
         }
@@ -81,10 +84,12 @@ impl Table {
         workload: &'static str,
         connections: (usize, &'static str),
         seconds: u64,
+        link: Option<String>,
         compared: &'static [&'static str],
     ) -> Self {
         Self {
             workload: Some(workload),
+            link,
             compared,
             ..Self::new(scenario, connections, seconds, None)
         }
@@ -124,11 +129,13 @@ impl Table {
             .carrier
             .as_deref()
             .map(|carrier| format!(", {carrier} carrier"));
+        let link = self.link.as_deref().map(|link| format!(", {link}"));
         let mut text = format!(
-            "{}{}: {count} {what}{}, {} s a round, median of {} (lowest–highest)\n\n",
+            "{}{}: {count} {what}{}{}, {} s a round, median of {} (lowest–highest)\n\n",
             self.scenario,
             workload.unwrap_or_default(),
             carrier.unwrap_or_default(),
+            link.unwrap_or_default(),
             self.seconds,
             self.rounds()
         );
@@ -206,6 +213,7 @@ impl Table {
             workload: self.workload.unwrap_or(row.name),
             peer: self.workload.map(|_| row.name),
             carrier: self.carrier.clone(),
+            link: self.link.clone(),
             connections: self.connections.0,
             seconds: self.seconds,
             figures: figures.collect(),
@@ -243,6 +251,8 @@ struct Measured {
     #[serde(skip_serializing_if = "Option::is_none")]
     peer: Option<&'static str>,
     carrier: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    link: Option<String>,
     /// Connections, tunnels or sockets.
     connections: usize,
     seconds: u64,
@@ -331,12 +341,19 @@ requests: 64 connections, quic carrier, 5 s a round, median of 2 (lowest–highe
     #[test]
     fn peers_are_compared_with_each_other() {
         let connections = (1, "connections");
-        let mut table = Table::of_peers("peers", "bulk", connections, 5, &["ours"]);
+        let mut table = Table::of_peers(
+            "peers",
+            "bulk",
+            connections,
+            5,
+            Some("a wire".to_owned()),
+            &["ours"],
+        );
         table.add("ours", vec![(&RATE, 30.0), (&COST, 1.0)]);
         table.add("theirs", vec![(&RATE, 20.0), (&COST, 4.0)]);
         table.add("none", vec![(&RATE, 60.0)]);
         let expected = "\
-peers, bulk: 1 connection, 5 s a round, median of 1 (lowest–highest)
+peers, bulk: 1 connection, a wire, 5 s a round, median of 1 (lowest–highest)
 
           requests/s  relay CPU µs
   ours    30          1.0

@@ -8,6 +8,7 @@
 //! ```
 
 mod device;
+mod ends;
 mod fleet;
 mod names;
 mod peer;
@@ -27,6 +28,7 @@ use control::operator::AskError;
 use relay::tls::TlsError;
 
 pub(crate) use device::Device;
+pub(crate) use ends::Ends;
 pub(crate) use fleet::Fleet;
 pub(crate) use names::Names;
 pub(crate) use peer::{Found, Peer};
@@ -126,6 +128,9 @@ pub(crate) enum WorldError {
     /// A process started for it is of no use.
     #[error(transparent)]
     Child(#[from] ChildError),
+    /// Nobody gets into the namespace.
+    #[error("a link's network namespace cannot be entered: {0}; are you root?")]
+    Enter(io::Error),
     /// The server could not be asked to register a device.
     #[error("{}: {cause}", .state.display())]
     Ask { state: PathBuf, cause: AskError },

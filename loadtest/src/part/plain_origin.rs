@@ -2,10 +2,12 @@
 
 use std::fs::File;
 use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
+use anyhow::Context as _;
 use rustix::fs::{MemfdFlags, memfd_create, sendfile};
+use rustix::net::sockopt::set_tcp_congestion;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufReader, Interest};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,9 +25,14 @@ const PORTION: u64 = 512 << 10;
 /// A hello and a request come together, and are read together.
 const READ: usize = 4096;
 
-/// What is wanted: nothing that could be chosen.
+/// What is wanted.
 #[derive(Debug, Serialize, Deserialize)]
-pub(crate) struct Order {}
+pub(crate) struct Order {
+    /// Where it listens; port 0 for any.
+    pub(crate) listen: SocketAddr,
+    /// How it meets losses; `None` for what is the default here.
+    pub(crate) congestion: Option<String>,
+}
 
 /// Where it listens.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
@@ -33,9 +40,13 @@ pub(crate) struct Ready {
     pub(crate) address: SocketAddr,
 }
 
-pub(super) async fn play(Order {}: Order) -> anyhow::Result<()> {
+pub(super) async fn play(order: Order) -> anyhow::Result<()> {
     let file = Arc::new(file()?);
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    let listener = TcpListener::bind(order.listen).await?;
+    if let Some(congestion) = &order.congestion {
+        // Visitors' sockets inherit it.
+        set_tcp_congestion(&listener, congestion).context("this kernel has no such control")?;
+    }
     super::say(&Ready {
         address: listener.local_addr()?,
     })?;

@@ -2,7 +2,7 @@
 //! what passes.
 
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
 
 use rustix::buffer::spare_capacity;
@@ -32,6 +32,8 @@ const FLAGS: SocketFlags = SocketFlags::NONBLOCK.union(SocketFlags::CLOEXEC);
 /// What is wanted.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
+    /// Where it listens; port 0 for any.
+    pub(crate) listen: SocketAddr,
     /// Where everything goes.
     pub(crate) to: SocketAddr,
 }
@@ -42,9 +44,14 @@ pub(crate) struct Ready {
     pub(crate) address: SocketAddr,
 }
 
-pub(super) fn play(Order { to }: Order) -> anyhow::Result<()> {
+pub(super) fn play(
+    Order {
+        listen: address,
+        to,
+    }: Order,
+) -> anyhow::Result<()> {
     let listener = socket()?;
-    bind(&listener, &SocketAddr::from((Ipv4Addr::LOCALHOST, 0)))?;
+    bind(&listener, &address)?;
     listen(&listener, BACKLOG)?;
     let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
     let data = epoll::EventData::new_u64(LISTENER);

@@ -14,12 +14,13 @@ use tokio::time::{sleep, timeout};
 
 use super::requests::{self, Clock};
 use super::{Effort, FAILURES, Load, Observed, ScenarioError, TICK, throughput};
+use crate::part::link::{CONGESTION, Link};
 use crate::part::plain_origin;
 use crate::plain::SMALL;
 use crate::process::ProcessId;
 use crate::progress::Progress;
 use crate::report::{Column, Round, Table};
-use crate::world::{Found, Peer, PlainOrigin, Way};
+use crate::world::{Ends, Found, Peer, PlainOrigin, Way};
 use visitors::{Then, Visit, Visitors};
 
 pub(crate) const NAME: &str = "peers";
@@ -141,14 +142,20 @@ impl Workload {
     }
 }
 
-/// Measures all that are `found`, one table for each workload. `effort.connections` are the idle visitors.
+/// Measures all that are `found`, with a `link` between relay and agent, one table for each workload. Its thread stays in the
+/// link's near namespace. `effort.connections` are the idle visitors.
 pub(crate) async fn run(
     found: &[Found],
+    link: Option<Link>,
     workloads: &[Workload],
     effort: Effort,
     progress: &Progress,
 ) -> Result<Vec<Table>, ScenarioError> {
-    let origin = PlainOrigin::start().await?;
+    let ends = match link {
+        Some(link) => Ends::apart(link).await?,
+        None => Ends::together(),
+    };
+    let origin = PlainOrigin::start(&ends, None).await?;
     let table = |workload: &Workload| {
         let visitors = workload.visitors(effort.connections);
         let connections = (visitors, "connections");
@@ -157,15 +164,25 @@ pub(crate) async fn run(
             workload.name(),
             connections,
             effort.seconds,
+            link.map(|link| link.to_string()),
             &Peer::OURS,
         )
     };
     let mut tables: Vec<_> = workloads.iter().map(table).collect();
+    if let Some(other) = &ends.other_congestion {
+        let permit =
+            format!("net.ipv4.tcp_allowed_congestion_control=\"reno {other} {CONGESTION}\"");
+        for table in &mut tables {
+            table.note(format!(
+                "this host permits namespaces no {CONGESTION}, so TCP's default was {other}; with {CONGESTION}: sysctl -w {permit}"
+            ));
+        }
+    }
     for round in 0..effort.rounds {
         for found in found {
             let peer = found.peer.name();
             progress.begin(effort.title(NAME, peer, round), effort.seconds * 1000);
-            let way = Way::open(found, &origin).await?;
+            let way = Way::open(found, &ends, &origin).await?;
             for (&workload, table) in workloads.iter().zip(&mut tables) {
                 let what = format!("{peer}, {}", workload.name());
                 progress.begin(effort.title(NAME, &what, round), effort.seconds * 1000);

@@ -5,7 +5,7 @@ use tempfile::TempDir;
 
 use super::server::start_origin;
 use super::tunnel::Tunnel;
-use super::{Carrier, Place, Watched, WorldError, read};
+use super::{Carrier, Ends, Place, Watched, WorldError, read};
 use crate::part::origin;
 use crate::process::Child;
 use crate::visitor::Door;
@@ -62,7 +62,8 @@ impl Device {
     async fn start(carrier: Carrier) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
         let (origin, service) = start_origin(folder.path()).await?;
-        let tunnel = Tunnel::start(folder.path(), carrier, NAME, service).await?;
+        let tunnel =
+            Tunnel::start(folder.path(), carrier, NAME, service, &Ends::together()).await?;
         let host = format!("{NAME}.{}", tunnel.server.ready.zone);
         let roots = Roots::from_pem(&tunnel.trust_root)?;
         let front = tunnel.server.ready.front;

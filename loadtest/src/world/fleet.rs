@@ -9,11 +9,12 @@ use std::time::Duration;
 use control::operator::{self, DeviceVerb, Verb};
 use tempfile::TempDir;
 
+use super::ends::End;
 use super::server::{Server, register_all};
 use super::{Carrier, Place, READY, WorldError, check_carrier, read};
 use crate::part::agents::{Device, Order, Status};
 use crate::part::{Part, up};
-use crate::process::{Child, ChildError, ProcessId};
+use crate::process::{Child, ChildError, Namespace, ProcessId};
 use crate::progress::Progress;
 
 /// How long each device may take, besides what anything may, until it is paired and has its certificate, or is attached.
@@ -90,7 +91,7 @@ impl Fleet {
             stay: false,
         };
         progress.begin("pairing them".to_owned(), count as u64);
-        let mut agents = Child::start(Part::Agents, &order, folder.path())?;
+        let mut agents = Child::start(Namespace::Here, Part::Agents, &order, folder.path())?;
         let all_paired = agents.until_said(time_for(count), |status: &Status| {
             progress.at(status.left as u64);
             status.left == count
@@ -120,7 +121,12 @@ impl Fleet {
 
     /// Lets them come, and waits until all are attached or time is up. They leave when what is returned is dropped.
     pub(crate) async fn attach(&self, progress: &Progress) -> Result<Child, WorldError> {
-        let mut agents = Child::start(Part::Agents, &self.order, self.folder.path())?;
+        let mut agents = Child::start(
+            Namespace::Here,
+            Part::Agents,
+            &self.order,
+            self.folder.path(),
+        )?;
         let count = self.order.devices.len();
         let all_attached = agents.until_said(time_for(count), |status: &Status| {
             progress.at(status.attached() as u64);
@@ -148,7 +154,7 @@ impl Home {
         folder: &Path,
     ) -> Result<(Self, Reached), WorldError> {
         if !place.is_given() {
-            let server = Server::start(folder, place.carrier).await?;
+            let server = Server::start(folder, place.carrier, End::HERE.any_port()).await?;
             let up::Ready {
                 front, ca, state, ..
             } = server.ready.clone();

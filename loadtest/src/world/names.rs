@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use tempfile::TempDir;
 
+use super::ends::End;
 use super::server::{Server, register_all};
 use super::{Place, WorldError};
 use crate::process::ProcessId;
@@ -45,7 +46,7 @@ impl Names {
             return Err(WorldError::NotGiven { scenario, options });
         }
         let folder = tempfile::tempdir()?;
-        let server = Server::start(folder.path(), place.carrier).await?;
+        let server = Server::start(folder.path(), place.carrier, End::HERE.any_port()).await?;
         let names: Vec<_> = (0..devices).map(|number| format!("nas-{number}")).collect();
         register_all(&server.ready.state, &names, progress).await?;
         let zone = &server.ready.zone;

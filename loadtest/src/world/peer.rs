@@ -17,6 +17,8 @@ const NGINX_MODULES: [&str; 2] = ["/usr/lib/nginx/modules", "/usr/lib64/nginx/mo
 pub(crate) enum Peer {
     /// No hop at all: the limit
     Direct,
+    /// The same, and the origin sends with BBR
+    DirectBbr,
     /// Two hops that only splice: the practical limit
     Splice2,
     /// Causeway over QUIC, and raw for bulk
@@ -88,6 +90,7 @@ impl Peer {
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
+            Self::DirectBbr => "direct-bbr",
             Self::Splice2 => "splice2",
             Self::CausewayQuic => "causeway-quic",
             Self::CausewayTls => "causeway-tls",
@@ -103,9 +106,11 @@ impl Peer {
     /// Looks for what it needs in `folder`, and then where this system keeps programs.
     pub(crate) fn find(self, folder: Option<&Path>) -> Result<Found, NotInstalled> {
         let (program, install) = match self {
-            Self::Direct | Self::Splice2 | Self::CausewayQuic | Self::CausewayTls => {
-                (Some(Program::Own), "")
-            }
+            Self::Direct
+            | Self::DirectBbr
+            | Self::Splice2
+            | Self::CausewayQuic
+            | Self::CausewayTls => (Some(Program::Own), ""),
             Self::RatholeTcp | Self::RatholeNoise => {
                 let noise = self == Self::RatholeNoise;
                 let program = find("rathole", folder);

@@ -1,6 +1,6 @@
 //! A server of our own, an origin, and how devices are registered at any server.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use control::operator::{self, Answer, DeviceVerb, Verb};
@@ -9,7 +9,7 @@ use tokio::task::JoinSet;
 use super::{Carrier, READY, WorldError};
 use crate::part::agents::Invitation;
 use crate::part::{Part, origin, up};
-use crate::process::Child;
+use crate::process::{Child, Namespace};
 use crate::progress::Progress;
 
 /// Names are registered so many at a time; the server answers sixteen.
@@ -24,19 +24,15 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// With its state in `folder`, and on any port.
-    pub(super) async fn start(folder: &Path, carrier: Carrier) -> Result<Self, WorldError> {
-        Self::start_at(folder, carrier, (Ipv4Addr::LOCALHOST, 0).into()).await
-    }
-
     /// The same state and front in a new process.
     pub(super) async fn restart(&mut self, folder: &Path) -> Result<(), WorldError> {
         self.child.kill();
-        *self = Self::start_at(folder, self.carrier, self.ready.front).await?;
+        *self = Self::start(folder, self.carrier, self.ready.front).await?;
         Ok(())
     }
 
-    async fn start_at(
+    /// With its state in `folder`, and visitors and agents arriving at `front`.
+    pub(super) async fn start(
         folder: &Path,
         carrier: Carrier,
         front: SocketAddr,
@@ -46,7 +42,7 @@ impl Server {
             front,
             udp: carrier == Carrier::Quic,
         };
-        let mut child = Child::start(Part::Up, &order, folder)?;
+        let mut child = Child::start(Namespace::Here, Part::Up, &order, folder)?;
         let ready = child.until_said(READY, |_: &up::Ready| true).await?;
         Ok(Self {
             child,
@@ -58,7 +54,7 @@ impl Server {
 
 /// A service, and how an agent finds it.
 pub(super) async fn start_origin(folder: &Path) -> Result<(Child, String), WorldError> {
-    let mut origin = Child::start(Part::Origin, &origin::Order {}, folder)?;
+    let mut origin = Child::start(Namespace::Here, Part::Origin, &origin::Order {}, folder)?;
     let ready = origin.until_said(READY, |_: &origin::Ready| true).await?;
     Ok((origin, format!("http://{}", ready.address)))
 }

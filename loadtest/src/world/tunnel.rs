@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use super::server::{Server, register};
-use super::{Carrier, READY, Watched, WorldError, check_carrier, read};
+use super::{Carrier, Ends, READY, Watched, WorldError, check_carrier, read};
 use crate::part::{Part, agents};
 use crate::process::Child;
 
@@ -17,14 +17,15 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Makes the service at the URL `origin` reachable by the device's `name`.
+    /// Makes the service at the URL `origin` reachable by the device's `name`. The server is near and the agent far.
     pub(super) async fn start(
         folder: &Path,
         carrier: Carrier,
         name: &str,
         origin: String,
+        ends: &Ends,
     ) -> Result<Self, WorldError> {
-        let server = Server::start(folder, carrier).await?;
+        let server = Server::start(folder, carrier, ends.near.any_port()).await?;
         let order = agents::Order {
             front: server.ready.front,
             trust_root: read(&server.ready.ca)?,
@@ -36,7 +37,7 @@ impl Tunnel {
             at_once: 1,
             stay: true,
         };
-        let mut agent = Child::start(Part::Agents, &order, folder)?;
+        let mut agent = Child::start(ends.far.namespace, Part::Agents, &order, folder)?;
         let status: agents::Status = agent
             .until_said(READY, |status: &agents::Status| status.attached() == 1)
             .await?;

@@ -16,8 +16,9 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::ends::End;
 use super::tunnel::Tunnel;
-use super::{Carrier, Found, Peer, READY, Watched, WorldError};
+use super::{Carrier, Ends, Found, Peer, READY, Watched, WorldError};
 use crate::part::{Part, plain_origin, splice_hop};
 use crate::plain::{DEVICE, HELLO, Request, SMALL};
 use crate::process::{Child, Program};
@@ -36,10 +37,15 @@ pub(crate) struct PlainOrigin {
 }
 
 impl PlainOrigin {
-    pub(crate) async fn start() -> Result<Self, WorldError> {
+    /// At the far end, sending with that congestion control.
+    pub(crate) async fn start(ends: &Ends, congestion: Option<&str>) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
-        let order = plain_origin::Order {};
-        let mut process = Child::start(Part::PlainOrigin, &order, folder.path())?;
+        let order = plain_origin::Order {
+            listen: ends.far.any_port(),
+            congestion: congestion.map(str::to_owned),
+        };
+        let mut process =
+            Child::start(ends.far.namespace, Part::PlainOrigin, &order, folder.path())?;
         let ready = process.until_said(READY, |_: &plain_origin::Ready| true);
         let address = ready.await?.address;
         Ok(Self {
@@ -64,6 +70,7 @@ pub(crate) struct Way {
 #[derive(Debug)]
 enum Processes {
     None,
+    Origin { _origin: PlainOrigin },
     Hops { _relay: Child, _agent: Child },
     Tunnel { _tunnel: Box<Tunnel> },
     Programs { relay: Program, agent: Program },
@@ -74,20 +81,33 @@ type Started = (SocketAddr, Watched, Processes);
 
 impl Way {
     /// Starts the peer's processes, and waits until a visitor gets through to the origin.
-    pub(crate) async fn open(found: &Found, origin: &PlainOrigin) -> Result<Self, WorldError> {
+    pub(crate) async fn open(
+        found: &Found,
+        ends: &Ends,
+        origin: &PlainOrigin,
+    ) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
         let to = origin.address;
         let (front, watched, processes) = match found.peer {
             Peer::Direct => (to, Watched::default(), Processes::None),
-            Peer::Splice2 => splice(to, folder.path()).await?,
-            Peer::CausewayQuic => causeway(Carrier::Quic, to, folder.path()).await?,
-            Peer::CausewayTls => causeway(Carrier::Tls, to, folder.path()).await?,
+            Peer::DirectBbr => {
+                let origin = PlainOrigin::start(ends, Some("bbr")).await?;
+                let to = origin.address;
+                (
+                    to,
+                    Watched::default(),
+                    Processes::Origin { _origin: origin },
+                )
+            }
+            Peer::Splice2 => splice(ends, to, folder.path()).await?,
+            Peer::CausewayQuic => causeway(ends, Carrier::Quic, to, folder.path()).await?,
+            Peer::CausewayTls => causeway(ends, Carrier::Tls, to, folder.path()).await?,
             Peer::RatholeTcp
             | Peer::RatholeNoise
             | Peer::Bore
             | Peer::Haproxy2
             | Peer::Haproxy2Splice
-            | Peer::Nginx2 => programs::start(found, to, folder.path()).await?,
+            | Peer::Nginx2 => programs::start(found, ends, to, folder.path()).await?,
         };
         let mut way = Self {
             front,
@@ -132,9 +152,9 @@ async fn first_answer(front: SocketAddr) -> io::Result<()> {
     Ok(())
 }
 
-async fn splice(origin: SocketAddr, folder: &Path) -> Result<Started, WorldError> {
-    let (agent, to) = splice_hop(origin, folder).await?;
-    let (relay, front) = splice_hop(to, folder).await?;
+async fn splice(ends: &Ends, origin: SocketAddr, folder: &Path) -> Result<Started, WorldError> {
+    let (agent, to) = splice_hop(ends.far, origin, folder).await?;
+    let (relay, front) = splice_hop(ends.near, to, folder).await?;
     let watched = Watched {
         relay: Some(relay.id()),
         agent: Some(agent.id()),
@@ -146,19 +166,28 @@ async fn splice(origin: SocketAddr, folder: &Path) -> Result<Started, WorldError
     Ok((front, watched, processes))
 }
 
-async fn splice_hop(to: SocketAddr, folder: &Path) -> Result<(Child, SocketAddr), WorldError> {
-    let mut hop = Child::start(Part::SpliceHop, &splice_hop::Order { to }, folder)?;
+async fn splice_hop(
+    end: End,
+    to: SocketAddr,
+    folder: &Path,
+) -> Result<(Child, SocketAddr), WorldError> {
+    let order = splice_hop::Order {
+        listen: end.any_port(),
+        to,
+    };
+    let mut hop = Child::start(end.namespace, Part::SpliceHop, &order, folder)?;
     let ready = hop.until_said(READY, |_: &splice_hop::Ready| true).await?;
     Ok((hop, ready.address))
 }
 
 async fn causeway(
+    ends: &Ends,
     carrier: Carrier,
     origin: SocketAddr,
     folder: &Path,
 ) -> Result<Started, WorldError> {
     let origin = format!("tls://{origin}");
-    let tunnel = Tunnel::start(folder, carrier, DEVICE, origin).await?;
+    let tunnel = Tunnel::start(folder, carrier, DEVICE, origin, ends).await?;
     let (front, watched) = (tunnel.server.ready.front, tunnel.watched());
     let processes = Processes::Tunnel {
         _tunnel: Box::new(tunnel),

@@ -1,8 +1,8 @@
-//! How the programs of others are told to be two hops on loopback, each as its own documentation has it for much traffic.
+//! How the programs of others are told to be two hops, each as its own documentation has it for much traffic.
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
 use std::process::Command;
 
@@ -10,18 +10,19 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::{PAUSE, Processes, Started};
-use crate::process::Program;
+use crate::process::{Namespace, Program};
 use crate::world::peer::{self, Found};
-use crate::world::{READY, Watched, WorldError};
+use crate::world::{Ends, READY, Watched, WorldError};
 
 /// Connections that each hop may have at a time. HAProxy takes four descriptors for each where it splices.
 const CONNECTIONS: u32 = 4000;
 
-/// Where bore's server expects its clients. It cannot be told another port.
-const BORE: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 7835);
+/// The port where bore's server expects its clients. It cannot be told another one.
+const BORE: u16 = 7835;
 
 /// What stands between two addresses.
 struct Hop<'a> {
+    namespace: Namespace,
     listen: SocketAddr,
     to: SocketAddr,
     /// Its own, for its configuration and its log.
@@ -31,21 +32,31 @@ struct Hop<'a> {
 /// Starts both hops of a peer.
 pub(super) async fn start(
     found: &Found,
+    ends: &Ends,
     origin: SocketAddr,
     folder: &Path,
 ) -> Result<Started, WorldError> {
-    let (front, between) = (free_address()?, free_address()?);
+    let (near, far) = (ends.near, ends.far);
+    // Where the two hops meet: a tunnel's agent dials, and of two proxies the first does.
+    let meets = match &found.program {
+        peer::Program::Rathole { .. } | peer::Program::Bore { .. } => near,
+        peer::Program::Haproxy { .. } | peer::Program::Nginx { .. } | peer::Program::Own => far,
+    };
+    let front = SocketAddr::from((near.address, free_port()?));
+    let between = SocketAddr::from((meets.address, free_port()?));
     let folders = [folder.join("relay"), folder.join("agent")];
     for folder in &folders {
         fs::create_dir(folder)?;
     }
     let [relay, agent] = [
         Hop {
+            namespace: near.namespace,
             listen: front,
             to: between,
             folder: &folders[0],
         },
         Hop {
+            namespace: far.namespace,
             listen: between,
             to: origin,
             folder: &folders[1],
@@ -62,7 +73,7 @@ pub(super) async fn start(
         }
         peer::Program::Bore { program } => {
             let started = bore_server(program, &relay)?;
-            until_listening(BORE).await?;
+            until_listening((near.address, BORE).into()).await?;
             (started, bore_client(program, front, &agent)?)
         }
         peer::Program::Haproxy { program, splices } => {
@@ -82,9 +93,11 @@ pub(super) async fn start(
     Ok((front, watched, Processes::Programs { relay, agent }))
 }
 
-/// One that nobody listens at now. Who is told of it must be quicker than others.
-fn free_address() -> io::Result<SocketAddr> {
-    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()
+/// One that nobody here listens at now; a new network namespace has none that is taken. Who is told of it must be quicker than others.
+fn free_port() -> io::Result<u16> {
+    Ok(TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))?
+        .local_addr()?
+        .port())
 }
 
 /// Waits, but not for ever: who needs it says best why it is not there.
@@ -106,7 +119,7 @@ fn run(
     hop: &Hop<'_>,
     arguments: &[&str],
 ) -> Result<Program, WorldError> {
-    let mut command = Command::new(program);
+    let mut command = hop.namespace.command(program);
     command
         .args(arguments)
         .env("RUST_LOG", "warn")
@@ -163,7 +176,7 @@ fn rathole_server(
     let configuration = format!(
         r#"[server]
 bind_addr = "{}"
-default_token = "loopback"
+default_token = "measured"
 {}[server.services.plain]
 bind_addr = "{}"
 "#,
@@ -180,7 +193,7 @@ fn rathole_client(
     let configuration = format!(
         r#"[client]
 remote_addr = "{}"
-default_token = "loopback"
+default_token = "measured"
 {}[client.services.plain]
 local_addr = "{}"
 "#,
@@ -190,14 +203,16 @@ local_addr = "{}"
 }
 
 fn bore_server(program: &Path, hop: &Hop<'_>) -> Result<Program, WorldError> {
-    let arguments = ["server", "--bind-addr", "127.0.0.1"];
+    let address = hop.listen.ip().to_string();
+    let arguments = ["server", "--bind-addr", &address];
     run("bore's server", program, hop, &arguments)
 }
 
 fn bore_client(program: &Path, front: SocketAddr, hop: &Hop<'_>) -> Result<Program, WorldError> {
-    let (port, origin) = (front.port().to_string(), hop.to.port().to_string());
-    let there = ["--to", "127.0.0.1", "--port", &port];
-    let here = ["--local-host", "127.0.0.1", &origin];
+    let [(server, port), (origin, origins_port)] =
+        [front, hop.to].map(|address| (address.ip().to_string(), address.port().to_string()));
+    let there = ["--to", &server, "--port", &port];
+    let here = ["--local-host", &origin, &origins_port];
     let arguments = [&["local"], &there[..], &here[..]].concat();
     run("bore's client", program, hop, &arguments)
 }
