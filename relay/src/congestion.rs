@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 use crate::sys;
 
 /// On shorter paths the system's default stays: what is lost there is soon sent again, and pacing costs processor time.
-const FAR: Duration = Duration::from_millis(2);
+pub(crate) const FAR: Duration = Duration::from_millis(2);
 
 /// Takes BBR where the path is long and the kernel permits it. With a little loss it decides everything: at 50 ms and 0.5 %
 /// CUBIC moved 8.5 Mbit/s and BBR 775. A process without privileges may be refused

@@ -2,6 +2,7 @@
 //!
 //! Every number below is a choice against the library's default; `TransportConfig` documents what each default is.
 
+mod controller;
 mod demux;
 pub(crate) mod socket_buffers;
 
@@ -235,6 +236,7 @@ fn transport(streams: u32) -> TransportConfig {
         .send_window(SEND_WINDOW)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .initial_rtt(INITIAL_RTT)
+        .congestion_controller_factory(Arc::new(controller::Adaptive))
         .datagram_receive_buffer_size(None);
     transport
 }

@@ -20,7 +20,7 @@ const UPLOAD_LENGTH: u64 = 1 << 30;
 static RATE: Column = Column {
     key: "gbit_per_s",
     heading: "Gbit/s",
-    decimals: 2,
+    decimals: 3,
 };
 static RELAY_CPU: Column = Column {
     key: "relay_cpu_s_per_gb",
