@@ -8,6 +8,7 @@
 //! Every task hangs on a tracker of the [`Handle`]; [`Handle::shutdown`] ends them in order: no new visitors, agents told
 //! to go, visitors given time to finish, then everything that is left.
 
+mod carriers;
 mod commands;
 mod config;
 mod front;
@@ -160,7 +161,11 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
 
     let limits = Limits::for_this_process();
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
-    let sessions = Arc::new(Sessions::new(parts.workers.clone(), cut.clone()));
+    let sessions = Arc::new(Sessions::new(
+        parts.workers.clone(),
+        metrics.spare_carriers(),
+        cut.clone(),
+    ));
     let presence = Presence::new();
     let (visitors, tunnels) = (TaskTracker::new(), TaskTracker::new());
     let acceptor = tls::relay_acceptor(parts.relay_certificate.clone())?;

@@ -1,6 +1,6 @@
 //! What the relay counts. Never a name, a device or an address in a label.
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use wire::CloseCode;
 
 use crate::carrier::Kind;
@@ -22,6 +22,8 @@ pub(crate) struct Metrics {
     visitors_handed_over: IntCounterVec,
     /// Visitors sent away before they reached anything, by reason.
     visitors_refused: IntCounterVec,
+    /// Tls carriers without a visitor.
+    spare_carriers: IntGauge,
     /// Carriers opened, by kind.
     carriers_opened: IntCounterVec,
     /// Raw connections asked for, by whether they came.
@@ -63,6 +65,11 @@ impl Metrics {
             &["transport"],
         )?;
         registry.register(Box::new(tunnels.clone()))?;
+        let spare_carriers = IntGauge::new(
+            "causeway_relay_spare_carriers",
+            "Tls carriers that wait for a visitor now.",
+        )?;
+        registry.register(Box::new(spare_carriers.clone()))?;
         let metrics = Self {
             visitors_accepted: counter(
                 "causeway_relay_visitors_accepted_total",
@@ -83,6 +90,7 @@ impl Metrics {
                 "Visitors sent away before they reached anything.",
                 "reason",
             )?,
+            spare_carriers,
             carriers_opened: counters(
                 "causeway_relay_carriers_opened_total",
                 "Carriers opened.",
@@ -199,6 +207,10 @@ impl Metrics {
         self.bytes
             .with_label_values(&[TO_VISITOR])
             .inc_by(moved.inwards);
+    }
+
+    pub(crate) fn spare_carriers(&self) -> IntGauge {
+        self.spare_carriers.clone()
     }
 
     pub(crate) fn carrier_opened(&self, kind: Kind) {

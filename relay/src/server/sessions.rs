@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
 use directory::{DeviceId, PublicKey};
-use tokio::sync::oneshot;
+use prometheus::IntGauge;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::frame::{Open, Ticket};
@@ -23,6 +23,7 @@ use crate::splice::RawWay;
 use crate::tls::TlsStream;
 use crate::workers::{Worker, Workers};
 
+use super::carriers::{Carriers, Taken, Tickets, UnknownTicket};
 use super::commands::{Commands, Full};
 use super::limits::{DeviceVisitor, DeviceVisitors};
 use super::presence::Transport;
@@ -56,7 +57,9 @@ pub(crate) struct Sessions {
     /// Ends every session when the relay stops for good.
     cut: CancellationToken,
     sessions_by_device: DashMap<DeviceId, SessionsOfDevice>,
-    opener_by_ticket: Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
+    tickets: Tickets,
+    /// Spare tls carriers of all sessions.
+    spare_carriers: IntGauge,
     /// Where raw connections arrive.
     pub(crate) door: Door,
 }
@@ -77,12 +80,13 @@ impl SessionsOfDevice {
 }
 
 impl Sessions {
-    pub(crate) fn new(workers: Workers, cut: CancellationToken) -> Self {
+    pub(crate) fn new(workers: Workers, spare_carriers: IntGauge, cut: CancellationToken) -> Self {
         Self {
             workers,
             cut,
             sessions_by_device: DashMap::new(),
-            opener_by_ticket: Arc::default(),
+            tickets: Tickets::default(),
+            spare_carriers,
             door: Door::default(),
         }
     }
@@ -119,6 +123,9 @@ impl Sessions {
 
     /// Detaches `session`. `gone` runs if the device has none left that takes visitors, and while none can come.
     pub(crate) fn detach(&self, session: &Arc<Session>, gone: impl FnOnce()) {
+        if let Tunnel::Tls { carriers, .. } = &session.tunnel {
+            carriers.close();
+        }
         let Entry::Occupied(mut entry) = self.sessions_by_device.entry(session.device) else {
             return;
         };
@@ -150,10 +157,9 @@ impl Sessions {
         }
     }
 
-    /// Hands a tls carrier to the visitor that its ticket was made for. A ticket works once.
+    /// Hands a tls carrier to the session that its ticket was made for. A ticket works once.
     pub(crate) fn redeem(&self, ticket: &Ticket, stream: TlsStream) -> Result<(), UnknownTicket> {
-        let (_, opener) = self.opener_by_ticket.remove(ticket).ok_or(UnknownTicket)?;
-        opener.send(stream).map_err(|_| UnknownTicket)
+        self.tickets.redeem(ticket, stream)
     }
 
     /// Makes a session, not attached yet.
@@ -195,14 +201,10 @@ impl Sessions {
     pub(super) fn tls_tunnel(&self, signs: Arc<SignsOfLife>) -> Tunnel {
         Tunnel::Tls {
             signs,
-            opener_by_ticket: Arc::clone(&self.opener_by_ticket),
+            carriers: Carriers::new(self.tickets.clone(), self.spare_carriers.clone()),
         }
     }
 }
-
-/// The ticket was never made, is used up, or its visitor has stopped waiting.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct UnknownTicket;
 
 /// One attached agent.
 #[derive(Debug)]
@@ -235,7 +237,7 @@ pub(crate) enum Tunnel {
     Quic(Connection),
     Tls {
         signs: Arc<SignsOfLife>,
-        opener_by_ticket: Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
+        carriers: Arc<Carriers>,
     },
 }
 
@@ -285,10 +287,9 @@ impl Session {
                         .map_err(|_| OpenError::NoCarrier)?;
                     Carrier::quic(send, recv)
                 }
-                Tunnel::Tls {
-                    signs,
-                    opener_by_ticket,
-                } => Carrier::tls(self.dialled(opener_by_ticket).await?, Arc::clone(signs)),
+                Tunnel::Tls { signs, carriers } => {
+                    Carrier::tls(self.dialled(carriers).await?, Arc::clone(signs))
+                }
             };
             carrier
                 .sender
@@ -312,24 +313,20 @@ impl Session {
         }
     }
 
-    /// Asks the agent to dial a TLS connection and waits for it.
-    async fn dialled(
-        &self,
-        opener_by_ticket: &Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
-    ) -> Result<TlsStream, OpenError> {
+    /// A TLS connection that the agent has dialled, or dials now.
+    async fn dialled(&self, carriers: &Arc<Carriers>) -> Result<TlsStream, OpenError> {
         if !self.features.has(Features::TLS_CARRIER) {
             return Err(OpenError::NoCarrier);
         }
-        let ticket = Ticket(rand::random());
-        let (opener, opened) = oneshot::channel();
-        opener_by_ticket.insert(ticket, opener);
-        let _void_when_dropped = VoidTicket {
-            ticket,
-            opener_by_ticket: Arc::clone(opener_by_ticket),
+        let (taken, tickets) = carriers.take(Instant::now());
+        for ticket in tickets {
+            let asked = self.commands.push(Frame::Dial { ticket });
+            asked.map_err(|Full| OpenError::NoCarrier)?;
+        }
+        let mut stream = match taken {
+            Taken::AtHand(stream) => *stream,
+            Taken::Awaited(carrier) => carrier.await.map_err(|_| OpenError::NoCarrier)?,
         };
-        let asked = self.commands.push(Frame::Dial { ticket });
-        asked.map_err(|Full| OpenError::NoCarrier)?;
-        let mut stream = opened.await.map_err(|_| OpenError::NoCarrier)?;
         let moved = stream.get_mut().0.move_here();
         moved.map_err(|_| OpenError::NoCarrier)?;
         Ok(stream)
@@ -383,6 +380,9 @@ impl Session {
     }
 
     fn sweep(&self, now: Instant) {
+        if let Tunnel::Tls { carriers, .. } = &self.tunnel {
+            carriers.sweep(now);
+        }
         let waits = self.has_visitors() && self.idle_ms(now) <= RESTS_AFTER_MS;
         let verdict = {
             let mut liveness = self.liveness.lock().unwrap_or_else(PoisonError::into_inner);
@@ -413,17 +413,5 @@ impl Session {
 
     fn elapsed_ms(&self, now: Instant) -> u64 {
         u64::try_from(now.saturating_duration_since(self.started).as_millis()).unwrap_or(u64::MAX)
-    }
-}
-
-/// Makes a ticket worthless when its visitor stops waiting.
-struct VoidTicket {
-    ticket: Ticket,
-    opener_by_ticket: Arc<DashMap<Ticket, oneshot::Sender<TlsStream>>>,
-}
-
-impl Drop for VoidTicket {
-    fn drop(&mut self) {
-        self.opener_by_ticket.remove(&self.ticket);
     }
 }

@@ -9,6 +9,7 @@
 
 mod by_hand;
 mod byte_path;
+mod carriers;
 mod dead_agent;
 mod doctor;
 mod half_close;

@@ -40,7 +40,8 @@ async fn receive(mut from: impl AsyncRead + Unpin) -> Vec<u8> {
 }
 
 /// A visitor who sends a real hello and any bytes behind it.
-async fn visitor(world: &World) -> TcpStream {
+/// One who has said hello to `demo`.
+pub(crate) async fn visitor(world: &World) -> TcpStream {
     let mut visitor = TcpStream::connect(world.front).await.unwrap();
     visitor.write_all(HELLO).await.unwrap();
     visitor

@@ -151,7 +151,9 @@ async fn a_superseded_tunnel_loses_its_right_with_the_device() {
     // A visitor waits for its carrier on the older tunnel, which is therefore kept when a newer one comes.
     let visit = world.try_visit("mynas.nas.localhost");
     let lose = async {
-        assert!(matches!(older.hear().await, Frame::Dial { .. }));
+        for _the_visitors_and_a_spare_one in 0..2 {
+            assert!(matches!(older.hear().await, Frame::Dial { .. }));
+        }
         let mut newer = ByHand::connect(&world, "mynas").await;
         newer.hello(1, Features::TLS_CARRIER.0).await;
         assert!(matches!(newer.hear().await, Frame::Welcome { .. }));
