@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod entrance;
 mod part;
 mod plain;
 mod process;

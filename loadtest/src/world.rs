@@ -88,8 +88,12 @@ pub(crate) struct Place {
 /// What the tunnel runs over.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Carrier {
+    /// QUIC, and TCP beside it for bulk
     #[default]
     Quic,
+    /// QUIC for everything
+    QuicOnly,
+    /// TLS, and TCP beside it for bulk
     Tls,
 }
 
@@ -97,6 +101,7 @@ impl fmt::Display for Carrier {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Quic => "quic",
+            Self::QuicOnly => "quic-only",
             Self::Tls => "tls",
         })
     }
@@ -182,7 +187,7 @@ fn read(file: &Path) -> Result<String, WorldError> {
 
 fn check_carrier(status: &Status, carrier: Carrier) -> Result<(), WorldError> {
     let others = match carrier {
-        Carrier::Quic => status.over_tls,
+        Carrier::Quic | Carrier::QuicOnly => status.over_tls,
         Carrier::Tls => status.over_quic,
     };
     if others == 0 {

@@ -33,7 +33,7 @@ use tokio::sync::mpsc;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wire::{CloseCode, Frame};
+use wire::{CloseCode, Features, Frame};
 
 pub use crate::quic::Secret;
 pub use config::Config;
@@ -178,6 +178,10 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         metrics.datagram_counts(),
     )
     .map_err(StartError::Quic)?;
+    let features = match config.raw {
+        true => Features::TLS_CARRIER.and(Features::RAW_CARRIER),
+        false => Features::TLS_CARRIER,
+    };
     let handshakes = Handshakes::default();
     let mut front_address = config.front;
     let mut endpoints = Vec::new();
@@ -190,6 +194,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             presence: presence.clone(),
             metrics: Arc::clone(&metrics),
             acceptor: acceptor.clone(),
+            features,
             tasks: tunnels.clone(),
             worker: worker.clone(),
         };

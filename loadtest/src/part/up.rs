@@ -15,6 +15,8 @@ pub(crate) struct Order {
     pub(crate) front: SocketAddr,
     /// Whether agents may come over QUIC.
     pub(crate) udp: bool,
+    /// Whether bulk may leave its tunnel.
+    pub(crate) raw: bool,
 }
 
 /// What is where, as `up` says it; only what is needed here.
@@ -38,6 +40,7 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
         ..Overrides::default()
     })?;
     config.relay.http = None;
+    config.relay.raw = order.raw;
     let running = Box::pin(up::start(config, false)).await?;
     super::say(&running.addresses())?;
     std::future::pending().await

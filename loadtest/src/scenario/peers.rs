@@ -216,7 +216,12 @@ async fn measure(
     let load = Arc::new(Load::default());
     let start = |workload: Workload| {
         let count = workload.visitors(effort.connections);
-        Visitors::start(way.front, workload.visit(), count, Arc::clone(&load))
+        Visitors::start(
+            way.entrance.clone(),
+            workload.visit(),
+            count,
+            Arc::clone(&load),
+        )
     };
     let _beside = workload.beside().map(start).transpose()?;
     let visitors = start(workload)?;
@@ -251,7 +256,12 @@ async fn rest(way: &Way, workload: Workload, effort: Effort) -> Result<Round, Sc
     let before = (resident(relay)?, resident(agent)?);
     let load = Arc::new(Load::default());
     let count = workload.visitors(effort.connections);
-    let visitors = Visitors::start(way.front, workload.visit(), count, Arc::clone(&load))?;
+    let visitors = Visitors::start(
+        way.entrance.clone(),
+        workload.visit(),
+        count,
+        Arc::clone(&load),
+    )?;
     let all_here = async {
         while visitors.clock.answered() < count as u64 {
             sleep(TICK).await;

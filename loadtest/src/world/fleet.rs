@@ -85,7 +85,7 @@ impl Fleet {
             origin: ORIGIN.to_owned(),
             devices: devices.collect(),
             at_once: match place.carrier {
-                Carrier::Quic => AT_ONCE_OVER_QUIC,
+                Carrier::Quic | Carrier::QuicOnly => AT_ONCE_OVER_QUIC,
                 Carrier::Tls => AT_ONCE_OVER_TLS,
             },
             stay: false,

@@ -25,10 +25,16 @@ pub(crate) enum Peer {
     CausewayQuic,
     /// Causeway without UDP, and raw for bulk
     CausewayTls,
+    /// Causeway over QUIC, with bulk too
+    CausewayQuicOnly,
+    /// Causeway over QUIC, raw for bulk, and TLS from the visitor to the agent, which ends it
+    CausewayEndsTls,
     /// rathole over plain TCP
     RatholeTcp,
     /// rathole over the Noise protocol
     RatholeNoise,
+    /// rathole over TLS
+    RatholeTls,
     /// bore
     Bore,
     /// Two hops of HAProxy with large buffers
@@ -37,6 +43,10 @@ pub(crate) enum Peer {
     Haproxy2Splice,
     /// Two hops of nginx's stream module
     Nginx2,
+    /// TCP over streams of quinn, as simple as can be
+    Qbench,
+    /// The same with vectored reads and writes
+    QbenchBatch,
 }
 
 /// A peer that can be started.
@@ -53,7 +63,7 @@ pub(super) enum Program {
     Own,
     Rathole {
         program: PathBuf,
-        noise: bool,
+        over: RatholeOver,
     },
     Bore {
         program: PathBuf,
@@ -66,6 +76,18 @@ pub(super) enum Program {
         program: PathBuf,
         module: PathBuf,
     },
+    Qbench {
+        program: PathBuf,
+        batch: bool,
+    },
+}
+
+/// What rathole's two ends speak.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum RatholeOver {
+    Tcp,
+    Noise,
+    Tls,
 }
 
 /// A peer that is not here, and how to get it.
@@ -84,7 +106,12 @@ impl fmt::Display for NotInstalled {
 
 impl Peer {
     /// Ours, which the others are compared with.
-    pub(crate) const OURS: [&str; 2] = [Self::CausewayQuic.name(), Self::CausewayTls.name()];
+    pub(crate) const OURS: [&str; 4] = [
+        Self::CausewayQuic.name(),
+        Self::CausewayTls.name(),
+        Self::CausewayQuicOnly.name(),
+        Self::CausewayEndsTls.name(),
+    ];
 
     /// As it is called on the command line.
     pub(crate) const fn name(self) -> &'static str {
@@ -94,12 +121,17 @@ impl Peer {
             Self::Splice2 => "splice2",
             Self::CausewayQuic => "causeway-quic",
             Self::CausewayTls => "causeway-tls",
+            Self::CausewayQuicOnly => "causeway-quic-only",
+            Self::CausewayEndsTls => "causeway-ends-tls",
             Self::RatholeTcp => "rathole-tcp",
             Self::RatholeNoise => "rathole-noise",
+            Self::RatholeTls => "rathole-tls",
             Self::Bore => "bore",
             Self::Haproxy2 => "haproxy2",
             Self::Haproxy2Splice => "haproxy2-splice",
             Self::Nginx2 => "nginx2",
+            Self::Qbench => "qbench",
+            Self::QbenchBatch => "qbench-batch",
         }
     }
 
@@ -110,12 +142,18 @@ impl Peer {
             | Self::DirectBbr
             | Self::Splice2
             | Self::CausewayQuic
-            | Self::CausewayTls => (Some(Program::Own), ""),
-            Self::RatholeTcp | Self::RatholeNoise => {
-                let noise = self == Self::RatholeNoise;
+            | Self::CausewayTls
+            | Self::CausewayQuicOnly
+            | Self::CausewayEndsTls => (Some(Program::Own), ""),
+            Self::RatholeTcp | Self::RatholeNoise | Self::RatholeTls => {
+                let over = match self {
+                    Self::RatholeNoise => RatholeOver::Noise,
+                    Self::RatholeTls => RatholeOver::Tls,
+                    _ => RatholeOver::Tcp,
+                };
                 let program = find("rathole", folder);
                 (
-                    program.map(|program| Program::Rathole { program, noise }),
+                    program.map(|program| Program::Rathole { program, over }),
                     "cargo install rathole --version 0.5.0",
                 )
             }
@@ -139,6 +177,14 @@ impl Peer {
                 (
                     both.map(|(program, module)| Program::Nginx { program, module }),
                     "apt-get install nginx libnginx-mod-stream",
+                )
+            }
+            Self::Qbench | Self::QbenchBatch => {
+                let batch = self == Self::QbenchBatch;
+                let program = find("qbench", folder);
+                (
+                    program.map(|program| Program::Qbench { program, batch }),
+                    "cargo install --path bench/src/qbench, of the reference",
                 )
             }
         };

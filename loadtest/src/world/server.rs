@@ -40,7 +40,8 @@ impl Server {
         let order = up::Order {
             state: folder.join("server"),
             front,
-            udp: carrier == Carrier::Quic,
+            udp: carrier != Carrier::Tls,
+            raw: carrier != Carrier::QuicOnly,
         };
         let mut child = Child::start(Namespace::Here, Part::Up, &order, folder)?;
         let ready = child.until_said(READY, |_: &up::Ready| true).await?;

@@ -11,14 +11,14 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
+use relay::tls::Roots;
 use tempfile::TempDir;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep, timeout};
 
 use super::ends::End;
 use super::tunnel::Tunnel;
 use super::{Carrier, Ends, Found, Peer, READY, Watched, WorldError};
+use crate::entrance::Entrance;
 use crate::part::{Part, plain_origin, splice_hop};
 use crate::plain::{DEVICE, HELLO, Request, SMALL};
 use crate::process::{Child, Program};
@@ -60,7 +60,7 @@ impl PlainOrigin {
 #[derive(Debug)]
 pub(crate) struct Way {
     /// Where visitors arrive.
-    pub(crate) front: SocketAddr,
+    pub(crate) entrance: Entrance,
     pub(crate) watched: Watched,
     processes: Processes,
     _folder: TempDir,
@@ -77,7 +77,7 @@ enum Processes {
 }
 
 /// What was started, where its visitors arrive, and what is to be measured of it.
-type Started = (SocketAddr, Watched, Processes);
+type Started = (Entrance, Watched, Processes);
 
 impl Way {
     /// Starts the peer's processes, and waits until a visitor gets through to the origin.
@@ -88,13 +88,12 @@ impl Way {
     ) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
         let to = origin.address;
-        let (front, watched, processes) = match found.peer {
-            Peer::Direct => (to, Watched::default(), Processes::None),
+        let (entrance, watched, processes) = match found.peer {
+            Peer::Direct => (Entrance::plain(to), Watched::default(), Processes::None),
             Peer::DirectBbr => {
                 let origin = PlainOrigin::start(ends, Some("bbr")).await?;
-                let to = origin.address;
                 (
-                    to,
+                    Entrance::plain(origin.address),
                     Watched::default(),
                     Processes::Origin { _origin: origin },
                 )
@@ -102,15 +101,20 @@ impl Way {
             Peer::Splice2 => splice(ends, to, folder.path()).await?,
             Peer::CausewayQuic => causeway(ends, Carrier::Quic, to, folder.path()).await?,
             Peer::CausewayTls => causeway(ends, Carrier::Tls, to, folder.path()).await?,
+            Peer::CausewayQuicOnly => causeway(ends, Carrier::QuicOnly, to, folder.path()).await?,
+            Peer::CausewayEndsTls => ending_tls(ends, to, folder.path()).await?,
             Peer::RatholeTcp
             | Peer::RatholeNoise
+            | Peer::RatholeTls
             | Peer::Bore
             | Peer::Haproxy2
             | Peer::Haproxy2Splice
-            | Peer::Nginx2 => programs::start(found, ends, to, folder.path()).await?,
+            | Peer::Nginx2
+            | Peer::Qbench
+            | Peer::QbenchBatch => programs::start(found, ends, to, folder.path()).await?,
         };
         let mut way = Self {
-            front,
+            entrance,
             watched,
             processes,
             _folder: folder,
@@ -122,7 +126,7 @@ impl Way {
     async fn until_open(&mut self, peer: Peer) -> Result<(), WorldError> {
         let begun = Instant::now();
         loop {
-            let first = timeout(TRY, first_answer(self.front)).await;
+            let first = timeout(TRY, first_answer(&self.entrance)).await;
             match first.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())) {
                 Ok(()) => return Ok(()),
                 Err(cause) if begun.elapsed() > READY => {
@@ -139,16 +143,21 @@ impl Way {
     }
 }
 
-async fn first_answer(front: SocketAddr) -> io::Result<()> {
-    let mut stream = TcpStream::connect(front).await?;
+async fn first_answer(entrance: &Entrance) -> io::Result<()> {
+    let mut line = entrance.enter().await?;
     let request = Request {
         length: SMALL,
         last: true,
         works: false,
     };
-    stream.write_all(HELLO).await?;
-    stream.write_all(&request.encode()).await?;
-    stream.read_exact(&mut [0; SMALL as usize]).await?;
+    line.send(&[HELLO, &request.encode()].concat()).await?;
+    let mut left = SMALL;
+    while left > 0 {
+        match line.forget(left).await? {
+            0 => return Err(io::ErrorKind::UnexpectedEof.into()),
+            received => left -= received as u64,
+        }
+    }
     Ok(())
 }
 
@@ -163,7 +172,7 @@ async fn splice(ends: &Ends, origin: SocketAddr, folder: &Path) -> Result<Starte
         _relay: relay,
         _agent: agent,
     };
-    Ok((front, watched, processes))
+    Ok((Entrance::plain(front), watched, processes))
 }
 
 async fn splice_hop(
@@ -180,6 +189,7 @@ async fn splice_hop(
     Ok((hop, ready.address))
 }
 
+/// A tunnel whose agent passes the visitor's TLS on.
 async fn causeway(
     ends: &Ends,
     carrier: Carrier,
@@ -188,9 +198,26 @@ async fn causeway(
 ) -> Result<Started, WorldError> {
     let origin = format!("tls://{origin}");
     let tunnel = Tunnel::start(folder, carrier, DEVICE, origin, ends).await?;
-    let (front, watched) = (tunnel.server.ready.front, tunnel.watched());
+    let entrance = Entrance::plain(tunnel.server.ready.front);
+    Ok(through(tunnel, entrance))
+}
+
+/// A tunnel whose agent ends the visitor's TLS.
+async fn ending_tls(ends: &Ends, origin: SocketAddr, folder: &Path) -> Result<Started, WorldError> {
+    let origin = format!("tcp://{origin}");
+    let tunnel = Tunnel::start(folder, Carrier::Quic, DEVICE, origin, ends).await?;
+    let host = format!("{DEVICE}.{}", tunnel.server.ready.zone);
+    let entrance = Entrance {
+        front: tunnel.server.ready.front,
+        tls: Some((host, Roots::from_pem(&tunnel.trust_root)?)),
+    };
+    Ok(through(tunnel, entrance))
+}
+
+fn through(tunnel: Tunnel, entrance: Entrance) -> Started {
+    let watched = tunnel.watched();
     let processes = Processes::Tunnel {
         _tunnel: Box::new(tunnel),
     };
-    Ok((front, watched, processes))
+    (entrance, watched, processes)
 }

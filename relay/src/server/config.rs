@@ -17,6 +17,10 @@ pub struct Config {
     /// Whether agents may bring their tunnels over QUIC. Without it they fall back to TLS.
     #[serde(default = "yes")]
     pub udp: bool,
+    /// Whether bulk may leave its tunnel for a TCP connection of its own, which is no TLS. Not where what stands before the
+    /// front lets only TLS through.
+    #[serde(default = "yes")]
+    pub raw: bool,
     /// The addresses under which the front is reached from outside; what the zone answers for a device that has no
     /// address of its own. Absent: the front's own address.
     #[serde(default)]

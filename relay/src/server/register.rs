@@ -25,9 +25,6 @@ use super::presence::{Attachment, Presence};
 use super::refusal::Rejection;
 use super::sessions::{Session, Sessions, Tunnel};
 
-/// What this relay can do.
-const FEATURES: Features = Features::TLS_CARRIER.and(Features::RAW_CARRIER);
-
 /// A tunnel on which no frame comes for this long is gone. An agent pings every two or three seconds.
 const SILENCE: Duration = Duration::from_secs(45);
 
@@ -47,6 +44,8 @@ pub(crate) struct Register {
     pub(crate) presence: Presence,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) acceptor: TlsAcceptor,
+    /// What this relay does.
+    pub(crate) features: Features,
     /// The tasks of tunnels, which outlive those of visitors.
     pub(crate) tasks: TaskTracker,
     /// Where this register's agents arrive, and stay.
@@ -260,7 +259,7 @@ impl Register {
             Tunnel::Quic(connection) => Some(connection.clone()),
             Tunnel::Tls { .. } => None,
         };
-        let agreed = match hello.agree(FEATURES) {
+        let agreed = match hello.agree(self.features) {
             Ok(agreed) => agreed,
             Err(code) => {
                 self.refuse(Rejection::BadHello);

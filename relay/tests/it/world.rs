@@ -85,6 +85,7 @@ impl World {
             front,
             http: Some((Ipv4Addr::LOCALHOST, 0).into()),
             udp: transport == Transport::Quic,
+            raw: true,
             public: Vec::new(),
             workers: None,
             drain: Duration::from_secs(5),

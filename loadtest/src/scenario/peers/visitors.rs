@@ -1,23 +1,19 @@
 //! Visitors that cost next to nothing: one thread for all of them, and the kernel throws away what they receive.
 
-use std::cell::RefCell;
 use std::future::pending;
 use std::io;
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use rustix::net::{RecvFlags, recv};
-use tokio::io::{AsyncWriteExt as _, Interest};
-use tokio::net::TcpStream;
 use tokio::runtime;
 use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::entrance::{Entrance, Line};
 use crate::plain::{HELLO, Request};
 use crate::scenario::requests::Clock;
 use crate::scenario::{Load, ScenarioError, for_ever};
@@ -27,14 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How many may be on their way to a first answer: no more than a household, however many there are to be.
 const AT_ONCE: usize = 64;
-
-/// The most that is received at once.
-const PORTION: usize = 256 * 1024;
-
-thread_local! {
-    /// Said to be where octets go. None ever does.
-    static NOWHERE: RefCell<Vec<u8>> = RefCell::new(vec![0; PORTION]);
-}
 
 /// What a visitor does, again and again.
 #[derive(Clone, Copy, Debug)]
@@ -65,13 +53,13 @@ pub(super) struct Visitors {
 
 impl Visitors {
     pub(super) fn start(
-        front: SocketAddr,
+        entrance: Entrance,
         visit: Visit,
         count: usize,
         load: Arc<Load>,
     ) -> Result<Self, ScenarioError> {
         let visitor = Arc::new(Visitor {
-            front,
+            entrance,
             visit,
             arrivals: Semaphore::new(AT_ONCE),
             load,
@@ -118,7 +106,7 @@ impl Drop for Visitors {
 
 /// What all of them have in common, which is everything.
 struct Visitor {
-    front: SocketAddr,
+    entrance: Entrance,
     visit: Visit,
     arrivals: Semaphore,
     load: Arc<Load>,
@@ -142,13 +130,10 @@ impl Visitor {
         };
         let mut arrival = Some(arrival);
         let mut start = Instant::now();
-        let mut stream = TcpStream::connect(self.front).await?;
-        stream.set_nodelay(true)?;
-        stream
-            .write_all(&[HELLO, &request.encode()].concat())
-            .await?;
+        let mut line = self.entrance.enter().await?;
+        line.send(&[HELLO, &request.encode()].concat()).await?;
         loop {
-            self.receive(&stream, length).await?;
+            self.receive(&mut line, length).await?;
             self.clock.answer(start, &self.load);
             match then {
                 Then::AskAgain => {}
@@ -159,23 +144,19 @@ impl Visitor {
                 }
             }
             start = Instant::now();
-            stream.write_all(&request.encode()).await?;
+            line.send(&request.encode()).await?;
         }
     }
 
-    async fn receive(&self, stream: &TcpStream, length: u64) -> io::Result<()> {
+    async fn receive(&self, line: &mut Line, length: u64) -> io::Result<()> {
         let mut left = length;
         while left > 0 {
-            timeout(PATIENCE, stream.readable()).await??;
-            let limit = usize::try_from(left).unwrap_or(PORTION).min(PORTION);
-            match stream.try_io(Interest::READABLE, || forget(stream, limit)) {
-                Ok(0) => return Err(ended_after(length - left)),
-                Ok(received) => {
+            match timeout(PATIENCE, line.forget(left)).await?? {
+                0 => return Err(ended_after(length - left)),
+                received => {
                     left -= received as u64;
                     self.received.fetch_add(received as u64, Relaxed);
                 }
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(error) => return Err(error),
             }
         }
         Ok(())
@@ -185,12 +166,4 @@ impl Visitor {
 fn ended_after(octets: u64) -> io::Error {
     let words = format!("the answer ended after {octets} octets");
     io::Error::new(io::ErrorKind::UnexpectedEof, words)
-}
-
-/// tcp(7): with `MSG_TRUNC` the octets are discarded in the kernel, and only their number comes.
-fn forget(stream: &TcpStream, limit: usize) -> io::Result<usize> {
-    NOWHERE.with_borrow_mut(|nowhere| {
-        let (_, received) = recv(stream, &mut nowhere[..limit], RecvFlags::TRUNC)?;
-        Ok(received)
-    })
 }

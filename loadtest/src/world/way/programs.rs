@@ -10,8 +10,9 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, sleep};
 
 use super::{PAUSE, Processes, Started};
+use crate::entrance::Entrance;
 use crate::process::{Namespace, Program};
-use crate::world::peer::{self, Found};
+use crate::world::peer::{self, Found, RatholeOver};
 use crate::world::{Ends, READY, Watched, WorldError};
 
 /// Connections that each hop may have at a time. HAProxy takes four descriptors for each where it splices.
@@ -39,7 +40,9 @@ pub(super) async fn start(
     let (near, far) = (ends.near, ends.far);
     // Where the two hops meet: a tunnel's agent dials, and of two proxies the first does.
     let meets = match &found.program {
-        peer::Program::Rathole { .. } | peer::Program::Bore { .. } => near,
+        peer::Program::Rathole { .. }
+        | peer::Program::Bore { .. }
+        | peer::Program::Qbench { .. } => near,
         peer::Program::Haproxy { .. } | peer::Program::Nginx { .. } | peer::Program::Own => far,
     };
     let front = SocketAddr::from((near.address, free_port()?));
@@ -63,10 +66,11 @@ pub(super) async fn start(
         },
     ];
     let (relay, agent) = match &found.program {
-        peer::Program::Rathole { program, noise } => {
-            let transport = match noise {
-                true => Transport::noise(program)?,
-                false => Transport::default(),
+        peer::Program::Rathole { program, over } => {
+            let transport = match over {
+                RatholeOver::Tcp => Transport::default(),
+                RatholeOver::Noise => Transport::noise(program)?,
+                RatholeOver::Tls => Transport::tls(folder)?,
             };
             let started = rathole_server(program, &relay, &transport)?;
             (started, rathole_client(program, &agent, &transport)?)
@@ -84,13 +88,18 @@ pub(super) async fn start(
             let started = nginx(program, module, &relay)?;
             (started, nginx(program, module, &agent)?)
         }
+        peer::Program::Qbench { program, batch } => {
+            let started = qbench(program, &relay, "relay", *batch)?;
+            (started, qbench(program, &agent, "agent", *batch)?)
+        }
         peer::Program::Own => return Err(io::Error::from(io::ErrorKind::Unsupported).into()),
     };
     let watched = Watched {
         relay: Some(relay.id()),
         agent: Some(agent.id()),
     };
-    Ok((front, watched, Processes::Programs { relay, agent }))
+    let processes = Processes::Programs { relay, agent };
+    Ok((Entrance::plain(front), watched, processes))
 }
 
 /// One that nobody here listens at now; a new network namespace has none that is taken. Who is told of it must be quicker than others.
@@ -165,6 +174,54 @@ impl Transport {
             server: end("server", format!("local_private_key = \"{private}\"")),
             client: end("client", format!("remote_public_key = \"{public}\"")),
         })
+    }
+
+    /// With a certificate for its own name that it has signed itself.
+    fn tls(folder: &Path) -> io::Result<Self> {
+        const HOST: &str = "relay.localhost";
+        let path = |name: &str| folder.join(name).display().to_string();
+        let (key, certificate, identity) = (
+            path("key.pem"),
+            path("certificate.pem"),
+            path("identity.pfx"),
+        );
+        let name = format!("/CN={HOST}");
+        let alternative = format!("subjectAltName=DNS:{HOST}");
+        let sign = [
+            "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "1", "-subj", &name,
+        ];
+        let to = [
+            "-addext",
+            &alternative,
+            "-keyout",
+            &key,
+            "-out",
+            &certificate,
+        ];
+        openssl(&[&sign[..], &to].concat())?;
+        let pack = ["pkcs12", "-export", "-inkey", &key, "-in", &certificate];
+        openssl(&[&pack[..], &["-passout", "pass:measured", "-out", &identity]].concat())?;
+        let end = |end, settings| {
+            format!("[{end}.transport]\ntype = \"tls\"\n[{end}.transport.tls]\n{settings}\n")
+        };
+        let pack = format!("pkcs12 = \"{identity}\"\npkcs12_password = \"measured\"");
+        let trust = format!("trusted_root = \"{certificate}\"\nhostname = \"{HOST}\"");
+        Ok(Self {
+            server: end("server", pack),
+            client: end("client", trust),
+        })
+    }
+}
+
+fn openssl(arguments: &[&str]) -> io::Result<()> {
+    let output = Command::new("openssl").args(arguments).output()?;
+    match output.status.success() {
+        true => Ok(()),
+        false => Err(io::Error::other(format!(
+            "openssl {}: {}",
+            arguments.join(" "),
+            String::from_utf8_lossy(&output.stderr)
+        ))),
     }
 }
 
@@ -267,4 +324,20 @@ stream {{
         folder = hop.folder.display(),
     );
     run_configured("nginx", program, hop, "-c", &configuration)
+}
+
+/// One end of it. Its packets are as large as an Ethernet has them.
+fn qbench(program: &Path, hop: &Hop<'_>, end: &str, batch: bool) -> Result<Program, WorldError> {
+    let (first, second) = match end {
+        "relay" => (format!("tcp={}", hop.listen), format!("listen={}", hop.to)),
+        _ => (format!("to={}", hop.listen), format!("origin={}", hop.to)),
+    };
+    let streams = match end {
+        "relay" => "maxstreams=4",
+        _ => "maxstreams=4096",
+    };
+    let batch = format!("batch={}", u8::from(batch));
+    let settings = ["mtu=1472", "win=4194304", "threads=1", streams, &batch];
+    let arguments = [&[end, &first, &second], &settings[..]].concat();
+    run("qbench", program, hop, &arguments)
 }
