@@ -4,6 +4,7 @@
 //!   pair   code ─► cloud ─► name, relays, trust root ─► state
 //!   run    state ─► certificate ─► tunnel ─► visitors ─► origin
 //!   doctor state ─► relays, this system ─► what is not well
+//!   status state ─► the running agent ─► how it is, and why
 //! ```
 //!
 //! [`run`] goes on until it is told to stop: a tunnel that ends is followed by another, a certificate that nears its end
@@ -12,6 +13,7 @@
 mod announce;
 mod backoff;
 mod certificate;
+mod choice;
 mod cloud;
 mod doctor;
 mod http;
@@ -21,18 +23,19 @@ mod pair;
 mod pass;
 mod pulse;
 mod state;
+mod status;
 mod stream;
 mod tunnel;
 mod visitor;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use directory::{DeviceName, NameError, Zone};
-use tokio::sync::{oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use wire::{InstanceId, Retry};
@@ -43,13 +46,17 @@ pub use identity::{Identity, KeyError, TlsKey};
 pub use origin::{Origin, OriginAddress, OriginError, OriginTrust, Scheme, VisitorAddress};
 pub use pair::{PairError, pair};
 pub use state::{Certificate, Pairing, State, StateError};
+pub use status::{PathStatus, Status, StatusError, TunnelStatus, ask};
 
+use crate::quic::{self, Room};
 use crate::resolve::Resolver;
 use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
 use crate::workers::{Worker, Workers};
 use backoff::Backoff;
 use certificate::{CertificateError, Certificates};
+use choice::Wanted;
+use status::{Situation, Standing};
 use tunnel::{Before, DialError, Dialler, Ended, RelayAddress, Tunnel};
 use visitor::Visitors;
 
@@ -66,8 +73,14 @@ const PATIENT_REDIAL: Duration = Duration::from_secs(60);
 /// The wait after a close that somebody has to do something about.
 const LATER: Duration = Duration::from_secs(120);
 
-/// How often an agent on TLS looks whether QUIC works by now.
-const UPGRADE: Duration = Duration::from_secs(60);
+/// How often an agent on TLS looks whether QUIC works by now, and after how long what did not come about is tried again.
+const TRY_AGAIN: Duration = Duration::from_secs(60);
+
+/// How often the tunnel's path is looked at.
+const LOOK: Duration = Duration::from_secs(5);
+
+/// Raw connections whose outcome nobody has looked at yet; of more it is not noted.
+const RAW_OUTCOMES: usize = 64;
 
 /// How long a stopping agent takes to say goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -152,11 +165,9 @@ pub async fn run(
     let device = DeviceName::parse(&pairing.name)?;
     let roots = Roots::from_pem(&pairing.trust_root)?;
     let cloud = Cloud::new(&pairing.cloud, roots.clone(), resolver)?;
+    let host = zone.name_of(&device);
     let certificates = Certificates {
-        names: vec![
-            zone.name_of(&device),
-            format!("*.{}", zone.name_of(&device)),
-        ],
+        names: vec![host.clone(), format!("*.{host}")],
         key: state.tls_key()?,
         cloud: cloud.clone(),
         state,
@@ -174,11 +185,14 @@ pub async fn run(
         workers.clone(),
         stop.clone(),
     )?);
+    let (raw_outcomes, raw_heard) = mpsc::channel(RAW_OUTCOMES);
+    let situation = Situation::new();
     let dialler = Arc::new(Dialler {
         certificate: identity.certificate()?,
         roots,
         resolver,
         instance: InstanceId(rand::random()),
+        raw_outcomes,
     });
     let relays = relay_addresses(&pairing)?;
     let keeper = TunnelKeeper {
@@ -186,15 +200,17 @@ pub async fn run(
         relays,
         visitors: Arc::clone(&visitors),
         attached,
+        situation: situation.clone(),
         home: workers.next().clone(),
         stop: stop.clone(),
     };
     let home = keeper.home.runtime().clone();
-    let kept = AbortOnDropHandle::new(home.spawn(keeper.keep()));
+    let kept = AbortOnDropHandle::new(home.spawn(keeper.keep(raw_heard)));
     tokio::select! {
         _ = kept => {} // it ends when the agent stops; a panic has been reported
         () = certificates.keep_fresh(&identity, &slot) => {}
         () = announce::announce(&cloud, &identity) => {}
+        () = status::answer(&certificates.state, host, situation, Arc::clone(&visitors)) => {}
     }
     let _ = timeout(GOODBYE, visitors.gone()).await;
     Ok(())
@@ -218,6 +234,8 @@ struct TunnelKeeper {
     relays: Vec<RelayAddress>,
     visitors: Arc<Visitors>,
     attached: watch::Sender<Option<Attached>>,
+    /// What is known, for the next decision and for whoever asks.
+    situation: Situation,
     /// Where the tunnel's socket is.
     home: Worker,
     stop: CancellationToken,
@@ -234,8 +252,8 @@ enum Turn {
 }
 
 impl TunnelKeeper {
-    /// Returns when the agent stops.
-    async fn keep(self) {
+    /// Returns when the agent stops. `raw_outcomes` tells of each raw connection whether it came.
+    async fn keep(self, mut raw_outcomes: mpsc::Receiver<bool>) {
         let mut tunnels = JoinSet::new(); // the newest, and older ones whose visitors finish
         let mut next = None;
         let mut before = Before::Nothing;
@@ -247,9 +265,9 @@ impl TunnelKeeper {
                     None => break,
                 },
             };
-            match self.attend(tunnel, &mut tunnels).await {
+            match self.attend(tunnel, &mut tunnels, &mut raw_outcomes).await {
                 Turn::Ended(ended) => {
-                    self.attached.send_replace(None);
+                    self.detached();
                     before = match ended {
                         Ended::Silent => Before::Silence,
                         Ended::Stopped | Ended::Closed(_) | Ended::Broken => Before::Nothing,
@@ -266,7 +284,7 @@ impl TunnelKeeper {
                     next = tokio::select! {
                         tunnel = &mut replacement => tunnel,
                         _ = &mut old_ended => {
-                            self.attached.send_replace(None);
+                            self.detached();
                             replacement.await
                         }
                     };
@@ -274,7 +292,7 @@ impl TunnelKeeper {
                 Turn::Better(tunnel) => next = Some(*tunnel),
             }
         }
-        self.attached.send_replace(None);
+        self.detached();
         let _ = timeout(GOODBYE, async {
             while tunnels.join_next().await.is_some() {}
         })
@@ -290,7 +308,7 @@ impl TunnelKeeper {
             let dialled = tokio::select! {
                 biased;
                 () = self.stop.cancelled() => return None,
-                dialled = self.dialler.dial(relay, before) => dialled,
+                dialled = self.dialler.dial(relay, before, self.wanted()) => dialled,
             };
             match dialled {
                 Ok(tunnel) => return Some(tunnel),
@@ -319,11 +337,13 @@ impl TunnelKeeper {
     }
 
     /// Takes visitors from `tunnel` until another is needed.
-    async fn attend(&self, tunnel: Tunnel, tunnels: &mut JoinSet<()>) -> Turn {
-        let (transport, seen_as) = (tunnel.transport(), tunnel.seen_as);
-        self.attached
-            .send_replace(Some(Attached { transport, seen_as }));
-        tracing::info!(transport = transport.name(), "attached to the relay");
+    async fn attend(
+        &self,
+        tunnel: Tunnel,
+        tunnels: &mut JoinSet<()>,
+        raw_outcomes: &mut mpsc::Receiver<bool>,
+    ) -> Turn {
+        let standing = self.stands(&tunnel);
         let (drain, mut drained) = oneshot::channel();
         let (end, mut ended) = oneshot::channel();
         let visitors = Arc::clone(&self.visitors);
@@ -332,31 +352,120 @@ impl TunnelKeeper {
             // Nobody listens any more if another tunnel has taken over.
             let _ = end.send(attended.await);
         });
-        let mut upgraded = std::pin::pin!(self.upgrade(transport));
+        let mut better = std::pin::pin!(self.better(&standing, raw_outcomes));
         loop {
             tokio::select! {
                 biased; // an end before anything that would outlive it
                 ended = &mut ended => return Turn::Ended(ended.unwrap_or(Ended::Broken)),
                 Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait, ended),
                 Some(_) = tunnels.join_next() => {}
-                better = &mut upgraded => return Turn::Better(Box::new(better)),
+                better = &mut better => return Turn::Better(Box::new(better)),
             }
         }
     }
 
-    /// A tunnel over QUIC in place of one over TLS, as soon as there can be one.
-    async fn upgrade(&self, from: Transport) -> Tunnel {
-        match from {
-            Transport::Quic => std::future::pending().await,
-            Transport::Tls => loop {
-                sleep(UPGRADE).await;
-                if let Some(relay) = self.relays.first()
-                    && let Ok(tunnel) = self.dialler.dial_quic(relay).await
-                {
+    /// Notes and says how the tunnel is that takes visitors from now on, and why.
+    fn stands(&self, tunnel: &Tunnel) -> Standing {
+        let (transport, greeting) = (tunnel.transport(), tunnel.greeting);
+        let (connection, room) = tunnel.connection().unzip();
+        let now = Instant::now();
+        let standing = Standing {
+            relay: tunnel.relay.to_string(),
+            transport,
+            seen_as: greeting.seen_as,
+            since: now,
+            room: room.unwrap_or(Room::Small),
+            raw_offered: greeting.raw_offered,
+            connection: connection.cloned(),
+        };
+        let mut known = self.situation.known();
+        known.choice.attached(transport, greeting.raw_offered, now);
+        known.standing = Some(standing.clone());
+        let reasons = known.choice.reasons(now);
+        drop(known);
+        self.attached.send_replace(Some(Attached {
+            transport,
+            seen_as: greeting.seen_as,
+        }));
+        let why: Vec<_> = reasons.iter().map(ToString::to_string).collect();
+        let why = (!why.is_empty()).then(|| why.join("; "));
+        let transport = transport.name();
+        tracing::info!(transport, why, "attached to the relay");
+        standing
+    }
+
+    fn detached(&self) {
+        self.situation.known().standing = None;
+        self.attached.send_replace(None);
+    }
+
+    fn wanted(&self) -> Wanted {
+        self.situation.known().choice.wanted(Instant::now())
+    }
+
+    /// Measures how the tunnel that is `standing` does. Returns another as soon as that is wanted and stands.
+    async fn better(&self, standing: &Standing, raw_outcomes: &mut mpsc::Receiver<bool>) -> Tunnel {
+        let mut not_before = match standing.transport {
+            Transport::Quic => Instant::now(),
+            Transport::Tls => Instant::now() + TRY_AGAIN,
+        };
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = looks.tick() => self.look(standing).await,
+                Some(came) = raw_outcomes.recv() => self.heard_of_raw(came),
+            }
+            let Wanted { transport, room } = self.wanted();
+            let other = match standing.transport {
+                Transport::Quic => transport == Transport::Tls || room != standing.room,
+                Transport::Tls => transport == Transport::Quic,
+            };
+            let now = Instant::now();
+            if !other || now < not_before {
+                continue;
+            }
+            if let Some(relay) = self.relays.first() {
+                let dialled = match transport {
+                    Transport::Quic => self.dialler.dial_quic(relay, room).await,
+                    Transport::Tls => self.dialler.dial_tls(relay).await,
+                };
+                if let Ok(tunnel) = dialled {
                     return tunnel;
                 }
-            },
+            }
+            not_before = Instant::now() + TRY_AGAIN;
         }
+    }
+
+    /// Looks at the path, and at TCP's beside it if that is bad for long.
+    async fn look(&self, standing: &Standing) {
+        let (Some(connection), Some(relay)) = (&standing.connection, self.relays.first()) else {
+            return;
+        };
+        let path = quic::path(connection);
+        let suspicion = {
+            let choice = &mut self.situation.known().choice;
+            choice.looked(path);
+            choice.suspects()
+        };
+        if let Some(suspicion) = suspicion
+            && let Ok(over_tcp) = self.dialler.tcp_round_trip(relay).await
+        {
+            let now = Instant::now();
+            let choice = &mut self.situation.known().choice;
+            choice.compared(suspicion, path.round_trip, over_tcp, now);
+        }
+    }
+
+    fn heard_of_raw(&self, came: bool) {
+        let mut known = self.situation.known();
+        known.choice.raw(came);
+        let count = match came {
+            true => &mut known.raw_came,
+            false => &mut known.raw_missed,
+        };
+        *count += 1;
     }
 
     /// Waits as the end of a tunnel demands.

@@ -4,12 +4,13 @@ use std::fs;
 use std::io::{Read as _, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
-    self, Cloud, Finding, Health, Origin, OriginAddress, OriginTrust, State, VisitorAddress,
+    self, Cloud, Finding, Health, Origin, OriginAddress, OriginTrust, State, Status, VisitorAddress,
 };
 use relay::program::{self, Termination};
 use relay::resolve::Resolver;
@@ -60,6 +61,14 @@ enum Verb {
         #[command(flatten)]
         state: StateOption,
     },
+    /// Says how the running agent is, and why it is so.
+    Status {
+        #[command(flatten)]
+        state: StateOption,
+        /// Says it as JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Looks for what keeps this device from its relay, or makes it slow, and says how to mend it.
     Doctor {
         #[command(flatten)]
@@ -108,6 +117,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             ca,
             state,
         } => pair(control, code, ca, state).await,
+        Verb::Status { state, json } => tell(state, json).await,
         Verb::Doctor { state, json } => examine(state, json).await,
         Verb::Run {
             origin,
@@ -136,6 +146,53 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             .await
         }
     }
+}
+
+/// Says how the agent is. It is a failure if nobody can reach the device.
+async fn tell(state: StateOption, json: bool) -> anyhow::Result<()> {
+    let status = agent::ask(&state.open()?).await?;
+    if json {
+        println!("{}", serde_json::to_string_pretty(&status)?);
+    } else {
+        println!("{}", in_words(&status));
+    }
+    match status.tunnel {
+        Some(_) => Ok(()),
+        None => bail!("the device cannot be reached: it has no tunnel"),
+    }
+}
+
+fn in_words(status: &Status) -> String {
+    let mut lines = vec![format!("device      {}", status.device)];
+    if let Some(tunnel) = &status.tunnel {
+        let since = Duration::from_secs(tunnel.seconds);
+        lines.push(format!(
+            "tunnel      {} to {}, for {}",
+            tunnel.transport.to_uppercase(),
+            tunnel.relay,
+            humantime_serde::re::humantime::format_duration(since)
+        ));
+        lines.push(format!("seen as     {}", tunnel.seen_as));
+        if let Some(path) = &tunnel.path {
+            lines.push(format!(
+                "path        {:.1} ms round trip, {} of {} packets lost, {}",
+                path.round_trip_ms,
+                path.packets_lost,
+                path.packets_sent,
+                path.congestion_control.to_uppercase()
+            ));
+        }
+        lines.push(match tunnel.bulk.as_str() {
+            "raw" => format!(
+                "bulk        over TCP beside the tunnel ({} came, {} did not)",
+                status.raw_came, status.raw_missed
+            ),
+            _ => "bulk        in the tunnel".to_owned(),
+        });
+    }
+    lines.push(format!("visitors    {}", status.visitors));
+    lines.extend(status.why.iter().map(|why| format!("because     {why}")));
+    lines.join("\n")
 }
 
 /// Says what was found. It is a failure if something is bad.

@@ -18,23 +18,54 @@ use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
     ClientConfig, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
-use wire::connection_id::{ConnectionIdKey, Owner};
+use quinn_proto::{ConnectionIdGenerator as _, RandomConnectionIdGenerator};
+use wire::connection_id::{self, ConnectionIdKey, Owner};
 use wire::{CloseCode, ResetCode};
 use zeroize::Zeroizing;
 
 use crate::carrier::raw::SealKey;
 use crate::tls::{self, AgentCertificate, CertificateSlot, Roots, TlsError};
+use controller::AdaptiveController;
 
 pub(crate) use demux::DatagramCounts;
-pub(crate) use quinn::{Connection, Endpoint, Incoming, RecvStream, SendStream};
+pub(crate) use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream};
 
-/// What one visitor's stream may have in flight, in octets. Bulk is to leave for a raw carrier after 128 KiB, and what
-/// is queued here by then delays it.
-const STREAM_WINDOW: u32 = 256 * 1024;
+/// How much a tunnel's streams may have in flight. The library fixes it when a tunnel begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Room {
+    /// Bulk is to leave for a raw connection after 128 KiB, and what is queued here by then delays it.
+    Small,
+    /// Bulk stays.
+    Large,
+}
 
-/// What one tunnel may have received and not handed on, in octets. Large enough that a thousand visitors who read slowly
-/// do not stall the next one; the visitors of a device are bounded elsewhere.
-const TUNNEL_WINDOW: u32 = 1 << 30;
+impl Room {
+    /// What one visitor's stream may have in flight, in octets. The larger is 32 ms of 1 Gbit/s; between two processes here it
+    /// carries 1.4 times what the smaller does.
+    fn of_stream(self) -> u32 {
+        match self {
+            Self::Small => 256 * 1024,
+            Self::Large => 4 * 1024 * 1024,
+        }
+    }
+
+    /// What one tunnel may have received and not handed on, in octets: so much that a visitor who reads slowly does not stall
+    /// the next one. As many such visitors as a device may have, or 64 slow downloads.
+    fn of_tunnel(self) -> u32 {
+        match self {
+            Self::Small => 1 << 30,
+            Self::Large => 1 << 28,
+        }
+    }
+
+    /// The length of the first connection id that asks for it.
+    fn first_id(self) -> usize {
+        match self {
+            Self::Small => connection_id::FIRST,
+            Self::Large => connection_id::FIRST_WITH_ROOM,
+        }
+    }
+}
 
 /// What one tunnel may have sent and not heard of, in octets: 100 ms at 1 Gbit/s.
 const SEND_WINDOW: u64 = 16 * 1024 * 1024;
@@ -95,6 +126,7 @@ impl fmt::Debug for Secret {
 /// What the endpoints of one relay have in common.
 pub(crate) struct RelaySide {
     server: ServerConfig,
+    with_room: Arc<ServerConfig>,
     ids: ConnectionIdKey,
     resets: Arc<hmac::Key>,
     counts: DatagramCounts,
@@ -113,18 +145,29 @@ impl RelaySide {
         let tokens = tokens.extract(&*secret.derive("address tokens"));
         let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(tokens));
         server
-            .transport_config(Arc::new(transport(RELAY_STREAMS)))
+            .transport_config(Arc::new(transport(RELAY_STREAMS, Room::Small)))
             .max_incoming(MAX_INCOMING)
             .incoming_buffer_size(INCOMING_BUFFER)
             .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
+        let mut with_room = server.clone();
+        with_room.transport_config(Arc::new(transport(RELAY_STREAMS, Room::Large)));
         let ids = secret.derive("connection ids");
         let resets = secret.derive("stateless resets");
         Ok(Self {
             server,
+            with_room: Arc::new(with_room),
             ids: ConnectionIdKey::new(ids.first_chunk().copied().unwrap_or_default()),
             resets: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*resets)),
             counts,
         })
+    }
+
+    /// Begins a handshake, with as much room as the agent asks for by the length of the id it made up.
+    pub(crate) async fn accept(&self, incoming: Incoming) -> Result<Connection, ConnectionError> {
+        if incoming.orig_dst_cid().len() == Room::Large.first_id() {
+            return incoming.accept_with(Arc::clone(&self.with_room))?.await;
+        }
+        incoming.await
     }
 
     /// Opens the endpoint of one worker on its own UDP socket, behind a demultiplexer. Of several, `worker` says which: the
@@ -153,11 +196,12 @@ impl RelaySide {
     }
 }
 
-/// Opens an agent's endpoint for tunnels to relays of `remote`'s address family.
+/// Opens an agent's endpoint for tunnels with that much room to relays of `remote`'s address family.
 pub(crate) fn agent_endpoint(
     remote: SocketAddr,
     roots: &Roots,
     identity: &AgentCertificate,
+    room: Room,
 ) -> Result<Endpoint, AgentEndpointError> {
     let any: SocketAddr = if remote.is_ipv4() {
         ([0; 4], 0).into()
@@ -167,7 +211,12 @@ pub(crate) fn agent_endpoint(
     let crypto = tls::tunnel_client(roots, identity)?;
     let crypto = QuicClientConfig::try_from(crypto).map_err(io::Error::other)?;
     let mut client = ClientConfig::new(Arc::new(crypto));
-    client.transport_config(Arc::new(transport(AGENT_STREAMS)));
+    let first_id = room.first_id();
+    client
+        .transport_config(Arc::new(transport(AGENT_STREAMS, room)))
+        .initial_dst_cid_provider(Arc::new(move || {
+            RandomConnectionIdGenerator::new(first_id).generate_cid()
+        }));
     let socket = std::net::UdpSocket::bind(any)?;
     socket_buffers::ask(&socket, AGENT_BUFFER)?;
     let config = EndpointConfig::default();
@@ -221,18 +270,43 @@ pub(crate) fn heard(connection: &Connection) -> u64 {
     connection.stats().udp_rx.datagrams
 }
 
+/// What a tunnel's path is like.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Path {
+    /// Packets, since the tunnel began.
+    pub(crate) sent: u64,
+    pub(crate) lost: u64,
+    pub(crate) round_trip: Duration,
+    /// The name of the congestion control.
+    pub(crate) congestion: &'static str,
+}
+
+/// Looks at the path as it is now.
+pub(crate) fn path(connection: &Connection) -> Path {
+    let stats = connection.stats().path;
+    let controller = connection.congestion_state().into_any();
+    Path {
+        sent: stats.sent_packets,
+        lost: stats.lost_packets,
+        round_trip: stats.rtt,
+        congestion: controller
+            .downcast_ref::<AdaptiveController>()
+            .map_or("unknown", AdaptiveController::name),
+    }
+}
+
 /// The number of a reset code on a stream.
 pub(crate) fn reset_number(code: ResetCode) -> VarInt {
     VarInt::from_u32(code.number())
 }
 
-fn transport(streams: u32) -> TransportConfig {
+fn transport(streams: u32, room: Room) -> TransportConfig {
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(streams.into())
         .max_concurrent_uni_streams(0_u8.into())
-        .stream_receive_window(STREAM_WINDOW.into())
-        .receive_window(TUNNEL_WINDOW.into())
+        .stream_receive_window(room.of_stream().into())
+        .receive_window(room.of_tunnel().into())
         .send_window(SEND_WINDOW)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .initial_rtt(INITIAL_RTT)

@@ -178,6 +178,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         metrics.datagram_counts(),
     )
     .map_err(StartError::Quic)?;
+    let quic = Arc::new(quic);
     let features = match config.raw {
         true => Features::TLS_CARRIER.and(Features::RAW_CARRIER),
         false => Features::TLS_CARRIER,
@@ -194,6 +195,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             presence: presence.clone(),
             metrics: Arc::clone(&metrics),
             acceptor: acceptor.clone(),
+            quic: Arc::clone(&quic),
             features,
             tasks: tunnels.clone(),
             worker: worker.clone(),

@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use socket2::{Domain, Protocol, Socket, Type};
+use tokio::sync::mpsc;
 use tokio::time::timeout;
 use wire::{CloseCode, InstanceId};
 
-use crate::quic;
+use crate::quic::{self, Room};
 use crate::resolve::Resolver;
 use crate::tls::Roots;
 
@@ -101,6 +102,7 @@ fn patient(state: &State, resolver: Resolver) -> Result<Patient, RunError> {
         roots: Roots::from_pem(&pairing.trust_root)?,
         resolver,
         instance: InstanceId(rand::random()), // nobody hears it
+        raw_outcomes: mpsc::channel(1).0,     // no tunnel is attached
     };
     Ok(Patient {
         pairing,
@@ -140,7 +142,7 @@ impl Patient {
     /// How long a handshake takes.
     async fn over_udp(&self, relay: &RelayAddress) -> Result<Duration, DialError> {
         let begun = Instant::now();
-        let (endpoint, connection) = self.dialler.connect_quic(relay).await?;
+        let (endpoint, connection) = self.dialler.connect_quic(relay, Room::Small).await?;
         let taken = begun.elapsed();
         quic::close(&connection, CloseCode::Done);
         endpoint.wait_idle().await; // so that the relay hears it

@@ -5,13 +5,14 @@
 //!   tls.pem           P-256 key, PKCS#8: the key of the certificate that visitors see
 //!   pairing.json      id, name, zone, relays and trust root, as the cloud returned them
 //!   certificate.json  the chain for tls.pem, and when to renew it
+//!   agent.sock        where a running agent says how it is
 //! ```
 //!
 //! Keys are made here, readable only by the owner of the directory, and never sent anywhere.
 
 use std::fs::{self, File};
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -98,6 +99,10 @@ impl State {
             cause,
         })?;
         Ok(Self { directory })
+    }
+
+    pub(super) fn directory(&self) -> &Path {
+        &self.directory
     }
 
     /// The directory that is used when none is named.

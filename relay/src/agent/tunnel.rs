@@ -1,6 +1,7 @@
 //! One tunnel, from the dial to its end. QUIC is tried first, TLS after a head start, and whichever is attached first is
 //! taken. The functions stand in the order in which a tunnel lives.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -10,7 +11,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
@@ -22,13 +23,15 @@ use wire::{CloseCode, Features, Frame, Hello, InstanceId};
 use crate::carrier::{Carrier, raw};
 use crate::control_stream::{ControlError, ControlReader, ControlWriter};
 use crate::liveness::SignsOfLife;
-use crate::quic::{self, AgentEndpointError, Connection, Endpoint};
+use crate::quic::{self, AgentEndpointError, Connection, Endpoint, Room};
 use crate::resolve::{self, Resolver};
 use crate::server::Transport;
+use crate::sys;
 use crate::tls::{self, AgentCertificate, Prefixed, Roots, TlsError, TlsStream};
 use crate::workers::Worker;
 
 use super::SOFTWARE;
+use super::choice::Wanted;
 use super::pulse::{Beat, Pulse};
 use super::visitor::Visitors;
 
@@ -67,6 +70,12 @@ impl RelayAddress {
     }
 }
 
+impl fmt::Display for RelayAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum DialError {
@@ -100,6 +109,8 @@ pub(super) struct Dialler {
     pub(super) roots: Roots,
     pub(super) resolver: Resolver,
     pub(super) instance: InstanceId,
+    /// Hears whether raw connections reach the relay.
+    pub(super) raw_outcomes: mpsc::Sender<bool>,
 }
 
 /// What came before a dial.
@@ -116,10 +127,8 @@ pub(super) enum Before {
 /// An attached tunnel.
 #[derive(Debug)]
 pub(super) struct Tunnel {
-    /// The agent's address as the relay sees it.
-    pub(super) seen_as: SocketAddr,
-    /// How long the relay took to answer the hello.
-    round_trip: Duration,
+    pub(super) relay: RelayAddress,
+    pub(super) greeting: Greeting,
     /// Brings raw connections for its visitors' bulk.
     raw: raw::Dialler,
     /// What is heard over its carriers, and over raw connections beside them.
@@ -129,11 +138,23 @@ pub(super) struct Tunnel {
     writer: ControlWriter,
 }
 
+/// What the relay has said when a tunnel was attached.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Greeting {
+    /// The agent's address as the relay sees it.
+    pub(super) seen_as: SocketAddr,
+    /// Whether it takes raw connections.
+    pub(super) raw_offered: bool,
+    /// How long it took to say so.
+    round_trip: Duration,
+}
+
 #[derive(Debug)]
 enum Way {
     Quic {
         connection: Connection,
         endpoint: Endpoint,
+        room: Room,
     },
     Tls(CarrierDialler),
 }
@@ -157,13 +178,19 @@ impl Dialler {
         self: &Arc<Self>,
         relay: &RelayAddress,
         before: Before,
+        wanted: Wanted,
     ) -> Result<Tunnel, DialError> {
+        if wanted.transport == Transport::Tls
+            && let tunnel @ (Ok(_) | Err(DialError::Closed(_))) = self.dial_tls(relay).await
+        {
+            return tunnel;
+        }
         let head_start = match before {
             Before::Nothing => QUIC_HEAD_START,
             Before::Silence => QUIC_HEAD_START_AFTER_SILENCE,
             Before::Failure => QUIC_HEAD_START_AGAIN,
         };
-        let mut over_quic = pin!(self.dial_quic(relay));
+        let mut over_quic = pin!(self.dial_quic(relay, wanted.room));
         tokio::select! {
             tunnel = &mut over_quic => match tunnel {
                 // A relay that says no over QUIC would say the same over TLS.
@@ -186,35 +213,37 @@ impl Dialler {
         }
     }
 
-    /// A tunnel over QUIC.
+    /// A tunnel over QUIC, with that much room for its streams.
     pub(super) async fn dial_quic(
         self: &Arc<Self>,
         relay: &RelayAddress,
+        room: Room,
     ) -> Result<Tunnel, DialError> {
         in_time(async {
-            let (endpoint, connection) = self.connect_quic(relay).await?;
+            let (endpoint, connection) = self.connect_quic(relay, room).await?;
             let (send, recv) = connection.open_bi().await.map_err(io::Error::from)?;
             let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
             let greeted = self.greet(&mut reader, &mut writer).await;
-            let (seen_as, round_trip) =
-                greeted.map_err(|error| match quic::close_code(&connection) {
-                    Ok(code) => DialError::Closed(code),
-                    Err(_) => error,
-                })?;
+            let greeting = greeted.map_err(|error| match quic::close_code(&connection) {
+                Ok(code) => DialError::Closed(code),
+                Err(_) => error,
+            })?;
             let signs = Arc::default();
             let raw = raw::Dialler {
                 front: connection.remote_address(),
                 signs: Arc::clone(&signs),
+                outcomes: self.raw_outcomes.clone(),
                 key: quic::seal_key(&connection).ok_or(DialError::NoKey)?,
             };
             Ok(Tunnel {
-                seen_as,
-                round_trip,
+                relay: relay.clone(),
+                greeting,
                 raw,
                 signs,
                 way: Way::Quic {
                     connection,
                     endpoint,
+                    room,
                 },
                 reader,
                 writer,
@@ -224,18 +253,22 @@ impl Dialler {
     }
 
     /// A tunnel over TLS, on the front's TCP port.
-    async fn dial_tls(self: &Arc<Self>, relay: &RelayAddress) -> Result<Tunnel, DialError> {
+    pub(super) async fn dial_tls(
+        self: &Arc<Self>,
+        relay: &RelayAddress,
+    ) -> Result<Tunnel, DialError> {
         in_time(async {
             let (address, stream) = self.connect_tls(relay).await?;
             let signs = Arc::default();
             let raw = raw::Dialler {
                 front: address,
                 signs: Arc::clone(&signs),
+                outcomes: self.raw_outcomes.clone(),
                 key: tls::seal_key(&stream).ok_or(DialError::NoKey)?,
             };
             let (read, write) = tokio::io::split(stream);
             let (mut reader, mut writer) = (ControlReader::new(read), ControlWriter::new(write));
-            let (seen_as, round_trip) = self.greet(&mut reader, &mut writer).await?;
+            let greeting = self.greet(&mut reader, &mut writer).await?;
             let connector = tls::carrier_client(&self.roots)?;
             let carriers = CarrierDialler {
                 connector,
@@ -244,8 +277,8 @@ impl Dialler {
                 signs: Arc::clone(&signs),
             };
             Ok(Tunnel {
-                seen_as,
-                round_trip,
+                relay: relay.clone(),
+                greeting,
                 raw,
                 signs,
                 way: Way::Tls(carriers),
@@ -260,19 +293,30 @@ impl Dialler {
     pub(super) async fn connect_quic(
         self: &Arc<Self>,
         relay: &RelayAddress,
+        room: Room,
     ) -> io::Result<(Endpoint, Connection)> {
         let addresses = self.resolver.resolve(&relay.host, relay.port).await?;
         let (dialler, host) = (Arc::clone(self), relay.host.clone());
         resolve::first_of(addresses, move |address| {
             let (dialler, host) = (Arc::clone(&dialler), host.clone());
             async move {
-                let endpoint = quic::agent_endpoint(address, &dialler.roots, &dialler.certificate)
+                let (roots, certificate) = (&dialler.roots, &dialler.certificate);
+                let endpoint = quic::agent_endpoint(address, roots, certificate, room)
                     .map_err(io::Error::other)?;
                 let connecting = endpoint.connect(address, &host).map_err(io::Error::other)?;
                 Ok((endpoint, connecting.await?))
             }
         })
         .await
+    }
+
+    /// How long a round trip to `relay` takes over TCP. Nothing is said.
+    pub(super) async fn tcp_round_trip(&self, relay: &RelayAddress) -> Result<Duration, DialError> {
+        let (_, stream) = timeout(DIAL_TIME, self.connect_tls(relay))
+            .await
+            .map_err(io::Error::from)??;
+        let measured = sys::tcp_round_trip(stream.get_ref().0.tcp());
+        measured.ok_or_else(|| io::Error::from(io::ErrorKind::Unsupported).into())
     }
 
     /// TLS with `relay` and where that was reached; nothing has been said.
@@ -288,12 +332,12 @@ impl Dialler {
         Ok((address, connector.connect(name, stream).await?.into()))
     }
 
-    /// Says hello. Gives the agent's address as the relay sees it, and how long the relay took to say so.
+    /// Says hello.
     async fn greet(
         &self,
         reader: &mut ControlReader,
         writer: &mut ControlWriter,
-    ) -> Result<(SocketAddr, Duration), DialError> {
+    ) -> Result<Greeting, DialError> {
         let hello = Hello {
             version: VERSION,
             features: Features::TLS_CARRIER.and(Features::RAW_CARRIER),
@@ -306,7 +350,13 @@ impl Dialler {
             .await
             .map_err(io::Error::other)?;
         match reader.next().await.map_err(io::Error::other)? {
-            Frame::Welcome { seen_as, .. } => Ok((seen_as, asked.elapsed())),
+            Frame::Welcome {
+                seen_as, features, ..
+            } => Ok(Greeting {
+                seen_as,
+                raw_offered: features.has(Features::RAW_CARRIER),
+                round_trip: asked.elapsed(),
+            }),
             Frame::Close { code } => Err(DialError::Closed(code.unwrap_or(CloseCode::Done))),
             Frame::Hello(_)
             | Frame::Ping { .. }
@@ -333,6 +383,16 @@ impl Tunnel {
         }
     }
 
+    /// Over QUIC, its connection and the room of its streams.
+    pub(super) fn connection(&self) -> Option<(&Connection, Room)> {
+        match &self.way {
+            Way::Quic {
+                connection, room, ..
+            } => Some((connection, *room)),
+            Way::Tls(_) => None,
+        }
+    }
+
     /// Takes visitors until the tunnel ends. `drain` hears it when the relay asks this agent to come back elsewhere;
     /// visitors who are here may finish meanwhile.
     pub(super) async fn attend(
@@ -348,6 +408,7 @@ impl Tunnel {
             Way::Quic {
                 connection,
                 endpoint,
+                ..
             } => {
                 quic::close(connection, CloseCode::Done);
                 // The relay should hear it before this process ends.
@@ -375,7 +436,7 @@ impl Tunnel {
         stop: CancellationToken,
     ) -> Ended {
         let mut drain = Some(drain);
-        let mut pulse = Pulse::new(self.round_trip);
+        let mut pulse = Pulse::new(self.greeting.round_trip);
         loop {
             let alarm = pulse.alarm();
             tokio::select! {
@@ -511,8 +572,8 @@ impl CarrierDialler {
     }
 }
 
-impl std::fmt::Debug for CarrierDialler {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for CarrierDialler {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CarrierDialler")
             .field("address", &self.address)
             .finish_non_exhaustive()

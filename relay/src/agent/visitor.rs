@@ -117,6 +117,11 @@ impl Visitors {
         self.tasks.spawn_on(task, worker.runtime());
     }
 
+    /// How many are here.
+    pub(super) fn count(&self) -> usize {
+        self.tasks.len()
+    }
+
     /// Waits until every visitor has gone. New ones must not come any more.
     pub(super) async fn gone(&self) {
         self.tasks.close();

@@ -59,8 +59,8 @@ enum Delegate {
 }
 
 impl AdaptiveController {
-    #[cfg(test)]
-    fn name(&self) -> &'static str {
+    /// The name of the one that is obeyed.
+    pub(super) fn name(&self) -> &'static str {
         match self.delegate {
             Delegate::Cubic(_) => "cubic",
             Delegate::Bbr(_) => "bbr",

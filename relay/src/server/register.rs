@@ -15,7 +15,7 @@ use wire::{ALPN_CARRIER, ALPN_TUNNEL, CloseCode, Features, Frame, Hello};
 use crate::carrier::raw::SealKey;
 use crate::control_stream::{ControlError, ControlReader, ControlWriter, read_first};
 use crate::liveness::SignsOfLife;
-use crate::quic::{self, Connection, Endpoint, Incoming};
+use crate::quic::{self, Connection, Endpoint, Incoming, RelaySide};
 use crate::tls::{self, Prefixed, TlsStream};
 use crate::workers::Worker;
 
@@ -44,6 +44,7 @@ pub(crate) struct Register {
     pub(crate) presence: Presence,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) acceptor: TlsAcceptor,
+    pub(crate) quic: Arc<RelaySide>,
     /// What this relay does.
     pub(crate) features: Features,
     /// The tasks of tunnels, which outlive those of visitors.
@@ -106,7 +107,7 @@ struct Arrival {
 
 impl Register {
     async fn over_quic(&self, incoming: Incoming) -> Result<Arrival, Rejection> {
-        let connection = timeout(HELLO_TIME, incoming).await;
+        let connection = timeout(HELLO_TIME, self.quic.accept(incoming)).await;
         let connection = connection
             .ok()
             .and_then(Result::ok)

@@ -18,6 +18,7 @@ mod nat;
 mod raw;
 mod refusals;
 mod shutdown;
+mod status;
 mod tunnel;
 mod versions;
 mod world;

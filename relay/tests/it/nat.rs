@@ -17,14 +17,14 @@ use crate::world::{SOON, World};
 const AGENTS: usize = 8;
 
 /// A NAT before one agent, which takes another port when it is told to.
-struct Nat {
-    inside: SocketAddr,
+pub(crate) struct Nat {
+    pub(crate) inside: SocketAddr,
     forget: mpsc::Sender<()>,
     _task: AbortOnDropHandle<()>,
 }
 
 impl Nat {
-    async fn before(relay: SocketAddr) -> Self {
+    pub(crate) async fn before(relay: SocketAddr) -> Self {
         let inside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let (forget, forgets) = mpsc::channel(1);
         Self {

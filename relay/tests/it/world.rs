@@ -67,6 +67,18 @@ impl World {
     }
 
     pub(crate) fn with(transport: Transport, front: SocketAddr) -> Self {
+        Self::configured(config(transport, front))
+    }
+
+    /// A relay that takes no raw connections.
+    pub(crate) fn without_raw() -> Self {
+        Self::configured(Config {
+            raw: false,
+            ..config(Transport::Quic, (Ipv4Addr::LOCALHOST, 0).into())
+        })
+    }
+
+    fn configured(config: Config) -> Self {
         let (writer, directory) = directory::directory(Zone::parse("nas.localhost").unwrap());
         let (issuer, trust_root) = authority();
         let registry = Registry::new();
@@ -80,15 +92,6 @@ impl World {
                 .signed_by(&key, &issuer)
                 .unwrap();
             CertificateSlot::from_pem(&chain.pem(), &key.serialize_pem()).unwrap()
-        };
-        let config = Config {
-            front,
-            http: Some((Ipv4Addr::LOCALHOST, 0).into()),
-            udp: transport == Transport::Quic,
-            raw: true,
-            public: Vec::new(),
-            workers: None,
-            drain: Duration::from_secs(5),
         };
         let (relay_certificate, cloud_certificate) =
             (slot(OperatorName::Relay), slot(OperatorName::Cloud));
@@ -329,6 +332,18 @@ pub(crate) async fn eventually(condition: impl Fn() -> bool) {
         }
     };
     timeout(SOON, poll).await.expect("it never came true");
+}
+
+fn config(transport: Transport, front: SocketAddr) -> Config {
+    Config {
+        front,
+        http: Some((Ipv4Addr::LOCALHOST, 0).into()),
+        udp: transport == Transport::Quic,
+        raw: true,
+        public: Vec::new(),
+        workers: None,
+        drain: Duration::from_secs(5),
+    }
 }
 
 fn authority() -> (Issuer<'static, KeyPair>, String) {

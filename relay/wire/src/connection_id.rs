@@ -16,6 +16,13 @@ use siphasher::sip::SipHasher24;
 /// The length of every connection id the relay chooses, in octets.
 pub const LENGTH: usize = 8;
 
+/// The length of the id that an agent makes up for the relay in its first packets (RFC 9000 section 7.2), in octets. Nothing
+/// else is known of an agent by then, and how much a stream may have in flight cannot be changed later: so it asks by this.
+pub const FIRST: usize = 20;
+
+/// The same of an agent whose tunnel has to carry bulk itself, and wants more room for it.
+pub const FIRST_WITH_ROOM: usize = 19;
+
 /// Which endpoint holds a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Owner(pub u8);

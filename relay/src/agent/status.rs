@@ -1,0 +1,252 @@
+//! How a running agent is: told over a socket in its state directory, one line of JSON to whoever connects.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::time::{sleep, timeout};
+
+use crate::quic::{self, Connection, Room};
+use crate::server::Transport;
+
+use super::choice::Choice;
+use super::state::State;
+use super::visitor::Visitors;
+
+const SOCKET: &str = "agent.sock";
+
+/// How long either side may take.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// After an error of the listener.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The longest status, in octets.
+const LONGEST: u64 = 64 * 1024;
+
+/// How an agent is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Status {
+    /// The device's host name.
+    pub device: String,
+    /// Program and version.
+    pub software: String,
+    /// Its tunnel; absent while there is none.
+    pub tunnel: Option<TunnelStatus>,
+    /// Visitors here now.
+    pub visitors: usize,
+    /// TCP connections for visitors' bulk that reached the relay, since the agent started.
+    pub raw_came: u64,
+    /// The same that did not.
+    pub raw_missed: u64,
+    /// What keeps the tunnel from being over QUIC with bulk beside it, in words.
+    pub why: Vec<String>,
+    /// The same for machines.
+    pub reasons: Vec<String>,
+}
+
+/// How its tunnel is.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct TunnelStatus {
+    /// `host:port`
+    pub relay: String,
+    /// `quic` or `tls`
+    pub transport: String,
+    /// The agent's address as the relay sees it.
+    pub seen_as: SocketAddr,
+    /// How long it has stood, in seconds.
+    pub seconds: u64,
+    /// Where bulk goes: `raw`, a TCP connection of its own, or `tunnel`.
+    pub bulk: String,
+    /// What the path is like; absent over TLS, where the system knows.
+    pub path: Option<PathStatus>,
+}
+
+/// What the path of a QUIC tunnel is like.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct PathStatus {
+    /// Smoothed, in milliseconds.
+    pub round_trip_ms: f64,
+    /// Packets sent since the tunnel stands.
+    pub packets_sent: u64,
+    /// Of these, taken for lost.
+    pub packets_lost: u64,
+    /// `cubic` or `bbr`
+    pub congestion_control: String,
+}
+
+/// What is known of the agent while it runs. Clones are the same.
+#[derive(Clone, Debug)]
+pub(super) struct Situation(Arc<Mutex<Known>>);
+
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) choice: Choice,
+    pub(super) standing: Option<Standing>,
+    pub(super) raw_came: u64,
+    pub(super) raw_missed: u64,
+}
+
+/// The tunnel that takes new visitors.
+#[derive(Clone, Debug)]
+pub(super) struct Standing {
+    pub(super) relay: String,
+    pub(super) transport: Transport,
+    pub(super) seen_as: SocketAddr,
+    pub(super) since: Instant,
+    /// That of its streams; of TLS there is no telling.
+    pub(super) room: Room,
+    pub(super) raw_offered: bool,
+    /// Over QUIC.
+    pub(super) connection: Option<Connection>,
+}
+
+impl Situation {
+    pub(super) fn new() -> Self {
+        Self(Arc::new(Mutex::new(Known {
+            choice: Choice::new(),
+            standing: None,
+            raw_came: 0,
+            raw_missed: 0,
+        })))
+    }
+
+    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn status(&self, device: &str, visitors: usize, now: Instant) -> Status {
+        let known = self.known();
+        let reasons = known.choice.reasons(now);
+        Status {
+            device: device.to_owned(),
+            software: super::SOFTWARE.to_owned(),
+            tunnel: known.standing.as_ref().map(|standing| standing.status(now)),
+            visitors,
+            raw_came: known.raw_came,
+            raw_missed: known.raw_missed,
+            why: reasons.iter().map(ToString::to_string).collect(),
+            reasons: reasons
+                .iter()
+                .map(|reason| reason.name().to_owned())
+                .collect(),
+        }
+    }
+}
+
+impl Standing {
+    fn status(&self, now: Instant) -> TunnelStatus {
+        let bulk = match (self.transport, self.room, self.raw_offered) {
+            (Transport::Tls, _, true) | (Transport::Quic, Room::Small, true) => "raw",
+            (_, _, false) | (Transport::Quic, Room::Large, true) => "tunnel",
+        };
+        TunnelStatus {
+            relay: self.relay.clone(),
+            transport: self.transport.name().to_owned(),
+            seen_as: self.seen_as,
+            seconds: now.saturating_duration_since(self.since).as_secs(),
+            bulk: bulk.to_owned(),
+            path: self.connection.as_ref().map(|connection| {
+                let path = quic::path(connection);
+                PathStatus {
+                    round_trip_ms: path.round_trip.as_secs_f64() * 1000.0,
+                    packets_sent: path.sent,
+                    packets_lost: path.lost,
+                    congestion_control: path.congestion.to_owned(),
+                }
+            }),
+        }
+    }
+}
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+pub enum StatusError {
+    /// Nobody listens.
+    #[error("no agent runs with the state directory {}", .0.display())]
+    NotRunning(PathBuf),
+    /// Somebody does, and does not answer as an agent would.
+    #[error("the agent does not say how it is: {0}")]
+    NoAnswer(#[from] io::Error),
+}
+
+/// The way to the socket by the descriptor of its directory: a socket's address has room for 107 octets (unix(7)), and a
+/// state directory may be named by more.
+struct Way {
+    directory: File,
+}
+
+impl Way {
+    fn into(directory: &Path) -> io::Result<Self> {
+        let directory = File::open(directory)?;
+        Ok(Self { directory })
+    }
+
+    fn path(&self) -> PathBuf {
+        format!("/proc/self/fd/{}/{SOCKET}", self.directory.as_raw_fd()).into()
+    }
+}
+
+/// Asks the agent that runs with `state` how it is.
+///
+/// # Errors
+/// If there is none, or it does not answer.
+pub async fn ask(state: &State) -> Result<Status, StatusError> {
+    let directory = state.directory();
+    let way = Way::into(directory)?;
+    let Ok(stream) = UnixStream::connect(way.path()).await else {
+        return Err(StatusError::NotRunning(directory.to_owned()));
+    };
+    let mut line = Vec::new();
+    let mut stream = stream.take(LONGEST);
+    timeout(PATIENCE, stream.read_to_end(&mut line))
+        .await
+        .map_err(io::Error::from)??;
+    Ok(serde_json::from_slice(&line).map_err(io::Error::from)?)
+}
+
+/// Answers whoever asks. Never returns; an agent goes on without it.
+pub(super) async fn answer(
+    state: &State,
+    device: String,
+    situation: Situation,
+    visitors: Arc<Visitors>,
+) {
+    let bound = async {
+        let way = Way::into(state.directory())?;
+        let path = way.path();
+        if UnixStream::connect(&path).await.is_ok() {
+            return Err(io::ErrorKind::AddrInUse.into());
+        }
+        let _ = fs::remove_file(&path); // of an agent that was killed
+        let listener = UnixListener::bind(&path)?;
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
+        Ok::<_, io::Error>(listener)
+    };
+    let listener = match bound.await {
+        Ok(listener) => listener,
+        Err(error) => {
+            tracing::warn!(%error, "`causeway-agent status` will not reach this agent");
+            return std::future::pending().await;
+        }
+    };
+    loop {
+        match listener.accept().await {
+            Ok((mut asker, _)) => {
+                let status = situation.status(&device, visitors.count(), Instant::now());
+                let line = serde_json::to_vec(&status).unwrap_or_default(); // texts and numbers
+                // Whoever asks and does not listen has waited for nothing; the next one gets its turn.
+                let _ = timeout(PATIENCE, asker.write_all(&line)).await;
+            }
+            Err(_) => sleep(PAUSE).await,
+        }
+    }
+}

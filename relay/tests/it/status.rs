@@ -1,0 +1,145 @@
+//! What an agent finds out about its ways, what it does about it, and `causeway-agent status`, the real program, which tells.
+
+use std::path::Path;
+use std::process::Output;
+
+use relay::agent::VisitorAddress;
+use relay::server::Transport;
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
+use tokio::process::Command;
+use tokio::time::timeout;
+
+use crate::byte_path::origin;
+use crate::nat::Nat;
+use crate::world::{SOON, World};
+
+const ATTACHED: &str = "causeway_relay_tunnels_attached_total{transport=\"quic\"}";
+const RAW_ASKED: &str = "causeway_relay_raw_connections_total{outcome=\"missed\"}";
+
+/// More than is called bulk, and more than fits on the way to a visitor who reads nothing.
+const BULK: usize = 20_000_000;
+
+async fn status(state: &Path, more: &[&str]) -> Output {
+    let output = Command::new(env!("CARGO_BIN_EXE_causeway-agent"))
+        .args(["status", "--state"])
+        .arg(state)
+        .args(more)
+        .kill_on_drop(true)
+        .output();
+    timeout(SOON, output).await.unwrap().unwrap()
+}
+
+async fn status_json(world: &World) -> Value {
+    let output = status(&world.state_of("mynas"), &["--json"]).await;
+    serde_json::from_slice(&output.stdout).unwrap()
+}
+
+/// A download that has to be whole.
+async fn download(world: &World, listener: &TcpListener) {
+    let octets: Vec<u8> = (0..BULK).map(|i| (i % 251) as u8).collect();
+    let mut visitor = world.visit("mynas.nas.localhost").await;
+    let serve = async {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(&octets).await.unwrap();
+        stream.shutdown().await.unwrap();
+    };
+    let mut received = Vec::new();
+    let read = async { visitor.read_to_end(&mut received).await.unwrap() };
+    timeout(SOON, async { tokio::join!(serve, read) })
+        .await
+        .unwrap();
+    assert!(received == octets);
+}
+
+#[tokio::test]
+async fn where_all_is_well_it_says_so_to_people_and_to_machines() {
+    for transport in [Transport::Quic, Transport::Tls] {
+        let world = World::start(transport);
+        let (listener, address) = origin("tcp").await;
+        let agent = world.agent("mynas", &address).await;
+        download(&world, &listener).await;
+        let told = status_json(&world).await;
+        assert_eq!(told["device"], "mynas.nas.localhost");
+        assert_eq!(told["tunnel"]["transport"], transport.name());
+        assert_eq!(told["tunnel"]["bulk"], "raw");
+        assert_eq!(
+            (&told["raw_came"], &told["raw_missed"]),
+            (&json!(1), &json!(0))
+        );
+        let output = status(&world.state_of("mynas"), &[]).await;
+        assert!(output.status.success(), "{output:?}");
+        let text = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            text.starts_with("device      mynas.nas.localhost\n"),
+            "{text}"
+        );
+        assert!(
+            text.contains("over TCP beside the tunnel (1 came, 0 did not)"),
+            "{text}"
+        );
+        match transport {
+            Transport::Quic => {
+                assert_eq!(told["reasons"], json!([]));
+                assert_eq!(told["tunnel"]["path"]["congestion_control"], "cubic");
+                assert!(text.contains("CUBIC"), "{text}");
+            }
+            Transport::Tls => {
+                assert_eq!(told["reasons"], json!(["udp_unanswered"]));
+                assert!(
+                    text.contains("because     the relay does not answer over UDP"),
+                    "{text}"
+                );
+            }
+        }
+        agent.stop().await;
+    }
+}
+
+#[tokio::test]
+async fn an_agent_that_is_not_there_is_said_to_be_so() {
+    let world = World::start(Transport::Quic);
+    let (_listener, address) = origin("tcp").await;
+    world.agent("mynas", &address).await.stop().await;
+    let output = status(&world.state_of("mynas"), &[]).await;
+    assert!(!output.status.success());
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        said.contains("no agent runs with the state directory"),
+        "{said}"
+    );
+}
+
+#[tokio::test]
+async fn a_tunnel_that_has_to_carry_bulk_itself_is_dialled_again_with_more_room() {
+    let world = World::without_raw();
+    let (listener, address) = origin("tcp").await;
+    let _agent = world.agent("mynas", &address).await;
+    world.metric_is(ATTACHED, 2).await;
+    download(&world, &listener).await;
+    let told = status_json(&world).await;
+    assert_eq!(told["tunnel"]["bulk"], "tunnel");
+    assert_eq!(told["reasons"], json!(["raw_not_offered"]));
+    assert_eq!(world.metric(RAW_ASKED), 0, "none was asked for");
+}
+
+#[tokio::test]
+async fn an_agent_whose_raw_connections_do_not_come_through_stops_counting_on_them() {
+    let world = World::start(Transport::Quic);
+    let (listener, address) = origin("tcp").await;
+    let only_udp = Nat::before(world.front).await;
+    let _agent = world
+        .agent_by_way_of(only_udp.inside, "mynas", &address, VisitorAddress::Hidden)
+        .await;
+    for _ in 0..3 {
+        assert_eq!(world.metric(ATTACHED), 1);
+        download(&world, &listener).await;
+    }
+    world.metric_is(ATTACHED, 2).await;
+    download(&world, &listener).await;
+    let told = status_json(&world).await;
+    assert_eq!(told["tunnel"]["bulk"], "tunnel");
+    assert_eq!(told["reasons"], json!(["raw_missed"]));
+    assert_eq!(told["raw_came"], 0);
+}
