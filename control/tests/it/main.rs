@@ -14,6 +14,7 @@ mod advisories;
 mod browser;
 mod canary;
 mod chromium;
+mod clients;
 mod crash;
 mod dns;
 mod first_light;

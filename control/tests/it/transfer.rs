@@ -9,7 +9,7 @@ use crate::nginx::Nginx;
 use crate::process::{Process, output_of, run_for};
 use crate::world::{Place, Server};
 
-const MIB: u64 = 1024 * 1024;
+pub(crate) const MIB: u64 = 1024 * 1024;
 
 /// A file has gone up or down by then, on a machine that does other things too.
 const LONG: Duration = Duration::from_secs(240);
@@ -208,12 +208,12 @@ fn sizes(folder: &std::path::Path) -> Vec<u64> {
         .collect()
 }
 
-fn write_random(file: &std::path::Path, size: u64) {
+pub(crate) fn write_random(file: &std::path::Path, size: u64) {
     let mut random = fs::File::open("/dev/urandom").unwrap().take(size);
     std::io::copy(&mut random, &mut fs::File::create(file).unwrap()).unwrap();
 }
 
-fn sha256(file: &std::path::Path) -> String {
+pub(crate) fn sha256(file: &std::path::Path) -> String {
     let mut command = Command::new("sha256sum");
     command.arg(file);
     output_of(command)

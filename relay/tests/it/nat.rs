@@ -4,9 +4,10 @@ use std::net::{Ipv4Addr, SocketAddr};
 
 use relay::agent::VisitorAddress;
 use relay::server::Transport;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::UdpSocket;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, copy_bidirectional};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -20,7 +21,7 @@ const AGENTS: usize = 8;
 pub(crate) struct Nat {
     pub(crate) inside: SocketAddr,
     forget: mpsc::Sender<()>,
-    _task: AbortOnDropHandle<()>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
 }
 
 impl Nat {
@@ -30,13 +31,52 @@ impl Nat {
         Self {
             inside: inside.local_addr().unwrap(),
             forget,
-            _task: AbortOnDropHandle::new(tokio::spawn(translate(inside, relay, forgets))),
+            _tasks: vec![AbortOnDropHandle::new(tokio::spawn(translate(
+                inside,
+                relay,
+                forgets,
+                u64::MAX,
+            )))],
+        }
+    }
+
+    /// One that loses each so-many-th datagram, and lets TCP through.
+    pub(crate) async fn losing(each: u64, relay: SocketAddr) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let inside = UdpSocket::bind(address).await.unwrap();
+        let (forget, forgets) = mpsc::channel(1);
+        let over_udp = tokio::spawn(translate(inside, relay, forgets, each));
+        let over_tcp = tokio::spawn(async move {
+            let mut connections = JoinSet::new();
+            loop {
+                let (mut agent, _) = listener.accept().await.unwrap();
+                connections.spawn(async move {
+                    let mut relay = TcpStream::connect(relay).await.unwrap();
+                    copy_bidirectional(&mut agent, &mut relay).await
+                });
+            }
+        });
+        Self {
+            inside: address,
+            forget,
+            _tasks: [over_udp, over_tcp].map(AbortOnDropHandle::new).into(),
         }
     }
 }
 
-async fn translate(inside: UdpSocket, relay: SocketAddr, mut forgets: mpsc::Receiver<()>) {
+async fn translate(
+    inside: UdpSocket,
+    relay: SocketAddr,
+    mut forgets: mpsc::Receiver<()>,
+    lose_each: u64,
+) {
     let mut agent = None;
+    let mut seen = 0_u64;
+    let mut lost = || {
+        seen += 1;
+        seen.is_multiple_of(lose_each)
+    };
     let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
     loop {
         let outside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
@@ -46,11 +86,15 @@ async fn translate(inside: UdpSocket, relay: SocketAddr, mut forgets: mpsc::Rece
                 received = inside.recv_from(&mut there) => {
                     let (length, from) = received.unwrap();
                     agent = Some(from);
-                    outside.send(&there[..length]).await.unwrap();
+                    if !lost() {
+                        outside.send(&there[..length]).await.unwrap();
+                    }
                 }
                 received = outside.recv(&mut back) => {
                     let (Ok(length), Some(agent)) = (received, agent) else { continue };
-                    inside.send_to(&back[..length], agent).await.unwrap();
+                    if !lost() {
+                        inside.send_to(&back[..length], agent).await.unwrap();
+                    }
                 }
                 _ = forgets.recv() => break,
             }

@@ -3,12 +3,13 @@
 use std::path::Path;
 use std::process::Output;
 
-use relay::agent::VisitorAddress;
+use relay::agent::{Attached, VisitorAddress};
 use relay::server::Transport;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::process::Command;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 
 use crate::byte_path::origin;
@@ -142,4 +143,48 @@ async fn an_agent_whose_raw_connections_do_not_come_through_stops_counting_on_th
     assert_eq!(told["tunnel"]["bulk"], "tunnel");
     assert_eq!(told["reasons"], json!(["raw_missed"]));
     assert_eq!(told["raw_came"], 0);
+}
+
+#[tokio::test]
+async fn a_path_that_loses_much_is_left_for_tcp_while_visitors_are_there() {
+    let world = World::start(Transport::Quic);
+    let (listener, address) = origin("tcp").await;
+    let echo = tokio::spawn(async move {
+        let mut streams = JoinSet::new();
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            streams.spawn(async move {
+                let (mut read, mut write) = stream.split();
+                tokio::io::copy(&mut read, &mut write).await
+            });
+        }
+    });
+    let nat = Nat::losing(6, world.front).await;
+    let mut agent = world
+        .agent_by_way_of(nat.inside, "mynas", &address, VisitorAddress::Hidden)
+        .await;
+    let mut visitors = JoinSet::new();
+    for _ in 0..8 {
+        let mut visitor = world.visit("mynas.nas.localhost").await;
+        visitors.spawn(async move {
+            let mut octets = [7; 1000];
+            loop {
+                visitor.write_all(&octets).await.unwrap();
+                visitor.read_exact(&mut octets).await.unwrap();
+            }
+        });
+    }
+    let over_tls = |attached: &Option<Attached>| {
+        attached.is_some_and(|attached| attached.transport == Transport::Tls)
+    };
+    tokio::select! {
+        ended = visitors.join_next() => panic!("a visitor's connection broke: {ended:?}"),
+        left = timeout(SOON * 2, agent.attached.wait_for(over_tls)) => drop(left.unwrap().unwrap()),
+    }
+    let told = status_json(&world).await;
+    assert_eq!(told["tunnel"]["transport"], "tls");
+    assert_eq!(told["reasons"], json!(["path_lossy"]));
+    // Who came over QUIC is still there.
+    assert!(visitors.try_join_next().is_none());
+    echo.abort();
 }
