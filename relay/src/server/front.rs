@@ -6,7 +6,7 @@
 
 use std::cmp::Ordering;
 use std::io::{self, Read as _};
-use std::net::{SocketAddr, TcpListener, TcpStream as StdTcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdTcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -336,8 +336,8 @@ impl Front {
             address,
             hello,
             name,
-            session,
-            places,
+            mut session,
+            mut places,
         } = *guest;
         let mut front = self.address;
         if front.ip().is_unspecified() {
@@ -348,18 +348,26 @@ impl Front {
             visitor: address,
             front,
         };
-        let carrier = match session.open(open, &hello).await {
-            Ok(carrier) => carrier,
-            Err(error) => {
-                let refusal = match error {
-                    OpenError::DeviceFull => Refusal::DeviceFull,
-                    OpenError::NoCarrier => Refusal::NoCarrier,
-                };
-                return Err(SentAway {
-                    refusal,
-                    to_tell: Some((visitor, places.0)),
-                });
+        let mut tried_again = false;
+        let carrier = loop {
+            let error = match session.open(open.clone(), &hello).await {
+                Ok(carrier) => break carrier,
+                Err(error) => error,
+            };
+            if !tried_again && let Some((newer, place)) = self.newer(&session, address.ip()) {
+                // At this worker, wherever its tunnel is: few visitors come at such a moment.
+                (session, places.1) = (newer, place);
+                tried_again = true;
+                continue;
             }
+            let refusal = match error {
+                OpenError::DeviceFull => Refusal::DeviceFull,
+                OpenError::NoCarrier => Refusal::NoCarrier,
+            };
+            return Err(SentAway {
+                refusal,
+                to_tell: Some((visitor, places.0)),
+            });
         };
         let Ok(visitor) = TcpStream::from_std(visitor) else {
             return Err(SentAway {
@@ -375,6 +383,18 @@ impl Front {
             hello: hello.len(),
             _places: places,
         }))
+    }
+
+    /// The session that has taken over from one that has ended since a visitor of it came, and a place there.
+    fn newer(
+        &self,
+        ended: &Arc<Session>,
+        address: IpAddr,
+    ) -> Option<(Arc<Session>, DeviceVisitor)> {
+        let newer = self.sessions.of(&ended.device)?;
+        let has_taken_over = ended.ended().is_cancelled() && !Arc::ptr_eq(&newer, ended);
+        let place = has_taken_over.then(|| newer.visitor(address))?.ok()?;
+        Some((newer, place))
     }
 
     async fn pump(&self, joined: &mut Joined) -> Moved {

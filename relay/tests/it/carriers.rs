@@ -60,6 +60,10 @@ struct ByHand<'a> {
 impl<'a> ByHand<'a> {
     async fn attached(world: &'a World) -> Self {
         world.device("demo");
+        Self::attached_again(world).await
+    }
+
+    async fn attached_again(world: &'a World) -> Self {
         let mut tunnel = connect(world, "demo", ALPN_TUNNEL).await;
         let hello = Frame::Hello(Hello {
             version: 1,
@@ -138,4 +142,19 @@ async fn a_ticket_works_once_and_no_longer_than_its_tunnel() {
     let _late = late.carrier(for_spare).await;
     world.metric_is(REFUSED, 2).await;
     spare_carriers_are(&world, 0).await;
+}
+
+#[tokio::test]
+async fn a_visitor_whose_tunnel_ends_before_a_carrier_comes_goes_on_with_the_next_tunnel() {
+    let world = World::start(Transport::Tls);
+    let mut older = ByHand::attached(&world).await;
+    let _visitor = raw::visitor(&world).await;
+    older.ticket().await;
+    let mut newer = ByHand::attached_again(&world).await;
+    drop(older);
+    let ticket = newer.ticket().await;
+    let mut carrier = newer.carrier(ticket).await;
+    assert!(matches!(hear(&mut carrier).await, Frame::Open(_)));
+    let refused = "causeway_relay_visitors_refused_total{reason=\"no_carrier\"}";
+    assert_eq!(world.metric(refused), 0);
 }
