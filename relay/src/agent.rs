@@ -251,6 +251,14 @@ enum Turn {
     Better(Box<Tunnel>),
 }
 
+/// The tunnel that takes visitors, and what tells how it does.
+struct Measured<'a> {
+    standing: Standing,
+    raw_outcomes: &'a mut mpsc::Receiver<bool>,
+    /// Before, no other is dialled.
+    not_before: Instant,
+}
+
 impl TunnelKeeper {
     /// Returns when the agent stops. `raw_outcomes` tells of each raw connection whether it came.
     async fn keep(self, mut raw_outcomes: mpsc::Receiver<bool>) {
@@ -352,14 +360,33 @@ impl TunnelKeeper {
             // Nobody listens any more if another tunnel has taken over.
             let _ = end.send(attended.await);
         });
-        let mut better = std::pin::pin!(self.better(&standing, raw_outcomes));
+        let not_before = match standing.transport {
+            Transport::Quic => Instant::now(),
+            Transport::Tls => Instant::now() + TRY_AGAIN, // QUIC has just been tried
+        };
+        let mut measured = Measured {
+            standing,
+            raw_outcomes,
+            not_before,
+        };
         loop {
             tokio::select! {
                 biased; // an end before anything that would outlive it
                 ended = &mut ended => return Turn::Ended(ended.unwrap_or(Ended::Broken)),
                 Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait, ended),
                 Some(_) = tunnels.join_next() => {}
-                better = &mut better => return Turn::Better(Box::new(better)),
+                wanted = self.another_is_wanted(&mut measured) => {
+                    // That the relay ends or drains this one meanwhile is because the other one stands.
+                    let dialled = tokio::select! {
+                        biased;
+                        () = self.stop.cancelled() => None,
+                        dialled = self.dial_as(wanted) => dialled,
+                    };
+                    if let Some(tunnel) = dialled {
+                        return Turn::Better(Box::new(tunnel));
+                    }
+                    measured.not_before = Instant::now() + TRY_AGAIN;
+                }
             }
         }
     }
@@ -403,12 +430,13 @@ impl TunnelKeeper {
         self.situation.known().choice.wanted(Instant::now())
     }
 
-    /// Measures how the tunnel that is `standing` does. Returns another as soon as that is wanted and stands.
-    async fn better(&self, standing: &Standing, raw_outcomes: &mut mpsc::Receiver<bool>) -> Tunnel {
-        let mut not_before = match standing.transport {
-            Transport::Quic => Instant::now(),
-            Transport::Tls => Instant::now() + TRY_AGAIN,
-        };
+    /// Measures how the tunnel does, until another is wanted.
+    async fn another_is_wanted(&self, measured: &mut Measured<'_>) -> Wanted {
+        let Measured {
+            standing,
+            raw_outcomes,
+            not_before,
+        } = measured;
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
@@ -416,26 +444,26 @@ impl TunnelKeeper {
                 _ = looks.tick() => self.look(standing).await,
                 Some(came) = raw_outcomes.recv() => self.heard_of_raw(came),
             }
-            let Wanted { transport, room } = self.wanted();
+            let wanted = self.wanted();
             let other = match standing.transport {
-                Transport::Quic => transport == Transport::Tls || room != standing.room,
-                Transport::Tls => transport == Transport::Quic,
-            };
-            let now = Instant::now();
-            if !other || now < not_before {
-                continue;
-            }
-            if let Some(relay) = self.relays.first() {
-                let dialled = match transport {
-                    Transport::Quic => self.dialler.dial_quic(relay, room).await,
-                    Transport::Tls => self.dialler.dial_tls(relay).await,
-                };
-                if let Ok(tunnel) = dialled {
-                    return tunnel;
+                Transport::Quic => {
+                    wanted.transport == Transport::Tls || wanted.room != standing.room
                 }
+                Transport::Tls => wanted.transport == Transport::Quic,
+            };
+            if other && Instant::now() >= *not_before {
+                return wanted;
             }
-            not_before = Instant::now() + TRY_AGAIN;
         }
+    }
+
+    async fn dial_as(&self, wanted: Wanted) -> Option<Tunnel> {
+        let relay = self.relays.first()?;
+        let dialled = match wanted.transport {
+            Transport::Quic => self.dialler.dial_quic(relay, wanted.room).await,
+            Transport::Tls => self.dialler.dial_tls(relay).await,
+        };
+        dialled.ok()
     }
 
     /// Looks at the path, and at TCP's beside it if that is bad for long.

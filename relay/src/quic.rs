@@ -16,7 +16,8 @@ use aws_lc_rs::{hkdf, hmac};
 use directory::PublicKey;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{
-    ClientConfig, EndpointConfig, IdleTimeout, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
+    TransportConfig, VarInt,
 };
 use quinn_proto::{ConnectionIdGenerator as _, RandomConnectionIdGenerator};
 use wire::connection_id::{self, ConnectionIdKey, Owner};
@@ -82,6 +83,10 @@ const IDLE_TIMEOUT_MS: u32 = 45_000;
 
 /// Before anything was measured. A lost first packet is sent again after three times this long.
 const INITIAL_RTT: Duration = Duration::from_millis(100);
+
+/// What is probed for at most: what an Ethernet packet has room for behind the headers of IPv4 and UDP. Behind those of IPv6 it
+/// is twenty octets less, which the probes find.
+const LARGEST_DATAGRAM: u16 = 1472;
 
 /// First packets that nobody has looked at yet, at most.
 const MAX_INCOMING: usize = 4096;
@@ -301,6 +306,8 @@ pub(crate) fn reset_number(code: ResetCode) -> VarInt {
 }
 
 fn transport(streams: u32, room: Room) -> TransportConfig {
+    let mut mtu_discovery = MtuDiscoveryConfig::default();
+    mtu_discovery.upper_bound(LARGEST_DATAGRAM);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(streams.into())
@@ -310,6 +317,7 @@ fn transport(streams: u32, room: Room) -> TransportConfig {
         .send_window(SEND_WINDOW)
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .initial_rtt(INITIAL_RTT)
+        .mtu_discovery_config(Some(mtu_discovery))
         .congestion_controller_factory(Arc::new(controller::Adaptive))
         .datagram_receive_buffer_size(None);
     transport

@@ -188,3 +188,26 @@ async fn a_path_that_loses_much_is_left_for_tcp_while_visitors_are_there() {
     assert!(visitors.try_join_next().is_none());
     echo.abort();
 }
+
+#[tokio::test]
+async fn nobody_is_sent_away_while_a_tunnel_is_dialled_again() {
+    const WORLDS: usize = 30; // the moment is short
+    for _ in 0..WORLDS {
+        let world = World::without_raw();
+        let (listener, address) = origin("tcp").await;
+        let served = tokio::spawn(async move {
+            loop {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(b"x").await.unwrap();
+            }
+        });
+        let _agent = world.agent("mynas", &address).await;
+        let mut is_last = false;
+        while !is_last {
+            is_last = world.metric(ATTACHED) == 2;
+            let mut visitor = world.visit("mynas.nas.localhost").await;
+            timeout(SOON, visitor.read_u8()).await.unwrap().unwrap();
+        }
+        served.abort();
+    }
+}
