@@ -17,7 +17,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
 };
 use relay::agent::{
-    self, Attached, Certificate, Origin, OriginTrust, Pairing, State, VisitorAddress,
+    self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, State, VisitorAddress,
 };
 use relay::resolve::Resolver;
 use relay::server::{Config, Handle, Parts, Secret, Transport};
@@ -110,6 +110,8 @@ impl World {
             front: (Ipv4Addr::LOCALHOST, 0).into(),
             http: None,
             udp: true,
+            raw: true,
+            gso: Gso::Auto,
             public: Vec::new(),
             workers: None,
             drain: std::time::Duration::ZERO,
@@ -207,6 +209,7 @@ async fn attach(
         origin: origin.unwrap(),
         resolver: Resolver::Fixed(front),
         workers,
+        gso: Gso::Auto,
     };
     let (sender, mut attached) = watch::channel(None);
     tokio::spawn(agent::run(config, sender, stop));

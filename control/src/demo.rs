@@ -8,8 +8,8 @@ use std::time::Duration;
 use directory::DeviceName;
 use prometheus::IntCounter;
 use relay::agent::{
-    self, Attached, CallError, Cloud as CloudClient, Origin, OriginAddress, OriginTrust, PairError,
-    RunError, Scheme, State, StateError as AgentStateError, VisitorAddress,
+    self, Attached, CallError, Cloud as CloudClient, Gso, Origin, OriginAddress, OriginTrust,
+    PairError, RunError, Scheme, State, StateError as AgentStateError, VisitorAddress,
 };
 use relay::resolve::Resolver;
 use relay::tls::{Roots, TlsError};
@@ -121,6 +121,7 @@ pub(crate) async fn start(
         origin,
         resolver,
         workers: place.workers,
+        gso: Gso::Auto,
     };
     let (attached, is_attached) = watch::channel(None);
     let mut agent = tokio::spawn(agent::run(config, attached, stop));

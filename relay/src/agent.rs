@@ -48,7 +48,8 @@ pub use pair::{PairError, pair};
 pub use state::{Certificate, Pairing, State, StateError};
 pub use status::{PathStatus, Status, StatusError, TunnelStatus, ask};
 
-use crate::quic::{self, Room};
+use crate::quic;
+pub use crate::quic::Gso;
 use crate::resolve::Resolver;
 use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
@@ -77,7 +78,7 @@ const LATER: Duration = Duration::from_secs(120);
 const TRY_AGAIN: Duration = Duration::from_secs(60);
 
 /// How often the tunnel's path is looked at.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(3);
 
 /// Raw connections whose outcome nobody has looked at yet; of more it is not noted.
 const RAW_OUTCOMES: usize = 64;
@@ -96,6 +97,8 @@ pub struct Config {
     pub resolver: Resolver,
     /// Who carries the bytes.
     pub workers: Workers,
+    /// Whether packets are sent in batches.
+    pub gso: Gso,
 }
 
 /// How the agent is attached.
@@ -158,6 +161,7 @@ pub async fn run(
         origin,
         resolver,
         workers,
+        gso,
     } = config;
     let pairing = state.pairing()?;
     let identity = state.identity()?;
@@ -186,7 +190,7 @@ pub async fn run(
         stop.clone(),
     )?);
     let (raw_outcomes, raw_heard) = mpsc::channel(RAW_OUTCOMES);
-    let situation = Situation::new();
+    let situation = Situation::new(gso);
     let dialler = Arc::new(Dialler {
         certificate: identity.certificate()?,
         roots,
@@ -394,19 +398,19 @@ impl TunnelKeeper {
     /// Notes and says how the tunnel is that takes visitors from now on, and why.
     fn stands(&self, tunnel: &Tunnel) -> Standing {
         let (transport, greeting) = (tunnel.transport(), tunnel.greeting);
-        let (connection, room) = tunnel.connection().unzip();
+        let (connection, profile) = tunnel.connection().unzip();
         let now = Instant::now();
         let standing = Standing {
             relay: tunnel.relay.to_string(),
             transport,
             seen_as: greeting.seen_as,
             since: now,
-            room: room.unwrap_or(Room::Small),
+            profile,
             raw_offered: greeting.raw_offered,
             connection: connection.cloned(),
         };
         let mut known = self.situation.known();
-        known.choice.attached(transport, greeting.raw_offered, now);
+        known.choice.attached(profile, greeting.raw_offered, now);
         known.standing = Some(standing.clone());
         let reasons = known.choice.reasons(now);
         drop(known);
@@ -447,7 +451,7 @@ impl TunnelKeeper {
             let wanted = self.wanted();
             let other = match standing.transport {
                 Transport::Quic => {
-                    wanted.transport == Transport::Tls || wanted.room != standing.room
+                    wanted.transport == Transport::Tls || Some(wanted.profile) != standing.profile
                 }
                 Transport::Tls => wanted.transport == Transport::Quic,
             };
@@ -460,7 +464,7 @@ impl TunnelKeeper {
     async fn dial_as(&self, wanted: Wanted) -> Option<Tunnel> {
         let relay = self.relays.first()?;
         let dialled = match wanted.transport {
-            Transport::Quic => self.dialler.dial_quic(relay, wanted.room).await,
+            Transport::Quic => self.dialler.dial_quic(relay, wanted.profile).await,
             Transport::Tls => self.dialler.dial_tls(relay).await,
         };
         dialled.ok()
@@ -475,7 +479,8 @@ impl TunnelKeeper {
         let suspicion = {
             let choice = &mut self.situation.known().choice;
             choice.looked(path);
-            choice.suspects()
+            let suspicion = choice.suspects();
+            suspicion.filter(|&suspicion| !choice.gives_up_batches(suspicion, Instant::now()))
         };
         if let Some(suspicion) = suspicion
             && let Ok(over_tcp) = self.dialler.tcp_round_trip(relay).await

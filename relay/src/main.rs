@@ -10,7 +10,8 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
-    self, Cloud, Finding, Health, Origin, OriginAddress, OriginTrust, State, Status, VisitorAddress,
+    self, Cloud, Finding, Gso, Health, Origin, OriginAddress, OriginTrust, State, Status,
+    VisitorAddress,
 };
 use relay::program::{self, Termination};
 use relay::resolve::Resolver;
@@ -58,6 +59,9 @@ enum Verb {
         /// Do not check an https:// origin's certificate: for one that the device made itself.
         #[arg(long)]
         origin_insecure: bool,
+        /// Whether packets go to the kernel in batches (UDP GSO); without, each costs four times as much.
+        #[arg(long, value_enum, default_value_t)]
+        gso: GsoOption,
         #[command(flatten)]
         state: StateOption,
     },
@@ -84,6 +88,27 @@ struct StateOption {
     /// Where this device keeps its keys [default: $XDG_STATE_HOME/causeway-agent or ~/.local/state/causeway-agent]
     #[arg(long = "state", value_name = "DIR")]
     directory: Option<PathBuf>,
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum GsoOption {
+    /// Unless they come out damaged, or get lost
+    #[default]
+    Auto,
+    /// Whatever becomes of them
+    On,
+    /// Never
+    Off,
+}
+
+impl From<GsoOption> for Gso {
+    fn from(option: GsoOption) -> Self {
+        match option {
+            GsoOption::Auto => Self::Auto,
+            GsoOption::On => Self::On,
+            GsoOption::Off => Self::Off,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -124,6 +149,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             visitor_address,
             origin_ca,
             origin_insecure,
+            gso,
             state,
         } => {
             let trust = match (origin_insecure, origin_ca) {
@@ -142,6 +168,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
                 origin,
                 resolver: Resolver::System,
                 workers: threads.workers(),
+                gso: gso.into(),
             })
             .await
         }

@@ -2,6 +2,7 @@
 //!
 //! Every number below is a choice against the library's default; `TransportConfig` documents what each default is.
 
+mod canary;
 mod controller;
 mod demux;
 pub(crate) mod socket_buffers;
@@ -20,7 +21,8 @@ use quinn::{
     TransportConfig, VarInt,
 };
 use quinn_proto::{ConnectionIdGenerator as _, RandomConnectionIdGenerator};
-use wire::connection_id::{self, ConnectionIdKey, Owner};
+use serde::Deserialize;
+use wire::connection_id::{Asked, ConnectionIdKey, Owner};
 use wire::{CloseCode, ResetCode};
 use zeroize::Zeroizing;
 
@@ -58,12 +60,52 @@ impl Room {
             Self::Large => 1 << 28,
         }
     }
+}
 
-    /// The length of the first connection id that asks for it.
-    fn first_id(self) -> usize {
+/// What is fixed when a tunnel begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Profile {
+    pub(crate) room: Room,
+    /// Whether packets are handed to the kernel in batches (GSO).
+    pub(crate) batches: bool,
+}
+
+impl Profile {
+    fn asked(self) -> Asked {
+        Asked {
+            room: self.room == Room::Large,
+            one_by_one: !self.batches,
+        }
+    }
+
+    fn of(asked: Asked) -> Self {
+        Self {
+            room: if asked.room { Room::Large } else { Room::Small },
+            batches: !asked.one_by_one,
+        }
+    }
+}
+
+/// Whether packets go to the kernel in batches (GSO).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Gso {
+    /// Unless they come out damaged, or get lost.
+    #[default]
+    Auto,
+    /// Whatever becomes of them.
+    On,
+    /// Never.
+    Off,
+}
+
+impl Gso {
+    /// Whether there are to be batches, as far as can be told before any is sent to somebody.
+    pub(crate) fn begins_with_batches(self) -> bool {
         match self {
-            Self::Small => connection_id::FIRST,
-            Self::Large => connection_id::FIRST_WITH_ROOM,
+            Self::Auto => canary::batches_are_whole(),
+            Self::On => true,
+            Self::Off => false,
         }
     }
 }
@@ -131,7 +173,8 @@ impl fmt::Debug for Secret {
 /// What the endpoints of one relay have in common.
 pub(crate) struct RelaySide {
     server: ServerConfig,
-    with_room: Arc<ServerConfig>,
+    /// Whether agents may have batches.
+    batches: bool,
     ids: ConnectionIdKey,
     resets: Arc<hmac::Key>,
     counts: DatagramCounts,
@@ -142,6 +185,7 @@ impl RelaySide {
     pub(crate) fn new(
         certificate: CertificateSlot,
         secret: &Secret,
+        gso: Gso,
         counts: DatagramCounts,
     ) -> io::Result<Self> {
         let crypto = tls::relay_quic(certificate).map_err(io::Error::other)?;
@@ -150,29 +194,41 @@ impl RelaySide {
         let tokens = tokens.extract(&*secret.derive("address tokens"));
         let mut server = ServerConfig::new(Arc::new(crypto), Arc::new(tokens));
         server
-            .transport_config(Arc::new(transport(RELAY_STREAMS, Room::Small)))
+            .transport_config(Arc::new(transport(
+                RELAY_STREAMS,
+                Profile::of(Asked::default()),
+            )))
             .max_incoming(MAX_INCOMING)
             .incoming_buffer_size(INCOMING_BUFFER)
             .incoming_buffer_size_total(INCOMING_BUFFER_TOTAL);
-        let mut with_room = server.clone();
-        with_room.transport_config(Arc::new(transport(RELAY_STREAMS, Room::Large)));
+        let batches = gso.begins_with_batches();
+        if !batches && gso == Gso::Auto {
+            tracing::warn!("this kernel damages batches of packets (GSO): each is sent by itself");
+        }
         let ids = secret.derive("connection ids");
         let resets = secret.derive("stateless resets");
         Ok(Self {
             server,
-            with_room: Arc::new(with_room),
+            batches,
             ids: ConnectionIdKey::new(ids.first_chunk().copied().unwrap_or_default()),
             resets: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*resets)),
             counts,
         })
     }
 
-    /// Begins a handshake, with as much room as the agent asks for by the length of the id it made up.
+    /// Begins a handshake, as the agent asks for it by the length of the id it made up.
     pub(crate) async fn accept(&self, incoming: Incoming) -> Result<Connection, ConnectionError> {
-        if incoming.orig_dst_cid().len() == Room::Large.first_id() {
-            return incoming.accept_with(Arc::clone(&self.with_room))?.await;
+        let asked = Asked::by(incoming.orig_dst_cid().len());
+        if asked == Asked::default() && self.batches {
+            return incoming.await;
         }
-        incoming.await
+        let profile = Profile {
+            batches: self.batches && !asked.one_by_one,
+            ..Profile::of(asked)
+        };
+        let mut server = self.server.clone();
+        server.transport_config(Arc::new(transport(RELAY_STREAMS, profile)));
+        incoming.accept_with(Arc::new(server))?.await
     }
 
     /// Opens the endpoint of one worker on its own UDP socket, behind a demultiplexer. Of several, `worker` says which: the
@@ -201,12 +257,12 @@ impl RelaySide {
     }
 }
 
-/// Opens an agent's endpoint for tunnels with that much room to relays of `remote`'s address family.
+/// Opens an agent's endpoint for such tunnels to relays of `remote`'s address family.
 pub(crate) fn agent_endpoint(
     remote: SocketAddr,
     roots: &Roots,
     identity: &AgentCertificate,
-    room: Room,
+    profile: Profile,
 ) -> Result<Endpoint, AgentEndpointError> {
     let any: SocketAddr = if remote.is_ipv4() {
         ([0; 4], 0).into()
@@ -216,9 +272,9 @@ pub(crate) fn agent_endpoint(
     let crypto = tls::tunnel_client(roots, identity)?;
     let crypto = QuicClientConfig::try_from(crypto).map_err(io::Error::other)?;
     let mut client = ClientConfig::new(Arc::new(crypto));
-    let first_id = room.first_id();
+    let first_id = profile.asked().length();
     client
-        .transport_config(Arc::new(transport(AGENT_STREAMS, room)))
+        .transport_config(Arc::new(transport(AGENT_STREAMS, profile)))
         .initial_dst_cid_provider(Arc::new(move || {
             RandomConnectionIdGenerator::new(first_id).generate_cid()
         }));
@@ -305,7 +361,8 @@ pub(crate) fn reset_number(code: ResetCode) -> VarInt {
     VarInt::from_u32(code.number())
 }
 
-fn transport(streams: u32, room: Room) -> TransportConfig {
+fn transport(streams: u32, profile: Profile) -> TransportConfig {
+    let room = profile.room;
     let mut mtu_discovery = MtuDiscoveryConfig::default();
     mtu_discovery.upper_bound(LARGEST_DATAGRAM);
     let mut transport = TransportConfig::default();
@@ -318,6 +375,7 @@ fn transport(streams: u32, room: Room) -> TransportConfig {
         .max_idle_timeout(Some(IdleTimeout::from(VarInt::from_u32(IDLE_TIMEOUT_MS))))
         .initial_rtt(INITIAL_RTT)
         .mtu_discovery_config(Some(mtu_discovery))
+        .enable_segmentation_offload(profile.batches)
         .congestion_controller_factory(Arc::new(controller::Adaptive))
         .datagram_receive_buffer_size(None);
     transport

@@ -175,6 +175,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let quic = quic::RelaySide::new(
         parts.relay_certificate,
         &parts.secret,
+        config.gso,
         metrics.datagram_counts(),
     )
     .map_err(StartError::Quic)?;

@@ -18,6 +18,7 @@ mod clients;
 mod crash;
 mod dns;
 mod first_light;
+mod kernel;
 mod memory;
 mod nginx;
 mod operator;

@@ -9,7 +9,7 @@ use crate::process::Process;
 use crate::world::{Place, Server};
 
 /// A hello that names demo.nas.localhost.
-const HELLO: &[u8] = include_bytes!("../../../relay/wire/testdata/chromium.bin");
+pub(crate) const HELLO: &[u8] = include_bytes!("../../../relay/wire/testdata/chromium.bin");
 
 const MIB: usize = 1024 * 1024;
 
@@ -117,7 +117,7 @@ fn is_in(memory: &File, start: u64, end: u64, pattern: &[u8]) -> bool {
 }
 
 /// The hello with another name of the same length.
-fn hello(device: &str) -> Vec<u8> {
+pub(crate) fn hello(device: &str) -> Vec<u8> {
     let mut hello = HELLO.to_vec();
     let name = b"demo.nas.localhost";
     let at = hello

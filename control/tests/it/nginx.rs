@@ -44,7 +44,7 @@ impl Nginx {
         let port = match place {
             // Nobody else lives there.
             Place::Namespace(_) => 8000,
-            Place::Host => TcpListener::bind("127.0.0.1:0")
+            Place::Host | Place::Refusing(_) => TcpListener::bind("127.0.0.1:0")
                 .unwrap()
                 .local_addr()
                 .unwrap()

@@ -12,11 +12,15 @@ use tempfile::TempDir;
 
 use crate::process::{Process, output_of, run};
 
-/// Where programs run: on this host, or in a network namespace that ends with the test.
+/// Where programs run.
 #[derive(Clone)]
 pub(crate) enum Place {
+    /// On this host.
     Host,
+    /// In a network namespace that ends with the test.
     Namespace(Arc<Namespace>),
+    /// On this host, whose kernel refuses some system calls as strace(1) is told with `inject=`.
+    Refusing(&'static str),
 }
 
 pub(crate) struct Namespace(String);
@@ -41,6 +45,20 @@ impl Place {
             Self::Namespace(namespace) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", &namespace.0]).arg(program);
+                command
+            }
+            Self::Refusing(calls) => {
+                let mut command = Command::new("strace");
+                // -D: what is started is the program, and strace ends with it.
+                command.args(["-D", "-f", "-qq", "-o", "/dev/null", "--seccomp-bpf"]);
+                let name = calls.split(':').next().unwrap_or_default();
+                command.args([
+                    "-e",
+                    &format!("trace={name}"),
+                    "-e",
+                    &format!("inject={calls}"),
+                ]);
+                command.arg(program);
                 command
             }
         }

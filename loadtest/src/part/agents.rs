@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use directory::PairingCode;
-use relay::agent::{self, Attached, Cloud, Origin, OriginTrust, State, VisitorAddress};
+use relay::agent::{self, Attached, Cloud, Gso, Origin, OriginTrust, State, VisitorAddress};
 use relay::resolve::Resolver;
 use relay::server::Transport;
 use relay::tls::Roots;
@@ -149,6 +149,7 @@ impl Fleet {
             origin: self.origin.clone(),
             resolver: self.resolver,
             workers: self.threads.workers(),
+            gso: Gso::Auto,
         };
         let (sender, mut attached) = watch::channel(None);
         let stop = CancellationToken::new();

@@ -146,10 +146,12 @@ impl Peer {
             | Self::CausewayQuicOnly
             | Self::CausewayEndsTls => (Some(Program::Own), ""),
             Self::RatholeTcp | Self::RatholeNoise | Self::RatholeTls => {
-                let over = match self {
-                    Self::RatholeNoise => RatholeOver::Noise,
-                    Self::RatholeTls => RatholeOver::Tls,
-                    _ => RatholeOver::Tcp,
+                let over = if self == Self::RatholeNoise {
+                    RatholeOver::Noise
+                } else if self == Self::RatholeTls {
+                    RatholeOver::Tls
+                } else {
+                    RatholeOver::Tcp
                 };
                 let program = find("rathole", folder);
                 (

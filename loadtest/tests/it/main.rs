@@ -79,6 +79,32 @@ fn dns_is_measured_for_names_that_exist_and_names_that_do_not() {
 }
 
 #[test]
+fn peers_are_measured_over_a_link() {
+    let peers = ["--only", "direct,causeway-quic,causeway-tls,splice2"];
+    let load = ["peers", "--workloads", "keep_alive,new_connection"];
+    let link = ["--link", "20ms,0.1%,200mbit"];
+    let results = measured(&[&load[..], &peers, &link].concat());
+    for row in results.as_array().unwrap() {
+        assert_eq!(
+            row["link"],
+            "40 ms round trip, 0.1 % lost each way, 200 Mbit/s"
+        );
+        let one = median(row, "p50_ms");
+        assert!((40.0..400.0).contains(&one), "a round trip at least: {row}");
+        assert_eq!(median(row, "failures"), 0.0, "{row}");
+    }
+    assert_eq!(results.as_array().unwrap().len(), 8);
+}
+
+#[test]
+fn what_is_no_link_is_refused() {
+    let output = output(&["peers", "--link", "25ms,fast"]);
+    assert!(!output.status.success());
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("a rate such as 1gbit"), "{said}");
+}
+
+#[test]
 fn peers_do_the_same_work_in_turn() {
     let load = ["peers", "--connections", "50"];
     let results = measured(&[&load[..], &["--only", "direct,causeway-quic,splice2"]].concat());
@@ -258,7 +284,7 @@ impl Server {
             .spawn()
             .unwrap();
         let state = folder.path().join("state");
-        let order = json!({ "state": state, "front": "127.0.0.1:0", "udp": true });
+        let order = json!({ "state": state, "front": "127.0.0.1:0", "udp": true, "raw": true });
         let stdin = process.stdin.as_mut().unwrap();
         writeln!(stdin, "{order}").unwrap();
         let mut ready = String::new();

@@ -10,7 +10,7 @@
 use std::fmt;
 use std::time::{Duration, Instant};
 
-use crate::quic::{Path, Room};
+use crate::quic::{Gso, Path, Profile, Room};
 use crate::server::Transport;
 
 /// Raw connections in a row that did not come, before they are not counted on.
@@ -37,7 +37,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(7200);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Wanted {
     pub(super) transport: Transport,
-    pub(super) room: Room,
+    /// Of a tunnel over QUIC.
+    pub(super) profile: Profile,
 }
 
 /// Why it should.
@@ -48,6 +49,8 @@ pub(super) enum Reason {
     RawMissed,
     PathLossy,
     PathQueued,
+    BatchesDamaged,
+    BatchesLost,
 }
 
 impl Reason {
@@ -59,6 +62,8 @@ impl Reason {
             Self::RawMissed => "raw_missed",
             Self::PathLossy => "path_lossy",
             Self::PathQueued => "path_queued",
+            Self::BatchesDamaged => "batches_damaged",
+            Self::BatchesLost => "batches_lost",
         }
     }
 }
@@ -71,6 +76,10 @@ impl fmt::Display for Reason {
             Self::RawMissed => "TCP connections for bulk do not reach the relay",
             Self::PathLossy => "over UDP more than one packet in ten was lost",
             Self::PathQueued => "packets over UDP had to wait where those over TCP had not",
+            Self::BatchesDamaged => {
+                "this kernel damages batches of packets (GSO): each is sent by itself"
+            }
+            Self::BatchesLost => "batches of packets (GSO) were lost: each is sent by itself",
         })
     }
 }
@@ -82,10 +91,24 @@ pub(super) struct Choice {
     raw_offered: bool,
     /// In a row.
     raw_missed: u32,
+    batches: Batches,
+    /// Whether the tunnel that stands has them.
+    has_batches: bool,
     path: Looks,
     /// Why QUIC is left alone, and until when.
     bad: Option<(Reason, Instant)>,
     pause: Duration,
+}
+
+/// Whether packets are sent in batches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Batches {
+    /// The owner has said so.
+    Always,
+    Never,
+    Damaged,
+    /// Not before then, because they were lost; each time twice as long.
+    From(Instant, Duration),
 }
 
 /// One path, as it was looked at.
@@ -100,8 +123,16 @@ struct Looks {
 }
 
 impl Choice {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(gso: Gso, now: Instant) -> Self {
+        let batches = match (gso, gso.begins_with_batches()) {
+            (Gso::On, _) => Batches::Always,
+            (Gso::Off, _) => Batches::Never,
+            (Gso::Auto, false) => Batches::Damaged,
+            (Gso::Auto, true) => Batches::From(now, FIRST_PAUSE),
+        };
         Self {
+            batches,
+            has_batches: false,
             udp_answers: true,
             raw_offered: true,
             raw_missed: 0,
@@ -116,11 +147,22 @@ impl Choice {
         let bulk_leaves = self.raw_offered && self.raw_missed < RAW_MISSED;
         Wanted {
             transport: if bad { Transport::Tls } else { Transport::Quic },
-            room: if bulk_leaves {
-                Room::Small
-            } else {
-                Room::Large
+            profile: Profile {
+                room: if bulk_leaves {
+                    Room::Small
+                } else {
+                    Room::Large
+                },
+                batches: self.may_batch(now),
             },
+        }
+    }
+
+    fn may_batch(&self, now: Instant) -> bool {
+        match self.batches {
+            Batches::Always => true,
+            Batches::Never | Batches::Damaged => false,
+            Batches::From(from, _) => now >= from,
         }
     }
 
@@ -132,12 +174,20 @@ impl Choice {
             (bad.is_none() && !self.udp_answers).then_some(Reason::UdpUnanswered),
             (!self.raw_offered).then_some(Reason::RawNotOffered),
             (self.raw_missed >= RAW_MISSED).then_some(Reason::RawMissed),
+            (self.batches == Batches::Damaged).then_some(Reason::BatchesDamaged),
+            matches!(self.batches, Batches::From(from, _) if now < from)
+                .then_some(Reason::BatchesLost),
         ];
         reasons.into_iter().flatten().collect()
     }
 
-    /// A tunnel stands.
-    pub(super) fn attached(&mut self, transport: Transport, raw_offered: bool, now: Instant) {
+    /// A tunnel stands; over QUIC with a profile.
+    pub(super) fn attached(&mut self, profile: Option<Profile>, raw_offered: bool, now: Instant) {
+        let transport = match profile {
+            Some(_) => Transport::Quic,
+            None => Transport::Tls,
+        };
+        self.has_batches = profile.is_some_and(|profile| profile.batches);
         self.raw_offered = raw_offered;
         self.udp_answers = transport == self.wanted(now).transport || transport == Transport::Quic;
         self.path = Looks::default();
@@ -186,6 +236,18 @@ impl Choice {
         }
     }
 
+    /// Whether batches may be what gets lost: they are given up before QUIC is.
+    pub(super) fn gives_up_batches(&mut self, suspicion: Reason, now: Instant) -> bool {
+        let Batches::From(_, pause) = self.batches else {
+            return false;
+        };
+        let gives_up = suspicion == Reason::PathLossy && self.has_batches;
+        if gives_up {
+            self.batches = Batches::From(now + pause, (pause * 2).min(LONGEST_PAUSE));
+        }
+        gives_up
+    }
+
     /// The relay has answered over TCP after `over_tcp`, and `over_udp` is what a round trip takes there. Whether QUIC is to be
     /// left.
     pub(super) fn compared(
@@ -212,9 +274,14 @@ mod tests {
 
     const RTT: Duration = Duration::from_millis(50);
 
+    const QUIC: Option<Profile> = Some(Profile {
+        room: Room::Small,
+        batches: false,
+    });
+
     fn attached(now: Instant) -> Choice {
-        let mut choice = Choice::new();
-        choice.attached(Transport::Quic, true, now);
+        let mut choice = Choice::new(Gso::Off, now);
+        choice.attached(QUIC, true, now);
         choice
     }
 
@@ -237,12 +304,12 @@ mod tests {
         choice.raw(true);
         choice.raw(false);
         choice.raw(false);
-        assert_eq!(choice.wanted(now).room, Room::Small);
+        assert_eq!(choice.wanted(now).profile.room, Room::Small);
         choice.raw(false);
-        assert_eq!(choice.wanted(now).room, Room::Large);
+        assert_eq!(choice.wanted(now).profile.room, Room::Large);
         assert_eq!(choice.reasons(now), [Reason::RawMissed]);
         choice.raw(true);
-        assert_eq!(choice.wanted(now).room, Room::Small);
+        assert_eq!(choice.wanted(now).profile.room, Room::Small);
         assert_eq!(choice.reasons(now), []);
     }
 
@@ -250,8 +317,8 @@ mod tests {
     fn bulk_stays_where_the_relay_takes_no_raw_connections() {
         let now = Instant::now();
         let mut choice = attached(now);
-        choice.attached(Transport::Quic, false, now);
-        assert_eq!(choice.wanted(now).room, Room::Large);
+        choice.attached(QUIC, false, now);
+        assert_eq!(choice.wanted(now).profile.room, Room::Large);
         assert_eq!(choice.reasons(now), [Reason::RawNotOffered]);
     }
 
@@ -261,7 +328,7 @@ mod tests {
         let mut choice = attached(now);
         let mut pauses = Vec::new();
         for _ in 0..2 {
-            choice.attached(Transport::Quic, true, now);
+            choice.attached(QUIC, true, now);
             for look in 1..=u64::from(BAD_LOOKS) {
                 assert_eq!(choice.suspects(), None);
                 choice.looked(path(look * 1000, look * 200, RTT));
@@ -315,12 +382,46 @@ mod tests {
     }
 
     #[test]
+    fn batches_are_given_up_before_quic_is_and_tried_again() {
+        let now = Instant::now();
+        let mut choice = Choice::new(Gso::Auto, now);
+        let profile = choice.wanted(now).profile;
+        assert!(profile.batches);
+        choice.attached(Some(profile), true, now);
+        assert!(!choice.gives_up_batches(Reason::PathQueued, now));
+        assert!(choice.gives_up_batches(Reason::PathLossy, now));
+        let profile = choice.wanted(now).profile;
+        assert!(!profile.batches);
+        assert_eq!(choice.reasons(now), [Reason::BatchesLost]);
+        choice.attached(Some(profile), true, now);
+        assert!(
+            !choice.gives_up_batches(Reason::PathLossy, now),
+            "none is sent"
+        );
+        let later = now + FIRST_PAUSE;
+        assert!(choice.wanted(later).profile.batches);
+        assert_eq!(choice.reasons(later), []);
+    }
+
+    #[test]
+    fn an_owner_who_has_said_so_is_obeyed() {
+        let now = Instant::now();
+        for (gso, batches) in [(Gso::On, true), (Gso::Off, false)] {
+            let mut choice = Choice::new(gso, now);
+            let profile = choice.wanted(now).profile;
+            assert_eq!(profile.batches, batches);
+            choice.attached(Some(profile), true, now);
+            assert!(!choice.gives_up_batches(Reason::PathLossy, now));
+        }
+    }
+
+    #[test]
     fn udp_that_does_not_answer_is_named() {
         let now = Instant::now();
         let mut choice = attached(now);
-        choice.attached(Transport::Tls, true, now);
+        choice.attached(None, true, now);
         assert_eq!(choice.reasons(now), [Reason::UdpUnanswered]);
-        choice.attached(Transport::Quic, true, now);
+        choice.attached(QUIC, true, now);
         assert_eq!(choice.reasons(now), []);
     }
 }

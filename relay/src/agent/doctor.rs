@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use wire::{CloseCode, InstanceId};
 
-use crate::quic::{self, Room};
+use crate::quic::{self, Gso, Profile, Room};
 use crate::resolve::Resolver;
 use crate::tls::Roots;
 
@@ -23,6 +23,12 @@ use super::tunnel::{DialError, Dialler, RelayAddress};
 
 /// How long a relay may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Enough for a handshake.
+const PROFILE: Profile = Profile {
+    room: Room::Small,
+    batches: false,
+};
 
 /// What a UDP socket should be allowed to keep, in octets.
 const BUFFER: u64 = quic::AGENT_BUFFER as u64;
@@ -86,6 +92,7 @@ pub async fn examine(state: &State, resolver: Resolver) -> Vec<Finding> {
     }
     findings.push(congestion_control());
     findings.push(udp_buffers());
+    findings.push(batches());
     findings
 }
 
@@ -142,7 +149,7 @@ impl Patient {
     /// How long a handshake takes.
     async fn over_udp(&self, relay: &RelayAddress) -> Result<Duration, DialError> {
         let begun = Instant::now();
-        let (endpoint, connection) = self.dialler.connect_quic(relay, Room::Small).await?;
+        let (endpoint, connection) = self.dialler.connect_quic(relay, PROFILE).await?;
         let taken = begun.elapsed();
         quic::close(&connection, CloseCode::Done);
         endpoint.wait_idle().await; // so that the relay hears it
@@ -182,6 +189,22 @@ fn congestion_control() -> Finding {
             SUBJECT,
             Health::Slow,
             format!("the kernel has no BBR: load tcp_bbr, and add bbr to {ALLOWED}"),
+        ),
+    }
+}
+
+fn batches() -> Finding {
+    const SUBJECT: &str = "packets in batches";
+    match Gso::Auto.begins_with_batches() {
+        true => finding(
+            SUBJECT,
+            Health::Well,
+            "come out of the kernel as they went in",
+        ),
+        false => finding(
+            SUBJECT,
+            Health::Slow,
+            "this kernel damages them (UDP GSO), so each packet is sent by itself: try another kernel",
         ),
     }
 }

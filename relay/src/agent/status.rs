@@ -14,7 +14,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
-use crate::quic::{self, Connection, Room};
+use crate::quic::{self, Connection, Gso, Profile, Room};
 use crate::server::Transport;
 
 use super::choice::Choice;
@@ -81,6 +81,8 @@ pub struct PathStatus {
     pub packets_lost: u64,
     /// `cubic` or `bbr`
     pub congestion_control: String,
+    /// Whether packets are sent in batches (GSO).
+    pub batches: bool,
 }
 
 /// What is known of the agent while it runs. Clones are the same.
@@ -102,17 +104,17 @@ pub(super) struct Standing {
     pub(super) transport: Transport,
     pub(super) seen_as: SocketAddr,
     pub(super) since: Instant,
-    /// That of its streams; of TLS there is no telling.
-    pub(super) room: Room,
+    /// Over QUIC.
+    pub(super) profile: Option<Profile>,
     pub(super) raw_offered: bool,
     /// Over QUIC.
     pub(super) connection: Option<Connection>,
 }
 
 impl Situation {
-    pub(super) fn new() -> Self {
+    pub(super) fn new(gso: Gso) -> Self {
         Self(Arc::new(Mutex::new(Known {
-            choice: Choice::new(),
+            choice: Choice::new(gso, Instant::now()),
             standing: None,
             raw_came: 0,
             raw_missed: 0,
@@ -144,9 +146,12 @@ impl Situation {
 
 impl Standing {
     fn status(&self, now: Instant) -> TunnelStatus {
-        let bulk = match (self.transport, self.room, self.raw_offered) {
-            (Transport::Tls, _, true) | (Transport::Quic, Room::Small, true) => "raw",
-            (_, _, false) | (Transport::Quic, Room::Large, true) => "tunnel",
+        let stays = self
+            .profile
+            .is_some_and(|profile| profile.room == Room::Large);
+        let bulk = match self.raw_offered && !stays {
+            true => "raw",
+            false => "tunnel",
         };
         TunnelStatus {
             relay: self.relay.clone(),
@@ -161,6 +166,7 @@ impl Standing {
                     packets_sent: path.sent,
                     packets_lost: path.lost,
                     congestion_control: path.congestion.to_owned(),
+                    batches: self.profile.is_some_and(|profile| profile.batches),
                 }
             }),
         }

@@ -23,7 +23,7 @@ use wire::{CloseCode, Features, Frame, Hello, InstanceId};
 use crate::carrier::{Carrier, raw};
 use crate::control_stream::{ControlError, ControlReader, ControlWriter};
 use crate::liveness::SignsOfLife;
-use crate::quic::{self, AgentEndpointError, Connection, Endpoint, Room};
+use crate::quic::{self, AgentEndpointError, Connection, Endpoint, Profile};
 use crate::resolve::{self, Resolver};
 use crate::server::Transport;
 use crate::sys;
@@ -154,7 +154,7 @@ enum Way {
     Quic {
         connection: Connection,
         endpoint: Endpoint,
-        room: Room,
+        profile: Profile,
     },
     Tls(CarrierDialler),
 }
@@ -190,7 +190,7 @@ impl Dialler {
             Before::Silence => QUIC_HEAD_START_AFTER_SILENCE,
             Before::Failure => QUIC_HEAD_START_AGAIN,
         };
-        let mut over_quic = pin!(self.dial_quic(relay, wanted.room));
+        let mut over_quic = pin!(self.dial_quic(relay, wanted.profile));
         tokio::select! {
             tunnel = &mut over_quic => match tunnel {
                 // A relay that says no over QUIC would say the same over TLS.
@@ -213,14 +213,14 @@ impl Dialler {
         }
     }
 
-    /// A tunnel over QUIC, with that much room for its streams.
+    /// A tunnel over QUIC.
     pub(super) async fn dial_quic(
         self: &Arc<Self>,
         relay: &RelayAddress,
-        room: Room,
+        profile: Profile,
     ) -> Result<Tunnel, DialError> {
         in_time(async {
-            let (endpoint, connection) = self.connect_quic(relay, room).await?;
+            let (endpoint, connection) = self.connect_quic(relay, profile).await?;
             let (send, recv) = connection.open_bi().await.map_err(io::Error::from)?;
             let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
             let greeted = self.greet(&mut reader, &mut writer).await;
@@ -243,7 +243,7 @@ impl Dialler {
                 way: Way::Quic {
                     connection,
                     endpoint,
-                    room,
+                    profile,
                 },
                 reader,
                 writer,
@@ -293,7 +293,7 @@ impl Dialler {
     pub(super) async fn connect_quic(
         self: &Arc<Self>,
         relay: &RelayAddress,
-        room: Room,
+        profile: Profile,
     ) -> io::Result<(Endpoint, Connection)> {
         let addresses = self.resolver.resolve(&relay.host, relay.port).await?;
         let (dialler, host) = (Arc::clone(self), relay.host.clone());
@@ -301,7 +301,7 @@ impl Dialler {
             let (dialler, host) = (Arc::clone(&dialler), host.clone());
             async move {
                 let (roots, certificate) = (&dialler.roots, &dialler.certificate);
-                let endpoint = quic::agent_endpoint(address, roots, certificate, room)
+                let endpoint = quic::agent_endpoint(address, roots, certificate, profile)
                     .map_err(io::Error::other)?;
                 let connecting = endpoint.connect(address, &host).map_err(io::Error::other)?;
                 Ok((endpoint, connecting.await?))
@@ -383,12 +383,14 @@ impl Tunnel {
         }
     }
 
-    /// Over QUIC, its connection and the room of its streams.
-    pub(super) fn connection(&self) -> Option<(&Connection, Room)> {
+    /// Over QUIC, its connection and how that was made.
+    pub(super) fn connection(&self) -> Option<(&Connection, Profile)> {
         match &self.way {
             Way::Quic {
-                connection, room, ..
-            } => Some((connection, *room)),
+                connection,
+                profile,
+                ..
+            } => Some((connection, *profile)),
             Way::Tls(_) => None,
         }
     }

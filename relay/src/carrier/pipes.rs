@@ -82,6 +82,12 @@ pub(crate) fn lend() -> Option<Lent> {
     })
 }
 
+/// Whether the kernel, or what filters its calls, has no `splice(2)` for these sockets. Nothing has passed then.
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    use io::ErrorKind::{InvalidInput, PermissionDenied, Unsupported};
+    matches!(error.kind(), InvalidInput | PermissionDenied | Unsupported)
+}
+
 impl Lent {
     pub(crate) fn is_empty(&self) -> bool {
         self.filled == 0

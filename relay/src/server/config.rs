@@ -6,6 +6,8 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use crate::quic::Gso;
+
 /// The `[relay]` section.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -21,6 +23,9 @@ pub struct Config {
     /// front lets only TLS through.
     #[serde(default = "yes")]
     pub raw: bool,
+    /// Whether packets go to the kernel in batches: `"auto"`, `"on"` or `"off"`.
+    #[serde(default)]
+    pub gso: Gso,
     /// The addresses under which the front is reached from outside; what the zone answers for a device that has no
     /// address of its own. Absent: the front's own address.
     #[serde(default)]

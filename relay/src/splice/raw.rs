@@ -207,7 +207,7 @@ impl<O: Observer> Pump<'_, O> {
                     return Ok(Some(length));
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(None),
-                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {}
+                Err(error) if pipes::is_refusal(&error) => {}
                 Err(_) => return Err(Broke::From),
             }
         }

@@ -53,6 +53,7 @@ async fn a_stranger_with_a_key_of_its_own_gets_no_tunnel() {
             .unwrap(),
             resolver: relay::resolve::Resolver::Fixed(world.front),
             workers: world.threads.workers(),
+            gso: relay::agent::Gso::Auto,
         };
         let stop = tokio_util::sync::CancellationToken::new();
         let (attached, _) = tokio::sync::watch::channel(None);

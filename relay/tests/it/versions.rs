@@ -160,10 +160,12 @@ async fn a_superseded_tunnel_loses_its_right_with_the_device() {
         assert!(matches!(older.hear().await, Frame::Drain { .. }));
         world.remove("mynas");
         for tunnel in [&mut newer, &mut older] {
-            let Frame::Close { code } = tunnel.hear().await else {
-                panic!("the tunnel was to be closed");
-            };
-            assert_eq!(code, Ok(CloseCode::Removed));
+            let mut heard = tunnel.hear().await;
+            while matches!(heard, Frame::Dial { .. }) {
+                heard = tunnel.hear().await; // for the visitor, who goes on to the tunnel that is left
+            }
+            let code = Ok(CloseCode::Removed);
+            assert_eq!(heard, Frame::Close { code });
         }
     };
     let (visited, ()) = tokio::join!(visit, lose);

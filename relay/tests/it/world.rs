@@ -12,7 +12,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
 };
 use relay::agent::{
-    self, Attached, Certificate, Origin, OriginTrust, Pairing, State, VisitorAddress,
+    self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, State, VisitorAddress,
 };
 use relay::resolve::Resolver;
 use relay::server::{CloudVisitor, Config, Handle, Parts, Secret, Transport};
@@ -236,6 +236,7 @@ impl World {
             origin: origin.unwrap(),
             resolver: Resolver::Fixed(front),
             workers: self.threads.workers(),
+            gso: Gso::Auto,
         };
         let stop = CancellationToken::new();
         let (sender, attached) = watch::channel(None);
@@ -340,6 +341,7 @@ fn config(transport: Transport, front: SocketAddr) -> Config {
         http: Some((Ipv4Addr::LOCALHOST, 0).into()),
         udp: transport == Transport::Quic,
         raw: true,
+        gso: Gso::Auto,
         public: Vec::new(),
         workers: None,
         drain: Duration::from_secs(5),

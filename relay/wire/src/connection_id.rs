@@ -16,12 +16,43 @@ use siphasher::sip::SipHasher24;
 /// The length of every connection id the relay chooses, in octets.
 pub const LENGTH: usize = 8;
 
-/// The length of the id that an agent makes up for the relay in its first packets (RFC 9000 section 7.2), in octets. Nothing
-/// else is known of an agent by then, and how much a stream may have in flight cannot be changed later: so it asks by this.
-pub const FIRST: usize = 20;
+/// What an agent asks of a relay by the length of the id that it makes up for it in its first packets (RFC 9000 section 7.2):
+/// nothing else is known of an agent by then, and neither can be changed later.
+///
+/// ```text
+///   20 octets   nothing
+///   19          room for bulk in the tunnel's streams
+///   18          each packet sent by itself
+///   17          both
+/// ```
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Asked {
+    /// More may be in flight on each stream, because bulk stays in the tunnel.
+    pub room: bool,
+    /// Packets are not handed to the kernel in batches.
+    pub one_by_one: bool,
+}
 
-/// The same of an agent whose tunnel has to carry bulk itself, and wants more room for it.
-pub const FIRST_WITH_ROOM: usize = 19;
+impl Asked {
+    /// The length of a first id that asks for this, in octets.
+    pub fn length(self) -> usize {
+        match (self.room, self.one_by_one) {
+            (false, false) => 20,
+            (true, false) => 19,
+            (false, true) => 18,
+            (true, true) => 17,
+        }
+    }
+
+    /// What a first id of this length asks for. One of another program asks for nothing.
+    pub fn by(length: usize) -> Self {
+        let all =
+            [false, true].map(|room| [false, true].map(|one_by_one| Self { room, one_by_one }));
+        let mut all = all.into_iter().flatten();
+        all.find(|asked| asked.length() == length)
+            .unwrap_or_default()
+    }
+}
 
 /// Which endpoint holds a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -67,6 +98,18 @@ impl fmt::Debug for ConnectionIdKey {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_asked_for_is_understood() {
+        let mut lengths = Vec::new();
+        for (room, one_by_one) in [(false, false), (true, false), (false, true), (true, true)] {
+            let asked = Asked { room, one_by_one };
+            assert_eq!(Asked::by(asked.length()), asked);
+            lengths.push(asked.length());
+        }
+        assert_eq!(lengths, [20, 19, 18, 17]);
+        assert_eq!(Asked::by(8), Asked::default());
+    }
 
     #[test]
     fn an_id_tells_its_owner_to_those_who_have_the_key() {
