@@ -38,7 +38,7 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use wire::{InstanceId, Retry};
+use wire::{CloseCode, InstanceId, Retry};
 
 pub use cloud::{CallError, Cloud};
 pub use doctor::{Finding, Health, examine};
@@ -380,16 +380,10 @@ impl TunnelKeeper {
                 Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait, ended),
                 Some(_) = tunnels.join_next() => {}
                 wanted = self.another_is_wanted(&mut measured) => {
-                    // That the relay ends or drains this one meanwhile is because the other one stands.
-                    let dialled = tokio::select! {
-                        biased;
-                        () = self.stop.cancelled() => None,
-                        dialled = self.dial_as(wanted) => dialled,
-                    };
-                    if let Some(tunnel) = dialled {
-                        return Turn::Better(Box::new(tunnel));
+                    match self.replace(wanted, &mut ended).await {
+                        Some(turn) => return turn,
+                        None => measured.not_before = Instant::now() + TRY_AGAIN,
                     }
-                    measured.not_before = Instant::now() + TRY_AGAIN;
                 }
             }
         }
@@ -458,6 +452,28 @@ impl TunnelKeeper {
             if other && Instant::now() >= *not_before {
                 return wanted;
             }
+        }
+    }
+
+    /// Dials another tunnel; `None` if there is none, and the one that stands is to go on. That the relay drains or supersedes
+    /// that one meanwhile is because the other stands there already.
+    async fn replace(&self, wanted: Wanted, ended: &mut oneshot::Receiver<Ended>) -> Option<Turn> {
+        let mut dialled = std::pin::pin!(self.dial_as(wanted));
+        let mut superseded = false;
+        let tunnel = tokio::select! {
+            biased;
+            ended = ended => match ended {
+                Ok(Ended::Closed(CloseCode::Superseded)) => {
+                    superseded = true;
+                    dialled.await
+                }
+                ended => return Some(Turn::Ended(ended.unwrap_or(Ended::Broken))),
+            },
+            tunnel = &mut dialled => tunnel,
+        };
+        match tunnel {
+            Some(tunnel) => Some(Turn::Better(Box::new(tunnel))),
+            None => superseded.then_some(Turn::Ended(Ended::Closed(CloseCode::Superseded))),
         }
     }
 
