@@ -316,7 +316,11 @@ impl Front {
             };
             return Err(sent_away(refusal, visitor, admitted));
         };
-        let Ok(place) = session.visitor(address.ip()) else {
+        let there = match session.visitor(address.ip()) {
+            Ok(place) => Some((session, place)),
+            Err(_) => self.newer(&session, address.ip()),
+        };
+        let Some((session, place)) = there else {
             return Err(sent_away(Refusal::DeviceFull, visitor, admitted));
         };
         Ok(Arrived::Guest(Box::new(Guest {
@@ -354,7 +358,10 @@ impl Front {
                 Ok(carrier) => break carrier,
                 Err(error) => error,
             };
-            if !tried_again && let Some((newer, place)) = self.newer(&session, address.ip()) {
+            if !tried_again
+                && session.ended().is_cancelled()
+                && let Some((newer, place)) = self.newer(&session, address.ip())
+            {
                 // At this worker, wherever its tunnel is: few visitors come at such a moment.
                 (session, places.1) = (newer, place);
                 tried_again = true;
@@ -385,15 +392,17 @@ impl Front {
         }))
     }
 
-    /// The session that has taken over from one that has ended since a visitor of it came, and a place there.
+    /// The session that has taken over from another, and a place there for a visitor who came for the other.
     fn newer(
         &self,
-        ended: &Arc<Session>,
+        before: &Arc<Session>,
         address: IpAddr,
     ) -> Option<(Arc<Session>, DeviceVisitor)> {
-        let newer = self.sessions.of(&ended.device)?;
-        let has_taken_over = ended.ended().is_cancelled() && !Arc::ptr_eq(&newer, ended);
-        let place = has_taken_over.then(|| newer.visitor(address))?.ok()?;
+        let newer = self.sessions.of(&before.device)?;
+        if Arc::ptr_eq(&newer, before) {
+            return None;
+        }
+        let place = newer.visitor(address).ok()?;
         Some((newer, place))
     }
 

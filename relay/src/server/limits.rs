@@ -27,6 +27,9 @@ const PART_PER_ADDRESS: usize = 2;
 /// Visitors of one device at a time. Below the number of streams its agent grants, so that one is always free.
 const MAX_VISITORS_PER_DEVICE: usize = 4000;
 
+/// The count of a device's session that takes no visitors any more: above every limit.
+const CLOSED: usize = usize::MAX;
+
 /// Descriptors left for everything that is not a visitor: listeners, files, the database, agents over TLS, pipes, and raw
 /// connections beside tls carriers.
 const RESERVED_DESCRIPTORS: u64 = 2048;
@@ -118,7 +121,13 @@ impl DeviceVisitors {
     }
 
     pub(crate) fn any(&self) -> bool {
-        self.all.load(Relaxed) > 0
+        !matches!(self.all.load(Relaxed), 0 | CLOSED)
+    }
+
+    /// Admits nobody any more, from a moment at which there is nobody; `false` if there is somebody now.
+    pub(crate) fn close_if_empty(&self) -> bool {
+        let closed = self.all.compare_exchange(0, CLOSED, Relaxed, Relaxed);
+        closed.is_ok() || closed == Err(CLOSED)
     }
 }
 
@@ -130,9 +139,7 @@ impl Counted {
     /// Counts one more unless that would exceed `limit`.
     pub(crate) fn below(counter: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
         counter
-            .fetch_update(Relaxed, Relaxed, |count| {
-                (count < limit).then_some(count + 1)
-            })
+            .fetch_update(Relaxed, Relaxed, |count| (count < limit).then(|| count + 1))
             .ok()?;
         Some(Self(Arc::clone(counter)))
     }
@@ -255,5 +262,30 @@ mod tests {
         assert!(device.admit(ip("192.0.2.2")).is_some());
         drop(from_one);
         assert!(!device.any());
+    }
+
+    #[test]
+    fn who_is_let_in_is_there_before_it_closes_or_not_at_all() {
+        let device = DeviceVisitors::default();
+        let visitor = device.admit(ip("192.0.2.1")).unwrap();
+        assert!(!device.close_if_empty());
+        drop(visitor);
+        assert!(device.close_if_empty());
+        assert!(device.close_if_empty());
+        assert!(!device.any());
+        assert!(device.admit(ip("192.0.2.1")).is_none());
+    }
+
+    #[test]
+    fn coming_and_closing_at_once_never_both_succeed() {
+        for _ in 0..1000 {
+            let device = DeviceVisitors::default();
+            let (came, closed) = std::thread::scope(|scope| {
+                let comes = scope.spawn(|| device.admit(ip("192.0.2.1")));
+                let closed = device.close_if_empty();
+                (comes.join().unwrap(), closed)
+            });
+            assert_ne!(came.is_some(), closed);
+        }
     }
 }

@@ -324,7 +324,7 @@ impl Register {
         if before.instance != newest.instance {
             return before.end(CloseCode::Displaced);
         }
-        if !before.has_visitors() {
+        if before.close_if_empty() {
             return before.end(CloseCode::Superseded);
         }
         before.tell(Frame::Drain {

@@ -244,7 +244,7 @@ pub(crate) enum Tunnel {
 /// Why a visitor got no carrier.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum OpenError {
-    /// The device has as many visitors as it may.
+    /// The device has as many visitors as it may, or another tunnel of it has taken over.
     DeviceFull,
     /// The agent did not bring a carrier in time, or its tunnel ended.
     NoCarrier,
@@ -359,15 +359,21 @@ impl Session {
             .unwrap_or(CloseCode::Draining)
     }
 
-    pub(crate) fn has_visitors(&self) -> bool {
+    fn has_visitors(&self) -> bool {
         self.visitors.any()
     }
 
-    /// Waits until the last visitor has left or all of them rest for long, or the session has ended.
+    /// Closes the session to visitors if it has none now.
+    pub(crate) fn close_if_empty(&self) -> bool {
+        self.visitors.close_if_empty()
+    }
+
+    /// Waits until the last visitor has left, whereupon nobody can come any more, or all of them rest for long, or the
+    /// session has ended.
     pub(crate) async fn left_alone(&self) {
         /// Nobody is told when a visitor leaves; a session that waits for it is rare and in no hurry.
         const LOOK: Duration = Duration::from_secs(1);
-        while self.has_visitors()
+        while !self.close_if_empty()
             && self.idle_ms(Instant::now()) < SUPERSEDED_IDLE_MS
             && timeout(LOOK, self.ended.cancelled()).await.is_err()
         {}
