@@ -1,6 +1,10 @@
 //! Agents behind a NAT that forgets them: the relay's packets go on to the worker that holds the connection.
 
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use relay::agent::VisitorAddress;
 use relay::server::Transport;
@@ -17,7 +21,7 @@ use crate::world::{SOON, World};
 /// Enough that workers are not all met by chance from a new address: 2⁻⁸.
 const AGENTS: usize = 8;
 
-/// A NAT before one agent, which takes another port when it is told to.
+/// A NAT before one agent, whose sockets get other ports when it is told to.
 pub(crate) struct Nat {
     pub(crate) inside: SocketAddr,
     forget: mpsc::Sender<()>,
@@ -65,39 +69,82 @@ impl Nat {
     }
 }
 
+/// Loses each so-many-th datagram, whichever way it goes.
+struct Losses {
+    each: u64,
+    seen: AtomicU64,
+}
+
+impl Losses {
+    fn next(&self) -> bool {
+        (self.seen.fetch_add(1, Relaxed) + 1).is_multiple_of(self.each)
+    }
+}
+
 async fn translate(
     inside: UdpSocket,
     relay: SocketAddr,
     mut forgets: mpsc::Receiver<()>,
     lose_each: u64,
 ) {
-    let mut agent = None;
-    let mut seen = 0_u64;
-    let mut lost = || {
-        seen += 1;
-        seen.is_multiple_of(lose_each)
-    };
-    let (mut there, mut back) = (vec![0; 65_536], vec![0; 65_536]);
+    let inside = Arc::new(inside);
+    let losses = Arc::new(Losses {
+        each: lose_each,
+        seen: AtomicU64::new(0),
+    });
+    let mut mappings = HashMap::new();
+    let mut there = vec![0; 65_536];
     loop {
-        let outside = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
-        outside.connect(relay).await.unwrap();
-        loop {
-            tokio::select! {
-                received = inside.recv_from(&mut there) => {
-                    let (length, from) = received.unwrap();
-                    agent = Some(from);
-                    if !lost() {
-                        outside.send(&there[..length]).await.unwrap();
-                    }
-                }
-                received = outside.recv(&mut back) => {
-                    let (Ok(length), Some(agent)) = (received, agent) else { continue };
-                    if !lost() {
-                        inside.send_to(&back[..length], agent).await.unwrap();
-                    }
-                }
-                _ = forgets.recv() => break,
+        let (length, from) = tokio::select! {
+            received = inside.recv_from(&mut there) => received.unwrap(),
+            _ = forgets.recv() => {
+                mappings.clear();
+                continue;
             }
+        };
+        let mapping = match mappings.entry(from) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(new) => {
+                new.insert(Mapping::new(relay, Arc::clone(&inside), from, &losses).await)
+            }
+        };
+        if !losses.next() {
+            mapping.outside.send(&there[..length]).await.unwrap();
+        }
+    }
+}
+
+/// The port that one socket inside has outside.
+struct Mapping {
+    outside: Arc<UdpSocket>,
+    _back: AbortOnDropHandle<()>,
+}
+
+impl Mapping {
+    async fn new(
+        relay: SocketAddr,
+        inside: Arc<UdpSocket>,
+        agent: SocketAddr,
+        losses: &Arc<Losses>,
+    ) -> Self {
+        let outside = Arc::new(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap());
+        outside.connect(relay).await.unwrap();
+        let (from, losses) = (Arc::clone(&outside), Arc::clone(losses));
+        let back = tokio::spawn(async move {
+            let mut back = vec![0; 65_536];
+            loop {
+                // What ICMP says of a relay that has gone is no reason to stop.
+                let Ok(length) = from.recv(&mut back).await else {
+                    continue;
+                };
+                if !losses.next() {
+                    inside.send_to(&back[..length], agent).await.unwrap();
+                }
+            }
+        });
+        Self {
+            outside,
+            _back: AbortOnDropHandle::new(back),
         }
     }
 }
