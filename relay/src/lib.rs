@@ -23,3 +23,4 @@ mod liveness;
 mod quic;
 mod splice;
 mod sys;
+mod turns;

@@ -31,7 +31,6 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::task::yield_now;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use wire::ResetCode;
@@ -44,6 +43,7 @@ use crate::carrier::raw::{Dialler, Door, SealKey};
 use crate::carrier::{self, Carrier, Received, Receiver, Sender};
 use crate::congestion;
 use crate::liveness::SignsOfLife;
+use crate::turns::Turn;
 
 /// How often a visitor is looked at for having moved nothing.
 const IDLE_TICK: Duration = Duration::from_secs(600);
@@ -210,27 +210,6 @@ enum Direction {
     Unwanted,
     /// With the whole connection.
     Broken(End),
-}
-
-/// Gives way to others now and then: sockets that are always ready would keep a thread for themselves.
-#[derive(Default)]
-struct Turn(usize);
-
-impl Turn {
-    /// How many octets are moved in one turn. A small exchange waits for a turn of every bulk direction at each step of its way;
-    /// with a mebibyte, eight downloads made it wait twice as long.
-    const OCTETS: usize = 256 * 1024;
-
-    fn moved(&mut self, octets: usize) {
-        self.0 += octets;
-    }
-
-    async fn next(&mut self) {
-        if self.0 >= Self::OCTETS {
-            self.0 = 0;
-            yield_now().await;
-        }
-    }
 }
 
 impl<O: Observer> Pump<'_, O> {

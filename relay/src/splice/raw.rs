@@ -19,8 +19,9 @@ use wire::segment::Notice;
 use crate::buffers;
 use crate::carrier::raw::{Dialler, TICKET_TIME};
 use crate::carrier::{Received, Receiver, Sender, pipes};
+use crate::turns::{self, Turn};
 
-use super::{Direction, End, LINGER, Observer, Pump, RawWay, Turn, end, lock, when_writable};
+use super::{Direction, End, LINGER, Observer, Pump, RawWay, end, lock, when_writable};
 
 /// How often it is looked whether a near end that takes no more has said all it had to say.
 const DEAF_LOOK: Duration = Duration::from_millis(50);
@@ -196,7 +197,7 @@ impl<O: Observer> Pump<'_, O> {
     /// Passes on what `from` has, 0 being its end. `None` if it has nothing after all.
     async fn pass(&self, from: &TcpStream, to: &TcpStream) -> Result<Option<usize>, Broke> {
         if let Some(mut pipe) = pipes::lend() {
-            match from.try_io(Interest::READABLE, || pipe.fill(from, usize::MAX)) {
+            match from.try_io(Interest::READABLE, || pipe.fill(from, turns::length())) {
                 Ok(length) => {
                     while !pipe.is_empty() {
                         let drained = to.async_io(Interest::WRITABLE, || pipe.drain(to)).await;
