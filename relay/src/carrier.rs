@@ -16,7 +16,7 @@ pub(crate) mod raw;
 use std::future::poll_fn;
 use std::io;
 use std::ops::Range;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -29,7 +29,7 @@ use wire::segment::{self, Notice, Piece};
 use crate::buffers::{self, Lent, LentChunks};
 use crate::congestion;
 use crate::liveness::SignsOfLife;
-use crate::quic::{self, RecvStream, SendStream};
+use crate::quic::{RecvStream, SendStream};
 use crate::tls::TlsStream;
 
 use direction::{Incoming, Outgoing};
@@ -63,10 +63,6 @@ impl Kind {
 impl Carrier {
     /// A carrier on a stream of a QUIC tunnel.
     pub(crate) fn quic(send: SendStream, recv: RecvStream) -> Self {
-        let send = QuicSender {
-            stream: send,
-            done: false,
-        };
         Self::on(SendingStream::Quic(send), ReceivingStream::Quic(recv))
     }
 
@@ -147,12 +143,8 @@ impl Sender {
 
     /// Ends this direction at once and says why. Over TLS the missing End says only that it was cut.
     pub(crate) fn reset(&mut self, code: ResetCode) {
-        if let SendingStream::Quic(sender) = &mut self.stream
-            && !sender.done
-        {
-            sender.done = true;
-            // Fails only if the other end wants no more.
-            let _ = sender.stream.reset(quic::reset_number(code));
+        if let SendingStream::Quic(stream) = &mut self.stream {
+            stream.reset(code);
         }
     }
 
@@ -189,7 +181,7 @@ impl Sender {
 /// The stream's direction away from this end.
 #[derive(Debug)]
 enum SendingStream {
-    Quic(QuicSender),
+    Quic(SendStream),
     Tls(WriteHalf<TlsStream>, Arc<SignsOfLife>),
 }
 
@@ -210,7 +202,7 @@ impl SendingStream {
 
     fn poll_write(&mut self, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {
         match self {
-            Self::Quic(sender) => AsyncWrite::poll_write(Pin::new(&mut sender.stream), cx, octets),
+            Self::Quic(stream) => Pin::new(stream).poll_write(cx, octets),
             Self::Tls(stream, signs) => {
                 let length = ready!(Pin::new(stream).poll_write(cx, octets))?;
                 signs.sent(length);
@@ -221,12 +213,7 @@ impl SendingStream {
 
     fn poll_send(&mut self, cx: &mut Context<'_>, octets: &Bytes) -> Poll<io::Result<usize>> {
         match self {
-            Self::Quic(sender) => {
-                // By reference count, not by copy.
-                let mut chunks = [octets.clone()];
-                let written = ready!(pin!(sender.stream.write_chunks(&mut chunks)).poll(cx))?;
-                Poll::Ready(Ok(written.bytes))
-            }
+            Self::Quic(stream) => stream.poll_write_bytes(cx, octets),
             Self::Tls(..) => self.poll_write(cx, octets),
         }
     }
@@ -240,26 +227,11 @@ impl SendingStream {
 
     fn poll_finish(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self {
-            Self::Quic(sender) => {
-                sender.done = true;
-                Poll::Ready(sender.stream.finish().map_err(io::Error::other))
+            Self::Quic(stream) => {
+                stream.finish();
+                Poll::Ready(Ok(()))
             }
             Self::Tls(stream, _) => Pin::new(stream).poll_shutdown(cx),
-        }
-    }
-}
-
-/// A QUIC stream that is reset unless it was finished. The library's own streams finish when they are dropped.
-#[derive(Debug)]
-struct QuicSender {
-    stream: SendStream,
-    done: bool,
-}
-
-impl Drop for QuicSender {
-    fn drop(&mut self) {
-        if !self.done {
-            let _ = self.stream.reset(quic::reset_number(ResetCode::PeerGone));
         }
     }
 }
@@ -356,7 +328,7 @@ impl Receiver {
             self.unread = Unread::Nothing;
             self.unread = match &mut self.stream {
                 ReceivingStream::Quic(stream) => {
-                    let read = |chunks: &mut [Bytes]| pin!(stream.read_chunks(chunks)).poll(cx);
+                    let read = |chunks: &mut [Bytes]| stream.poll_chunks(cx, chunks);
                     let Some(chunks) = ready!(buffers::lend_chunks_read(read))? else {
                         return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into()));
                     };

@@ -1,11 +1,27 @@
-//! Tunnels over QUIC: endpoints, and the transport settings of each end. The only file that names the QUIC library.
+//! Tunnels over QUIC: what each end is set to. The protocol is a library's, which knows no sockets and no tasks; below stands
+//! what moves its packets. Only these files name it.
+//!
+//! ```text
+//!   quic/endpoint.rs     a UDP socket, and the driver of the connections over it
+//!   quic/connection.rs   a connection, as its users have it
+//!   quic/stream.rs       a stream's two directions
+//!   quic/socket.rs       many packets at once, in and out
+//!   quic/demux.rs        whose a datagram is
+//!   quic/controller.rs   how much may be under way
+//! ```
 //!
 //! Every number below is a choice against the library's default; `TransportConfig` documents what each default is.
 
 mod canary;
+mod connection;
 mod controller;
 mod demux;
+mod endpoint;
+mod socket;
 pub(crate) mod socket_buffers;
+mod stream;
+#[cfg(test)]
+mod tests;
 
 use std::fmt;
 use std::io;
@@ -15,23 +31,24 @@ use std::time::Duration;
 
 use aws_lc_rs::{hkdf, hmac};
 use directory::PublicKey;
-use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
-use quinn::{
-    ClientConfig, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, ServerConfig, TokioRuntime,
-    TransportConfig, VarInt,
+use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
+use quinn_proto::{
+    ClientConfig, ConnectionError, ConnectionIdGenerator as _, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, RandomConnectionIdGenerator, ServerConfig, TransportConfig, VarInt,
 };
-use quinn_proto::{ConnectionIdGenerator as _, RandomConnectionIdGenerator};
 use serde::Deserialize;
+use wire::CloseCode;
 use wire::connection_id::{Asked, ConnectionIdKey, Owner};
-use wire::{CloseCode, ResetCode};
 use zeroize::Zeroizing;
 
 use crate::carrier::raw::SealKey;
-use crate::tls::{self, AgentCertificate, CertificateSlot, Roots, TlsError};
+use crate::tls::{self, AgentCertificate, CertificateSlot, Roots};
 use controller::AdaptiveController;
 
+pub(crate) use connection::Connection;
 pub(crate) use demux::DatagramCounts;
-pub(crate) use quinn::{Connection, ConnectionError, Endpoint, Incoming, RecvStream, SendStream};
+pub(crate) use endpoint::{Endpoint, Incoming};
+pub(crate) use stream::{RecvStream, SendStream};
 
 /// How much a tunnel's streams may have in flight. The library fixes it when a tunnel begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -218,17 +235,19 @@ impl RelaySide {
 
     /// Begins a handshake, as the agent asks for it by the length of the id it made up.
     pub(crate) async fn accept(&self, incoming: Incoming) -> Result<Connection, ConnectionError> {
-        let asked = Asked::by(incoming.orig_dst_cid().len());
-        if asked == Asked::default() && self.batches {
-            return incoming.await;
-        }
+        let asked = Asked::by(incoming.first_id.len());
         let profile = Profile {
             batches: self.batches && !asked.one_by_one,
             ..Profile::of(asked)
         };
-        let mut server = self.server.clone();
-        server.transport_config(Arc::new(transport(RELAY_STREAMS, profile)));
-        incoming.accept_with(Arc::new(server))?.await
+        let config = (profile != Profile::of(Asked::default())).then(|| {
+            let mut server = self.server.clone();
+            server.transport_config(Arc::new(transport(RELAY_STREAMS, profile)));
+            Arc::new(server)
+        });
+        let connection = incoming.accept(config)?;
+        connection.established().await?;
+        Ok(connection)
     }
 
     /// Opens the endpoint of one worker on its own UDP socket, behind a demultiplexer. Of several, `worker` says which: the
@@ -246,30 +265,33 @@ impl RelaySide {
             // The demultiplexer tells protocols apart by the first octet, so ours must keep the fixed bit (RFC 9287).
             .grease_quic_bit(false)
             .cid_generator(move || Box::new(demux::ConnectionIds::new(key.clone(), owner)));
-        let socket =
-            demux::Demultiplexer::new(socket, self.ids.clone(), owner, self.counts.clone())?;
-        Endpoint::new_with_abstract_socket(
+        let demultiplexer = demux::Demultiplexer::new(self.ids.clone(), owner, self.counts.clone());
+        Endpoint::open(
+            socket,
             endpoint,
             Some(self.server.clone()),
-            Arc::new(socket),
-            Arc::new(TokioRuntime),
+            Some(demultiplexer),
         )
     }
 }
 
-/// Opens an agent's endpoint for such tunnels to relays of `remote`'s address family.
-pub(crate) fn agent_endpoint(
+/// A connection of such a profile to the relay `host` at `remote`, and the endpoint that it is on alone. Nothing has been said.
+///
+/// # Errors
+/// If there is no socket for it, or the relay does not answer, or is not the one that `roots` vouch for.
+pub(crate) async fn dial(
     remote: SocketAddr,
+    host: &str,
     roots: &Roots,
     identity: &AgentCertificate,
     profile: Profile,
-) -> Result<Endpoint, AgentEndpointError> {
+) -> io::Result<(Endpoint, Connection)> {
     let any: SocketAddr = if remote.is_ipv4() {
         ([0; 4], 0).into()
     } else {
         ([0; 16], 0).into()
     };
-    let crypto = tls::tunnel_client(roots, identity)?;
+    let crypto = tls::tunnel_client(roots, identity).map_err(io::Error::other)?;
     let crypto = QuicClientConfig::try_from(crypto).map_err(io::Error::other)?;
     let mut client = ClientConfig::new(Arc::new(crypto));
     let first_id = profile.asked().length();
@@ -278,21 +300,16 @@ pub(crate) fn agent_endpoint(
         .initial_dst_cid_provider(Arc::new(move || {
             RandomConnectionIdGenerator::new(first_id).generate_cid()
         }));
+    let mut config = EndpointConfig::default();
+    // What comes to this socket is the one connection's. The relay then keeps fewer ids for it.
+    config.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(0)));
     let socket = std::net::UdpSocket::bind(any)?;
     socket_buffers::ask(&socket, AGENT_BUFFER)?;
-    let config = EndpointConfig::default();
-    let mut endpoint = Endpoint::new(config, None, socket, Arc::new(TokioRuntime))?;
-    endpoint.set_default_client_config(client);
-    Ok(endpoint)
-}
-
-/// Why an agent has no endpoint.
-#[derive(Debug, thiserror::Error)]
-pub(crate) enum AgentEndpointError {
-    #[error("no UDP socket: {0}")]
-    Socket(#[from] io::Error),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
+    let endpoint = Endpoint::open(socket, config, None, None)?;
+    let connection = endpoint.connect(client, remote, host);
+    let connection = connection.map_err(io::Error::other)?;
+    connection.established().await?;
+    Ok((endpoint, connection))
 }
 
 /// The Ed25519 key that the agent at the other end has proved.
@@ -314,10 +331,15 @@ pub(crate) fn close(connection: &Connection, code: CloseCode) {
     connection.close(VarInt::from_u32(code.number()), code.name().as_bytes());
 }
 
+/// Closes all connections over the endpoint in the same way.
+pub(crate) fn close_all(endpoint: &Endpoint, code: CloseCode) {
+    endpoint.close(VarInt::from_u32(code.number()), code.name().as_bytes());
+}
+
 /// The code with which the other end closed; `Err` with the reason in words if it did not close.
 pub(crate) fn close_code(connection: &Connection) -> Result<CloseCode, String> {
     match connection.close_reason() {
-        Some(quinn::ConnectionError::ApplicationClosed(close)) => {
+        Some(ConnectionError::ApplicationClosed(close)) => {
             CloseCode::from_number(close.error_code.into_inner())
                 .ok_or_else(|| format!("closed with code {}", close.error_code))
         }
@@ -354,11 +376,6 @@ pub(crate) fn path(connection: &Connection) -> Path {
             .downcast_ref::<AdaptiveController>()
             .map_or("unknown", AdaptiveController::name),
     }
-}
-
-/// The number of a reset code on a stream.
-pub(crate) fn reset_number(code: ResetCode) -> VarInt {
-    VarInt::from_u32(code.number())
 }
 
 fn transport(streams: u32, profile: Profile) -> TransportConfig {

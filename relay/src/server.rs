@@ -278,7 +278,7 @@ impl Handle {
         self.stop.cancel();
         self.visitors.close();
         for endpoint in &self.endpoints {
-            endpoint.set_server_config(None);
+            endpoint.refuse_newcomers();
         }
         for session in self.sessions.all() {
             session.tell(Frame::Drain {
@@ -289,10 +289,7 @@ impl Handle {
         self.cut.cancel();
         let _ = timeout(LAST_WORDS, self.visitors.wait()).await;
         for endpoint in &self.endpoints {
-            endpoint.close(
-                CloseCode::Draining.number().into(),
-                CloseCode::Draining.name().as_bytes(),
-            );
+            quic::close_all(endpoint, CloseCode::Draining);
         }
         let _ = timeout(LAST_WORDS, async {
             for endpoint in &self.endpoints {

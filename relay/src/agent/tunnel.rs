@@ -23,7 +23,7 @@ use wire::{CloseCode, Features, Frame, Hello, InstanceId};
 use crate::carrier::{Carrier, raw};
 use crate::control_stream::{ControlError, ControlReader, ControlWriter};
 use crate::liveness::SignsOfLife;
-use crate::quic::{self, AgentEndpointError, Connection, Endpoint, Profile};
+use crate::quic::{self, Connection, Endpoint, Profile};
 use crate::resolve::{self, Resolver};
 use crate::server::Transport;
 use crate::sys;
@@ -91,15 +91,6 @@ pub(super) enum DialError {
     /// The tunnel's TLS session gives out no keys.
     #[error("the tunnel's TLS session gives out no key for raw connections")]
     NoKey,
-}
-
-impl From<AgentEndpointError> for DialError {
-    fn from(error: AgentEndpointError) -> Self {
-        match error {
-            AgentEndpointError::Socket(error) => Self::Failed(error),
-            AgentEndpointError::Tls(error) => Self::Tls(error),
-        }
-    }
 }
 
 /// Dials tunnels for one run of an agent.
@@ -301,10 +292,7 @@ impl Dialler {
             let (dialler, host) = (Arc::clone(&dialler), host.clone());
             async move {
                 let (roots, certificate) = (&dialler.roots, &dialler.certificate);
-                let endpoint = quic::agent_endpoint(address, roots, certificate, profile)
-                    .map_err(io::Error::other)?;
-                let connecting = endpoint.connect(address, &host).map_err(io::Error::other)?;
-                Ok((endpoint, connecting.await?))
+                quic::dial(address, &host, roots, certificate, profile).await
             }
         })
         .await
@@ -542,7 +530,7 @@ impl Way {
     /// As far as it is known without asking.
     fn round_trip(&self) -> Option<Duration> {
         match self {
-            Self::Quic { connection, .. } => Some(connection.rtt()),
+            Self::Quic { connection, .. } => Some(quic::path(connection).round_trip),
             Self::Tls(_) => None,
         }
     }

@@ -5,7 +5,7 @@ use std::io;
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
-use quinn::udp::{Transmit, UdpSocketState};
+use quinn_udp::{Transmit, UdpSocketState};
 
 /// Packets of a batch, as long as a path takes them; the last is shorter.
 const PACKETS: usize = 10;

@@ -8,10 +8,10 @@ use std::any::Any;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use quinn::congestion::{
+use quinn_proto::RttEstimator;
+use quinn_proto::congestion::{
     Bbr, BbrConfig, Controller, ControllerFactory, ControllerMetrics, Cubic, CubicConfig,
 };
-use quinn_proto::RttEstimator;
 
 use crate::congestion::FAR;
 

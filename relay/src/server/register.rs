@@ -63,12 +63,11 @@ pub(crate) struct Handshakes {
 /// Accepts tunnels over QUIC until the endpoint closes.
 pub(crate) async fn accept_quic(register: Register, endpoint: Endpoint, handshakes: Handshakes) {
     while let Some(incoming) = endpoint.accept().await {
-        if handshakes.all.load(Relaxed) > RETRY_ABOVE && incoming.may_retry() {
-            // Fails only if the address is validated already.
-            let _ = incoming.retry();
+        if handshakes.all.load(Relaxed) > RETRY_ABOVE && incoming.may_retry {
+            incoming.retry();
             continue;
         }
-        let address = incoming.remote_address().ip();
+        let address = incoming.remote_address.ip();
         let (Some(one), Some(of_address)) = (
             Counted::below(&handshakes.all, MAX_HANDSHAKES),
             handshakes

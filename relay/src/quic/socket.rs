@@ -1,0 +1,157 @@
+//! A UDP socket that takes and gives many packets at once.
+
+use std::io::{self, IoSliceMut};
+use std::task::{Context, Poll, ready};
+
+use quinn_proto::{EcnCodepoint, Transmit};
+use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
+use tokio::io::Interest;
+use tokio::net::UdpSocket;
+
+/// How many octets of consecutive packets the kernel hands over as one message, at most (GRO, udp(7)).
+const MESSAGE: usize = 64 * 1024;
+
+#[derive(Debug)]
+pub(super) struct Socket {
+    socket: UdpSocket,
+    state: UdpSocketState,
+}
+
+impl Socket {
+    /// Puts the socket into the event queue of the calling worker.
+    pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+        Ok(Self {
+            state: UdpSocketState::new((&socket).into())?, // which also makes it non-blocking
+            socket: UdpSocket::from_std(socket)?,
+        })
+    }
+
+    /// How many packets the kernel takes as one message (GSO, udp(7)).
+    pub(super) fn batch(&self) -> usize {
+        self.state.max_gso_segments()
+    }
+
+    /// Whether a packet that is too long for the path may be fragmented on it: then nothing can be learnt by sending one.
+    pub(super) fn may_fragment(&self) -> bool {
+        self.state.may_fragment()
+    }
+
+    /// Sends what the library has written to the front of `octets`. What the kernel refuses for good is lost, as it may be on
+    /// the way.
+    pub(super) fn poll_send(
+        &self,
+        cx: &mut Context<'_>,
+        transmit: &Transmit,
+        octets: &[u8],
+    ) -> Poll<()> {
+        let transmit = outgoing(transmit, octets);
+        loop {
+            let sent = self.socket.try_io(Interest::WRITABLE, || {
+                self.state.send((&self.socket).into(), &transmit)
+            });
+            match sent {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    if ready!(self.socket.poll_send_ready(cx)).is_err() {
+                        return Poll::Ready(()); // the runtime ends
+                    }
+                }
+                Ok(()) | Err(_) => return Poll::Ready(()),
+            }
+        }
+    }
+
+    /// Sends it if there is room just now.
+    pub(super) fn send(&self, transmit: &Transmit, octets: &[u8]) {
+        let transmit = outgoing(transmit, octets);
+        let _ = self.socket.try_io(Interest::WRITABLE, || {
+            self.state.send((&self.socket).into(), &transmit)
+        });
+    }
+
+    /// Receives into `landing`, which then says what.
+    pub(super) fn poll_recv(
+        &self,
+        cx: &mut Context<'_>,
+        landing: &mut Landing,
+    ) -> Poll<io::Result<()>> {
+        landing.filled = 0;
+        let Landing {
+            room,
+            metas,
+            filled,
+        } = landing;
+        let mut messages = room.chunks_exact_mut(MESSAGE);
+        let mut messages: [IoSliceMut<'_>; BATCH_SIZE] =
+            std::array::from_fn(|_| IoSliceMut::new(messages.next().unwrap_or_default()));
+        loop {
+            ready!(self.socket.poll_recv_ready(cx))?;
+            let mut short = false;
+            let received = self.socket.try_io(Interest::READABLE, || {
+                *filled = self
+                    .state
+                    .recv((&self.socket).into(), &mut messages, metas)?;
+                short = *filled < BATCH_SIZE;
+                match short {
+                    // There is no more: that spares the next look.
+                    true => Err(io::ErrorKind::WouldBlock.into()),
+                    false => Ok(()),
+                }
+            });
+            match received {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock && !short => {}
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    return Poll::Ready(Err(error));
+                }
+                Ok(()) | Err(_) => return Poll::Ready(Ok(())),
+            }
+        }
+    }
+}
+
+fn outgoing<'a>(transmit: &Transmit, octets: &'a [u8]) -> quinn_udp::Transmit<'a> {
+    quinn_udp::Transmit {
+        destination: transmit.destination,
+        ecn: transmit.ecn.map(|mark| match mark {
+            EcnCodepoint::Ect0 => quinn_udp::EcnCodepoint::Ect0,
+            EcnCodepoint::Ect1 => quinn_udp::EcnCodepoint::Ect1,
+            EcnCodepoint::Ce => quinn_udp::EcnCodepoint::Ce,
+        }),
+        contents: octets.get(..transmit.size).unwrap_or(octets),
+        segment_size: transmit.segment_size,
+        src_ip: transmit.src_ip,
+    }
+}
+
+/// Where packets land.
+pub(super) struct Landing {
+    room: Box<[u8]>,
+    metas: [RecvMeta; BATCH_SIZE],
+    filled: usize,
+}
+
+impl Landing {
+    pub(super) fn new() -> Self {
+        Self {
+            room: vec![0; MESSAGE * BATCH_SIZE].into_boxed_slice(),
+            metas: [RecvMeta::default(); BATCH_SIZE],
+            filled: 0,
+        }
+    }
+
+    /// What has landed: messages, of which each is one packet or several of the same sender, and what is known of each.
+    pub(super) fn messages(&self) -> impl Iterator<Item = (&[u8], &RecvMeta)> {
+        let messages = self.room.chunks_exact(MESSAGE).zip(&self.metas);
+        messages
+            .take(self.filled)
+            .map(|(message, meta)| (message.get(..meta.len).unwrap_or(message), meta))
+    }
+}
+
+/// The mark that routers have left on a packet.
+pub(super) fn mark(meta: &RecvMeta) -> Option<EcnCodepoint> {
+    meta.ecn.map(|mark| match mark {
+        quinn_udp::EcnCodepoint::Ect0 => EcnCodepoint::Ect0,
+        quinn_udp::EcnCodepoint::Ect1 => EcnCodepoint::Ect1,
+        quinn_udp::EcnCodepoint::Ce => EcnCodepoint::Ce,
+    })
+}
