@@ -1,17 +1,24 @@
 //! Frames on a stream: the control stream of a tunnel, and the first frame of a carrier.
 
 use std::fmt;
+use std::future::poll_fn;
 use std::io;
+use std::mem::MaybeUninit;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::BytesMut;
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::time::timeout;
 use wire::Frame;
 use wire::frame::{Decoded, FrameError, LENGTH_OCTETS, MAX_FRAME};
 
 /// A control stream that takes no frame for this long is dead: it carries a few frames a minute.
 const WRITE_TIME: Duration = Duration::from_secs(5);
+
+/// How many octets are read at once: most frames are shorter.
+const PORTION: usize = 256;
 
 /// Why a stream gave no frame.
 #[derive(Debug, thiserror::Error)]
@@ -27,14 +34,19 @@ pub(crate) enum ControlError {
     Frame(#[from] FrameError),
 }
 
-/// The frames that come in.
-pub(crate) struct ControlReader {
-    stream: Box<dyn AsyncRead + Send + Unpin>,
+/// Frames in both directions.
+pub(crate) struct ControlStream {
+    stream: Box<dyn Duplex>,
+    /// What has come and is no whole frame yet.
     buffer: BytesMut,
 }
 
-impl ControlReader {
-    pub(crate) fn new(stream: impl AsyncRead + Send + Unpin + 'static) -> Self {
+trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
+
+impl ControlStream {
+    pub(crate) fn new(stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Self {
         Self {
             stream: Box::new(stream),
             buffer: BytesMut::new(),
@@ -43,35 +55,25 @@ impl ControlReader {
 
     /// The next frame that this version knows. Nothing is lost when the future is dropped before it is ready.
     pub(crate) async fn next(&mut self) -> Result<Frame, ControlError> {
+        poll_fn(|cx| self.poll_next(cx)).await
+    }
+
+    /// The same, polled. At rest it holds no buffer.
+    pub(crate) fn poll_next(&mut self, cx: &mut Context<'_>) -> Poll<Result<Frame, ControlError>> {
         loop {
             match Frame::decode(&mut self.buffer)? {
-                Decoded::Frame(frame) => return Ok(frame),
-                Decoded::Unknown => {}
-                Decoded::NeedMore => {
-                    if self.stream.read_buf(&mut self.buffer).await? == 0 {
-                        return Err(ControlError::Ended);
-                    }
-                }
+                Decoded::Frame(frame) => return Poll::Ready(Ok(frame)),
+                Decoded::Unknown => continue,
+                Decoded::NeedMore if self.buffer.is_empty() => self.buffer = BytesMut::new(),
+                Decoded::NeedMore => {}
             }
-        }
-    }
-}
-
-impl fmt::Debug for ControlReader {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ControlReader").finish_non_exhaustive()
-    }
-}
-
-/// The frames that go out.
-pub(crate) struct ControlWriter {
-    stream: Box<dyn AsyncWrite + Send + Unpin>,
-}
-
-impl ControlWriter {
-    pub(crate) fn new(stream: impl AsyncWrite + Send + Unpin + 'static) -> Self {
-        Self {
-            stream: Box::new(stream),
+            let mut portion = [MaybeUninit::uninit(); PORTION];
+            let mut portion = ReadBuf::uninit(&mut portion);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut portion))?;
+            if portion.filled().is_empty() {
+                return Poll::Ready(Err(ControlError::Ended));
+            }
+            self.buffer.extend_from_slice(portion.filled());
         }
     }
 
@@ -94,9 +96,9 @@ impl ControlWriter {
     }
 }
 
-impl fmt::Debug for ControlWriter {
+impl fmt::Debug for ControlStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ControlWriter").finish_non_exhaustive()
+        f.debug_struct("ControlStream").finish_non_exhaustive()
     }
 }
 
@@ -134,8 +136,8 @@ mod tests {
     #[tokio::test]
     async fn frames_pass_and_the_end_is_told() {
         let (here, there) = tokio::io::duplex(64);
-        let mut writer = ControlWriter::new(here);
-        let mut reader = ControlReader::new(there);
+        let mut writer = ControlStream::new(here);
+        let mut reader = ControlStream::new(there);
         for sequence in 0..3 {
             writer.send(&Frame::Ping { sequence }).await.unwrap();
         }

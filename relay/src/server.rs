@@ -190,7 +190,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let mut udp = sockets.udp.into_iter();
     for (worker, tcp) in workers.iter().zip(sockets.tcp) {
         let _entered = worker.enter();
-        let register = Register {
+        let register = Arc::new(Register {
             directory: parts.directory.clone(),
             sessions: Arc::clone(&sessions),
             presence: presence.clone(),
@@ -200,13 +200,13 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             features,
             tasks: tunnels.clone(),
             worker: worker.clone(),
-        };
+        });
         if let Some(socket) = udp.next() {
             let endpoint = quic
                 .endpoint(socket, worker.index())
                 .map_err(StartError::Quic)?;
             let accepted =
-                register::accept_quic(register.clone(), endpoint.clone(), handshakes.clone());
+                register::accept_quic(Arc::clone(&register), endpoint.clone(), handshakes.clone());
             tunnels.spawn(accepted);
             endpoints.push(endpoint);
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use tokio::io::AsyncWriteExt as _;
+use tokio::io::{AsyncWriteExt as _, join};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until, timeout};
@@ -21,7 +21,7 @@ use wire::hello::VERSION;
 use wire::{CloseCode, Features, Frame, Hello, InstanceId};
 
 use crate::carrier::{Carrier, raw};
-use crate::control_stream::{ControlError, ControlReader, ControlWriter};
+use crate::control_stream::{ControlError, ControlStream};
 use crate::liveness::SignsOfLife;
 use crate::quic::{self, Connection, Endpoint, Profile};
 use crate::resolve::{self, Resolver};
@@ -125,8 +125,7 @@ pub(super) struct Tunnel {
     /// What is heard over its carriers, and over raw connections beside them.
     signs: Arc<SignsOfLife>,
     way: Way,
-    reader: ControlReader,
-    writer: ControlWriter,
+    control: ControlStream,
 }
 
 /// What the relay has said when a tunnel was attached.
@@ -213,8 +212,8 @@ impl Dialler {
         in_time(async {
             let (endpoint, connection) = self.connect_quic(relay, profile).await?;
             let (send, recv) = connection.open_bi().await.map_err(io::Error::from)?;
-            let (mut reader, mut writer) = (ControlReader::new(recv), ControlWriter::new(send));
-            let greeted = self.greet(&mut reader, &mut writer).await;
+            let mut control = ControlStream::new(join(recv, send));
+            let greeted = self.greet(&mut control).await;
             let greeting = greeted.map_err(|error| match quic::close_code(&connection) {
                 Ok(code) => DialError::Closed(code),
                 Err(_) => error,
@@ -236,8 +235,7 @@ impl Dialler {
                     endpoint,
                     profile,
                 },
-                reader,
-                writer,
+                control,
             })
         })
         .await
@@ -257,9 +255,8 @@ impl Dialler {
                 outcomes: self.raw_outcomes.clone(),
                 key: tls::seal_key(&stream).ok_or(DialError::NoKey)?,
             };
-            let (read, write) = tokio::io::split(stream);
-            let (mut reader, mut writer) = (ControlReader::new(read), ControlWriter::new(write));
-            let greeting = self.greet(&mut reader, &mut writer).await?;
+            let mut control = ControlStream::new(stream);
+            let greeting = self.greet(&mut control).await?;
             let connector = tls::carrier_client(&self.roots)?;
             let carriers = CarrierDialler {
                 connector,
@@ -273,8 +270,7 @@ impl Dialler {
                 raw,
                 signs,
                 way: Way::Tls(carriers),
-                reader,
-                writer,
+                control,
             })
         })
         .await
@@ -321,11 +317,7 @@ impl Dialler {
     }
 
     /// Says hello.
-    async fn greet(
-        &self,
-        reader: &mut ControlReader,
-        writer: &mut ControlWriter,
-    ) -> Result<Greeting, DialError> {
+    async fn greet(&self, control: &mut ControlStream) -> Result<Greeting, DialError> {
         let hello = Hello {
             version: VERSION,
             features: Features::TLS_CARRIER.and(Features::RAW_CARRIER),
@@ -333,11 +325,11 @@ impl Dialler {
             software: SOFTWARE.to_owned(),
         };
         let asked = Instant::now();
-        writer
+        control
             .send(&Frame::Hello(hello))
             .await
             .map_err(io::Error::other)?;
-        match reader.next().await.map_err(io::Error::other)? {
+        match control.next().await.map_err(io::Error::other)? {
             Frame::Welcome {
                 seen_as, features, ..
             } => Ok(Greeting {
@@ -406,12 +398,12 @@ impl Tunnel {
             }
             Way::Tls(_) => {
                 let _ = self
-                    .writer
+                    .control
                     .send(&Frame::Close {
                         code: Ok(CloseCode::Done),
                     })
                     .await;
-                self.writer.finish().await;
+                self.control.finish().await;
             }
         }
         ended
@@ -432,12 +424,12 @@ impl Tunnel {
             tokio::select! {
                 biased; // the end first, then what the relay says, then its visitors, then our own pings
                 () = stop.cancelled() => return Ended::Stopped,
-                frame = self.reader.next() => {
+                frame = self.control.next() => {
                     self.signs.heard(1);
                     match frame {
                         Ok(Frame::Pong { .. }) => pulse.pong(Instant::now()),
                         Ok(Frame::Ping { sequence }) => {
-                            if self.writer.send(&Frame::Pong { sequence }).await.is_err() {
+                            if self.control.send(&Frame::Pong { sequence }).await.is_err() {
                                 return self.ended();
                             }
                         }
@@ -463,7 +455,7 @@ impl Tunnel {
                         Beat::Silent => return Ended::Silent,
                         Beat::Rest => {}
                         Beat::Ping { sequence } => {
-                            if self.writer.send(&Frame::Ping { sequence }).await.is_err() {
+                            if self.control.send(&Frame::Ping { sequence }).await.is_err() {
                                 return self.ended();
                             }
                         }

@@ -3,8 +3,8 @@
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
 
-use tokio::sync::Notify;
 use wire::Frame;
 
 /// Frames waiting to be sent to one agent: one for each visitor that a device may have, and then some. A tunnel that does not
@@ -13,9 +13,13 @@ const MOST: usize = 4096;
 
 /// The queue.
 #[derive(Debug, Default)]
-pub(super) struct Commands {
-    frames: Mutex<VecDeque<Frame>>,
-    told: Notify,
+pub(super) struct Commands(Mutex<Queue>);
+
+#[derive(Debug, Default)]
+struct Queue {
+    frames: VecDeque<Frame>,
+    /// Of the task that says them.
+    waker: Option<Waker>,
 }
 
 /// There are as many frames as there may be.
@@ -24,30 +28,26 @@ pub(super) struct Full;
 
 impl Commands {
     pub(super) fn push(&self, frame: Frame) -> Result<(), Full> {
-        let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-        if frames.len() >= MOST {
+        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if queue.frames.len() >= MOST {
             return Err(Full);
         }
-        frames.push_back(frame);
-        drop(frames);
-        self.told.notify_one();
+        queue.frames.push_back(frame);
+        if let Some(waker) = queue.waker.take() {
+            waker.wake();
+        }
         Ok(())
     }
 
-    /// Waits for the next frame. One task does so at a time.
-    pub(super) async fn next(&self) -> Frame {
-        loop {
-            let frame = {
-                let mut frames = self.frames.lock().unwrap_or_else(PoisonError::into_inner);
-                let frame = frames.pop_front();
-                if frames.is_empty() {
-                    *frames = VecDeque::new();
-                }
-                frame
-            };
-            match frame {
-                Some(frame) => return frame,
-                None => self.told.notified().await,
+    /// The next frame. One task waits for it at a time.
+    pub(super) fn poll_next(&self, cx: &Context<'_>) -> Poll<Frame> {
+        let mut queue = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        match queue.frames.pop_front() {
+            Some(frame) => Poll::Ready(frame),
+            None => {
+                queue.frames = VecDeque::new();
+                queue.waker = Some(cx.waker().clone());
+                Poll::Pending
             }
         }
     }
@@ -55,7 +55,13 @@ impl Commands {
 
 #[cfg(test)]
 mod tests {
+    use std::future::poll_fn;
+
     use super::*;
+
+    async fn next(commands: &Commands) -> Frame {
+        poll_fn(|cx| commands.poll_next(cx)).await
+    }
 
     fn frame(sequence: usize) -> Frame {
         Frame::Ping {
@@ -71,9 +77,9 @@ mod tests {
         }
         assert_eq!(commands.push(frame(MOST)), Err(Full));
         for sequence in 0..MOST {
-            assert_eq!(commands.next().await, frame(sequence));
+            assert_eq!(next(&commands).await, frame(sequence));
         }
-        let (next, _) = tokio::join!(commands.next(), async { commands.push(frame(7)) });
+        let (next, _) = tokio::join!(next(&commands), async { commands.push(frame(7)) });
         assert_eq!(next, frame(7));
     }
 }

@@ -70,7 +70,7 @@ pub(crate) struct Front {
     pub(crate) address: SocketAddr,
     pub(crate) directory: Reader,
     pub(crate) sessions: Arc<Sessions>,
-    pub(crate) register: Register,
+    pub(crate) register: Arc<Register>,
     pub(crate) limits: Limits,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cloud_acceptor: TlsAcceptor,

@@ -1,20 +1,23 @@
 //! An agent arrives: its key proved by TLS, its device found, its hello answered, its session attached until the tunnel
 //! ends. The functions stand in that order; the same for QUIC and TLS, which differ only in how they begin and end.
 
+use std::future::poll_fn;
 use std::net::SocketAddr;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use directory::{Device, DeviceId, PublicKey, Reader};
-use tokio::time::{Instant as Deadline, sleep_until, timeout};
+use tokio::io::join;
+use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 use wire::{ALPN_CARRIER, ALPN_TUNNEL, CloseCode, Features, Frame, Hello};
 
 use crate::carrier::raw::SealKey;
-use crate::control_stream::{ControlError, ControlReader, ControlWriter, read_first};
-use crate::liveness::SignsOfLife;
+use crate::control_stream::{ControlError, ControlStream, read_first};
 use crate::quic::{self, Connection, Endpoint, Incoming, RelaySide};
 use crate::tls::{self, Prefixed, TlsStream};
 use crate::workers::Worker;
@@ -25,9 +28,6 @@ use super::presence::{Attachment, Presence};
 use super::refusal::Rejection;
 use super::sessions::{Session, Sessions, Tunnel};
 
-/// A tunnel on which no frame comes for this long is gone. An agent pings every two or three seconds.
-const SILENCE: Duration = Duration::from_secs(45);
-
 /// With more handshakes than this under way, an agent must first show that its address is its own (RFC 9000 section 8.1).
 const RETRY_ABOVE: usize = 256;
 
@@ -37,7 +37,6 @@ const MAX_HANDSHAKES: usize = 4096;
 const MAX_HANDSHAKES_PER_ADDRESS: usize = 1024;
 
 /// Everything an agent's path needs.
-#[derive(Clone)]
 pub(crate) struct Register {
     pub(crate) directory: Reader,
     pub(crate) sessions: Arc<Sessions>,
@@ -61,7 +60,11 @@ pub(crate) struct Handshakes {
 }
 
 /// Accepts tunnels over QUIC until the endpoint closes.
-pub(crate) async fn accept_quic(register: Register, endpoint: Endpoint, handshakes: Handshakes) {
+pub(crate) async fn accept_quic(
+    register: Arc<Register>,
+    endpoint: Endpoint,
+    handshakes: Handshakes,
+) {
     while let Some(incoming) = endpoint.accept().await {
         if handshakes.all.load(Relaxed) > RETRY_ABOVE && incoming.may_retry {
             incoming.retry();
@@ -78,16 +81,15 @@ pub(crate) async fn accept_quic(register: Register, endpoint: Endpoint, handshak
             register.refuse(Rejection::Busy);
             continue;
         };
-        let register = register.clone();
-        register.tasks.clone().spawn(async move {
-            // Boxed: a handshake is soon over, and takes more room than what remains.
-            let arrived = Box::pin(register.over_quic(incoming)).await;
+        let here = Arc::clone(&register);
+        let arriving = Box::pin(async move {
+            let arrival = here.over_quic(incoming).await?;
             drop((one, of_address));
-            match arrived {
-                Ok(arrival) => register.serve(arrival).await,
-                Err(rejection) => register.refuse(rejection),
-            }
+            here.welcome(arrival).await
         });
+        register
+            .tasks
+            .spawn(Arc::clone(&register).receive(arriving));
     }
 }
 
@@ -99,12 +101,34 @@ struct Arrival {
     seen_as: SocketAddr,
     tunnel: Tunnel,
     seal_key: Option<SealKey>,
-    signs: Arc<SignsOfLife>,
-    reader: ControlReader,
-    writer: ControlWriter,
+    control: ControlStream,
+}
+
+/// An agent that has been told so.
+struct Attached {
+    session: Arc<Session>,
+    control: ControlStream,
 }
 
 impl Register {
+    /// The life of a tunnel. Its task is to cost little while it rests: whatever is soon over is boxed.
+    async fn receive(
+        self: Arc<Self>,
+        arriving: Pin<Box<impl Future<Output = Result<Attached, Rejection>>>>,
+    ) {
+        let Attached {
+            session,
+            mut control,
+        } = match arriving.await {
+            Ok(attached) => attached,
+            Err(rejection) => return self.refuse(rejection),
+        };
+        let code = attend(&session, &mut control).await;
+        session.end(code);
+        self.detach(&session, session.end_code());
+        Box::pin(part(&session.tunnel, &mut control, session.end_code())).await;
+    }
+
     async fn over_quic(&self, incoming: Incoming) -> Result<Arrival, Rejection> {
         let connection = timeout(HELLO_TIME, self.quic.accept(incoming)).await;
         let connection = connection
@@ -130,12 +154,12 @@ impl Register {
             .ok_or((Rejection::UnknownDevice, CloseCode::UnknownDevice))?;
         let greeted = timeout(HELLO_TIME, async {
             let (send, recv) = connection.accept_bi().await.ok()?;
-            let mut reader = ControlReader::new(recv);
-            let hello = reader.next().await.ok()?;
-            Some((hello, reader, ControlWriter::new(send)))
+            let mut control = ControlStream::new(join(recv, send));
+            let hello = control.next().await.ok()?;
+            Some((hello, control))
         });
         let no_hello = (Rejection::NoHello, CloseCode::TooSlow);
-        let (hello, reader, writer) = greeted.await.ok().flatten().ok_or(no_hello)?;
+        let (hello, control) = greeted.await.ok().flatten().ok_or(no_hello)?;
         Ok(Arrival {
             device,
             key,
@@ -143,28 +167,25 @@ impl Register {
             seen_as: connection.remote_address(),
             tunnel: Tunnel::Quic(connection.clone()),
             seal_key: quic::seal_key(connection),
-            signs: Arc::default(),
-            reader,
-            writer,
+            control,
         })
     }
 
     /// A connection to `relay.<zone>` on the front's TCP port: a tunnel, or a carrier for a visitor who waits.
-    pub(crate) async fn over_tcp(&self, stream: Prefixed, seen_as: SocketAddr) {
+    pub(crate) async fn over_tcp(self: &Arc<Self>, stream: Prefixed, seen_as: SocketAddr) {
         let Ok(Ok(stream)) = timeout(HELLO_TIME, self.acceptor.accept(stream)).await else {
             return self.refuse(Rejection::Handshake);
         };
         match tls::protocol(&stream) {
             Some(protocol) if protocol == ALPN_TUNNEL => {
                 let key = tls::agent_key(&stream);
-                // Its own task: a visitor's must end when it is no visitor.
-                let register = self.clone();
-                self.tasks.spawn(async move {
-                    match register.greet_over_tls(key, stream.into(), seen_as).await {
-                        Ok(arrival) => register.serve(arrival).await,
-                        Err(rejection) => register.refuse(rejection),
-                    }
+                let here = Arc::clone(self);
+                let arriving = Box::pin(async move {
+                    let arrival = here.greet_over_tls(key, stream.into(), seen_as).await?;
+                    here.welcome(arrival).await
                 });
+                // Its own task: a visitor's must end when it is no visitor.
+                self.tasks.spawn(Arc::clone(self).receive(arriving));
             }
             Some(protocol) if protocol == ALPN_CARRIER => {
                 if let Err(rejection) = self.take_carrier(stream.into()).await {
@@ -194,39 +215,32 @@ impl Register {
         seen_as: SocketAddr,
     ) -> Result<Arrival, Rejection> {
         let seal_key = tls::seal_key(&stream);
-        let (read, write) = tokio::io::split(stream);
-        let (mut reader, mut writer) = (ControlReader::new(read), ControlWriter::new(write));
+        let mut control = ControlStream::new(stream);
         let greeted = async {
             let key = key.ok_or((Rejection::NoKey, CloseCode::UnknownDevice))?;
             let device = self
                 .device_id(&key)
                 .ok_or((Rejection::UnknownDevice, CloseCode::UnknownDevice))?;
-            let hello = timeout(HELLO_TIME, reader.next()).await;
+            let hello = timeout(HELLO_TIME, control.next()).await;
             let hello = hello
                 .ok()
                 .and_then(Result::ok)
                 .ok_or((Rejection::NoHello, CloseCode::TooSlow))?;
             Ok((key, device, as_hello(hello)?))
         };
+        let tunnel = self.sessions.tls_tunnel();
         match greeted.await {
-            Ok((key, device, hello)) => {
-                let signs = Arc::default();
-                let tunnel = self.sessions.tls_tunnel(Arc::clone(&signs));
-                Ok(Arrival {
-                    device,
-                    key,
-                    hello,
-                    seen_as,
-                    tunnel,
-                    seal_key,
-                    signs,
-                    reader,
-                    writer,
-                })
-            }
+            Ok((key, device, hello)) => Ok(Arrival {
+                device,
+                key,
+                hello,
+                seen_as,
+                tunnel,
+                seal_key,
+                control,
+            }),
             Err((rejection, code)) => {
-                let _ = writer.send(&Frame::Close { code: Ok(code) }).await;
-                writer.finish().await;
+                part(&tunnel, &mut control, code).await;
                 Err(rejection)
             }
         }
@@ -242,8 +256,8 @@ impl Register {
         tracing::info!(reason = rejection.name(), "an agent was refused");
     }
 
-    /// Answers the hello, attaches the session, and keeps it until the tunnel ends.
-    async fn serve(&self, arrival: Arrival) {
+    /// Attaches the session, and answers the hello.
+    async fn welcome(&self, arrival: Arrival) -> Result<Attached, Rejection> {
         let Arrival {
             device,
             key,
@@ -251,19 +265,13 @@ impl Register {
             seen_as,
             tunnel,
             seal_key,
-            signs,
-            reader,
-            mut writer,
+            mut control,
         } = arrival;
-        let connection = match &tunnel {
-            Tunnel::Quic(connection) => Some(connection.clone()),
-            Tunnel::Tls { .. } => None,
-        };
         let agreed = match hello.agree(self.features) {
             Ok(agreed) => agreed,
             Err(code) => {
-                self.refuse(Rejection::BadHello);
-                return part(connection, writer, code).await;
+                part(&tunnel, &mut control, code).await;
+                return Err(Rejection::BadHello);
             }
         };
         let session = self.sessions.session(
@@ -284,13 +292,10 @@ impl Register {
         };
         // First attached, then welcomed: an agent that knows it is attached can be visited.
         self.attach(&session, hello.software);
-        let code = match writer.send(&welcome).await {
-            Ok(()) => self.attend(&session, reader, &mut writer, &signs).await,
-            Err(_) => CloseCode::Unresponsive,
-        };
-        session.end(code);
-        self.detach(&session, session.end_code());
-        part(connection, writer, session.end_code()).await;
+        if control.send(&welcome).await.is_err() {
+            session.end(CloseCode::Unresponsive);
+        }
+        Ok(Attached { session, control })
     }
 
     fn attach(&self, session: &Arc<Session>, software: String) {
@@ -341,44 +346,51 @@ impl Register {
             .detach(session, || self.presence.detached(&session.device));
         tracing::debug!(code = code.name(), "a tunnel has ended");
     }
+}
 
-    /// Answers the agent's frames and sends it ours, until something ends the tunnel.
-    async fn attend(
-        &self,
-        session: &Session,
-        mut reader: ControlReader,
-        writer: &mut ControlWriter,
-        signs: &SignsOfLife,
-    ) -> CloseCode {
-        let mut silent_until = Deadline::now() + SILENCE;
-        loop {
-            let answer = tokio::select! {
-                biased; // the end first, then what the agent says, then what we have to say
-                () = session.ended().cancelled() => return session.end_code(),
-                frame = reader.next() => match frame {
-                    Ok(frame) => {
-                        signs.heard(1);
-                        silent_until = Deadline::now() + SILENCE;
-                        match frame {
-                            Frame::Ping { sequence } => Some(Frame::Pong { sequence }),
-                            Frame::Pong { .. } => None,
-                            Frame::Close { code } => return code.unwrap_or(CloseCode::Done),
-                            Frame::Hello(_) | Frame::Welcome { .. } | Frame::Dial { .. } | Frame::Drain { .. }
-                            | Frame::Open(_) | Frame::Carry { .. } => return CloseCode::Protocol,
-                        }
-                    }
-                    Err(ControlError::Ended | ControlError::Io(_)) => return CloseCode::Done,
-                    Err(ControlError::Frame(_)) => return CloseCode::Protocol,
-                },
-                frame = session.commands.next() => Some(frame),
-                () = sleep_until(silent_until) => return CloseCode::Unresponsive,
-            };
-            if let Some(frame) = answer
-                && writer.send(&frame).await.is_err()
-            {
-                return CloseCode::Unresponsive;
+/// Answers the agent's frames and sends it ours, until something ends the tunnel.
+async fn attend(session: &Session, control: &mut ControlStream) -> CloseCode {
+    let mut ended = pin!(session.ended().cancelled());
+    loop {
+        let said = poll_fn(|cx| {
+            // The end first, then what the agent says, then what we have to say.
+            if ended.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(Err(session.end_code()));
             }
+            if let Poll::Ready(frame) = control.poll_next(cx) {
+                return Poll::Ready(heed(session, frame));
+            }
+            session.commands.poll_next(cx).map(|frame| Ok(Some(frame)))
+        });
+        match said.await {
+            Ok(None) => {}
+            Ok(Some(frame)) => {
+                if Box::pin(control.send(&frame)).await.is_err() {
+                    return CloseCode::Unresponsive;
+                }
+            }
+            Err(code) => return code,
         }
+    }
+}
+
+/// What is to be said to what the agent has said; `Err` is an end.
+fn heed(session: &Session, frame: Result<Frame, ControlError>) -> Result<Option<Frame>, CloseCode> {
+    let frame = frame.map_err(|error| match error {
+        ControlError::Ended | ControlError::Io(_) => CloseCode::Done,
+        ControlError::Frame(_) => CloseCode::Protocol,
+    })?;
+    session.spoke();
+    match frame {
+        Frame::Ping { sequence } => Ok(Some(Frame::Pong { sequence })),
+        Frame::Pong { .. } => Ok(None),
+        Frame::Close { code } => Err(code.unwrap_or(CloseCode::Done)),
+        Frame::Hello(_)
+        | Frame::Welcome { .. }
+        | Frame::Dial { .. }
+        | Frame::Drain { .. }
+        | Frame::Open(_)
+        | Frame::Carry { .. } => Err(CloseCode::Protocol),
     }
 }
 
@@ -406,12 +418,12 @@ fn as_hello(frame: Frame) -> Result<Hello, (Rejection, CloseCode)> {
 }
 
 /// Says why and closes.
-async fn part(connection: Option<Connection>, mut writer: ControlWriter, code: CloseCode) {
-    match connection {
-        Some(connection) => quic::close(&connection, code),
-        None => {
-            let _ = writer.send(&Frame::Close { code: Ok(code) }).await;
-            writer.finish().await;
+async fn part(tunnel: &Tunnel, control: &mut ControlStream, code: CloseCode) {
+    match tunnel {
+        Tunnel::Quic(connection) => quic::close(connection, code),
+        Tunnel::Tls { .. } => {
+            let _ = control.send(&Frame::Close { code: Ok(code) }).await;
+            control.finish().await;
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -44,7 +44,10 @@ const PATIENCE: Patience = Patience {
     give_up: Duration::from_millis(2500),
 };
 
-/// How often the sessions with visitors are looked at.
+/// An agent that says nothing for this long is gone. It pings every two or three seconds.
+const SILENCE_MS: u64 = 45_000;
+
+/// How often the sessions are looked at.
 pub(super) const SWEEP: Duration = Duration::from_millis(250);
 
 /// A visitor that has moved nothing for this long does not wait any more but rests.
@@ -192,15 +195,17 @@ impl Sessions {
             end_code: Mutex::new(None),
             visitors: DeviceVisitors::default(),
             started: now,
+            active: AtomicBool::new(false),
             active_at_ms: AtomicU64::new(0),
+            spoke_at_ms: AtomicU64::new(0),
             liveness: Mutex::new(Liveness::new(now)),
         })
     }
 
     /// The tunnel of a session over TLS, which brings carriers by ticket.
-    pub(super) fn tls_tunnel(&self, signs: Arc<SignsOfLife>) -> Tunnel {
+    pub(super) fn tls_tunnel(&self) -> Tunnel {
         Tunnel::Tls {
-            signs,
+            signs: Arc::default(),
             carriers: Carriers::new(self.tickets.clone(), self.spare_carriers.clone()),
         }
     }
@@ -215,7 +220,7 @@ pub(crate) struct Session {
     pub(crate) seen_as: SocketAddr,
     /// What both ends do.
     features: Features,
-    tunnel: Tunnel,
+    pub(super) tunnel: Tunnel,
     /// Where the tunnel's socket is.
     home: Worker,
     workers: Workers,
@@ -227,7 +232,9 @@ pub(crate) struct Session {
     end_code: Mutex<Option<CloseCode>>,
     visitors: DeviceVisitors,
     started: Instant,
+    active: AtomicBool,
     active_at_ms: AtomicU64,
+    spoke_at_ms: AtomicU64,
     liveness: Mutex<Liveness>,
 }
 
@@ -379,13 +386,30 @@ impl Session {
         {}
     }
 
-    /// A visitor of this session has just moved bytes, or come.
+    /// A visitor of this session has just moved bytes, or come. When that was, the next [sweep](Self::sweep) writes down: a clock
+    /// for every request would be read more often than anything.
     pub(crate) fn active(&self) {
-        self.active_at_ms
+        self.active.store(true, Relaxed);
+    }
+
+    /// The agent has just said something.
+    pub(super) fn spoke(&self) {
+        if let Tunnel::Tls { signs, .. } = &self.tunnel {
+            signs.heard(1);
+        }
+        self.spoke_at_ms
             .store(self.elapsed_ms(Instant::now()), Relaxed);
     }
 
     fn sweep(&self, now: Instant) {
+        let now_ms = self.elapsed_ms(now);
+        if self.active.swap(false, Relaxed) {
+            self.active_at_ms.store(now_ms, Relaxed);
+        }
+        let silent_ms = now_ms.saturating_sub(self.spoke_at_ms.load(Relaxed));
+        if silent_ms > SILENCE_MS {
+            self.end(CloseCode::Unresponsive);
+        }
         if let Tunnel::Tls { carriers, .. } = &self.tunnel {
             carriers.sweep(now);
         }
