@@ -447,6 +447,9 @@ impl AsyncRead for Prefixed {
         let length = self.prefix.len().min(buffer.remaining());
         buffer.put_slice(&self.prefix[..length]);
         self.prefix.advance(length);
+        if self.prefix.is_empty() {
+            self.prefix = Bytes::new(); // gives its memory back
+        }
         Poll::Ready(Ok(()))
     }
 }
