@@ -20,19 +20,20 @@ use std::convert::Infallible;
 use std::future::{pending, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::Shutdown;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
+use pin_project_lite::pin_project;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{sleep, timeout};
-use tokio_util::sync::CancellationToken;
+use tokio::time::{Sleep, sleep, timeout};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 use wire::ResetCode;
 use wire::frame::Ticket;
 use wire::segment::{self, Notice};
@@ -132,21 +133,7 @@ pub(crate) fn splice<'a>(
     observer: &'a impl Observer,
 ) -> impl Future<Output = Moved> {
     // Made here and not in an `async fn`, whose arguments would stand beside it for as long as it lives.
-    let pump = Pump {
-        near,
-        observer,
-        raw_way,
-        raw: OnceLock::new(),
-        ticket: Mutex::new(None),
-        notices: Mutex::default(),
-        outwards: Count::default(),
-        inwards: Count::default(),
-        half_closed: false.into(),
-        raw_told: Signal::default(),
-        raw_here: Signal::default(),
-        outwards_told: Signal::default(),
-        told: false.into(),
-    };
+    let pump = Pump::new(near, raw_way, observer);
     async move {
         let end = pump.run(sender, receiver, cut).await;
         pump.close(sender, receiver, end).await;
@@ -212,17 +199,35 @@ enum Direction {
     Broken(End),
 }
 
-impl<O: Observer> Pump<'_, O> {
+impl<'a, O: Observer> Pump<'a, O> {
+    fn new(near: &'a TcpStream, raw_way: RawWay, observer: &'a O) -> Self {
+        Self {
+            near,
+            observer,
+            raw_way,
+            raw: OnceLock::new(),
+            ticket: Mutex::new(None),
+            notices: Mutex::default(),
+            outwards: Count::default(),
+            inwards: Count::default(),
+            half_closed: false.into(),
+            raw_told: Signal::default(),
+            raw_here: Signal::default(),
+            outwards_told: Signal::default(),
+            told: false.into(),
+        }
+    }
+
     async fn run(
         &self,
         sender: &mut Sender,
         receiver: &mut Receiver,
         cut: &CancellationToken,
     ) -> End {
-        let mut cut = pin!(cut.cancelled());
+        let mut cut = pin!(Cut::by(cut));
         let mut both = pin!(self.both(sender, receiver));
         let mut raw = pin!(self.bring_raw());
-        let mut idle = pin!(self.idle());
+        let mut idle = pin!(Idle::now());
         poll_fn(|cx| {
             loop {
                 self.told.store(false, Relaxed);
@@ -237,7 +242,7 @@ impl<O: Observer> Pump<'_, O> {
                     Poll::Pending => {}
                     Poll::Ready(never) => match never {},
                 }
-                if idle.as_mut().poll(cx).is_ready() {
+                if idle.as_mut().poll(cx, self).is_ready() {
                     return Poll::Ready(End::Idle);
                 }
                 if !self.told.load(Relaxed) {
@@ -481,23 +486,93 @@ impl<O: Observer> Pump<'_, O> {
         }
         carried
     }
+}
 
-    /// Returns once nothing has passed for too long.
-    async fn idle(&self) {
-        let (mut before, mut ticks) = (0, 0);
+// What ends a pump from outside. Both are looked at whenever the task runs, and have woken it if there is something to see: so
+// they are polled once, and asked afterwards, which is cheaper.
+
+pin_project! {
+    /// The order to end.
+    struct Cut<'a> {
+        token: &'a CancellationToken,
+        #[pin]
+        cancelled: WaitForCancellationFuture<'a>,
+        waits: bool,
+    }
+}
+
+impl<'a> Cut<'a> {
+    fn by(token: &'a CancellationToken) -> Self {
+        Self {
+            token,
+            cancelled: token.cancelled(),
+            waits: false,
+        }
+    }
+}
+
+impl Future for Cut<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if !std::mem::replace(this.waits, true) {
+            return this.cancelled.poll(cx);
+        }
+        match this.token.is_cancelled() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+pin_project! {
+    /// Ready once nothing has passed for too long.
+    struct Idle {
+        #[pin]
+        tick: Sleep,
+        waits: bool,
+        // Those of which no octet was seen.
+        ticks: u32,
+        octets: u64,
+    }
+}
+
+impl Idle {
+    fn now() -> Self {
+        Self {
+            tick: sleep(IDLE_TICK),
+            waits: false,
+            ticks: 0,
+            octets: 0,
+        }
+    }
+
+    fn poll<O>(mut self: Pin<&mut Self>, cx: &mut Context<'_>, pump: &Pump<'_, O>) -> Poll<()> {
         loop {
-            sleep(IDLE_TICK).await;
-            let now = self.outwards.octets.load(Relaxed) + self.inwards.octets.load(Relaxed);
-            ticks = if now == before { ticks + 1 } else { 0 };
-            before = now;
-            let limit = if self.half_closed.load(Relaxed) {
-                HALF_CLOSED_IDLE_TICKS
-            } else {
-                IDLE_TICKS
-            };
-            if ticks >= limit {
-                return;
+            let this = self.as_mut().project();
+            if *this.waits && !this.tick.is_elapsed() {
+                return Poll::Pending;
             }
+            *this.waits = true;
+            let mut tick = this.tick;
+            ready!(tick.as_mut().poll(cx));
+            let octets = pump.outwards.octets.load(Relaxed) + pump.inwards.octets.load(Relaxed);
+            *this.ticks = match octets == *this.octets {
+                true => *this.ticks + 1,
+                false => 0,
+            };
+            *this.octets = octets;
+            let limit = match pump.half_closed.load(Relaxed) {
+                true => HALF_CLOSED_IDLE_TICKS,
+                false => IDLE_TICKS,
+            };
+            if *this.ticks >= limit {
+                return Poll::Ready(());
+            }
+            let next = tick.deadline() + IDLE_TICK;
+            tick.reset(next);
+            *this.waits = false;
         }
     }
 }
@@ -565,4 +640,54 @@ pub(crate) async fn drain(stream: &TcpStream, time: Duration) {
 fn reset(near: &TcpStream) {
     // If it fails the connection is gone already.
     let _ = SockRef::from(near).set_linger(Some(Duration::ZERO));
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// How long it takes until a visitor is sent away of whom an octet is seen in the first tick and none afterwards.
+    async fn sent_away_after(half_closed: bool) -> Duration {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (near, signs) = (near.unwrap(), SignsOfLife::default());
+        let pump = Pump::new(&near, RawWay::Never, &signs);
+        pump.moved_outwards(1);
+        pump.half_closed.store(half_closed, Relaxed);
+        let begun = Instant::now();
+        let mut idle = pin!(Idle::now());
+        poll_fn(|cx| idle.as_mut().poll(cx, &pump)).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_moves_nothing_is_sent_away_and_sooner_with_half_a_connection() {
+        let ticks = |ticks| IDLE_TICK * ticks..IDLE_TICK * ticks + IDLE_TICK / 100;
+        let whole = sent_away_after(false).await;
+        assert!(ticks(1 + IDLE_TICKS).contains(&whole), "{whole:?}");
+        let half = sent_away_after(true).await;
+        let limit = ticks(1 + HALF_CLOSED_IDLE_TICKS);
+        assert!(limit.contains(&half), "{half:?}");
+    }
+
+    #[tokio::test]
+    async fn an_order_to_end_is_heard_before_and_after_it_is_waited_for() {
+        let token = CancellationToken::new();
+        let mut cut = pin!(Cut::by(&token));
+        poll_fn(|cx| {
+            assert!(cut.as_mut().poll(cx).is_pending());
+            assert!(cut.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let (token, waits) = (token.clone(), cut);
+        tokio::spawn(async move { token.cancel() });
+        waits.await;
+        let ended = CancellationToken::new();
+        ended.cancel();
+        Cut::by(&ended).await;
+    }
 }

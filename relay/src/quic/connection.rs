@@ -252,6 +252,12 @@ impl State {
         wait(&mut self.readers, id, cx);
     }
 
+    /// Whether nothing has come since somebody began to wait; then it is `cx` who waits from now on.
+    pub(super) fn still_waits_to_read(&mut self, id: StreamId, cx: &Context<'_>) -> bool {
+        let waker = self.readers.get_mut(&id);
+        waker.map(|waker| waker.clone_from(cx.waker())).is_some()
+    }
+
     pub(super) fn wait_to_write(&mut self, id: StreamId, cx: &Context<'_>) {
         wait(&mut self.writers, id, cx);
     }

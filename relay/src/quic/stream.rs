@@ -135,6 +135,8 @@ pub(crate) struct RecvStream {
     connection: Arc<Inner>,
     id: StreamId,
     end: Option<Ended>,
+    /// All that had come was taken, and whoever took it waits for more.
+    waits: bool,
 }
 
 /// How it has ended.
@@ -150,6 +152,7 @@ impl RecvStream {
             connection,
             id,
             end: None,
+            waits: false,
         }
     }
 
@@ -164,24 +167,27 @@ impl RecvStream {
             for chunk in chunks.iter_mut() {
                 match arrived.next(usize::MAX) {
                     Ok(Some(next)) => *chunk = next.bytes,
-                    stopped => return (count, stopped.map(|_| ())),
+                    stopped => return (count, Some(stopped.map(|_| ()))),
                 }
                 count += 1;
             }
-            (count, Err(ReadError::Blocked)) // there may be more
+            (count, None)
         })
     }
 
-    /// Has `read` take what has come: it says how much that was, and what stopped it.
+    /// Has `read` take what has come: it says how much that was, and what stopped it if not that it wants no more.
     fn poll(
         &mut self,
         cx: &mut Context<'_>,
-        read: impl FnOnce(&mut Chunks<'_>) -> (usize, Result<(), ReadError>),
+        read: impl FnOnce(&mut Chunks<'_>) -> (usize, Option<Result<(), ReadError>>),
     ) -> Poll<io::Result<Option<usize>>> {
         if let Some(end) = self.end {
             return Poll::Ready(end.told());
         }
         let mut state = self.connection.lock();
+        if self.waits && state.still_waits_to_read(self.id, cx) {
+            return Poll::Pending;
+        }
         let mut stream = state.proto.recv_stream(self.id);
         let mut arrived = stream.read(true).map_err(|error| match error {
             ReadableError::ClosedStream | ReadableError::IllegalOrderedRead => {
@@ -194,19 +200,21 @@ impl RecvStream {
             self.connection.ask(&mut state); // the other end may send more
         }
         self.end = match stopped {
-            Ok(()) => Some(Ended::Finished),
-            Err(ReadError::Reset(code)) => Some(Ended::Reset(code)),
-            Err(ReadError::Blocked) => None,
+            Some(Ok(())) => Some(Ended::Finished),
+            Some(Err(ReadError::Reset(code))) => Some(Ended::Reset(code)),
+            Some(Err(ReadError::Blocked)) | None => None,
         };
-        match self.end {
-            _ if count > 0 => Poll::Ready(Ok(Some(count))),
-            Some(end) => Poll::Ready(end.told()),
-            None => match lost(&state) {
+        // Whoever has taken all there is asks again, mostly: that it waits is known then, without another look.
+        self.waits = stopped == Some(Err(ReadError::Blocked)) && state.error.is_none();
+        if self.waits {
+            state.wait_to_read(self.id, cx);
+        }
+        match (count, self.end) {
+            (1.., _) => Poll::Ready(Ok(Some(count))),
+            (0, Some(end)) => Poll::Ready(end.told()),
+            (0, None) => match lost(&state) {
                 Some(lost) => Poll::Ready(Err(lost)),
-                None => {
-                    state.wait_to_read(self.id, cx);
-                    Poll::Pending
-                }
+                None => Poll::Pending,
             },
         }
     }
@@ -241,10 +249,10 @@ impl AsyncRead for RecvStream {
                         buffer.put_slice(&next.bytes);
                         count += next.bytes.len();
                     }
-                    stopped => return (count, stopped.map(|_| ())),
+                    stopped => return (count, Some(stopped.map(|_| ()))),
                 }
             }
-            (count, Err(ReadError::Blocked))
+            (count, None)
         });
         ready!(read)?;
         Poll::Ready(Ok(()))
