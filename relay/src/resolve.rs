@@ -6,6 +6,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
+use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
@@ -47,15 +48,37 @@ impl Resolver {
     /// If none does; the error of the last address tried.
     pub async fn connect(self, host: &str, port: u16) -> io::Result<TcpStream> {
         let addresses = self.resolve(host, port).await?;
-        let stream = first_of(addresses, |address| async move {
-            timeout(CONNECT_TIME, TcpStream::connect(address))
+        first_of(addresses, |address| async move {
+            timeout(CONNECT_TIME, connect_to(address))
                 .await
                 .map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?
         })
-        .await?;
-        stream.set_nodelay(true)?;
-        Ok(stream)
+        .await
     }
+}
+
+/// A TCP connection to `address`, without Nagle's delay. On this machine it stands as soon as it is asked for, and nothing is
+/// waited for.
+///
+/// # Errors
+/// If there is no such connection, whenever that turns out.
+pub(crate) async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let kind = Type::STREAM.nonblocking();
+    let socket = Socket::new(Domain::for_address(address), kind, Some(Protocol::TCP))?;
+    socket.set_tcp_nodelay(true)?;
+    match socket.connect(&address.into()) {
+        Err(error) if error.raw_os_error() != Some(libc::EINPROGRESS) => return Err(error),
+        Ok(()) | Err(_) => {}
+    }
+    let stands = socket.peer_addr().is_ok();
+    let stream = TcpStream::from_std(socket.into())?;
+    if !stands {
+        stream.writable().await?;
+        if let Some(error) = stream.take_error()? {
+            return Err(error);
+        }
+    }
+    Ok(stream)
 }
 
 async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {

@@ -422,20 +422,21 @@ impl<'a, O: Observer> Pump<'a, O> {
         };
         let mut from = 0;
         while from < chunks.len() {
-            let mut sent = when_writable(self.near, |near| {
-                let rest = &chunks[from..];
-                if let [only] = rest {
-                    return Ok(send(near, only, flags)?);
-                }
-                let mut slices = [IoSlice::new(&[]); SLICES];
-                for (slice, chunk) in slices.iter_mut().zip(rest) {
-                    *slice = IoSlice::new(chunk);
-                }
-                let slices = &slices[..SLICES.min(rest.len())];
-                let nothing = &mut SendAncillaryBuffer::default();
-                Ok(sendmsg(near, slices, nothing, flags)?)
-            })
-            .await?;
+            let mut sent = self
+                .when_near_takes(|near| {
+                    let rest = &chunks[from..];
+                    if let [only] = rest {
+                        return Ok(send(near, only, flags)?);
+                    }
+                    let mut slices = [IoSlice::new(&[]); SLICES];
+                    for (slice, chunk) in slices.iter_mut().zip(rest) {
+                        *slice = IoSlice::new(chunk);
+                    }
+                    let slices = &slices[..SLICES.min(rest.len())];
+                    let nothing = &mut SendAncillaryBuffer::default();
+                    Ok(sendmsg(near, slices, nothing, flags)?)
+                })
+                .await?;
             self.moved_inwards(sent);
             while let Some(first) = chunks.get_mut(from) {
                 if sent < first.len() {
@@ -453,11 +454,26 @@ impl<'a, O: Observer> Pump<'a, O> {
     async fn send_octets(&self, mut octets: &[u8]) -> io::Result<()> {
         while !octets.is_empty() {
             let flags = SendFlags::NOSIGNAL;
-            let sent = when_writable(self.near, |near| Ok(send(near, octets, flags)?)).await?;
+            let sent = self.when_near_takes(|near| Ok(send(near, octets, flags)?));
+            let sent = sent.await?;
             self.moved_inwards(sent);
             octets = &octets[sent..];
         }
         Ok(())
+    }
+
+    /// Writes to the near end as soon as that is possible. At first nobody has heard yet that it is, and mostly it is.
+    async fn when_near_takes(
+        &self,
+        mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> io::Result<usize> {
+        if self.inwards.octets.load(Relaxed) == 0 {
+            match write(self.near) {
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                done => return done,
+            }
+        }
+        when_writable(self.near, write).await
     }
 
     fn moved_outwards(&self, octets: usize) {

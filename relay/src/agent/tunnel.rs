@@ -10,7 +10,6 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use tokio::io::{AsyncWriteExt as _, join};
-use tokio::net::TcpStream;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
@@ -539,8 +538,7 @@ struct CarrierDialler {
 
 impl CarrierDialler {
     async fn dial(&self, ticket: Ticket) -> io::Result<Carrier> {
-        let stream = TcpStream::connect(self.address).await?;
-        stream.set_nodelay(true)?;
+        let stream = resolve::connect_to(self.address).await?;
         let name = tls::server_name(&self.host)?;
         let stream = self
             .connector

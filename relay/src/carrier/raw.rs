@@ -20,6 +20,7 @@ use zeroize::Zeroizing;
 
 use crate::congestion;
 use crate::liveness::SignsOfLife;
+use crate::resolve;
 
 /// How long a ticket is good, and how long an agent may take to dial.
 pub(crate) const TICKET_TIME: Duration = Duration::from_secs(10);
@@ -168,7 +169,7 @@ impl Dialler {
     /// Brings the connection for `ticket`.
     pub(crate) async fn dial(self, ticket: Ticket) -> io::Result<TcpStream> {
         let dialled = timeout(TICKET_TIME, async {
-            let mut stream = TcpStream::connect(self.front).await?;
+            let mut stream = resolve::connect_to(self.front).await?;
             prepare(&stream);
             stream.write_all(&self.key.header(&ticket)).await?;
             Ok(stream)
@@ -181,7 +182,6 @@ impl Dialler {
 
 fn prepare(stream: &TcpStream) {
     // Neither is worth losing the connection over.
-    let _ = stream.set_nodelay(true);
     let keepalive = TcpKeepalive::new().with_time(KEEPALIVE);
     let _ = SockRef::from(stream).set_tcp_keepalive(&keepalive);
     congestion::choose(stream);
