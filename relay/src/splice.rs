@@ -639,9 +639,9 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 /// Reads and forgets what still comes, until the other side closes or `time` is over.
 pub(crate) async fn drain(stream: &TcpStream, time: Duration) {
     let _ = timeout(time, async {
-        let mut forgotten = buffers::lend();
         while stream.readable().await.is_ok() {
-            match stream.try_read(&mut forgotten) {
+            // Lent for each look: many may be waited for at a time, who mostly have nothing to say.
+            match stream.try_read(&mut buffers::lend()) {
                 Ok(0) => return,
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
