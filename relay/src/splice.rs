@@ -127,16 +127,16 @@ impl Observer for SignsOfLife {
 /// Pumps until both directions have ended, or one has broken, or `cut`. Both connections are to be closed then.
 pub(crate) fn splice<'a>(
     near: &'a TcpStream,
-    Carrier { sender, receiver }: &'a mut Carrier,
+    carrier: &'a mut Carrier,
     raw_way: RawWay,
     cut: &'a CancellationToken,
     observer: &'a impl Observer,
 ) -> impl Future<Output = Moved> {
     // Made here and not in an `async fn`, whose arguments would stand beside it for as long as it lives.
-    let pump = Pump::new(near, raw_way, observer);
+    let pump = Pump::new(near, raw_way, cut, observer);
     async move {
-        let end = pump.run(sender, receiver, cut).await;
-        pump.close(sender, receiver, end).await;
+        let end = pump.run(carrier).await;
+        pump.close(carrier, end).await;
         Moved {
             outwards: pump.outwards.octets.load(Relaxed),
             inwards: pump.inwards.octets.load(Relaxed),
@@ -147,6 +147,7 @@ pub(crate) fn splice<'a>(
 
 struct Pump<'a, O> {
     near: &'a TcpStream,
+    cut: &'a CancellationToken,
     observer: &'a O,
     raw_way: RawWay,
     raw: OnceLock<TcpStream>,
@@ -200,9 +201,15 @@ enum Direction {
 }
 
 impl<'a, O: Observer> Pump<'a, O> {
-    fn new(near: &'a TcpStream, raw_way: RawWay, observer: &'a O) -> Self {
+    fn new(
+        near: &'a TcpStream,
+        raw_way: RawWay,
+        cut: &'a CancellationToken,
+        observer: &'a O,
+    ) -> Self {
         Self {
             near,
+            cut,
             observer,
             raw_way,
             raw: OnceLock::new(),
@@ -218,35 +225,19 @@ impl<'a, O: Observer> Pump<'a, O> {
         }
     }
 
-    async fn run(
-        &self,
-        sender: &mut Sender,
-        receiver: &mut Receiver,
-        cut: &CancellationToken,
-    ) -> End {
-        let mut cut = pin!(Cut::by(cut));
-        let mut both = pin!(self.both(sender, receiver));
-        let mut raw = pin!(self.bring_raw());
-        let mut idle = pin!(Idle::now());
+    async fn run(&self, carrier: &mut Carrier) -> End {
+        let mut parts = pin!(Parts {
+            cut: Cut::by(self.cut),
+            both: self.both(carrier),
+            raw: self.bring_raw(),
+            idle: Idle::now(),
+        });
         poll_fn(|cx| {
             loop {
                 self.told.store(false, Relaxed);
-                // First: a cut must not wait for a busy pump.
-                if cut.as_mut().poll(cx).is_ready() {
-                    return Poll::Ready(End::Cut);
-                }
-                if let Poll::Ready(end) = both.as_mut().poll(cx) {
-                    return Poll::Ready(end);
-                }
-                match raw.as_mut().poll(cx) {
-                    Poll::Pending => {}
-                    Poll::Ready(never) => match never {},
-                }
-                if idle.as_mut().poll(cx, self).is_ready() {
-                    return Poll::Ready(End::Idle);
-                }
-                if !self.told.load(Relaxed) {
-                    return Poll::Pending;
+                let ended = parts.as_mut().poll(cx, self);
+                if ended.is_ready() || !self.told.load(Relaxed) {
+                    return ended;
                 }
             }
         })
@@ -259,7 +250,7 @@ impl<'a, O: Observer> Pump<'a, O> {
     }
 
     /// Closes the carrier, and says so to the near end if it is to be broken off.
-    async fn close(&self, sender: &mut Sender, receiver: &mut Receiver, end: End) {
+    async fn close(&self, Carrier { sender, receiver }: &mut Carrier, end: End) {
         // How the raw connection ends says nothing.
         match end {
             End::Done => {
@@ -281,9 +272,9 @@ impl<'a, O: Observer> Pump<'a, O> {
         }
     }
 
-    async fn both(&self, sender: &mut Sender, receiver: &mut Receiver) -> End {
-        let outwards = self.outwards(sender);
-        let inwards = self.inwards(receiver);
+    async fn both(&self, carrier: &mut Carrier) -> End {
+        let outwards = self.outwards(&mut carrier.sender);
+        let inwards = self.inwards(&mut carrier.receiver);
         tokio::pin!(outwards, inwards);
         let (first, second) = tokio::select! {
             (first, sender) = &mut outwards => {
@@ -462,18 +453,14 @@ impl<'a, O: Observer> Pump<'a, O> {
         Ok(())
     }
 
-    /// Writes to the near end as soon as that is possible. At first nobody has heard yet that it is, and mostly it is.
-    async fn when_near_takes(
+    /// Writes to the near end as soon as that is possible.
+    fn when_near_takes(
         &self,
-        mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
-    ) -> io::Result<usize> {
-        if self.inwards.octets.load(Relaxed) == 0 {
-            match write(self.near) {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                done => return done,
-            }
-        }
-        when_writable(self.near, write).await
+        write: impl FnMut(&TcpStream) -> io::Result<usize>,
+    ) -> impl Future<Output = io::Result<usize>> {
+        // At first nobody has heard yet that it is possible, and mostly it is.
+        let try_first = self.inwards.octets.load(Relaxed) == 0;
+        when_writable(self.near, try_first, write)
     }
 
     fn moved_outwards(&self, octets: usize) {
@@ -501,6 +488,42 @@ impl<'a, O: Observer> Pump<'a, O> {
             self.tell(&self.outwards_told);
         }
         carried
+    }
+}
+
+pin_project! {
+    /// What one pump does at a time.
+    struct Parts<'a, B, R> {
+        #[pin]
+        cut: Cut<'a>,
+        #[pin]
+        both: B,
+        #[pin]
+        raw: R,
+        #[pin]
+        idle: Idle,
+    }
+}
+
+impl<B, R> Parts<'_, B, R>
+where
+    B: Future<Output = End>,
+    R: Future<Output = Infallible>,
+{
+    fn poll<O>(self: Pin<&mut Self>, cx: &mut Context<'_>, pump: &Pump<'_, O>) -> Poll<End> {
+        let this = self.project();
+        // First: a cut must not wait for a busy pump.
+        if this.cut.poll(cx).is_ready() {
+            return Poll::Ready(End::Cut);
+        }
+        if let Poll::Ready(end) = this.both.poll(cx) {
+            return Poll::Ready(end);
+        }
+        match this.raw.poll(cx) {
+            Poll::Pending => {}
+            Poll::Ready(never) => match never {},
+        }
+        this.idle.poll(cx, pump).map(|()| End::Idle)
     }
 }
 
@@ -614,14 +637,19 @@ async fn end(sender: &mut Sender) -> Direction {
     }
 }
 
-/// Writes as soon as that is possible.
-async fn when_writable(
+/// Writes as soon as that is possible. With `try_first` it is tried before anybody has said so.
+fn when_writable(
     stream: &TcpStream,
+    mut try_first: bool,
     mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
-) -> io::Result<usize> {
-    poll_fn(|cx| {
+) -> impl Future<Output = io::Result<usize>> {
+    poll_fn(move |cx| {
         loop {
-            match stream.try_io(Interest::WRITABLE, || write(stream)) {
+            let written = match std::mem::take(&mut try_first) {
+                true => write(stream),
+                false => stream.try_io(Interest::WRITABLE, || write(stream)),
+            };
+            match written {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                     ready!(stream.poll_write_ready(cx))?;
                 }
@@ -629,7 +657,6 @@ async fn when_writable(
             }
         }
     })
-    .await
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
@@ -670,7 +697,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await;
         let (near, signs) = (near.unwrap(), SignsOfLife::default());
-        let pump = Pump::new(&near, RawWay::Never, &signs);
+        let cut = CancellationToken::new();
+        let pump = Pump::new(&near, RawWay::Never, &cut, &signs);
         pump.moved_outwards(1);
         pump.half_closed.store(half_closed, Relaxed);
         let begun = Instant::now();

@@ -158,40 +158,53 @@ struct SentAway {
     to_tell: Option<(StdTcpStream, Admitted)>,
 }
 
+impl SentAway {
+    /// Boxed: whoever is not sent away is not to have room for it.
+    fn telling(refusal: Refusal, visitor: StdTcpStream, place: Admitted) -> Box<Self> {
+        let to_tell = Some((visitor, place));
+        Box::new(Self { refusal, to_tell })
+    }
+
+    /// The same where nothing can be told any more.
+    fn silently(refusal: Refusal) -> Box<Self> {
+        let to_tell = None;
+        Box::new(Self { refusal, to_tell })
+    }
+}
+
 impl Front {
     async fn visit(
         self: Arc<Self>,
-        arriving: Pin<Box<impl Future<Output = Result<Arrived, SentAway>>>>,
+        arriving: Pin<Box<impl Future<Output = Result<Arrived, Box<SentAway>>>>>,
     ) {
-        match arriving.await {
-            Ok(Arrived::Guest(guest)) => {
-                let worker = guest.session.worker(&self.worker);
-                let served = worker.serve();
-                if worker == self.worker {
-                    return self.host(guest, served).await;
-                }
-                let hosted = Arc::clone(&self).host(guest, served);
-                self.tasks.spawn_on(hosted, worker.runtime());
-            }
-            Ok(Arrived::HandedOver(to)) => self.metrics.visitor_handed_over(to),
-            Err(sent_away) => self.send_away(sent_away).await,
+        let guest = match arriving.await {
+            Ok(Arrived::Guest(guest)) => guest,
+            Ok(Arrived::HandedOver(to)) => return self.metrics.visitor_handed_over(to),
+            Err(sent_away) => return Box::pin(self.send_away(sent_away)).await,
+        };
+        let worker = guest.session.worker(&self.worker);
+        let served = worker.serve();
+        if worker == self.worker {
+            return self.host(guest, served).await;
         }
+        let hosted = Arc::clone(&self).host(guest, served);
+        self.tasks.spawn_on(hosted, worker.runtime());
     }
 
     /// At the worker that is to serve the visitor.
     async fn host(self: Arc<Self>, guest: Box<Guest>, _served: Served) {
-        match Box::pin(self.join(guest)).await {
-            Ok(mut joined) => {
-                let moved = self.pump(&mut joined).await;
-                self.metrics.visitor_ended(moved);
-                let end = end_name(moved.end);
-                tracing::debug!(end, "a visitor's connection has ended");
-            }
-            Err(sent_away) => self.send_away(sent_away).await,
-        }
+        let mut joined = match Box::pin(self.join(guest)).await {
+            Ok(joined) => joined,
+            Err(sent_away) => return Box::pin(self.send_away(sent_away)).await,
+        };
+        let moved = self.pump(&mut joined).await;
+        self.metrics.visitor_ended(moved);
+        let end = end_name(moved.end);
+        tracing::debug!(end, "a visitor's connection has ended");
     }
 
-    async fn send_away(&self, SentAway { refusal, to_tell }: SentAway) {
+    async fn send_away(&self, sent_away: Box<SentAway>) {
+        let SentAway { refusal, to_tell } = *sent_away;
         self.metrics.visitor_refused(refusal);
         tracing::debug!(reason = refusal.name(), "a visitor was sent away");
         if let Some((visitor, _admitted)) = to_tell
@@ -207,7 +220,7 @@ impl Front {
         visitor: StdTcpStream,
         address: SocketAddr,
         mut admitted: Admitted,
-    ) -> Result<Arrived, SentAway> {
+    ) -> Result<Arrived, Box<SentAway>> {
         let first = match FirstOctets::default().read(&visitor) {
             Ok(Progressed::Enough(first)) => Ok(first),
             Ok(Progressed::NeedMore(octets)) => self.wait_for_first(octets, &visitor).await,
@@ -222,10 +235,7 @@ impl Front {
                 self.admit_raw(header, visitor);
                 Ok(Arrived::HandedOver(HandedOver::Tunnel))
             }
-            Err(refusal) => Err(SentAway {
-                refusal,
-                to_tell: Some((visitor, admitted)),
-            }),
+            Err(refusal) => Err(SentAway::telling(refusal, visitor, admitted)),
         }
     }
 
@@ -261,7 +271,7 @@ impl Front {
         hello: Bytes,
         name: String,
         admitted: Admitted,
-    ) -> Result<Arrived, SentAway> {
+    ) -> Result<Arrived, Box<SentAway>> {
         let operator = match self.directory.zone().locate(&name) {
             Place::Device(device) => {
                 let device = self.directory.device_by_name(&device);
@@ -275,10 +285,7 @@ impl Front {
             Place::Operator(operator) => operator,
         };
         let Ok(visitor) = TcpStream::from_std(visitor) else {
-            return Err(SentAway {
-                refusal: Refusal::LeftEarly,
-                to_tell: None,
-            });
+            return Err(SentAway::silently(Refusal::LeftEarly));
         };
         let visitor = Prefixed::new(hello, visitor);
         match operator {
@@ -302,26 +309,22 @@ impl Front {
         name: String,
         device: Option<Option<DeviceId>>,
         admitted: Admitted,
-    ) -> Result<Arrived, SentAway> {
+    ) -> Result<Arrived, Box<SentAway>> {
         const NOBODY: DeviceId = DeviceId::from_bytes([0; 16]);
-        let sent_away = |refusal, visitor, admitted| SentAway {
-            refusal,
-            to_tell: Some((visitor, admitted)),
-        };
         let Some(session) = self.sessions.of(&device.flatten().unwrap_or(NOBODY)) else {
             let refusal = if device.is_some() {
                 Refusal::NotAttached
             } else {
                 Refusal::UnknownName
             };
-            return Err(sent_away(refusal, visitor, admitted));
+            return Err(SentAway::telling(refusal, visitor, admitted));
         };
         let there = match session.visitor(address.ip()) {
             Ok(place) => Some((session, place)),
             Err(_) => self.newer(&session, address.ip()),
         };
         let Some((session, place)) = there else {
-            return Err(sent_away(Refusal::DeviceFull, visitor, admitted));
+            return Err(SentAway::telling(Refusal::DeviceFull, visitor, admitted));
         };
         Ok(Arrived::Guest(Box::new(Guest {
             visitor,
@@ -334,7 +337,7 @@ impl Front {
     }
 
     /// Joins the visitor to its device.
-    async fn join(&self, guest: Box<Guest>) -> Result<Box<Joined>, SentAway> {
+    async fn join(&self, guest: Box<Guest>) -> Result<Box<Joined>, Box<SentAway>> {
         let Guest {
             visitor,
             address,
@@ -371,16 +374,10 @@ impl Front {
                 OpenError::DeviceFull => Refusal::DeviceFull,
                 OpenError::NoCarrier => Refusal::NoCarrier,
             };
-            return Err(SentAway {
-                refusal,
-                to_tell: Some((visitor, places.0)),
-            });
+            return Err(SentAway::telling(refusal, visitor, places.0));
         };
         let Ok(visitor) = TcpStream::from_std(visitor) else {
-            return Err(SentAway {
-                refusal: Refusal::LeftEarly,
-                to_tell: None,
-            });
+            return Err(SentAway::silently(Refusal::LeftEarly));
         };
         self.metrics.carrier_opened(carrier.kind());
         Ok(Box::new(Joined {
@@ -429,7 +426,7 @@ impl Front {
         visitor: Prefixed,
         address: SocketAddr,
         admitted: Admitted,
-    ) -> Result<Arrived, SentAway> {
+    ) -> Result<Arrived, Box<SentAway>> {
         let refusal = match timeout(HELLO_TIME, self.cloud_acceptor.accept(visitor)).await {
             Ok(Ok(stream)) => {
                 let http2 = tls::protocol(&stream) == Some(tls::HTTP2);
@@ -447,10 +444,7 @@ impl Front {
             Ok(Err(_)) => Refusal::Handshake,
             Err(_) => Refusal::TooSlow,
         };
-        Err(SentAway {
-            refusal,
-            to_tell: None,
-        })
+        Err(SentAway::silently(refusal))
     }
 }
 

@@ -219,7 +219,7 @@ impl<O: Observer> Pump<'_, O> {
                 let mut octets = &lent[..length];
                 while !octets.is_empty() {
                     let flags = SendFlags::NOSIGNAL;
-                    let sent = when_writable(to, |to| Ok(send(to, octets, flags)?)).await;
+                    let sent = when_writable(to, false, |to| Ok(send(to, octets, flags)?)).await;
                     octets = &octets[sent.map_err(|_| Broke::To)?..];
                 }
                 Ok(Some(length))
