@@ -118,12 +118,12 @@ impl Sender {
 
     /// Sends the payload that stands in `portion` behind room for a header ([`segment::HEADER`] octets), waiting as long as
     /// the other end takes none.
-    pub(crate) async fn send(&mut self, portion: &mut [u8]) -> io::Result<()> {
+    pub(crate) fn send(&mut self, portion: &mut [u8]) -> impl Future<Output = io::Result<()>> {
         let length = portion.len() - segment::HEADER;
         portion[..segment::HEADER].copy_from_slice(&segment::data_header(length));
-        self.stream.send(portion).await?;
+        // What does not arrive ends the stream, and how much that was is of no interest then.
         self.outgoing.sent(length);
-        Ok(())
+        self.stream.send(portion)
     }
 
     /// Says something beside the payload.
@@ -188,16 +188,15 @@ enum SendingStream {
 impl SendingStream {
     /// Polled underneath, as all that is part of every visitor's task: an `async fn` for each step would hold room for what
     /// that step might wait for.
-    async fn send(&mut self, octets: &[u8]) -> io::Result<()> {
+    fn send(&mut self, octets: &[u8]) -> impl Future<Output = io::Result<()>> {
         let mut rest = octets;
-        poll_fn(|cx| {
+        poll_fn(move |cx| {
             while !rest.is_empty() {
                 let sent = ready!(self.poll_write(cx, rest))?;
                 rest = &rest[sent..];
             }
             self.poll_flush(cx)
         })
-        .await
     }
 
     fn poll_write(&mut self, cx: &mut Context<'_>, octets: &[u8]) -> Poll<io::Result<usize>> {

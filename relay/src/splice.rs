@@ -114,13 +114,13 @@ pub(crate) trait Observer: Sync {
     fn copied(&self) {}
 }
 
-impl Observer for SignsOfLife {
+impl Observer for &SignsOfLife {
     fn heard(&self, octets: usize) {
-        self.heard(octets);
+        SignsOfLife::heard(self, octets);
     }
 
     fn sent(&self, octets: usize) {
-        self.sent(octets);
+        SignsOfLife::sent(self, octets);
     }
 }
 
@@ -130,7 +130,7 @@ pub(crate) fn splice<'a>(
     carrier: &'a mut Carrier,
     raw_way: RawWay,
     cut: &'a CancellationToken,
-    observer: &'a impl Observer,
+    observer: impl Observer,
 ) -> impl Future<Output = Moved> {
     // Made here and not in an `async fn`, whose arguments would stand beside it for as long as it lives.
     let pump = Pump::new(near, raw_way, cut, observer);
@@ -148,7 +148,7 @@ pub(crate) fn splice<'a>(
 struct Pump<'a, O> {
     near: &'a TcpStream,
     cut: &'a CancellationToken,
-    observer: &'a O,
+    observer: O,
     raw_way: RawWay,
     raw: OnceLock<TcpStream>,
     /// Under which the relay expects the raw connection.
@@ -201,12 +201,7 @@ enum Direction {
 }
 
 impl<'a, O: Observer> Pump<'a, O> {
-    fn new(
-        near: &'a TcpStream,
-        raw_way: RawWay,
-        cut: &'a CancellationToken,
-        observer: &'a O,
-    ) -> Self {
+    fn new(near: &'a TcpStream, raw_way: RawWay, cut: &'a CancellationToken, observer: O) -> Self {
         Self {
             near,
             cut,
@@ -318,42 +313,41 @@ impl<'a, O: Observer> Pump<'a, O> {
 
     /// Until this direction has ended; what there is to say beside it may go on, so it gives the sender back.
     async fn outwards<'s>(&self, sender: &'s mut Sender) -> (Direction, &'s mut Sender) {
-        let ended = self.outwards_on_stream(sender).await;
-        (ended, sender)
-    }
-
-    async fn outwards_on_stream(&self, sender: &mut Sender) -> Direction {
         let mut turn = Turn::default();
         loop {
             turn.next().await;
             if self.send_notices(sender).await.is_err() {
-                return Direction::Unwanted;
+                return (Direction::Unwanted, sender);
             }
             if self.outwards.moves.load(Relaxed)
                 && let Some(raw) = self.raw.get()
             {
-                return Box::pin(self.outwards_raw(sender, raw)).await;
+                let ended = Box::pin(self.outwards_raw(sender, raw)).await;
+                return (ended, sender);
             }
             tokio::select! {
                 biased;
                 () = self.outwards_told.heard() => continue,
                 ready = poll_fn(|cx| self.near.poll_read_ready(cx)) => if ready.is_err() {
-                    return Direction::Broken(End::NearGone);
+                    return (Direction::Broken(End::NearGone), sender);
                 },
             }
             let mut lent = buffers::lend();
             match read_some(self.near, &mut lent[segment::HEADER..]) {
-                Ok(0) => return Box::pin(end(sender)).await,
+                Ok(0) => {
+                    let ended = Box::pin(end(sender)).await;
+                    return (ended, sender);
+                }
                 Ok(length) => {
                     let portion = &mut lent[..segment::HEADER + length];
                     if sender.send(portion).await.is_err() {
-                        return Direction::Unwanted;
+                        return (Direction::Unwanted, sender);
                     }
                     turn.moved(length);
                     self.moved_outwards(length);
                 }
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => return Direction::Broken(End::NearGone),
+                Err(_) => return (Direction::Broken(End::NearGone), sender),
             }
         }
     }

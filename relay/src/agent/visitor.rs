@@ -103,6 +103,8 @@ impl Visitors {
         }
         let visitors = Arc::clone(self);
         let served_here = worker.serve();
+        // What many visitors are for long is small: what each goes through once is boxed, and so is the carrier.
+        let carrier = Box::new(carrier);
         let task = async move {
             let _served_here = served_here;
             let stop = visitors.stop.clone();
@@ -130,15 +132,10 @@ impl Visitors {
 
     /// What it takes to serve a visitor depends on the origin, and each kind has its own room: a visitor of one takes none for
     /// the others.
-    async fn serve(&self, mut carrier: Carrier, raw: raw::Dialler) -> io::Result<()> {
-        let open = match timeout(HANDSHAKE_TIME, read_first(&mut carrier.receiver.stream())).await?
-        {
-            Ok(Frame::Open(open)) if self.serves(&open.name) => open,
-            Ok(_) => {
-                carrier.sender.reset(ResetCode::Refused);
-                return Ok(());
-            }
-            Err(error) => return Err(io::Error::other(error)),
+    async fn serve(&self, mut carrier: Box<Carrier>, raw: raw::Dialler) -> io::Result<()> {
+        let Some(open) = Box::pin(self.open(&mut carrier)).await? else {
+            carrier.sender.reset(ResetCode::Refused);
+            return Ok(());
         };
         match self.origin.scheme() {
             Scheme::Tls => Box::pin(self.pass_through(carrier, raw, open)).await,
@@ -157,12 +154,21 @@ impl Visitors {
         }
     }
 
+    /// Who comes; `None` if it is nobody of ours.
+    async fn open(&self, carrier: &mut Carrier) -> io::Result<Option<Box<Open>>> {
+        match timeout(HANDSHAKE_TIME, read_first(&mut carrier.receiver.stream())).await? {
+            Ok(Frame::Open(open)) if self.serves(&open.name) => Ok(Some(Box::new(open))),
+            Ok(_) => Ok(None),
+            Err(error) => Err(io::Error::other(error)),
+        }
+    }
+
     async fn end_tls(
         &self,
-        carrier: Carrier,
+        carrier: Box<Carrier>,
         raw: raw::Dialler,
     ) -> io::Result<TlsStream<VisitorStream>> {
-        let carrier = VisitorStream::new(carrier, raw);
+        let carrier = VisitorStream::new(*carrier, raw);
         let accepted = self.acceptor.0.accept(carrier).into_fallible();
         match timeout(HANDSHAKE_TIME, accepted).await? {
             Ok(visitor) => Ok(visitor),
@@ -182,9 +188,9 @@ impl Visitors {
     /// Joins the visitor to an origin that ends its TLS itself. No octet of it has to be seen here.
     async fn pass_through(
         &self,
-        mut carrier: Carrier,
+        mut carrier: Box<Carrier>,
         raw: raw::Dialler,
-        open: Open,
+        open: Box<Open>,
     ) -> io::Result<()> {
         let dialled = Box::pin(self.origin.connect_plain(open.visitor, open.front)).await;
         drop(open);

@@ -197,7 +197,8 @@ impl Front {
             Ok(joined) => joined,
             Err(sent_away) => return Box::pin(self.send_away(sent_away)).await,
         };
-        let moved = self.pump(&mut joined).await;
+        let mut moved = self.pump(&mut joined).await;
+        moved.outwards += joined.hello as u64;
         self.metrics.visitor_ended(moved);
         let end = end_name(moved.end);
         tracing::debug!(end, "a visitor's connection has ended");
@@ -403,22 +404,18 @@ impl Front {
         Some((newer, place))
     }
 
-    async fn pump(&self, joined: &mut Joined) -> Moved {
+    fn pump<'a>(&'a self, joined: &'a mut Joined) -> impl Future<Output = Moved> + use<'a> {
         let session = &joined.session;
-        let observer = Observed {
-            session,
-            metrics: &self.metrics,
-        };
-        let mut moved = splice::splice(
+        splice::splice(
             &joined.visitor,
             &mut joined.carrier,
             session.raw_way(),
             session.ended(),
-            &observer,
+            Observed {
+                session,
+                metrics: &self.metrics,
+            },
         )
-        .await;
-        moved.outwards += joined.hello as u64;
-        moved
     }
 
     async fn receive_at_cloud(
