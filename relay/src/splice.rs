@@ -387,8 +387,10 @@ impl<'a, O: Observer> Pump<'a, O> {
                 Ok(Received::Switch) => self.switch(),
                 Err(_) => return Direction::Broken(End::FarGone),
             };
-            if sent.is_err() {
-                return Direction::Unwanted;
+            match sent {
+                Ok(()) => {}
+                Err(error) if is_unwanted(&error) => return Direction::Unwanted,
+                Err(_) => return Direction::Broken(End::NearGone),
             }
         }
     }
@@ -622,6 +624,13 @@ fn read_some(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
         Ok(length)
     });
     short.map_or(read, Ok)
+}
+
+/// Whether a write has failed because the other end takes no more. Of that the other direction hears too; of anything else the
+/// kernel has against it, it might not.
+fn is_unwanted(error: &io::Error) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionReset};
+    matches!(error.kind(), BrokenPipe | ConnectionReset)
 }
 
 async fn end(sender: &mut Sender) -> Direction {

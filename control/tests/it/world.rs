@@ -295,6 +295,11 @@ impl Device {
         command
     }
 
+    /// Somewhere else than its server is.
+    pub(crate) fn at(self, place: Place) -> Self {
+        Self { place, ..self }
+    }
+
     /// Its agent, attached.
     pub(crate) fn run(&self, origin: &str) -> Process {
         self.run_with(origin, &[])

@@ -156,11 +156,9 @@ impl Endpoint {
             }),
             socket,
         });
-        let batch = shared.socket.batch().min(BATCH);
         tokio::spawn(Driver {
             shared: Arc::clone(&shared),
             demultiplexer,
-            batch,
             agenda: Vec::new(),
             packets: Vec::new(),
             unsent: None,
@@ -176,6 +174,20 @@ impl Endpoint {
     #[cfg(test)]
     pub(super) fn driven(&self) -> std::sync::Weak<impl Sized + use<>> {
         Arc::downgrade(&self.0.0)
+    }
+
+    /// Has the kernel refuse a message, as one does that cannot take several packets at once.
+    #[cfg(test)]
+    pub(super) fn have_a_batch_refused(&self) {
+        const NOTHING: [u8; 4096] = [0; 4096];
+        let too_many_packets = Transmit {
+            destination: SocketAddr::from(([127, 0, 0, 1], 9)),
+            ecn: None,
+            size: NOTHING.len(),
+            segment_size: Some(1),
+            src_ip: None,
+        };
+        self.0.0.socket.send(&too_many_packets, &NOTHING);
     }
 
     /// Begins a handshake with `host` at `remote`.
@@ -367,8 +379,6 @@ impl Drop for Incoming {
 struct Driver {
     shared: Arc<Shared>,
     demultiplexer: Option<Demultiplexer>,
-    /// How many packets leave as one message.
-    batch: usize,
     /// What was on the agenda when this turn began.
     agenda: Vec<Arc<Inner>>,
     /// Packets on their way to the kernel, which are what the last transmit describes, if that is unsent.
@@ -493,9 +503,9 @@ impl Driver {
         let mut count = 0;
         loop {
             self.packets.clear();
-            let transmit = state
-                .proto
-                .poll_transmit(now, self.batch, &mut self.packets);
+            // Asked each time: once the kernel has refused a message of several packets, there are none any more.
+            let batch = self.shared.socket.batch().min(BATCH);
+            let transmit = state.proto.poll_transmit(now, batch, &mut self.packets);
             let Some(transmit) = transmit else {
                 match state.proto.poll_timeout() {
                     Some(time) if time <= now => state.proto.handle_timeout(now),

@@ -126,6 +126,38 @@ async fn megabytes_come_whole_and_in_order_both_ways() {
     assert!(heard == payload, "{} of {}", heard.len(), payload.len());
 }
 
+/// Sends bulk to the agent. Says how many packets it took, and how many messages to the kernel.
+async fn packets_and_messages(pair: &Pair) -> (u64, u64) {
+    let before = pair.at_relay.stats().udp_tx;
+    let (mut send, _recv) = pair.at_relay.open_bi().await.unwrap();
+    let say = async {
+        send.write_all(&vec![7; 1_000_000]).await.unwrap();
+        send.finish();
+    };
+    let hear = async {
+        let (_send, mut recv) = pair.at_agent.accept_bi().await.unwrap();
+        let heard = tokio::io::copy(&mut recv, &mut tokio::io::sink()).await;
+        assert_eq!(heard.unwrap(), 1_000_000);
+    };
+    let both = async { tokio::join!(say, hear) };
+    timeout(PATIENCE, both).await.expect("in time");
+    let after = pair.at_relay.stats().udp_tx;
+    (after.datagrams - before.datagrams, after.ios - before.ios)
+}
+
+#[tokio::test]
+async fn once_a_batch_was_refused_each_packet_is_sent_by_itself() {
+    let pair = pair().await;
+    let (packets, messages) = packets_and_messages(&pair).await;
+    assert!(packets > 4 * messages, "{packets} in {messages}");
+    pair.relay.have_a_batch_refused();
+    let (packets, messages) = packets_and_messages(&pair).await;
+    assert!(
+        packets > 500 && packets == messages,
+        "{packets} in {messages}"
+    );
+}
+
 #[tokio::test]
 async fn chunks_are_what_was_written() {
     let pair = pair().await;
