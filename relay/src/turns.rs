@@ -15,7 +15,7 @@ use tokio::task::yield_now;
 const UNASKED: usize = 64 * 1024;
 
 /// How many octets are moved by all before the worker looks at its events. A turn that has begun is not cut short.
-const BEFORE_A_LOOK: usize = 256 * 1024;
+const BEFORE_A_LOOK: usize = 128 * 1024;
 
 thread_local! {
     static HERE: Arc<Turns> = Arc::default();
