@@ -3,8 +3,6 @@
 //! Every owner is the pointer `C0 0C` to the name in the question; that is right for the name itself and for a wildcard
 //! below a device alike.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
-
 use crate::addresses::Addresses;
 use crate::protocol::{CLASS_IN, POINTER_TO_QUESTION, Type};
 
@@ -78,45 +76,21 @@ pub enum AddressRecord {
     Aaaa([u8; 28]),
 }
 
-/// The own addresses of one device, compiled.
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct OwnRecords {
-    a: Option<[u8; 16]>,
-    aaaa: Option<[u8; 28]>,
-}
-
-impl OwnRecords {
-    pub(crate) fn compile(addresses: Addresses, ttl: u32) -> Self {
-        Self {
-            a: addresses
-                .v4
-                .map(|v4| joined(record_head(Type::A, ttl, 4), v4.octets())),
-            aaaa: addresses
-                .v6
-                .map(|v6| joined(record_head(Type::AAAA, ttl, 16), v6.octets())),
-        }
-    }
-
-    pub(crate) fn is_empty(&self) -> bool {
-        self.a.is_none() && self.aaaa.is_none()
-    }
-
-    pub(crate) fn find(&self, qtype: Type) -> Option<AddressRecord> {
+impl AddressRecord {
+    /// The record of this type; `None` if there is no such address, or the type has none.
+    pub(crate) fn compile(addresses: Addresses, qtype: Type, ttl: u32) -> Option<Self> {
         match qtype {
-            Type::A => self.a.map(AddressRecord::A),
-            Type::AAAA => self.aaaa.map(AddressRecord::Aaaa),
+            Type::A => {
+                let head = record_head(qtype, ttl, 4);
+                let v4 = addresses.v4?;
+                Some(Self::A(joined(head, v4.octets())))
+            }
+            Type::AAAA => {
+                let head = record_head(qtype, ttl, 16);
+                let v6 = addresses.v6?;
+                Some(Self::Aaaa(joined(head, v6.octets())))
+            }
             _ => None,
-        }
-    }
-
-    pub(crate) fn addresses(&self) -> Addresses {
-        Addresses {
-            v4: self
-                .a
-                .and_then(|a| a.last_chunk().copied().map(Ipv4Addr::from_octets)),
-            v6: self
-                .aaaa
-                .and_then(|aaaa| aaaa.last_chunk().copied().map(Ipv6Addr::from_octets)),
         }
     }
 }
@@ -198,30 +172,32 @@ fn joined<const D: usize, const N: usize>(head: [u8; RECORD_HEAD], data: [u8; D]
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
 
     #[test]
-    fn an_address_is_sixteen_or_twenty_eight_octets_and_comes_back() {
+    fn an_address_is_sixteen_or_twenty_eight_octets() {
         let addresses = Addresses {
             v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
             v6: Some("2001:db8::1".parse().unwrap()),
         };
-        let own = OwnRecords::compile(addresses, 60);
+        let compile = |addresses, qtype| AddressRecord::compile(addresses, qtype, 60);
         assert_eq!(
-            own.find(Type::A),
+            compile(addresses, Type::A),
             Some(AddressRecord::A([
                 0xC0, 12, 0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 192, 0, 2, 1
             ]))
         );
-        let Some(AddressRecord::Aaaa(aaaa)) = own.find(Type::AAAA) else {
+        let Some(AddressRecord::Aaaa(aaaa)) = compile(addresses, Type::AAAA) else {
             panic!("no AAAA");
         };
         assert_eq!(
             aaaa[..14],
             [0xC0, 12, 0, 28, 0, 1, 0, 0, 0, 60, 0, 16, 0x20, 0x01]
         );
-        assert_eq!(own.find(Type::TXT), None);
-        assert_eq!(own.addresses(), addresses);
+        assert_eq!(compile(addresses, Type::TXT), None);
+        assert_eq!(compile(Addresses::default(), Type::A), None);
     }
 
     #[test]

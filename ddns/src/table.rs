@@ -8,32 +8,34 @@
 //! ```
 //!
 //! A device and a record of the operator's never meet: no record is accepted where a device can be.
+//!
+//! ```text
+//!  devices.rs  every device, by its label
+//!  slots.rs    where each has its place
+//!  slot.rs     the place, read while it is written
+//! ```
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+mod devices;
+mod slot;
+mod slots;
 
-use dashmap::DashMap;
-use dashmap::mapref::entry::Entry;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use directory::{DeviceName, RegistrationId};
 
+use self::devices::Devices;
+use self::slot::Device;
 use crate::addresses::Addresses;
 use crate::protocol::Type;
-use crate::rrset::{OwnRecords, Records, Soa};
-use crate::zone::{Contents, Node, octets};
+use crate::rrset::{AddressRecord, Records, Soa};
+use crate::zone::{Contents, Node};
 
 /// The names and their records.
 #[derive(Debug)]
 pub struct Table {
     contents: Contents,
-    /// Keyed by the label on the wire. The map's hash is keyed with random bits: names are chosen by strangers.
-    device_by_label: DashMap<Box<[u8]>, DeviceEntry>,
-    with_addresses: AtomicUsize,
+    devices: Devices,
     serial: AtomicU32,
-}
-
-#[derive(Debug)]
-struct DeviceEntry {
-    registration: RegistrationId,
-    own: OwnRecords,
 }
 
 /// What the table has for a name and a type.
@@ -67,8 +69,8 @@ impl Table {
 
     /// Looks up the name whose octets before the zone's name are `below`.
     pub fn find(&self, below: &[u8], qtype: Type) -> Found<'_> {
-        if let Some(device) = self.device_by_label.get(last_label(below)) {
-            return self.find_at_device(&device.own, qtype);
+        if let Some(device) = self.devices.get(last_label(below)) {
+            return self.find_at_device(device.addresses, qtype);
         }
         let Some(node) = self.contents.node_by_name.get(below) else {
             return Found::NoName;
@@ -89,11 +91,11 @@ impl Table {
     }
 
     /// One own address is enough to lead past the relay: a family that the device does not have is then NODATA.
-    fn find_at_device(&self, own: &OwnRecords, qtype: Type) -> Found<'_> {
+    fn find_at_device(&self, own: Addresses, qtype: Type) -> Found<'_> {
         if own.is_empty() {
             return find_at_node(&self.contents.relay, qtype);
         }
-        own.find(qtype).map_or(Found::NoData, |address| {
+        AddressRecord::compile(own, qtype, self.contents.ttl).map_or(Found::NoData, |address| {
             Found::Records(Records::Address(address))
         })
     }
@@ -105,30 +107,24 @@ impl Table {
     pub fn new(contents: Contents, serial: u32) -> Self {
         Self {
             contents,
-            device_by_label: DashMap::new(),
-            with_addresses: AtomicUsize::new(0),
+            devices: Devices::new(),
             serial: AtomicU32::new(serial),
         }
     }
 
     /// Puts a device there, in place of whatever held its name.
     pub fn put(&self, name: &DeviceName, registration: RegistrationId, addresses: Addresses) {
-        let own = OwnRecords::compile(addresses, self.contents.ttl);
-        let entry = DeviceEntry { registration, own };
-        let before = self.device_by_label.insert(key(name), entry);
-        self.count(
-            before.is_some_and(|before| !before.own.is_empty()),
-            !own.is_empty(),
-        );
+        self.devices.change(label(name), |_| {
+            Some(Device {
+                registration,
+                addresses,
+            })
+        });
     }
 
     /// Takes the name away. Says whether it was there.
     pub fn remove(&self, name: &DeviceName) -> bool {
-        let Some((_, before)) = self.device_by_label.remove(&key(name)) else {
-            return false;
-        };
-        self.count(!before.own.is_empty(), false);
-        true
+        self.devices.change(label(name), |_| None).is_some()
     }
 
     /// Replaces the own addresses of a device, if this registration still holds the name. Says whether it does.
@@ -138,46 +134,43 @@ impl Table {
         registration: RegistrationId,
         addresses: Addresses,
     ) -> bool {
-        let Entry::Occupied(mut entry) = self.device_by_label.entry(key(name)) else {
-            return false;
-        };
-        let device = entry.get_mut();
-        if device.registration != registration {
-            return false;
-        }
-        let own = OwnRecords::compile(addresses, self.contents.ttl);
-        let before = std::mem::replace(&mut device.own, own);
-        self.count(!before.is_empty(), !own.is_empty());
-        true
+        let before = self.devices.change(label(name), |before| {
+            let mut device = before?;
+            if device.registration == registration {
+                device.addresses = addresses;
+            }
+            Some(device)
+        });
+        before.is_some_and(|before| before.registration == registration)
     }
 
     /// The own addresses of a device; `None` if this registration does not hold the name.
     pub fn addresses(&self, name: &DeviceName, registration: RegistrationId) -> Option<Addresses> {
-        let device = self.device_by_label.get(&key(name))?;
-        (device.registration == registration).then(|| device.own.addresses())
+        let device = self.devices.get(label(name))?;
+        (device.registration == registration).then_some(device.addresses)
     }
 
     /// Who holds the name.
     pub fn registration(&self, name: &DeviceName) -> Option<RegistrationId> {
-        Some(self.device_by_label.get(&key(name))?.registration)
+        Some(self.devices.get(label(name))?.registration)
     }
 
     /// Every device that has own addresses, in no order.
     pub fn with_addresses(&self) -> impl Iterator<Item = (RegistrationId, Addresses)> {
-        self.device_by_label
+        self.devices
             .iter()
-            .filter(|device| !device.own.is_empty())
-            .map(|device| (device.registration, device.own.addresses()))
+            .filter(|device| !device.addresses.is_empty())
+            .map(|device| (device.registration, device.addresses))
     }
 
     /// How many devices there are.
     pub fn devices(&self) -> usize {
-        self.device_by_label.len()
+        self.devices.len()
     }
 
     /// How many of them have own addresses.
     pub fn devices_with_addresses(&self) -> usize {
-        self.with_addresses.load(Ordering::Relaxed)
+        self.devices.with_addresses()
     }
 
     /// Tells that the zone has changed: its serial becomes `second`, or the next one if it is there or further already.
@@ -194,18 +187,6 @@ impl Table {
         self.serial
             .update(Ordering::Relaxed, Ordering::Relaxed, next);
     }
-
-    fn count(&self, before: bool, after: bool) {
-        match (before, after) {
-            (false, true) => {
-                self.with_addresses.fetch_add(1, Ordering::Relaxed);
-            }
-            (true, false) => {
-                self.with_addresses.fetch_sub(1, Ordering::Relaxed);
-            }
-            (true, true) | (false, false) => {}
-        }
-    }
 }
 
 fn find_at_node(node: &Node, qtype: Type) -> Found<'_> {
@@ -213,21 +194,24 @@ fn find_at_node(node: &Node, qtype: Type) -> Found<'_> {
         .map_or(Found::NoData, |set| Found::Records(Records::Fixed(set)))
 }
 
-fn key(name: &DeviceName) -> Box<[u8]> {
-    octets(&[name.as_str()])
+fn label(name: &DeviceName) -> &[u8] {
+    name.as_str().as_bytes()
 }
 
-/// The last label of `below`, length octet included: the one right under the zone.
+/// The last label of `below`: the one right under the zone. Empty for the zone itself.
 fn last_label(below: &[u8]) -> &[u8] {
     let mut rest = below;
     loop {
-        let behind = rest
+        let Some((label, behind)) = rest
             .split_first()
-            .and_then(|(&length, behind)| behind.get(usize::from(length)..));
-        match behind {
-            None | Some([]) => return rest,
-            Some(behind) => rest = behind,
+            .and_then(|(&length, behind)| behind.split_at_checked(length.into()))
+        else {
+            return &[];
+        };
+        if behind.is_empty() {
+            return label;
         }
+        rest = behind;
     }
 }
 
@@ -239,6 +223,7 @@ pub(crate) mod tests {
 
     use super::*;
     use crate::config::Config;
+    use crate::zone::octets;
 
     /// `nas.test` with a relay at 192.0.2.250 and 2001:db8::250, a device `home` at 192.0.2.7 and one `away` without
     /// own addresses.

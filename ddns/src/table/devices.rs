@@ -1,0 +1,290 @@
+//! Every device there is, by its label. To read takes no lock and no allocation; those who write wait for each other.
+//!
+//! A device that has gone keeps its slot, so that the version of its name only rises. When the slots are used up, more take their
+//! place, and who has gone is left behind: from then on every new name begins at the highest version that was.
+
+use std::hash::{BuildHasher as _, RandomState};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use super::slot::{Device, Label};
+use super::slots::Slots;
+
+/// How many words a label has mostly, and how many the longest has.
+const SHORT: usize = 3;
+const LONG: usize = 8;
+
+#[derive(Debug)]
+pub(super) struct Devices {
+    /// Its keys are random: names are chosen by strangers, who shall not know which fall together.
+    hash: RandomState,
+    short: Shelf<SHORT>,
+    long: Shelf<LONG>,
+    count: AtomicUsize,
+    with_addresses: AtomicUsize,
+}
+
+impl Devices {
+    pub(super) fn new() -> Self {
+        Self {
+            hash: RandomState::new(),
+            short: Shelf::new(),
+            long: Shelf::new(),
+            count: AtomicUsize::new(0),
+            with_addresses: AtomicUsize::new(0),
+        }
+    }
+
+    pub(super) fn get(&self, label: &[u8]) -> Option<Device> {
+        match Label::new(label) {
+            Some(short) => self.short.get(&self.hash, &short),
+            None => self.long.get(&self.hash, &Label::new(label)?),
+        }
+    }
+
+    /// Has `change` say who is to be at a label, where it finds whoever is there. Says who was there.
+    pub(super) fn change(
+        &self,
+        label: &[u8],
+        change: impl FnOnce(Option<Device>) -> Option<Device>,
+    ) -> Option<Device> {
+        let counted = |before: Option<Device>| {
+            let after = change(before);
+            self.count(before.as_ref(), after.as_ref());
+            after
+        };
+        match Label::new(label) {
+            Some(short) => self.short.change(&self.hash, &short, counted),
+            None => self.long.change(&self.hash, &Label::new(label)?, counted),
+        }
+    }
+
+    fn count(&self, before: Option<&Device>, after: Option<&Device>) {
+        let with_addresses = |device: &&Device| !device.addresses.is_empty();
+        let pairs = [
+            (&self.count, before, after),
+            (
+                &self.with_addresses,
+                before.filter(with_addresses),
+                after.filter(with_addresses),
+            ),
+        ];
+        for (count, before, after) in pairs {
+            match (before, after) {
+                (None, Some(_)) => count.fetch_add(1, Ordering::Relaxed),
+                (Some(_), None) => count.fetch_sub(1, Ordering::Relaxed),
+                (None, None) | (Some(_), Some(_)) => continue,
+            };
+        }
+    }
+
+    /// Every device, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Device> {
+        self.short.iter().chain(self.long.iter())
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.count.load(Ordering::Relaxed)
+    }
+
+    /// How many have own addresses.
+    pub(super) fn with_addresses(&self) -> usize {
+        self.with_addresses.load(Ordering::Relaxed)
+    }
+}
+
+/// The slots of one size.
+#[derive(Debug)]
+struct Shelf<const L: usize> {
+    slots: ArcSwap<Slots<L>>,
+    /// Held by who writes.
+    taken: Mutex<Taken>,
+}
+
+#[derive(Debug, Default)]
+struct Taken {
+    /// Slots.
+    count: usize,
+    /// No name that was left behind had a higher version.
+    version: u32,
+}
+
+impl<const L: usize> Shelf<L> {
+    fn new() -> Self {
+        Self {
+            slots: ArcSwap::from_pointee(Slots::with_room_for(0)),
+            taken: Mutex::default(),
+        }
+    }
+
+    fn get(&self, hash: &RandomState, label: &Label<L>) -> Option<Device> {
+        let slots = self.slots.load();
+        slots.find(hash.hash_one(label), label)?.read()
+    }
+
+    fn change(
+        &self,
+        hash: &RandomState,
+        label: &Label<L>,
+        change: impl FnOnce(Option<Device>) -> Option<Device>,
+    ) -> Option<Device> {
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.load();
+        let hash_of_label = hash.hash_one(label);
+        if let Some(slot) = slots.find(hash_of_label, label) {
+            let before = slot.read();
+            let after = change(before);
+            if after != before {
+                slot.write(after.as_ref());
+            }
+            return before;
+        }
+        let Some(device) = change(None) else {
+            return None; // nobody was there, and nobody comes
+        };
+        let slots = match taken.count < slots.room() {
+            true => slots,
+            false => {
+                self.grow(hash, &slots, &mut taken);
+                self.slots.load()
+            }
+        };
+        slots.add(hash_of_label, label, taken.version, &device);
+        taken.count += 1;
+        None
+    }
+
+    /// Puts larger slots in the place of these, half as many again for those who are there.
+    fn grow(&self, hash: &RandomState, slots: &Slots<L>, taken: &mut Taken) {
+        let held = slots.taken().filter(|slot| slot.read().is_some()).count();
+        let larger = Slots::with_room_for(held + held / 2 + 1);
+        taken.count = held;
+        for slot in slots.taken() {
+            match slot.read() {
+                Some(device) => {
+                    let label = slot.label();
+                    larger.add(hash.hash_one(label), &label, slot.version(), &device);
+                }
+                None => taken.version = taken.version.max(slot.version()),
+            }
+        }
+        self.slots.store(Arc::new(larger));
+    }
+
+    fn iter(&self) -> impl Iterator<Item = Device> + use<L> {
+        let slots = self.slots.load_full();
+        (0..slots.places()).filter_map(move |at| slots.taken_at(at)?.read())
+    }
+}
+
+#[cfg(all(test, not(feature = "loom")))]
+mod tests {
+    use std::collections::{BTreeMap, HashSet};
+
+    use proptest::prelude::*;
+
+    use super::super::slot::tests::numbered;
+    use super::*;
+
+    /// Labels of all lengths.
+    fn label(number: u32) -> Vec<u8> {
+        let mut label = number.to_string().into_bytes();
+        label.resize(label.len() + (number as usize * 7) % 54, b'x');
+        label
+    }
+
+    #[test]
+    fn a_million_names_take_little_room_and_all_are_found() {
+        let devices = Devices::new();
+        for number in 0..1_000_000 {
+            let name = format!("d{number}").into_bytes();
+            assert_eq!(devices.change(&name, |_| Some(numbered(number))), None);
+        }
+        for number in 0..1_000_000 {
+            let name = format!("d{number}").into_bytes();
+            assert_eq!(devices.get(&name), Some(numbered(number)));
+        }
+        assert_eq!(devices.get(b"d1000000"), None);
+        assert_eq!(devices.len(), 1_000_000);
+        let octets = devices.short.slots.load().places() * (size_of::<u8>() + 64);
+        assert!(octets <= 120_000_000, "{octets}");
+    }
+
+    #[test]
+    fn a_version_rises_whatever_becomes_of_the_name() {
+        let devices = Devices::new();
+        let version = |label: &[u8]| {
+            let key = Label::new(label).unwrap();
+            let slots = devices.short.slots.load();
+            let slot = slots.find(devices.hash.hash_one(key), &key);
+            slot.map(super::super::slot::Slot::version)
+        };
+        let put = |label: &[u8], number| devices.change(label, |_| Some(numbered(number)));
+        for number in 0..9 {
+            put(b"first", number);
+        }
+        devices.change(b"first", |_| None);
+        assert_eq!(version(b"first"), Some(10));
+        for number in 0..100 {
+            put(number.to_string().as_bytes(), number);
+        }
+        assert_eq!(version(b"first"), None, "it was left behind");
+        put(b"first", 1);
+        assert_eq!(version(b"first"), Some(11));
+    }
+
+    #[test]
+    fn whoever_reads_beside_a_writer_finds_a_device_as_it_once_was() {
+        const WRITES: u32 = 200_000;
+        let devices = Devices::new();
+        devices.change(b"d", |_| Some(numbered(0)));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let mut last = 0;
+                    while last < WRITES {
+                        let device = devices.get(b"d").unwrap();
+                        let number = device.registration.0 as u32;
+                        assert_eq!(device, numbered(number));
+                        assert!(number >= last, "{number} after {last}");
+                        last = number;
+                    }
+                });
+            }
+            for number in 1..=WRITES {
+                devices.change(b"d", |_| Some(numbered(number)));
+                // Others come, so that the slots grow now and then.
+                devices.change(&label(number % 10_000), |_| Some(numbered(number)));
+            }
+        });
+    }
+
+    proptest! {
+        #[test]
+        fn it_has_what_a_map_would_have(
+            changes in prop::collection::vec((0..400_u32, any::<Option<u32>>()), 0..2000),
+        ) {
+            let devices = Devices::new();
+            let mut model = BTreeMap::new();
+            for (name, number) in changes {
+                let before = devices.change(&label(name), |_| number.map(numbered));
+                let expected = match number {
+                    Some(number) => model.insert(name, number),
+                    None => model.remove(&name),
+                };
+                prop_assert_eq!(before, expected.map(numbered));
+            }
+            for name in 0..400 {
+                let expected = model.get(&name).copied().map(numbered);
+                prop_assert_eq!(devices.get(&label(name)), expected);
+            }
+            prop_assert_eq!(devices.len(), model.len());
+            prop_assert_eq!(devices.with_addresses(), model.len());
+            let all: HashSet<_> = devices.iter().map(|device| device.registration).collect();
+            let expected = model.values().map(|number| numbered(*number).registration).collect();
+            prop_assert_eq!(all, expected);
+        }
+    }
+}

@@ -1,0 +1,230 @@
+//! One device's place in the table. Any number of threads read it while one writes, and nobody waits for a lock: who has read
+//! during a write notices and reads again (a sequence lock of atomic words).
+//!
+//! ```text
+//!  state   version 31 │ writing 1 │ … 29 │ has IPv6 1 │ has IPv4 1 │ held 1
+//!  registration 64
+//!  IPv6 128
+//!  … 32 │ IPv4 32
+//!  label 64 · L, zeros behind its end
+//! ```
+//!
+//! With labels of up to 24 octets that is one line of the processor's cache.
+
+use std::net::{Ipv4Addr, Ipv6Addr};
+
+use directory::RegistrationId;
+
+use self::atomic::{AtomicU64, Ordering, fence, yield_now};
+use crate::addresses::Addresses;
+
+#[cfg(not(feature = "loom"))]
+mod atomic {
+    pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
+    pub(super) use std::thread::yield_now;
+}
+
+/// The same, in every order that the memory model allows.
+#[cfg(feature = "loom")]
+mod atomic {
+    pub(super) use loom::sync::atomic::{AtomicU64, Ordering, fence};
+    pub(super) use loom::thread::yield_now;
+}
+
+const HELD: u64 = 1;
+const HAS_V4: u64 = 1 << 1;
+const HAS_V6: u64 = 1 << 2;
+const WRITING: u64 = 1 << 32;
+/// How far the version stands from the end of the state.
+const VERSION: u32 = 33;
+
+/// What the table knows of a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Device {
+    pub(crate) registration: RegistrationId,
+    pub(crate) addresses: Addresses,
+}
+
+/// A label of up to 8 · `L` octets. One that ends in zero octets is nobody's, and would look like the one without them.
+#[derive(Clone, Copy, Debug, Hash, PartialEq, Eq)]
+pub(super) struct Label<const L: usize>([u64; L]);
+
+impl<const L: usize> Label<L> {
+    /// `None` if it is longer, or ends in a zero octet.
+    pub(super) fn new(octets: &[u8]) -> Option<Self> {
+        let mut words = [0; L];
+        if octets.len() > size_of_val(&words) || octets.last() == Some(&0) {
+            return None;
+        }
+        for (word, octets) in words.iter_mut().zip(octets.chunks(8)) {
+            let mut padded = [0; 8];
+            padded[..octets.len()].copy_from_slice(octets);
+            *word = u64::from_le_bytes(padded);
+        }
+        Some(Self(words))
+    }
+}
+
+/// The place itself. It has no label until somebody takes it, and keeps that one for ever.
+#[derive(Debug)]
+#[repr(align(64))]
+pub(super) struct Slot<const L: usize> {
+    state: AtomicU64,
+    registration: AtomicU64,
+    v6: [AtomicU64; 2],
+    v4: AtomicU64,
+    label: [AtomicU64; L],
+}
+
+impl<const L: usize> Slot<L> {
+    pub(super) fn new() -> Self {
+        let zero = || AtomicU64::new(0);
+        Self {
+            state: zero(),
+            registration: zero(),
+            v6: [zero(), zero()],
+            v4: zero(),
+            label: std::array::from_fn(|_| zero()),
+        }
+    }
+
+    /// Takes it, before anybody else can find it. `version` is the one that its first write goes on from.
+    pub(super) fn take(&self, label: &Label<L>, version: u32) {
+        for (word, value) in self.label.iter().zip(label.0) {
+            word.store(value, Ordering::Relaxed);
+        }
+        let state = u64::from(version) << VERSION;
+        self.state.store(state, Ordering::Relaxed);
+    }
+
+    pub(super) fn has(&self, label: &Label<L>) -> bool {
+        let mut words = self.label.iter().zip(label.0);
+        words.all(|(word, value)| word.load(Ordering::Relaxed) == value)
+    }
+
+    /// Its label, for the next table.
+    pub(super) fn label(&self) -> Label<L> {
+        Label(std::array::from_fn(|at| {
+            self.label[at].load(Ordering::Relaxed)
+        }))
+    }
+
+    /// How often it has been written; goes on where [`take`](Self::take) said.
+    pub(super) fn version(&self) -> u32 {
+        (self.state.load(Ordering::Relaxed) >> VERSION) as u32
+    }
+
+    /// Who is there, if anybody: always as one write has left it.
+    pub(super) fn read(&self) -> Option<Device> {
+        loop {
+            let before = self.state.load(Ordering::Acquire);
+            let registration = self.registration.load(Ordering::Relaxed);
+            let [high, low] = [&self.v6[0], &self.v6[1]].map(|word| word.load(Ordering::Relaxed));
+            let v4 = self.v4.load(Ordering::Relaxed);
+            fence(Ordering::Acquire); // what was read is older than the state that is read now
+            let after = self.state.load(Ordering::Relaxed);
+            if before != after || before & WRITING != 0 {
+                yield_now();
+                continue;
+            }
+            let v6 = (u128::from(high) << 64) | u128::from(low);
+            return (before & HELD != 0).then(|| Device {
+                registration: RegistrationId(registration),
+                addresses: Addresses {
+                    v4: (before & HAS_V4 != 0).then(|| Ipv4Addr::from_bits(v4 as u32)),
+                    v6: (before & HAS_V6 != 0).then(|| Ipv6Addr::from_bits(v6)),
+                },
+            });
+        }
+    }
+
+    /// Replaces who is there. To be called by one thread at a time.
+    pub(super) fn write(&self, device: Option<&Device>) {
+        let before = self.state.load(Ordering::Relaxed);
+        self.state.store(before | WRITING, Ordering::Relaxed);
+        fence(Ordering::Release); // whoever reads what is written now finds the state changed
+        let next_version = u64::from(self.version().wrapping_add(1)) << VERSION;
+        let mut state = next_version;
+        if let Some(Device {
+            registration,
+            addresses: Addresses { v4, v6 },
+        }) = device
+        {
+            state |= HELD | v4.map_or(0, |_| HAS_V4) | v6.map_or(0, |_| HAS_V6);
+            let v4 = v4.map_or(0, Ipv4Addr::to_bits);
+            let v6 = v6.map_or(0, Ipv6Addr::to_bits);
+            self.registration.store(registration.0, Ordering::Relaxed);
+            self.v6[0].store((v6 >> 64) as u64, Ordering::Relaxed);
+            self.v6[1].store(v6 as u64, Ordering::Relaxed);
+            self.v4.store(v4.into(), Ordering::Relaxed);
+        }
+        self.state.store(state, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+
+    /// A device that is nothing but its number, in every word.
+    pub(in crate::table) fn numbered(number: u32) -> Device {
+        let v6 = (u128::from(number) << 64) | u128::from(number);
+        Device {
+            registration: RegistrationId(number.into()),
+            addresses: Addresses {
+                v4: Some(Ipv4Addr::from_bits(number)),
+                v6: Some(Ipv6Addr::from_bits(v6)),
+            },
+        }
+    }
+
+    #[cfg(not(feature = "loom"))]
+    #[test]
+    fn what_was_written_is_read_and_each_write_is_a_version() {
+        assert_eq!(size_of::<Slot<3>>(), 64);
+        let slot = Slot::<3>::new();
+        let label = Label::new(b"twenty-four-octets-as-it").unwrap();
+        slot.take(&label, 7);
+        assert_eq!((slot.read(), slot.version()), (None, 7));
+        for addresses in [
+            Addresses::default(),
+            numbered(1).addresses,
+            Addresses {
+                v6: None,
+                ..numbered(2).addresses
+            },
+        ] {
+            let device = Device {
+                addresses,
+                ..numbered(3)
+            };
+            slot.write(Some(&device));
+            assert_eq!(slot.read(), Some(device));
+        }
+        slot.write(None);
+        assert_eq!((slot.read(), slot.version()), (None, 11));
+        assert!(slot.has(&label) && slot.label() == label);
+        assert!(!slot.has(&Label::new(b"twenty-four-octets").unwrap()));
+        for not_a_label in [&b"twenty-five-octets-as-it-"[..], b"zero\0"] {
+            assert_eq!(Label::<3>::new(not_a_label), None);
+        }
+    }
+
+    /// `cargo test --release -p ddns --features loom --lib loom`
+    #[cfg(feature = "loom")]
+    #[test]
+    fn loom_finds_no_torn_read() {
+        use loom::sync::Arc;
+        loom::model(|| {
+            let slot = Arc::new(Slot::<1>::new());
+            slot.take(&Label::new(b"a").unwrap(), 0);
+            slot.write(Some(&numbered(1)));
+            let writer = Arc::clone(&slot);
+            let writing = loom::thread::spawn(move || writer.write(Some(&numbered(2))));
+            let read = slot.read().unwrap();
+            assert!([numbered(1), numbered(2)].contains(&read), "{read:?}");
+            writing.join().unwrap();
+            assert_eq!(slot.read(), Some(numbered(2)));
+        });
+    }
+}
