@@ -4,6 +4,7 @@
 //! As with requests, the latency is that at the highest rate: mostly the wait in the server's queue.
 
 mod askers;
+mod mail;
 mod question;
 
 use std::sync::Arc;

@@ -12,10 +12,11 @@ use hdrhistogram::Histogram;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::Workload;
+use super::mail::{BATCH, Mail};
 use crate::scenario::{Load, ScenarioError, latencies, microseconds};
 
-/// Queries under way on each socket.
-const WINDOW: usize = 4;
+/// Queries under way on each socket: what a server's buffers have room for, and enough of them for whole batches.
+const WINDOW: usize = 16;
 
 /// A query without an answer for this long is lost.
 const LOST: Duration = Duration::from_secs(1);
@@ -128,16 +129,15 @@ struct Asker {
 
 impl Asker {
     fn ask(mut self, stop: &AtomicBool) -> io::Result<Tally> {
+        let mut mail = Mail::new();
         for socket in 0..self.sockets.len() {
-            for slot in 0..WINDOW {
-                self.send(socket, slot)?;
-            }
+            self.send(&mut mail, socket, 0..WINDOW)?;
         }
         while !stop.load(Relaxed) {
             for socket in self.readable()? {
-                self.receive(socket)?;
+                self.receive(&mut mail, socket)?;
             }
-            self.give_up()?;
+            self.give_up(&mut mail)?;
         }
         Ok(self.tally)
     }
@@ -162,49 +162,65 @@ impl Asker {
 
     /// Takes the answers that have come to a socket, and asks again for each. Those that come meanwhile wait for the next
     /// turn, so that no socket has to wait for another.
-    fn receive(&mut self, socket: usize) -> io::Result<()> {
-        let mut answer = [0; 1500];
-        for _ in 0..WINDOW {
-            let length = match self.sockets[socket].udp.recv(&mut answer) {
-                Ok(length) => length,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(()),
-                // Nobody listens: what an earlier query has brought about. It counts as lost in time.
-                Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => return Ok(()),
-                Err(error) => return Err(error),
-            };
-            let Some((slot, asked)) = self.sockets[socket].slot_of(&answer[..length]) else {
+    fn receive(&mut self, mail: &mut Mail, socket: usize) -> io::Result<()> {
+        let received = mail.receive(&self.sockets[socket].udp)?;
+        let now = Instant::now();
+        let mut answered = Vec::with_capacity(BATCH);
+        for at in 0..received {
+            let answer = mail.received(at);
+            let Some((slot, asked)) = self.sockets[socket].slot_of(answer) else {
                 continue; // too late: it has been given up
             };
-            self.answered.fetch_add(1, Relaxed);
+            if answered.contains(&slot) {
+                continue; // said twice
+            }
             if self.load.is_observed() {
                 self.tally
                     .latencies
-                    .saturating_record(microseconds(asked.elapsed()));
+                    .saturating_record(microseconds(now - asked));
                 let rcode = answer[3] & 0x0f;
                 self.tally.wrong += u64::from(rcode != self.rcode);
             }
-            self.send(socket, slot)?;
+            answered.push(slot);
         }
-        Ok(())
+        self.answered.fetch_add(answered.len() as u64, Relaxed);
+        self.send(mail, socket, answered)
     }
 
     /// Counts what has been without an answer for too long, and asks again.
-    fn give_up(&mut self) -> io::Result<()> {
+    fn give_up(&mut self, mail: &mut Mail) -> io::Result<()> {
         let now = Instant::now();
         for socket in 0..self.sockets.len() {
-            for slot in 0..WINDOW {
-                if now - self.sockets[socket].under_way[slot].asked > LOST {
-                    self.tally.lost += u64::from(self.load.is_observed());
-                    self.send(socket, slot)?;
-                }
+            let under_way = self.sockets[socket].under_way.iter().enumerate();
+            let lost: Vec<_> = under_way
+                .filter(|(_, query)| now - query.asked > LOST)
+                .map(|(slot, _)| slot)
+                .collect();
+            if !lost.is_empty() {
+                self.tally.lost += lost.len() as u64 * u64::from(self.load.is_observed());
+                self.send(mail, socket, lost)?;
             }
         }
         Ok(())
     }
 
-    fn send(&mut self, socket: usize, slot: usize) -> io::Result<()> {
-        self.next = (self.next + 1) % self.questions.len();
-        self.sockets[socket].send(slot, &self.questions[self.next])
+    fn send(
+        &mut self,
+        mail: &mut Mail,
+        socket: usize,
+        slots: impl IntoIterator<Item = usize>,
+    ) -> io::Result<()> {
+        let socket = &mut self.sockets[socket];
+        let slots: Vec<_> = slots.into_iter().collect();
+        for &slot in &slots {
+            self.next = (self.next + 1) % self.questions.len();
+            socket.ask(slot, &self.questions[self.next]);
+        }
+        for slots in slots.chunks(BATCH) {
+            let queries: Vec<_> = slots.iter().map(|&slot| socket.query(slot)).collect();
+            mail.send(&socket.udp, &queries)?;
+        }
+        Ok(())
     }
 }
 
@@ -219,6 +235,8 @@ struct Socket {
 struct UnderWay {
     id: u16,
     asked: Instant,
+    octets: [u8; MAX_QUESTION],
+    length: usize,
 }
 
 impl Socket {
@@ -229,10 +247,11 @@ impl Socket {
         };
         let udp = UdpSocket::bind(any)?;
         udp.connect(server)?;
-        udp.set_nonblocking(true)?;
         let nothing = UnderWay {
             id: 0,
             asked: Instant::now(),
+            octets: [0; MAX_QUESTION],
+            length: 0,
         };
         Ok(Self {
             udp,
@@ -240,29 +259,20 @@ impl Socket {
         })
     }
 
-    /// Asks; an earlier query of the same slot is forgotten. Ids of a slot are those that it is the remainder of.
-    fn send(&mut self, slot: usize, question: &[u8]) -> io::Result<()> {
-        let under_way = &mut self.under_way[slot];
-        let next = under_way.id / WINDOW as u16 * WINDOW as u16;
-        under_way.id = next.wrapping_add(WINDOW as u16) + slot as u16;
-        under_way.asked = Instant::now();
-        let mut query = [0; MAX_QUESTION];
-        let query = &mut query[..question.len()];
-        query.copy_from_slice(question);
-        query[..2].copy_from_slice(&under_way.id.to_be_bytes());
-        match self.udp.send(query) {
-            Ok(_) => Ok(()),
-            // No room in the socket, or nobody listens: it is lost, and counted so in time.
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    io::ErrorKind::WouldBlock | io::ErrorKind::ConnectionRefused
-                ) =>
-            {
-                Ok(())
-            }
-            Err(error) => Err(error),
-        }
+    /// What is asked next in a slot; an earlier query there is forgotten. Ids of a slot are those that it is the remainder of.
+    fn ask(&mut self, slot: usize, question: &[u8]) {
+        let query = &mut self.under_way[slot];
+        let next = query.id / WINDOW as u16 * WINDOW as u16;
+        query.id = next.wrapping_add(WINDOW as u16) + slot as u16;
+        query.asked = Instant::now();
+        query.length = question.len();
+        query.octets[..question.len()].copy_from_slice(question);
+        query.octets[..2].copy_from_slice(&query.id.to_be_bytes());
+    }
+
+    fn query(&self, slot: usize) -> &[u8] {
+        let query = &self.under_way[slot];
+        &query.octets[..query.length]
     }
 
     /// Which query this answers, and when that was asked.
@@ -270,7 +280,7 @@ impl Socket {
         let (id, _) = answer.split_first_chunk::<2>()?;
         let id = u16::from_be_bytes(*id);
         let slot = usize::from(id) % WINDOW;
-        let under_way = self.under_way[slot];
+        let under_way = &self.under_way[slot];
         (under_way.id == id && answer.len() >= 12).then_some((slot, under_way.asked))
     }
 }
@@ -284,21 +294,32 @@ mod tests {
     fn an_answer_is_known_by_its_id_and_a_late_one_is_not() {
         let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut socket = Socket::open(server.local_addr().unwrap()).unwrap();
+        let mut mail = Mail::new();
         let mut query = [0; 512];
-        socket.send(2, &question("a").unwrap()).unwrap();
-        let length = server.recv(&mut query).unwrap();
-        assert_eq!(socket.slot_of(&query[..length]).unwrap().0, 2);
-        socket.send(2, &question("a").unwrap()).unwrap();
-        assert_eq!(socket.slot_of(&query[..length]), None);
+        socket.ask(2, &question("a").unwrap());
+        mail.send(&socket.udp, &[socket.query(2)]).unwrap();
+        let (length, client) = server.recv_from(&mut query).unwrap();
+        server.send_to(&query[..length], client).unwrap();
+        let received = loop {
+            match mail.receive(&socket.udp).unwrap() {
+                0 => thread::yield_now(),
+                received => break received,
+            }
+        };
+        assert_eq!(received, 1);
+        assert_eq!(socket.slot_of(mail.received(0)).unwrap().0, 2);
+        socket.ask(2, &question("a").unwrap());
+        assert_eq!(socket.slot_of(mail.received(0)), None);
     }
 
     #[test]
     fn ids_go_round() {
         let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let mut socket = Socket::open(server.local_addr().unwrap()).unwrap();
-        for (slot, last) in [(0, u16::MAX - 3), (3, u16::MAX)] {
+        let window = WINDOW as u16;
+        for (slot, last) in [(0, u16::MAX - window + 1), (3, u16::MAX - window + 4)] {
             socket.under_way[slot].id = last;
-            socket.send(slot, &question("a").unwrap()).unwrap();
+            socket.ask(slot, &question("a").unwrap());
             assert_eq!(usize::from(socket.under_way[slot].id), slot);
         }
     }
