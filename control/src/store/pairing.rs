@@ -66,6 +66,10 @@ impl Store {
     }
 }
 
+/// Forgets the codes of a registration, and those whose time is over.
+const REPLACED_AND_EXPIRED: &str =
+    "DELETE FROM pairing_codes WHERE registration = $1 OR expires_at <= $2";
+
 /// Puts a code for a registration in place of any earlier one. Codes whose time is over go with it, so that they do not
 /// pile up.
 pub(super) async fn replace_code(
@@ -75,7 +79,7 @@ pub(super) async fn replace_code(
     now_ms: i64,
     expires_at_ms: i64,
 ) -> Result<(), StoreError> {
-    sqlx::query("DELETE FROM pairing_codes WHERE registration = $1 OR expires_at <= $2")
+    sqlx::query(REPLACED_AND_EXPIRED)
         .bind(registration)
         .bind(now_ms)
         .execute(&mut *connection)
@@ -130,6 +134,25 @@ mod tests {
     use super::super::RegisterError;
     use super::super::tests::{LATER, NOW, code, key, name, store};
     use super::*;
+
+    #[tokio::test]
+    async fn no_code_and_no_key_is_looked_for_among_all() {
+        let (_directory, store) = store().await;
+        for statement in [
+            REPLACED_AND_EXPIRED,
+            "SELECT public_key FROM device_keys WHERE registration = $1",
+            // What a device that is removed takes with it.
+            "DELETE FROM pairing_codes WHERE registration = $1",
+            "DELETE FROM device_keys WHERE registration = $1",
+        ] {
+            let plan = sqlx::AssertSqlSafe(format!("EXPLAIN QUERY PLAN {statement}"));
+            let steps = sqlx::query(plan).fetch_all(&store.pool).await.unwrap();
+            for step in steps {
+                let step: String = step.get("detail");
+                assert!(!step.starts_with("SCAN"), "{statement}: {step}");
+            }
+        }
+    }
 
     #[tokio::test]
     async fn a_code_pairs_one_key_and_is_answered_again_to_it_alone() {
