@@ -87,6 +87,20 @@ fn a_kernel_that_fails_at_batches_of_packets_loses_none() {
     }
 }
 
+#[test]
+fn a_kernel_that_is_short_of_memory_for_a_while_costs_no_tunnel() {
+    let place = Place::Refusing("recvmmsg:error=ENOMEM:when=40..60");
+    let server = Server::start_with(place, &[]);
+    bulk_is_whole(&server, &[]);
+    assert_eq!(attached(&server), 1);
+}
+
+/// How many tunnels over QUIC there have been, beside the demo's.
+fn attached(server: &Server) -> u64 {
+    let tunnels = "causeway_relay_tunnels_attached_total{transport=\"quic\"}";
+    server.metric(tunnels) - 1
+}
+
 fn expect(from: &mut TcpStream, octets: &[u8]) {
     let mut received = vec![0; octets.len()];
     from.read_exact(&mut received).unwrap();

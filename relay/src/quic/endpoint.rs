@@ -19,7 +19,7 @@ use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use quinn_proto::{
@@ -42,6 +42,13 @@ const TURN: usize = 64;
 
 /// How often the socket is read before others on this worker have their turn.
 const READS: usize = 4;
+
+/// So long reading may fail. A kernel that is short of memory recovers; a socket that is none does not.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// When it is tried again, which is on nobody's behalf.
+const NOBODY: usize = usize::MAX;
+const PAUSE: Duration = Duration::from_millis(10);
 
 /// An endpoint. When all its clones are gone, it ends with the last connection.
 #[derive(Clone)]
@@ -163,6 +170,7 @@ impl Endpoint {
             packets: Vec::new(),
             unsent: None,
             landing: Landing::new(),
+            failing_since: None,
             heard: Vec::new(),
             times: BinaryHeap::new(),
             alarm: None,
@@ -385,6 +393,8 @@ struct Driver {
     packets: Vec<u8>,
     unsent: Option<Transmit>,
     landing: Landing,
+    /// Since when reading fails, if it does.
+    failing_since: Option<Instant>,
     /// Connections that packets have come for.
     heard: Vec<Arc<Inner>>,
     /// When to look at which connection by itself. An entry that is not its [`State::wakes_at`] is out of date.
@@ -554,10 +564,17 @@ impl Driver {
         for read in 1..=READS {
             match self.shared.socket.poll_recv(cx, &mut self.landing) {
                 Poll::Pending => break,
-                Poll::Ready(Ok(())) => {}
-                // What somebody says about a packet that he claims we sent is no reason to end.
+                Poll::Ready(Ok(())) => self.failing_since = None,
+                // What somebody says about a packet that he claims we sent is no reason to end, however often he says it.
                 Poll::Ready(Err(error)) if is_about_one_packet(&error) => {}
-                Poll::Ready(Err(error)) => return Err(error),
+                Poll::Ready(Err(error)) => {
+                    let now = Instant::now();
+                    if now - *self.failing_since.get_or_insert(now) > PATIENCE {
+                        return Err(error);
+                    }
+                    self.times.push(Reverse((now + PAUSE, NOBODY)));
+                    break;
+                }
             }
             let now = Instant::now();
             for (message, meta) in self.landing.messages() {
