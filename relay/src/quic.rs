@@ -16,6 +16,7 @@ mod canary;
 mod connection;
 mod controller;
 mod demux;
+mod driver;
 mod endpoint;
 mod socket;
 pub(crate) mod socket_buffers;

@@ -153,6 +153,10 @@ impl Store {
     }
 }
 
+/// The public keys that stand for it.
+pub(super) const KEYS_OF_A_DEVICE: &str =
+    "SELECT public_key FROM device_keys WHERE registration = $1";
+
 /// The device of a registration.
 pub(super) async fn device(
     connection: &mut SqliteConnection,
@@ -166,11 +170,10 @@ pub(super) async fn device(
     let Some(row) = row else {
         return Ok(None);
     };
-    let keys: Vec<Vec<u8>> =
-        sqlx::query_scalar("SELECT public_key FROM device_keys WHERE registration = $1")
-            .bind(registration)
-            .fetch_all(connection)
-            .await?;
+    let keys: Vec<Vec<u8>> = sqlx::query_scalar(KEYS_OF_A_DEVICE)
+        .bind(registration)
+        .fetch_all(connection)
+        .await?;
     let keys: Result<Vec<_>, _> = keys
         .into_iter()
         .map(|key| octets(key, "public key").map(PublicKey::from_bytes))

@@ -132,6 +132,7 @@ mod tests {
     use directory::Identity;
 
     use super::super::RegisterError;
+    use super::super::devices::KEYS_OF_A_DEVICE;
     use super::super::tests::{LATER, NOW, code, key, name, store};
     use super::*;
 
@@ -140,7 +141,7 @@ mod tests {
         let (_directory, store) = store().await;
         for statement in [
             REPLACED_AND_EXPIRED,
-            "SELECT public_key FROM device_keys WHERE registration = $1",
+            KEYS_OF_A_DEVICE,
             // What a device that is removed takes with it.
             "DELETE FROM pairing_codes WHERE registration = $1",
             "DELETE FROM device_keys WHERE registration = $1",

@@ -18,14 +18,14 @@ use directory::RegistrationId;
 use self::atomic::{AtomicU64, Ordering, fence, yield_now};
 use crate::addresses::Addresses;
 
-#[cfg(not(feature = "loom"))]
+#[cfg(not(all(test, feature = "loom")))]
 mod atomic {
     pub(super) use std::sync::atomic::{AtomicU64, Ordering, fence};
     pub(super) use std::thread::yield_now;
 }
 
 /// The same, in every order that the memory model allows.
-#[cfg(feature = "loom")]
+#[cfg(all(test, feature = "loom"))]
 mod atomic {
     pub(super) use loom::sync::atomic::{AtomicU64, Ordering, fence};
     pub(super) use loom::thread::yield_now;

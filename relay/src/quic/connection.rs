@@ -18,7 +18,7 @@ use quinn_proto::{
 };
 use rustc_hash::FxBuildHasher;
 
-use super::endpoint::Agenda;
+use super::driver::Agenda;
 use super::stream::{RecvStream, SendStream};
 
 /// A connection. The last of its clones closes it.

@@ -6,6 +6,7 @@ use aws_lc_rs::hmac;
 use relay::server::Transport;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use wire::frame::{Frame, Ticket};
@@ -107,20 +108,26 @@ async fn bulk_arrives_whole_over_a_raw_connection_that_serves_both_ways() {
 }
 
 #[tokio::test]
-async fn conversation_stays_on_its_stream() {
+async fn conversation_stays_on_its_stream_and_so_do_sixty_four_of_them() {
     for transport in TRANSPORTS {
         let world = World::start(transport);
         let (listener, address) = origin("tcp").await;
         let _agent = world.agent("demo", &address).await;
-        let mut visitor = world.visit(HOST).await;
-        let (mut stream, _) = listener.accept().await.unwrap();
-        let (mut request, mut answer) = ([0; 90], [0; 1200]);
-        for _ in 0..1000 {
-            visitor.write_all(&[1; 90]).await.unwrap();
-            stream.read_exact(&mut request).await.unwrap();
-            stream.write_all(&[2; 1200]).await.unwrap();
-            visitor.read_exact(&mut answer).await.unwrap();
+        let mut conversations = JoinSet::new();
+        for _ in 0..64 {
+            let mut visitor = world.visit(HOST).await;
+            let (mut stream, _) = listener.accept().await.unwrap();
+            conversations.spawn(async move {
+                let (mut request, mut answer) = ([0; 90], [0; 1200]);
+                for _ in 0..400 {
+                    visitor.write_all(&[1; 90]).await.unwrap();
+                    stream.read_exact(&mut request).await.unwrap();
+                    stream.write_all(&[2; 1200]).await.unwrap();
+                    visitor.read_exact(&mut answer).await.unwrap();
+                }
+            });
         }
+        conversations.join_all().await;
         assert_eq!(world.metric(CAME), 0, "{transport:?}");
     }
 }
