@@ -10,9 +10,10 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 
 use ddns::Config;
 use ddns::addresses::Addresses;
+use ddns::own::Own;
 use ddns::protocol::{CLASS_IN, Type, UDP_LIMIT};
 use ddns::server::{Kind, Response, Transport, respond};
-use ddns::table::Table;
+use ddns::table::{Held, Table};
 use ddns::zone::Contents;
 use directory::{DeviceName, RegistrationId, Zone};
 use divan::{Bencher, black_box};
@@ -64,7 +65,14 @@ fn table() -> Table {
             v6: Some(Ipv6Addr::from_bits(0x2001_0db8 << 96 | u128::from(number))),
         };
         let name = DeviceName::parse(&name(number)).unwrap();
-        table.put(&name, RegistrationId(number.into()), addresses);
+        let held = Held {
+            own: Own {
+                addresses,
+                ..Own::default()
+            },
+            version: 1,
+        };
+        table.put(&name, RegistrationId(number.into()), Some(&held));
     }
     table
 }

@@ -16,6 +16,13 @@ impl Addresses {
     pub fn is_empty(&self) -> bool {
         self.v4.is_none() && self.v6.is_none()
     }
+
+    /// Every address there is, IPv4 first.
+    pub fn iter(&self) -> impl Iterator<Item = IpAddr> + use<> {
+        let v4 = self.v4.map(IpAddr::V4);
+        let v6 = self.v6.map(IpAddr::V6);
+        v4.into_iter().chain(v6)
+    }
 }
 
 /// What an update asks for. A family that it does not name stays as it is.
@@ -72,10 +79,7 @@ impl ChangeSet {
 
     /// The addresses that are set here, IPv4 first.
     pub fn addresses(&self) -> impl Iterator<Item = IpAddr> + use<> {
-        let nothing = Addresses::default();
-        let v4 = self.v4.apply(nothing.v4).map(IpAddr::V4);
-        let v6 = self.v6.apply(nothing.v6).map(IpAddr::V6);
-        v4.into_iter().chain(v6)
+        self.apply(Addresses::default()).iter()
     }
 }
 
@@ -85,6 +89,31 @@ impl<A> Family<A> {
             Self::Keep => before,
             Self::Set(address) => Some(address),
             Self::Forget => None,
+        }
+    }
+}
+
+/// Whether strangers can be meant to reach `address`: it is not private, shared by a provider's customers, of one link or one
+/// machine, reserved, or nobody's (RFC 6890; RFC 1918, 6598, 3927, 4193, 4291).
+pub fn is_public(address: IpAddr) -> bool {
+    match address.to_canonical() {
+        IpAddr::V4(v4) => {
+            let [first, second, ..] = v4.octets();
+            let is_shared = first == 100 && second & 0xC0 == 64;
+            let is_reserved = first == 0 || first >= 240;
+            !(v4.is_private()
+                || is_shared
+                || v4.is_loopback()
+                || v4.is_link_local()
+                || v4.is_multicast()
+                || is_reserved)
+        }
+        IpAddr::V6(v6) => {
+            !(v6.is_unspecified()
+                || v6.is_loopback()
+                || v6.is_unique_local()
+                || v6.is_unicast_link_local()
+                || v6.is_multicast())
         }
     }
 }
@@ -125,6 +154,43 @@ mod tests {
     fn an_ipv4_address_in_ipv6_clothes_is_an_ipv4_address() {
         let change = ChangeSet::default().set(ip("::ffff:192.0.2.1")).unwrap();
         assert_eq!(change.addresses().collect::<Vec<_>>(), [ip("192.0.2.1")]);
+    }
+
+    #[test]
+    fn what_is_private_reserved_or_of_one_link_is_not_public() {
+        for private in [
+            "0.1.2.3",
+            "10.1.2.3",
+            "100.64.0.1",
+            "100.127.255.255",
+            "127.0.0.1",
+            "169.254.1.1",
+            "172.16.0.1",
+            "172.31.0.1",
+            "192.168.0.1",
+            "224.0.0.1",
+            "240.0.0.1",
+            "255.255.255.255",
+            "::",
+            "::1",
+            "::ffff:10.0.0.1",
+            "fc00::1",
+            "fd12::1",
+            "fe80::1",
+            "ff02::1",
+        ] {
+            assert!(!is_public(ip(private)), "{private}");
+        }
+        for public in [
+            "100.63.0.1",
+            "100.128.0.1",
+            "172.32.0.1",
+            "203.0.113.7",
+            "2001:db8::1",
+            "::ffff:203.0.113.7",
+        ] {
+            assert!(is_public(ip(public)), "{public}");
+        }
     }
 
     #[test]

@@ -14,7 +14,7 @@ use crate::rrset::{Records, Soa};
 use crate::table::{Found, Table};
 
 /// What to say; [`encode`](crate::encode::encode) says it.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Answer<'t> {
     /// One RRset. Nothing is added to it: who wants the name servers' addresses asks for them.
     Records(Records<'t>),

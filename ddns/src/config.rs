@@ -28,6 +28,12 @@ pub struct Config {
     pub tcp_connections: Bounded<1, 100_000>,
     /// TCP connections from one address (IPv4) or one /56 (IPv6, what a home is given), 1 to 100000. Default 50.
     pub tcp_connections_per_address: Bounded<1, 100_000>,
+    /// Changes of addresses that one device may make in a minute, 0 to 3600, after ten at once; 0 is without a limit. Challenges may
+    /// change ten times as often. Saying again what is so already is no change. Default 6.
+    pub updates_per_minute: Bounded<0, 3600>,
+    /// Whether a device's name may lead to a private or reserved address; only for a zone that nobody outside asks for. Default
+    /// no.
+    pub private_addresses: bool,
     /// The operator's own records in the zone: `[[ddns.record]]`. Default none.
     pub record: Vec<Record>,
 }
@@ -41,6 +47,8 @@ impl Default for Config {
             negative_ttl_seconds: Bounded(60),
             tcp_connections: Bounded(1000),
             tcp_connections_per_address: Bounded(50),
+            updates_per_minute: Bounded(6),
+            private_addresses: false,
             record: Vec::new(),
         }
     }

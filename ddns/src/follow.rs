@@ -9,9 +9,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use directory::{Change, DeviceName, Reader, RegistrationId};
 
-use crate::addresses::Addresses;
 use crate::metrics::Metrics;
-use crate::table::Table;
+use crate::table::{Held, Table};
 use crate::update::Queue;
 
 /// Keeps the table in step with the Directory.
@@ -23,7 +22,7 @@ pub(crate) struct Follower {
     /// Hears when a device has gone and its addresses should leave the disk.
     queue: Queue,
     /// What the log said at the start, until its device has been found in the Directory.
-    recovered: Mutex<HashMap<RegistrationId, Addresses>>,
+    recovered: Mutex<HashMap<RegistrationId, Held>>,
 }
 
 impl Follower {
@@ -32,7 +31,7 @@ impl Follower {
         table: Arc<Table>,
         metrics: Arc<Metrics>,
         queue: Queue,
-        recovered: HashMap<RegistrationId, Addresses>,
+        recovered: HashMap<RegistrationId, Held>,
     ) -> Arc<Self> {
         Arc::new(Self {
             directory,
@@ -80,8 +79,8 @@ impl Follower {
         }
         match now {
             Some(registration) => {
-                let addresses = recovered.remove(&registration).unwrap_or_default();
-                self.table.put(name, registration, addresses);
+                let held = recovered.remove(&registration);
+                self.table.put(name, registration, held.as_ref());
             }
             None => {
                 self.table.remove(name);

@@ -129,6 +129,9 @@ impl Door {
                 log_refusal("not_held");
                 Word::NoHost
             }
+            Err(UpdateError::NotPublic) => Word::BadAddress,
+            // Not "abuse": ddclient would not try again, and inadyn would for ever; the next try is in time.
+            Err(UpdateError::TooOften) => Word::OurFault,
             Err(error) => {
                 tracing::warn!(device = %device.name, %error, "a DDNS update was not done");
                 Word::OurFault

@@ -28,11 +28,13 @@
 
 pub mod addresses;
 pub mod answer;
+pub mod challenges;
 pub mod config;
 pub mod encode;
 mod follow;
 pub mod http;
 mod metrics;
+pub mod own;
 pub mod protocol;
 pub mod query;
 pub mod rrset;

@@ -3,6 +3,8 @@
 //! Every owner is the pointer `C0 0C` to the name in the question; that is right for the name itself and for a wildcard
 //! below a device alike.
 
+use std::sync::Arc;
+
 use crate::addresses::Addresses;
 use crate::protocol::{CLASS_IN, POINTER_TO_QUESTION, Type};
 
@@ -39,11 +41,13 @@ impl Rrset {
     }
 }
 
-/// The records of an answer section: a fixed set, or one address copied out of the table.
-#[derive(Clone, Copy, Debug)]
+/// The records of an answer section: a fixed set, one that can change, or one address copied out of the table.
+#[derive(Clone, Debug)]
 pub enum Records<'t> {
     /// From the zone's own contents.
     Fixed(&'t Rrset),
+    /// A device's challenges, as they are now.
+    Shared(Arc<Rrset>),
     /// A device's own address.
     Address(AddressRecord),
 }
@@ -53,6 +57,7 @@ impl Records<'_> {
     pub fn octets(&self) -> &[u8] {
         match self {
             Self::Fixed(rrset) => &rrset.octets,
+            Self::Shared(rrset) => &rrset.octets,
             Self::Address(AddressRecord::A(octets)) => octets,
             Self::Address(AddressRecord::Aaaa(octets)) => octets,
         }
@@ -62,6 +67,7 @@ impl Records<'_> {
     pub fn count(&self) -> u16 {
         match self {
             Self::Fixed(rrset) => rrset.count,
+            Self::Shared(rrset) => rrset.count,
             Self::Address(_) => 1,
         }
     }

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Instant;
 
 use axum::Router;
 use directory::Reader;
@@ -28,7 +29,7 @@ use crate::server::{tcp, udp};
 use crate::store::{OpenError, ReadError};
 use crate::table::Table;
 use crate::unix_seconds;
-use crate::update::{Updater, Writer};
+use crate::update::{Limits, Pace, Updater, Writer};
 use crate::zone::{Contents, RecordError};
 
 /// More of them gain nothing until the machine has little else to do; the configuration can say otherwise.
@@ -180,6 +181,10 @@ pub async fn start(
         Arc::clone(&table),
         Arc::clone(&metrics),
         queue,
+        Limits {
+            private_addresses: config.private_addresses,
+            pace: Pace::new(config.updates_per_minute.get(), Instant::now()),
+        },
     );
     let router = http::router(Door {
         directory,

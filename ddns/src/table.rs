@@ -5,16 +5,20 @@
 //!                   "www", "cloud", …     ──► the same
 //!                   "mynas"               ──► a device
 //!                   "photos.mynas", …     ──► the same device: its wildcard has no other records
+//!                   "_acme-challenge.mynas", "_acme-challenge.photos.mynas", …
+//!                                         ──► its challenges: always there, and nothing else is
 //! ```
 //!
 //! A device and a record of the operator's never meet: no record is accepted where a device can be.
 //!
 //! ```text
-//!  devices.rs  every device, by its label
-//!  slots.rs    where each has its place
-//!  slot.rs     the place, read while it is written
+//!  devices.rs     every device, by its label
+//!  slots.rs       where each has its place
+//!  slot.rs        the place, read while it is written
+//!  challenged.rs  the challenges of those who have some
 //! ```
 
+mod challenged;
 mod devices;
 mod slot;
 mod slots;
@@ -23,9 +27,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use directory::{DeviceName, RegistrationId};
 
+use self::challenged::Challenged;
 use self::devices::Devices;
 use self::slot::Device;
 use crate::addresses::Addresses;
+use crate::challenges::{Challenges, challenge_host};
+use crate::own::Own;
 use crate::protocol::Type;
 use crate::rrset::{AddressRecord, Records, Soa};
 use crate::zone::{Contents, Node};
@@ -35,11 +42,21 @@ use crate::zone::{Contents, Node};
 pub struct Table {
     contents: Contents,
     devices: Devices,
+    challenged: Challenged,
     serial: AtomicU32,
 }
 
+/// What the table knows of one registration.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Held {
+    /// What updates have set.
+    pub own: Own,
+    /// Rises with every update that changes it, below 2^31; 0 before the first. Only versions of one registration can be compared.
+    pub version: u32,
+}
+
 /// What the table has for a name and a type.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum Found<'t> {
     /// These.
     Records(Records<'t>),
@@ -69,8 +86,12 @@ impl Table {
 
     /// Looks up the name whose octets before the zone's name are `below`.
     pub fn find(&self, below: &[u8], qtype: Type) -> Found<'_> {
-        if let Some(device) = self.devices.get(last_label(below)) {
-            return self.find_at_device(device.addresses, qtype);
+        let (front, label) = split_last_label(below);
+        if let Some(device) = self.devices.get(label) {
+            return match challenge_host(front) {
+                Some(host) => self.find_challenges(&device, host, qtype),
+                None => self.find_at_device(device.addresses, qtype),
+            };
         }
         let Some(node) = self.contents.node_by_name.get(below) else {
             return Found::NoName;
@@ -99,6 +120,15 @@ impl Table {
             Found::Records(Records::Address(address))
         })
     }
+
+    fn find_challenges(&self, device: &Device, host: &[u8], qtype: Type) -> Found<'_> {
+        if qtype != Type::TXT || !device.has_challenges {
+            return Found::NoData;
+        }
+        self.challenged
+            .find(device.registration, host)
+            .map_or(Found::NoData, |set| Found::Records(Records::Shared(set)))
+    }
 }
 
 // Writing, and reading for those who write.
@@ -108,46 +138,97 @@ impl Table {
         Self {
             contents,
             devices: Devices::new(),
+            challenged: Challenged::default(),
             serial: AtomicU32::new(serial),
         }
     }
 
-    /// Puts a device there, in place of whatever held its name.
-    pub fn put(&self, name: &DeviceName, registration: RegistrationId, addresses: Addresses) {
-        self.devices.change(label(name), |_| {
+    /// Puts a device there, in place of whatever held its name. `recorded` is what the log has of this registration.
+    pub fn put(&self, name: &DeviceName, registration: RegistrationId, recorded: Option<&Held>) {
+        let nothing = Held::default();
+        let held = recorded.unwrap_or(&nothing);
+        self.challenged.set(registration, &held.own.challenges);
+        let before = self.devices.change(label(name), held.version, |_| {
             Some(Device {
                 registration,
-                addresses,
+                addresses: held.own.addresses,
+                has_challenges: !held.own.challenges.is_empty(),
+                is_recorded: recorded.is_some(),
             })
         });
+        if let Some(before) = before
+            && before.registration != registration
+        {
+            self.forget_challenges(&before);
+        }
     }
 
     /// Takes the name away. Says whether it was there.
     pub fn remove(&self, name: &DeviceName) -> bool {
-        self.devices.change(label(name), |_| None).is_some()
+        let before = self.devices.change(label(name), 0, |_| None);
+        before.is_some_and(|before| {
+            self.forget_challenges(&before);
+            true
+        })
     }
 
-    /// Replaces the own addresses of a device, if this registration still holds the name. Says whether it does.
-    pub fn set_addresses(
-        &self,
-        name: &DeviceName,
-        registration: RegistrationId,
-        addresses: Addresses,
-    ) -> bool {
-        let before = self.devices.change(label(name), |before| {
+    fn forget_challenges(&self, device: &Device) {
+        if device.has_challenges {
+            self.challenged
+                .set(device.registration, &Challenges::default());
+        }
+    }
+
+    /// Replaces what a device has of its own, as the log has it now, if this registration still holds the name. Says whether it
+    /// does.
+    pub fn set(&self, name: &DeviceName, registration: RegistrationId, held: &Held) -> bool {
+        let has_challenges = !held.own.challenges.is_empty();
+        // Whoever sees that there are some finds them; so they come first, and go last.
+        if has_challenges {
+            self.challenged.set(registration, &held.own.challenges);
+        }
+        let mut is_held = false;
+        let before = self.devices.change(label(name), held.version, |before| {
             let mut device = before?;
-            if device.registration == registration {
-                device.addresses = addresses;
+            is_held = device.registration == registration;
+            if is_held {
+                device.addresses = held.own.addresses;
+                device.has_challenges = has_challenges;
+                device.is_recorded = true;
             }
             Some(device)
         });
-        before.is_some_and(|before| before.registration == registration)
+        let had_challenges = before.is_some_and(|before| before.has_challenges);
+        if !is_held || (had_challenges && !has_challenges) {
+            self.challenged.set(registration, &Challenges::default());
+        }
+        is_held
     }
 
-    /// The own addresses of a device; `None` if this registration does not hold the name.
-    pub fn addresses(&self, name: &DeviceName, registration: RegistrationId) -> Option<Addresses> {
-        let device = self.devices.get(label(name))?;
-        (device.registration == registration).then_some(device.addresses)
+    /// What a device has of its own; `None` if this registration does not hold the name.
+    pub fn held(&self, name: &DeviceName, registration: RegistrationId) -> Option<Held> {
+        let (device, version) = self.devices.get_with_version(label(name))?;
+        (device.registration == registration).then(|| self.held_by(&device, version))
+    }
+
+    fn held_by(&self, device: &Device, version: u32) -> Held {
+        let challenges = match device.has_challenges {
+            true => self.challenged.challenges(device.registration),
+            false => Challenges::default(),
+        };
+        Held {
+            own: Own {
+                addresses: device.addresses,
+                challenges,
+            },
+            version: if device.is_recorded { version } else { 0 },
+        }
+    }
+
+    /// The version that the next [`set`](Self::set) of this name can have.
+    pub fn next_version(&self, name: &DeviceName) -> u32 {
+        let device = self.devices.get_with_version(label(name));
+        device.map_or(0, |(_, version)| version.saturating_add(1))
     }
 
     /// Who holds the name.
@@ -155,12 +236,12 @@ impl Table {
         Some(self.devices.get(label(name))?.registration)
     }
 
-    /// Every device that has own addresses, in no order.
-    pub fn with_addresses(&self) -> impl Iterator<Item = (RegistrationId, Addresses)> {
+    /// Every device of which the log has to have a record, in no order.
+    pub fn recorded(&self) -> impl Iterator<Item = (RegistrationId, Held)> {
         self.devices
             .iter()
-            .filter(|device| !device.addresses.is_empty())
-            .map(|device| (device.registration, device.addresses))
+            .filter(|(device, _)| device.is_recorded)
+            .map(|(device, version)| (device.registration, self.held_by(&device, version)))
     }
 
     /// How many devices there are.
@@ -171,6 +252,11 @@ impl Table {
     /// How many of them have own addresses.
     pub fn devices_with_addresses(&self) -> usize {
         self.devices.with_addresses()
+    }
+
+    /// Of how many of them the log has to have a record.
+    pub fn devices_recorded(&self) -> usize {
+        self.devices.recorded()
     }
 
     /// Tells that the zone has changed: its serial becomes `second`, or the next one if it is there or further already.
@@ -198,18 +284,19 @@ fn label(name: &DeviceName) -> &[u8] {
     name.as_str().as_bytes()
 }
 
-/// The last label of `below`: the one right under the zone. Empty for the zone itself.
-fn last_label(below: &[u8]) -> &[u8] {
+/// The last label of `below`, the one right under the zone, and what stands in front of it. Both are empty for the zone itself.
+fn split_last_label(below: &[u8]) -> (&[u8], &[u8]) {
     let mut rest = below;
     loop {
         let Some((label, behind)) = rest
             .split_first()
             .and_then(|(&length, behind)| behind.split_at_checked(length.into()))
         else {
-            return &[];
+            return (&[], &[]);
         };
         if behind.is_empty() {
-            return label;
+            let front = below.strip_suffix(rest).unwrap_or_default();
+            return (front, label);
         }
         rest = behind;
     }
@@ -222,6 +309,7 @@ pub(crate) mod tests {
     use directory::Zone;
 
     use super::*;
+    use crate::challenges::{ChallengeHost, ChallengeValue};
     use crate::config::Config;
     use crate::zone::octets;
 
@@ -235,8 +323,8 @@ pub(crate) mod tests {
         ];
         let contents = Contents::new(&zone, &Config::default(), &relay, &[]).unwrap();
         let table = Table::new(contents, 1);
-        table.put(&name("home"), RegistrationId(1), v4(7));
-        table.put(&name("away"), RegistrationId(2), Addresses::default());
+        table.put(&name("home"), RegistrationId(1), Some(&v4(7)));
+        table.put(&name("away"), RegistrationId(2), None);
         table
     }
 
@@ -250,11 +338,15 @@ pub(crate) mod tests {
         DeviceName::parse(text).unwrap()
     }
 
-    fn v4(last: u8) -> Addresses {
-        Addresses {
-            v4: Some(Ipv4Addr::new(192, 0, 2, last)),
-            v6: None,
-        }
+    fn v4(last: u8) -> Held {
+        let mut held = Held::default();
+        held.own.addresses.v4 = Some(Ipv4Addr::new(192, 0, 2, last));
+        held
+    }
+
+    fn addresses(table: &Table, device: &str, registration: u64) -> Option<Addresses> {
+        let held = table.held(&name(device), RegistrationId(registration))?;
+        Some(held.own.addresses)
     }
 
     #[test]
@@ -275,40 +367,83 @@ pub(crate) mod tests {
     #[test]
     fn only_the_registration_that_holds_the_name_moves_it() {
         let table = with_devices();
-        assert!(table.set_addresses(&name("home"), RegistrationId(1), v4(8)));
-        assert!(!table.set_addresses(&name("home"), RegistrationId(9), v4(9)));
-        assert!(!table.set_addresses(&name("nobody"), RegistrationId(1), v4(9)));
-        assert_eq!(
-            table.addresses(&name("home"), RegistrationId(1)),
-            Some(v4(8))
-        );
-        assert_eq!(table.addresses(&name("home"), RegistrationId(9)), None);
+        assert!(table.set(&name("home"), RegistrationId(1), &v4(8)));
+        assert!(!table.set(&name("home"), RegistrationId(9), &v4(9)));
+        assert!(!table.set(&name("nobody"), RegistrationId(1), &v4(9)));
+        assert_eq!(addresses(&table, "home", 1), Some(v4(8).own.addresses));
+        assert_eq!(addresses(&table, "home", 9), None);
     }
 
     #[test]
     fn a_name_given_to_another_registration_keeps_nothing() {
         let table = with_devices();
-        table.put(&name("home"), RegistrationId(5), Addresses::default());
-        assert_eq!(
-            table.addresses(&name("home"), RegistrationId(5)),
-            Some(Addresses::default())
-        );
+        table.set(&name("home"), RegistrationId(1), &challenge());
+        table.put(&name("home"), RegistrationId(5), None);
+        let held = table.held(&name("home"), RegistrationId(5)).unwrap();
+        assert_eq!(held.own, Own::default());
         assert_eq!(table.devices_with_addresses(), 0);
+        table.put(&name("home"), RegistrationId(1), None);
+        let held = table.held(&name("home"), RegistrationId(1)).unwrap();
+        assert_eq!(held.own, Own::default());
     }
 
     #[test]
     fn the_counts_follow() {
         let table = with_devices();
         assert_eq!((table.devices(), table.devices_with_addresses()), (2, 1));
-        assert_eq!(
-            table.with_addresses().collect::<Vec<_>>(),
-            [(RegistrationId(1), v4(7))]
-        );
-        table.set_addresses(&name("away"), RegistrationId(2), v4(2));
+        let recorded: Vec<_> = table.recorded().collect();
+        let version = 1;
+        assert_eq!(recorded, [(RegistrationId(1), Held { version, ..v4(7) })]);
+        table.set(&name("away"), RegistrationId(2), &v4(2));
         assert_eq!(table.devices_with_addresses(), 2);
         assert!(table.remove(&name("home")));
         assert!(!table.remove(&name("home")));
         assert_eq!((table.devices(), table.devices_with_addresses()), (1, 1));
+        table.set(&name("away"), RegistrationId(2), &Held::default());
+        assert_eq!(table.devices_with_addresses(), 0);
+        assert_eq!(table.devices_recorded(), 1, "its version is to last");
+    }
+
+    fn challenge() -> Held {
+        let mut held = Held::default();
+        let value = ChallengeValue::new(b"proof").unwrap();
+        let challenges = &mut held.own.challenges;
+        challenges.add(&ChallengeHost::device(), &value).unwrap();
+        held
+    }
+
+    #[test]
+    fn challenges_are_found_at_their_own_name_and_nowhere_else() {
+        let table = with_devices();
+        let txt = |below: &[u8]| match table.find(below, Type::TXT) {
+            Found::Records(records) => records.octets().last_chunk::<6>().copied(),
+            Found::NoData => None,
+            Found::Soa | Found::NoName => panic!("it exists"),
+        };
+        let at_home = b"\x0f_acme-challenge\x04home";
+        assert_eq!(txt(at_home), None);
+        table.set(&name("home"), RegistrationId(1), &challenge());
+        assert_eq!(txt(at_home), Some(*b"\x05proof"));
+        assert_eq!(txt(b"\x0f_acme-challenge\x01x\x04home"), None);
+        assert_eq!(txt(b"\x04home"), None);
+        assert!(matches!(table.find(at_home, Type::A), Found::NoData));
+        table.set(&name("home"), RegistrationId(1), &Held::default());
+        assert_eq!(txt(at_home), None);
+    }
+
+    #[test]
+    fn a_recorded_version_comes_back_and_the_next_is_higher() {
+        let table = with_devices();
+        let recorded = Held {
+            version: 7,
+            ..v4(1)
+        };
+        table.put(&name("back"), RegistrationId(3), Some(&recorded));
+        let held = table.held(&name("back"), RegistrationId(3)).unwrap();
+        assert_eq!(held, recorded);
+        table.set(&name("back"), RegistrationId(3), &v4(2));
+        let held = table.held(&name("back"), RegistrationId(3)).unwrap();
+        assert_eq!(held.version, 8);
     }
 
     #[test]

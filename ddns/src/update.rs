@@ -12,21 +12,25 @@
 
 mod commit;
 pub(crate) mod outcome;
+mod pace;
 mod writer;
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use directory::{DeviceName, Reader, RegistrationId};
 use tokio::sync::oneshot;
 
 pub use commit::{Committer, Update};
 pub use outcome::{Outcome, UpdateError};
+pub(crate) use pace::Pace;
+use pace::Subject;
 use writer::Request;
 pub(crate) use writer::{Queue, Writer};
 
-use crate::addresses::ChangeSet;
+use crate::addresses::is_public;
 use crate::metrics::Metrics;
+use crate::own::{Change, Own};
 use crate::table::Table;
 
 /// Longer than any disk that still works takes, shorter than the patience of the clients.
@@ -39,6 +43,15 @@ pub struct Updater {
     table: Arc<Table>,
     metrics: Arc<Metrics>,
     queue: Queue,
+    limits: Arc<Limits>,
+}
+
+/// What an update may not do although it is the device's own.
+#[derive(Debug)]
+pub(crate) struct Limits {
+    /// Private addresses are taken; for a zone that only its own network asks for.
+    pub(crate) private_addresses: bool,
+    pub(crate) pace: Pace,
 }
 
 impl Updater {
@@ -47,16 +60,18 @@ impl Updater {
         table: Arc<Table>,
         metrics: Arc<Metrics>,
         queue: Queue,
+        limits: Limits,
     ) -> Self {
         Self {
             directory,
             table,
             metrics,
             queue,
+            limits: Arc::new(limits),
         }
     }
 
-    /// Changes the own addresses of the device that holds `name` by `registration`. When this returns `Ok` the change
+    /// Changes what the device that holds `name` by `registration` has of its own. When this returns `Ok` the change
     /// survives a crash, and the next query sees it.
     ///
     /// # Errors
@@ -65,9 +80,9 @@ impl Updater {
         &self,
         registration: RegistrationId,
         name: &DeviceName,
-        change: ChangeSet,
+        change: impl Into<Change>,
     ) -> Result<Outcome, UpdateError> {
-        let result = self.decide(registration, name, change).await;
+        let result = self.decide(registration, name, change.into()).await;
         self.metrics.update(&result);
         result
     }
@@ -76,7 +91,7 @@ impl Updater {
         &self,
         registration: RegistrationId,
         name: &DeviceName,
-        change: ChangeSet,
+        change: Change,
     ) -> Result<Outcome, UpdateError> {
         let holder = self.directory.device_by_name(name);
         if holder.is_none_or(|device| device.registration != registration) {
@@ -84,11 +99,13 @@ impl Updater {
         }
         let current = self
             .table
-            .addresses(name, registration)
+            .held(name, registration)
             .ok_or(UpdateError::NotHeld)?;
-        if change.apply(current) == current && self.queue.is_sound() {
+        let next = change.apply(&current.own)?;
+        if next == current.own && self.queue.is_sound() {
             return Ok(Outcome::Unchanged(current));
         }
+        self.limits.check(registration, &current.own, &next)?;
         self.store(Update {
             registration,
             name: name.clone(),
@@ -104,5 +121,31 @@ impl Updater {
             .await
             .map_err(|_| UpdateError::Stalled)?
             .map_err(|_| UpdateError::Stopped)?
+    }
+}
+
+impl Limits {
+    fn check(
+        &self,
+        registration: RegistrationId,
+        before: &Own,
+        after: &Own,
+    ) -> Result<(), UpdateError> {
+        let is_new = |address: &_| !before.addresses.iter().any(|there| there == *address);
+        let mut new = after.addresses.iter().filter(is_new);
+        if !self.private_addresses && !new.all(is_public) {
+            return Err(UpdateError::NotPublic);
+        }
+        let subjects = [
+            (Subject::Addresses, before.addresses != after.addresses),
+            (Subject::Challenges, before.challenges != after.challenges),
+        ];
+        let now = Instant::now();
+        for (subject, _) in subjects.into_iter().filter(|(_, changes)| *changes) {
+            if !self.pace.take(registration, subject, now) {
+                return Err(UpdateError::TooOften);
+            }
+        }
+        Ok(())
     }
 }

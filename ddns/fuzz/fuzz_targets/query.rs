@@ -10,7 +10,7 @@ use ddns::encode::MAX_REPLY;
 use ddns::protocol::UDP_LIMIT;
 use ddns::query::{Parsed, parse};
 use ddns::server::{Response, Transport, respond};
-use ddns::table::Table;
+use ddns::table::{Held, Table};
 use ddns::zone::Contents;
 use directory::{DeviceName, RegistrationId, Zone};
 use libfuzzer_sys::fuzz_target;
@@ -30,7 +30,9 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     };
     for (registration, name, addresses) in [(1, "home", own), (2, "away", Addresses::default())] {
         let name = DeviceName::parse(name).unwrap();
-        table.put(&name, RegistrationId(registration), addresses);
+        let mut held = Held::default();
+        held.own.addresses = addresses;
+        table.put(&name, RegistrationId(registration), Some(&held));
     }
     table
 });

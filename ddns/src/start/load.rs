@@ -37,7 +37,7 @@ impl Loading {
             Arc::clone(&self.table),
             Arc::clone(&self.metrics),
             self.queue,
-            recovered.unwrap_or_default().addresses_by_registration,
+            recovered.unwrap_or_default().held_by_registration,
         );
         let forgotten = follower.start();
         if forgotten > 0 {

@@ -1,11 +1,13 @@
 //! A record of the log and its octets.
 //!
 //! ```text
-//!  0        2                6         7                  15      16
-//!  ┌────────┬────────────────┬─────────┬──────────────────┬───────┬───────────┬────────────┐
-//!  │ length │ CRC-32         │ version │ registration     │ has   │ IPv4, 4   │ IPv6, 16   │
-//!  └────────┴────────────────┴─────────┴──────────────────┴───────┴───────────┴────────────┘
-//!    length: octets behind the CRC        has: 1 an IPv4 address follows, 2 an IPv6 address, 3 both, 0 neither
+//!  0        2                6      7                  15          19
+//!  ┌────────┬────────────────┬──────┬──────────────────┬───────────┬───────┬───────────┬────────────┬────────────┐
+//!  │ length │ CRC-32         │ form │ registration     │ version   │ has   │ IPv4, 4   │ IPv6, 16   │ challenges │
+//!  └────────┴────────────────┴──────┴──────────────────┴───────────┴───────┴───────────┴────────────┴────────────┘
+//!    length: octets behind the CRC        has: 1 an IPv4 address follows, 2 an IPv6 address, 4 challenges
+//!
+//!  challenges   names 1 │ (length 1 │ labels │ values 1 │ (length 1 │ value)*)*
 //! ```
 //!
 //! Numbers are big-endian. The CRC covers everything but itself.
@@ -24,38 +26,54 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use directory::RegistrationId;
 
 use crate::addresses::Addresses;
+use crate::challenges::{ChallengeHost, ChallengeValue, Challenges};
+use crate::own::Own;
+use crate::table::Held;
 
 /// What a log begins with.
-pub(crate) const MAGIC: [u8; 8] = *b"cwddns1\n";
+pub(crate) const MAGIC: [u8; 8] = *b"cwddns2\n";
 
-const VERSION: u8 = 1;
+const FORM: u8 = 2;
 const HAS_V4: u8 = 1;
 const HAS_V6: u8 = 2;
+const HAS_CHALLENGES: u8 = 4;
 /// Length and CRC.
 const FRAME: usize = 6;
 
-/// The own addresses that a registration has from now on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What a registration has from now on.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Record {
     /// Whose.
     pub registration: RegistrationId,
-    /// All of them; what is not here is taken back.
-    pub addresses: Addresses,
+    /// All of it; what is not here is taken back.
+    pub held: Held,
 }
 
 impl Record {
     /// Adds the record's octets to `out`.
     pub fn write(&self, out: &mut Vec<u8>) {
-        let Addresses { v4, v6 } = self.addresses;
-        let mut body = vec![VERSION];
+        let Addresses { v4, v6 } = self.held.own.addresses;
+        let challenges = &self.held.own.challenges;
+        let has = v4.map_or(0, |_| HAS_V4)
+            | v6.map_or(0, |_| HAS_V6)
+            | if challenges.is_empty() {
+                0
+            } else {
+                HAS_CHALLENGES
+            };
+        let mut body = vec![FORM];
         body.extend(self.registration.0.to_be_bytes());
-        body.push(v4.map_or(0, |_| HAS_V4) | v6.map_or(0, |_| HAS_V6));
+        body.extend(self.held.version.to_be_bytes());
+        body.push(has);
         body.extend(v4.iter().flat_map(Ipv4Addr::octets));
         body.extend(v6.iter().flat_map(Ipv6Addr::octets));
+        if !challenges.is_empty() {
+            write_challenges(challenges, &mut body);
+        }
 
         #[expect(
             clippy::cast_possible_truncation,
-            reason = "a body has 30 octets at most"
+            reason = "16 names of 8 values have 37 KiB at most"
         )]
         let length = (body.len() as u16).to_be_bytes();
         out.extend(length);
@@ -64,11 +82,28 @@ impl Record {
     }
 }
 
+#[expect(
+    clippy::cast_possible_truncation,
+    reason = "the types of challenges bound every count and length by 255"
+)]
+fn write_challenges(challenges: &Challenges, body: &mut Vec<u8>) {
+    body.push(challenges.iter().len() as u8);
+    for (host, values) in challenges.iter() {
+        body.push(host.as_wire().len() as u8);
+        body.extend(host.as_wire());
+        body.push(values.len() as u8);
+        for value in values {
+            body.push(value.as_bytes().len() as u8);
+            body.extend(value.as_bytes());
+        }
+    }
+}
+
 /// What a log says.
 #[derive(Debug, Default)]
 pub struct Recovered {
-    /// The addresses of each registration after its last record; those without any are left out.
-    pub addresses_by_registration: HashMap<RegistrationId, Addresses>,
+    /// What each registration has after its last record.
+    pub held_by_registration: HashMap<RegistrationId, Held>,
     /// How many records were read.
     pub records: u64,
     /// Octets up to the end of the last good record.
@@ -102,16 +137,8 @@ pub fn recover(octets: &[u8]) -> Recovered {
             recovered.ending = Ending::Foreign;
             return recovered;
         };
-        let Record {
-            registration,
-            addresses,
-        } = record;
-        let by_registration = &mut recovered.addresses_by_registration;
-        if addresses.is_empty() {
-            by_registration.remove(&registration);
-        } else {
-            by_registration.insert(registration, addresses);
-        }
+        let Record { registration, held } = record;
+        recovered.held_by_registration.insert(registration, held);
         recovered.records = recovered.records.saturating_add(1);
         recovered.good = octets.len().saturating_sub(behind.len());
         rest = behind;
@@ -128,21 +155,56 @@ fn read_frame(rest: &[u8]) -> Option<(&[u8], &[u8])> {
 }
 
 fn read_body(body: &[u8]) -> Option<Record> {
-    let (&[version], rest) = body.split_first_chunk()?;
+    let (&[form], rest) = body.split_first_chunk()?;
     let (registration, rest) = rest.split_first_chunk()?;
+    let (version, rest) = rest.split_first_chunk()?;
     let (&[has], rest) = rest.split_first_chunk()?;
-    if version != VERSION || has & !(HAS_V4 | HAS_V6) != 0 {
+    if form != FORM || has & !(HAS_V4 | HAS_V6 | HAS_CHALLENGES) != 0 {
         return None;
     }
     let (v4, rest) = read_address(has & HAS_V4 != 0, rest)?;
     let (v6, rest) = read_address(has & HAS_V6 != 0, rest)?;
-    rest.is_empty().then_some(Record {
-        registration: RegistrationId(u64::from_be_bytes(*registration)),
+    let (challenges, rest) = match has & HAS_CHALLENGES != 0 {
+        true => read_challenges(rest)?,
+        false => (Challenges::default(), rest),
+    };
+    let own = Own {
         addresses: Addresses {
             v4: v4.map(Ipv4Addr::from_octets),
             v6: v6.map(Ipv6Addr::from_octets),
         },
+        challenges,
+    };
+    rest.is_empty().then_some(Record {
+        registration: RegistrationId(u64::from_be_bytes(*registration)),
+        held: Held {
+            own,
+            version: u32::from_be_bytes(*version),
+        },
     })
+}
+
+fn read_challenges(rest: &[u8]) -> Option<(Challenges, &[u8])> {
+    let mut challenges = Challenges::default();
+    let (&names, mut rest) = rest.split_first()?;
+    for _ in 0..names {
+        let labels;
+        (labels, rest) = read_string(rest)?;
+        let host = ChallengeHost::from_wire(labels)?;
+        let count;
+        (count, rest) = rest.split_first()?;
+        for _ in 0..*count {
+            let value;
+            (value, rest) = read_string(rest)?;
+            challenges.add(&host, &ChallengeValue::new(value)?).ok()?;
+        }
+    }
+    Some((challenges, rest))
+}
+
+fn read_string(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (&length, rest) = rest.split_first()?;
+    rest.split_at_checked(length.into())
 }
 
 fn read_address<const N: usize>(is_there: bool, rest: &[u8]) -> Option<(Option<[u8; N]>, &[u8])> {
@@ -169,12 +231,25 @@ mod tests {
     use super::*;
 
     fn record(registration: u64, v4: Option<u8>, v6: Option<u8>) -> Record {
+        let mut held = Held {
+            version: registration as u32 + 5,
+            ..Held::default()
+        };
+        held.own.addresses = Addresses {
+            v4: v4.map(|last| Ipv4Addr::new(192, 0, 2, last)),
+            v6: v6.map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into())),
+        };
+        // Those that have an even one have challenges, so that there are records of all forms.
+        for last in [v4, v6].into_iter().flatten().filter(|last| last % 2 == 0) {
+            for host in [&b""[..], b"\x06photos"] {
+                let host = ChallengeHost::from_wire(host).unwrap();
+                let value = ChallengeValue::new(&[b'v', last]).unwrap();
+                held.own.challenges.add(&host, &value).unwrap();
+            }
+        }
         Record {
             registration: RegistrationId(registration),
-            addresses: Addresses {
-                v4: v4.map(|last| Ipv4Addr::new(192, 0, 2, last)),
-                v6: v6.map(|last| Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, last.into())),
-            },
+            held,
         }
     }
 
@@ -190,14 +265,18 @@ mod tests {
     fn a_record_has_these_octets() {
         #[rustfmt::skip]
         assert_eq!(
-            log(&[record(0x0102, Some(7), None)]),
+            log(&[record(0x0102, Some(8), None)]),
             [
-                0, 14,                            // length
-                0x90, 0x07, 0x28, 0x7E,           // CRC-32
-                1,                                // version
+                0, 36,                            // length
+                0xB6, 0xAF, 0x7C, 0x3F,           // CRC-32
+                2,                                // form
                 0, 0, 0, 0, 0, 0, 1, 2,           // registration
-                1,                                // an IPv4 address
-                192, 0, 2, 7,
+                0, 0, 1, 7,                       // version
+                5,                                // an IPv4 address and challenges
+                192, 0, 2, 8,
+                2,                                // names with challenges
+                0, 1, 2, b'v', 8,                 // the device's own, with one value
+                7, 6, b'p', b'h', b'o', b't', b'o', b's', 1, 2, b'v', 8,
             ]
         );
     }
@@ -213,10 +292,10 @@ mod tests {
         let recovered = recover(&octets);
         assert_eq!(recovered.ending, Ending::Whole);
         assert_eq!((recovered.records, recovered.good), (4, octets.len()));
-        let last = record(1, None, Some(3));
+        let last = [record(1, None, Some(3)), record(2, None, None)];
         assert_eq!(
-            recovered.addresses_by_registration,
-            HashMap::from([(last.registration, last.addresses)])
+            recovered.held_by_registration,
+            HashMap::from(last.map(|record| (record.registration, record.held)))
         );
     }
 
@@ -235,7 +314,7 @@ mod tests {
 
     #[test]
     fn a_good_record_of_another_form_is_foreign_and_not_torn() {
-        for (at, value) in [(6, 2), (15, 4), (15, 3), (15, 0)] {
+        for (at, value) in [(6, 1), (19, 8), (19, 5), (19, 3), (19, 0)] {
             let mut octets = log(&[record(1, Some(1), None)]);
             octets[at] = value;
             let crc = crc([octets[0], octets[1]], &octets[6..]).to_be_bytes();
@@ -268,10 +347,9 @@ mod tests {
                 _ => {
                     let mut expected = HashMap::new();
                     for record in &records {
-                        expected.insert(record.registration, record.addresses);
+                        expected.insert(record.registration, record.held.clone());
                     }
-                    expected.retain(|_, addresses| !addresses.is_empty());
-                    prop_assert_eq!(recover(&octets).addresses_by_registration, expected);
+                    prop_assert_eq!(recover(&octets).held_by_registration, expected);
                 }
             }
         }

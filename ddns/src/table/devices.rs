@@ -24,6 +24,7 @@ pub(super) struct Devices {
     long: Shelf<LONG>,
     count: AtomicUsize,
     with_addresses: AtomicUsize,
+    recorded: AtomicUsize,
 }
 
 impl Devices {
@@ -34,6 +35,7 @@ impl Devices {
             long: Shelf::new(),
             count: AtomicUsize::new(0),
             with_addresses: AtomicUsize::new(0),
+            recorded: AtomicUsize::new(0),
         }
     }
 
@@ -44,10 +46,20 @@ impl Devices {
         }
     }
 
-    /// Has `change` say who is to be at a label, where it finds whoever is there. Says who was there.
+    /// The same, and the version that its name had then.
+    pub(super) fn get_with_version(&self, label: &[u8]) -> Option<(Device, u32)> {
+        match Label::new(label) {
+            Some(short) => self.short.get_with_version(&self.hash, &short),
+            None => self.long.get_with_version(&self.hash, &Label::new(label)?),
+        }
+    }
+
+    /// Has `change` say who is to be at a label, where it finds whoever is there. Says who was there. If it changes anything, the
+    /// name's version becomes the next; and never is it below `least`.
     pub(super) fn change(
         &self,
         label: &[u8],
+        least: u32,
         change: impl FnOnce(Option<Device>) -> Option<Device>,
     ) -> Option<Device> {
         let counted = |before: Option<Device>| {
@@ -56,19 +68,28 @@ impl Devices {
             after
         };
         match Label::new(label) {
-            Some(short) => self.short.change(&self.hash, &short, counted),
-            None => self.long.change(&self.hash, &Label::new(label)?, counted),
+            Some(short) => self.short.change(&self.hash, &short, least, counted),
+            None => {
+                let long = Label::new(label)?;
+                self.long.change(&self.hash, &long, least, counted)
+            }
         }
     }
 
     fn count(&self, before: Option<&Device>, after: Option<&Device>) {
         let with_addresses = |device: &&Device| !device.addresses.is_empty();
+        let recorded = |device: &&Device| device.is_recorded;
         let pairs = [
             (&self.count, before, after),
             (
                 &self.with_addresses,
                 before.filter(with_addresses),
                 after.filter(with_addresses),
+            ),
+            (
+                &self.recorded,
+                before.filter(recorded),
+                after.filter(recorded),
             ),
         ];
         for (count, before, after) in pairs {
@@ -80,8 +101,8 @@ impl Devices {
         }
     }
 
-    /// Every device, in no order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Device> {
+    /// Every device with the version of its name, in no order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = (Device, u32)> {
         self.short.iter().chain(self.long.iter())
     }
 
@@ -92,6 +113,11 @@ impl Devices {
     /// How many have own addresses.
     pub(super) fn with_addresses(&self) -> usize {
         self.with_addresses.load(Ordering::Relaxed)
+    }
+
+    /// Of how many the log has a record.
+    pub(super) fn recorded(&self) -> usize {
+        self.recorded.load(Ordering::Relaxed)
     }
 }
 
@@ -124,10 +150,18 @@ impl<const L: usize> Shelf<L> {
         slots.find(hash.hash_one(label), label)?.read()
     }
 
+    fn get_with_version(&self, hash: &RandomState, label: &Label<L>) -> Option<(Device, u32)> {
+        let slots = self.slots.load();
+        let slot = slots.find(hash.hash_one(label), label)?;
+        let (device, version) = slot.read_with_version();
+        Some((device?, version))
+    }
+
     fn change(
         &self,
         hash: &RandomState,
         label: &Label<L>,
+        least: u32,
         change: impl FnOnce(Option<Device>) -> Option<Device>,
     ) -> Option<Device> {
         let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
@@ -136,8 +170,8 @@ impl<const L: usize> Shelf<L> {
         if let Some(slot) = slots.find(hash_of_label, label) {
             let before = slot.read();
             let after = change(before);
-            if after != before {
-                slot.write(after.as_ref());
+            if after != before || (after.is_some() && slot.version() < least) {
+                slot.write(after.as_ref(), least);
             }
             return before;
         }
@@ -151,7 +185,8 @@ impl<const L: usize> Shelf<L> {
                 self.slots.load()
             }
         };
-        slots.add(hash_of_label, label, taken.version, &device);
+        let before = taken.version.max(least.saturating_sub(1));
+        slots.add(hash_of_label, label, before, &device);
         taken.count += 1;
         None
     }
@@ -165,7 +200,8 @@ impl<const L: usize> Shelf<L> {
             match slot.read() {
                 Some(device) => {
                     let label = slot.label();
-                    larger.add(hash.hash_one(label), &label, slot.version(), &device);
+                    let before = slot.version().saturating_sub(1); // it keeps the one it has
+                    larger.add(hash.hash_one(label), &label, before, &device);
                 }
                 None => taken.version = taken.version.max(slot.version()),
             }
@@ -173,9 +209,12 @@ impl<const L: usize> Shelf<L> {
         self.slots.store(Arc::new(larger));
     }
 
-    fn iter(&self) -> impl Iterator<Item = Device> + use<L> {
+    fn iter(&self) -> impl Iterator<Item = (Device, u32)> + use<L> {
         let slots = self.slots.load_full();
-        (0..slots.places()).filter_map(move |at| slots.taken_at(at)?.read())
+        (0..slots.places()).filter_map(move |at| {
+            let (device, version) = slots.taken_at(at)?.read_with_version();
+            Some((device?, version))
+        })
     }
 }
 
@@ -200,7 +239,7 @@ mod tests {
         let devices = Devices::new();
         for number in 0..1_000_000 {
             let name = format!("d{number}").into_bytes();
-            assert_eq!(devices.change(&name, |_| Some(numbered(number))), None);
+            assert_eq!(devices.change(&name, 0, |_| Some(numbered(number))), None);
         }
         for number in 0..1_000_000 {
             let name = format!("d{number}").into_bytes();
@@ -221,11 +260,11 @@ mod tests {
             let slot = slots.find(devices.hash.hash_one(key), &key);
             slot.map(super::super::slot::Slot::version)
         };
-        let put = |label: &[u8], number| devices.change(label, |_| Some(numbered(number)));
+        let put = |label: &[u8], number| devices.change(label, 0, |_| Some(numbered(number)));
         for number in 0..9 {
             put(b"first", number);
         }
-        devices.change(b"first", |_| None);
+        devices.change(b"first", 0, |_| None);
         assert_eq!(version(b"first"), Some(10));
         for number in 0..100 {
             put(number.to_string().as_bytes(), number);
@@ -239,7 +278,7 @@ mod tests {
     fn whoever_reads_beside_a_writer_finds_a_device_as_it_once_was() {
         const WRITES: u32 = 200_000;
         let devices = Devices::new();
-        devices.change(b"d", |_| Some(numbered(0)));
+        devices.change(b"d", 0, |_| Some(numbered(0)));
         std::thread::scope(|scope| {
             for _ in 0..2 {
                 scope.spawn(|| {
@@ -254,9 +293,9 @@ mod tests {
                 });
             }
             for number in 1..=WRITES {
-                devices.change(b"d", |_| Some(numbered(number)));
+                devices.change(b"d", 0, |_| Some(numbered(number)));
                 // Others come, so that the slots grow now and then.
-                devices.change(&label(number % 10_000), |_| Some(numbered(number)));
+                devices.change(&label(number % 10_000), 0, |_| Some(numbered(number)));
             }
         });
     }
@@ -269,7 +308,7 @@ mod tests {
             let devices = Devices::new();
             let mut model = BTreeMap::new();
             for (name, number) in changes {
-                let before = devices.change(&label(name), |_| number.map(numbered));
+                let before = devices.change(&label(name), 0, |_| number.map(numbered));
                 let expected = match number {
                     Some(number) => model.insert(name, number),
                     None => model.remove(&name),
@@ -282,7 +321,7 @@ mod tests {
             }
             prop_assert_eq!(devices.len(), model.len());
             prop_assert_eq!(devices.with_addresses(), model.len());
-            let all: HashSet<_> = devices.iter().map(|device| device.registration).collect();
+            let all: HashSet<_> = devices.iter().map(|(device, _)| device.registration).collect();
             let expected = model.values().map(|number| numbered(*number).registration).collect();
             prop_assert_eq!(all, expected);
         }

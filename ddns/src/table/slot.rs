@@ -2,7 +2,7 @@
 //! during a write notices and reads again (a sequence lock of atomic words).
 //!
 //! ```text
-//!  state   version 31 │ writing 1 │ … 29 │ has IPv6 1 │ has IPv4 1 │ held 1
+//!  state   version 31 │ writing 1 │ … 27 │ recorded 1 │ has challenges 1 │ has IPv6 1 │ has IPv4 1 │ held 1
 //!  registration 64
 //!  IPv6 128
 //!  … 32 │ IPv4 32
@@ -34,6 +34,8 @@ mod atomic {
 const HELD: u64 = 1;
 const HAS_V4: u64 = 1 << 1;
 const HAS_V6: u64 = 1 << 2;
+const HAS_CHALLENGES: u64 = 1 << 3;
+const RECORDED: u64 = 1 << 4;
 const WRITING: u64 = 1 << 32;
 /// How far the version stands from the end of the state.
 const VERSION: u32 = 33;
@@ -43,6 +45,9 @@ const VERSION: u32 = 33;
 pub(crate) struct Device {
     pub(crate) registration: RegistrationId,
     pub(crate) addresses: Addresses,
+    pub(crate) has_challenges: bool,
+    /// The log has a record of it: an update has changed it once.
+    pub(crate) is_recorded: bool,
 }
 
 /// A label of up to 8 · `L` octets. One that ends in zero octets is nobody's, and would look like the one without them.
@@ -116,6 +121,11 @@ impl<const L: usize> Slot<L> {
 
     /// Who is there, if anybody: always as one write has left it.
     pub(super) fn read(&self) -> Option<Device> {
+        self.read_with_version().0
+    }
+
+    /// The same, and the version that it was then.
+    pub(super) fn read_with_version(&self) -> (Option<Device>, u32) {
         loop {
             let before = self.state.load(Ordering::Acquire);
             let registration = self.registration.load(Ordering::Relaxed);
@@ -128,29 +138,36 @@ impl<const L: usize> Slot<L> {
                 continue;
             }
             let v6 = (u128::from(high) << 64) | u128::from(low);
-            return (before & HELD != 0).then(|| Device {
+            let device = (before & HELD != 0).then(|| Device {
                 registration: RegistrationId(registration),
                 addresses: Addresses {
                     v4: (before & HAS_V4 != 0).then(|| Ipv4Addr::from_bits(v4 as u32)),
                     v6: (before & HAS_V6 != 0).then(|| Ipv6Addr::from_bits(v6)),
                 },
+                has_challenges: before & HAS_CHALLENGES != 0,
+                is_recorded: before & RECORDED != 0,
             });
+            return (device, (before >> VERSION) as u32);
         }
     }
 
-    /// Replaces who is there. To be called by one thread at a time.
-    pub(super) fn write(&self, device: Option<&Device>) {
+    /// Replaces who is there. Its version becomes the next, or `least` if that is higher. To be called by one thread at a time.
+    pub(super) fn write(&self, device: Option<&Device>, least: u32) {
         let before = self.state.load(Ordering::Relaxed);
         self.state.store(before | WRITING, Ordering::Relaxed);
         fence(Ordering::Release); // whoever reads what is written now finds the state changed
-        let next_version = u64::from(self.version().wrapping_add(1)) << VERSION;
-        let mut state = next_version;
+        let next_version = self.version().wrapping_add(1).max(least);
+        let mut state = u64::from(next_version) << VERSION;
         if let Some(Device {
             registration,
             addresses: Addresses { v4, v6 },
+            has_challenges,
+            is_recorded,
         }) = device
         {
             state |= HELD | v4.map_or(0, |_| HAS_V4) | v6.map_or(0, |_| HAS_V6);
+            state |= if *has_challenges { HAS_CHALLENGES } else { 0 };
+            state |= if *is_recorded { RECORDED } else { 0 };
             let v4 = v4.map_or(0, Ipv4Addr::to_bits);
             let v6 = v6.map_or(0, Ipv6Addr::to_bits);
             self.registration.store(registration.0, Ordering::Relaxed);
@@ -175,6 +192,8 @@ pub(super) mod tests {
                 v4: Some(Ipv4Addr::from_bits(number)),
                 v6: Some(Ipv6Addr::from_bits(v6)),
             },
+            has_challenges: number.is_multiple_of(2),
+            is_recorded: number.is_multiple_of(3),
         }
     }
 
@@ -198,11 +217,13 @@ pub(super) mod tests {
                 addresses,
                 ..numbered(3)
             };
-            slot.write(Some(&device));
+            slot.write(Some(&device), 0);
             assert_eq!(slot.read(), Some(device));
         }
-        slot.write(None);
-        assert_eq!((slot.read(), slot.version()), (None, 11));
+        slot.write(None, 0);
+        assert_eq!(slot.read_with_version(), (None, 11));
+        slot.write(None, 20);
+        assert_eq!(slot.read_with_version(), (None, 20));
         assert!(slot.has(&label) && slot.label() == label);
         assert!(!slot.has(&Label::new(b"twenty-four-octets").unwrap()));
         for not_a_label in [&b"twenty-five-octets-as-it-"[..], b"zero\0"] {
@@ -218,9 +239,9 @@ pub(super) mod tests {
         loom::model(|| {
             let slot = Arc::new(Slot::<1>::new());
             slot.take(&Label::new(b"a").unwrap(), 0);
-            slot.write(Some(&numbered(1)));
+            slot.write(Some(&numbered(1)), 0);
             let writer = Arc::clone(&slot);
-            let writing = loom::thread::spawn(move || writer.write(Some(&numbered(2))));
+            let writing = loom::thread::spawn(move || writer.write(Some(&numbered(2)), 0));
             let read = slot.read().unwrap();
             assert!([numbered(1), numbered(2)].contains(&read), "{read:?}");
             writing.join().unwrap();

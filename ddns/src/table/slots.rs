@@ -62,14 +62,14 @@ impl<const L: usize> Slots<L> {
         None
     }
 
-    /// Gives a device a slot under a label that has none. There must be room.
+    /// Gives a device a slot under a label that has none; its version is the one behind `version`. There must be room.
     pub(super) fn add(&self, hash: u64, label: &Label<L>, version: u32, device: &Device) {
         for group in self.groups_from(hash) {
             let tags = self.tags[group].load(Ordering::Relaxed);
             if let Some(free) = free(tags) {
                 let slot = &self.slots[group * GROUP + free];
                 slot.take(label, version);
-                slot.write(Some(device));
+                slot.write(Some(device), 0);
                 let tags = tags | (tag(hash) << (8 * free));
                 self.tags[group].store(tags, Ordering::Release);
                 return;

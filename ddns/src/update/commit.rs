@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 
 use directory::{DeviceName, RegistrationId};
 
-use crate::addresses::{Addresses, ChangeSet};
+use crate::own::Change;
 use crate::store::{Disk, Log, Record};
-use crate::table::Table;
+use crate::table::{Held, Table};
 use crate::update::{Outcome, UpdateError};
 
 /// How often an unsound log is tried to be written anew. On a full disk each try costs as much as there are names.
@@ -25,7 +25,7 @@ pub struct Update {
     /// The name it holds.
     pub name: DeviceName,
     /// What is to change.
-    pub change: ChangeSet,
+    pub change: Change,
 }
 
 /// The log and the table, kept in step.
@@ -64,7 +64,9 @@ impl<D: Disk> Committer<D> {
         if let Err(error) = self.store(&next_by_registration, now) {
             tracing::error!(%error, updates = updates.len(), "updates cannot be stored and are refused");
             for outcome in &mut outcomes {
-                *outcome = outcome.and(Err(UpdateError::Storage));
+                if outcome.is_ok() {
+                    *outcome = Err(UpdateError::Storage);
+                }
             }
             return outcomes;
         }
@@ -72,9 +74,7 @@ impl<D: Disk> Committer<D> {
             let Some(next) = next_by_registration.get(&update.registration) else {
                 continue;
             };
-            let is_held = self
-                .table
-                .set_addresses(&update.name, update.registration, *next);
+            let is_held = self.table.set(&update.name, update.registration, next);
             if outcome.is_ok() && !is_held {
                 // Removed meanwhile. Its record leaves the disk with the rewrite that the removal has asked for.
                 *outcome = Err(UpdateError::NotHeld);
@@ -88,7 +88,7 @@ impl<D: Disk> Committer<D> {
 
     /// Whether most of the log has been overtaken.
     pub fn is_mostly_dead(&self) -> bool {
-        let live = self.table.devices_with_addresses() as u64;
+        let live = self.table.devices_recorded() as u64;
         self.log.records() > live.saturating_mul(2).saturating_add(FEW)
     }
 
@@ -99,11 +99,8 @@ impl<D: Disk> Committer<D> {
     pub fn rewrite(&mut self) -> io::Result<()> {
         let records = self
             .table
-            .with_addresses()
-            .map(|(registration, addresses)| Record {
-                registration,
-                addresses,
-            });
+            .recorded()
+            .map(|(registration, held)| Record { registration, held });
         self.log.rewrite(records)
     }
 
@@ -121,26 +118,28 @@ impl<D: Disk> Committer<D> {
     fn decide(
         &self,
         update: &Update,
-        next_by_registration: &mut HashMap<RegistrationId, Addresses>,
+        next_by_registration: &mut HashMap<RegistrationId, Held>,
     ) -> Result<Outcome, UpdateError> {
-        let current = match next_by_registration.get(&update.registration) {
-            Some(next) => *next,
-            None => self
-                .table
-                .addresses(&update.name, update.registration)
-                .ok_or(UpdateError::NotHeld)?,
+        let (current, version) = match next_by_registration.get(&update.registration) {
+            Some(next) => (next.clone(), next.version.saturating_add(1)),
+            None => {
+                let held = self.table.held(&update.name, update.registration);
+                let version = self.table.next_version(&update.name);
+                (held.ok_or(UpdateError::NotHeld)?, version)
+            }
         };
-        let next = update.change.apply(current);
-        if next == current {
+        let own = update.change.apply(&current.own)?;
+        if own == current.own {
             return Ok(Outcome::Unchanged(current));
         }
-        next_by_registration.insert(update.registration, next);
+        let next = Held { own, version };
+        next_by_registration.insert(update.registration, next.clone());
         Ok(Outcome::Changed(next))
     }
 
     fn store(
         &mut self,
-        next_by_registration: &HashMap<RegistrationId, Addresses>,
+        next_by_registration: &HashMap<RegistrationId, Held>,
         now: Instant,
     ) -> io::Result<()> {
         if !self.log.is_sound() {
@@ -151,9 +150,9 @@ impl<D: Disk> Committer<D> {
         }
         let records: Vec<_> = next_by_registration
             .iter()
-            .map(|(&registration, &addresses)| Record {
+            .map(|(&registration, held)| Record {
                 registration,
-                addresses,
+                held: held.clone(),
             })
             .collect();
         self.log.append(&records)

@@ -1,14 +1,15 @@
 //! What became of an update.
 
-use crate::addresses::Addresses;
+use crate::own::NotApplied;
+use crate::table::Held;
 
 /// What an update did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// The device has these own addresses now, on the disk and in every answer.
-    Changed(Addresses),
-    /// It had them before.
-    Unchanged(Addresses),
+    /// The device has this of its own now, on the disk and in every answer.
+    Changed(Held),
+    /// It had it before.
+    Unchanged(Held),
 }
 
 /// Why an update was not done. Nothing of it is in any answer.
@@ -17,6 +18,15 @@ pub enum UpdateError {
     /// The asker's: this registration does not hold the name, or no longer.
     #[error("the name does not belong to this registration")]
     NotHeld,
+    /// The asker's: it does not apply to what there is.
+    #[error(transparent)]
+    NotApplied(#[from] NotApplied),
+    /// The asker's: a private address has no meaning to strangers, and none in a public name.
+    #[error("the address is private or reserved: nobody out there can reach the device by it")]
+    NotPublic,
+    /// The asker's: its addresses or challenges have changed too often in the last minutes. To be tried again.
+    #[error("too many changes in the last minutes")]
+    TooOften,
     /// Ours: the disk has not taken it. Its log line says why.
     #[error("the update could not be stored")]
     Storage,

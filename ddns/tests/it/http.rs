@@ -29,7 +29,10 @@ impl Drop for Door {
 
 impl Door {
     async fn open(listen: &str) -> Self {
-        let mut world = World::start().await;
+        Self::of(World::start().await, listen).await
+    }
+
+    async fn of(mut world: World, listen: &str) -> Self {
         let key = world.directory.add("mynas");
         let listener = TcpListener::bind(listen).await.unwrap();
         let addr = listener.local_addr().unwrap();
@@ -180,6 +183,41 @@ async fn without_an_address_the_visitors_counts() {
     assert_eq!(send(v4, &request).await.body, "good 127.0.0.1\n");
     let v6 = format!("[::1]:{}", door.addr.port()).parse().unwrap();
     assert_eq!(send(v6, &request).await.body, "good ::1\n");
+}
+
+#[tokio::test]
+async fn a_private_address_does_not_get_into_a_public_name() {
+    let world = World::with_config("listen = \"[::]:0\"").await;
+    let door = Door::of(world, "127.0.0.1:0").await;
+    let mine = "hostname=mynas.nas.test";
+    for private in ["&myip=192.168.1.7", "&myip=203.0.113.7,fd00::7", ""] {
+        let reply = door.get(&format!("{mine}{private}")).await;
+        assert_eq!(reply.body, "dnserr\n", "{private}");
+    }
+    assert_eq!(door.has("A").await, "192.0.2.250");
+    let refused = door
+        .world
+        .metric("updates_refused_total{reason=\"not_public\"}");
+    assert_eq!(refused, 3.0);
+}
+
+#[tokio::test]
+async fn who_changes_too_often_waits_and_who_changes_nothing_does_not() {
+    let world = World::with_config("listen = \"[::]:0\"\nupdates_per_minute = 1").await;
+    let door = Door::of(world, "127.0.0.1:0").await;
+    let mine = "hostname=mynas.nas.test";
+    for last in 1..=10 {
+        let reply = door.get(&format!("{mine}&myip=192.0.2.{last}")).await;
+        assert_eq!(reply.body, format!("good 192.0.2.{last}\n"));
+    }
+    let reply = door.get(&format!("{mine}&myip=192.0.2.11")).await;
+    assert_eq!(reply.status, "HTTP/1.1 200 OK");
+    assert_eq!(reply.body, "911\n");
+    for _ in 0..30 {
+        let reply = door.get(&format!("{mine}&myip=192.0.2.10")).await;
+        assert_eq!(reply.body, "nochg 192.0.2.10\n");
+    }
+    assert_eq!(door.has("A").await, "192.0.2.10");
 }
 
 #[tokio::test]

@@ -6,9 +6,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ddns::Config;
-use ddns::addresses::{Addresses, ChangeSet};
+use ddns::addresses::ChangeSet;
+use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue};
+use ddns::own::{Change, Own};
 use ddns::store::Log;
-use ddns::table::Table;
+use ddns::table::{Held, Table};
 use ddns::update::{Committer, Outcome, Update, UpdateError};
 use ddns::zone::Contents;
 use directory::{DeviceName, RegistrationId, Zone};
@@ -69,18 +71,22 @@ struct Owner {
 /// What a device may be found to have after a crash.
 #[derive(Default)]
 struct Promise {
-    acknowledged: Addresses,
+    acknowledged: Own,
+    /// The version that was acknowledged with it.
+    version: u32,
     /// Asked for since, and refused; a crash in between may have let it through.
-    perhaps: Vec<Addresses>,
+    perhaps: Vec<Own>,
 }
 
 impl Promise {
-    fn allows(&self, found: Addresses) -> bool {
-        self.acknowledged == found || self.perhaps.contains(&found)
+    fn allows(&self, found: &Held) -> bool {
+        let is_known = self.acknowledged == found.own || self.perhaps.contains(&found.own);
+        is_known && found.version >= self.version
     }
 
-    fn acknowledge(&mut self, addresses: Addresses) {
-        self.acknowledged = addresses;
+    fn acknowledge(&mut self, held: &Held) {
+        self.acknowledged = held.own.clone();
+        self.version = held.version;
         self.perhaps.clear();
     }
 }
@@ -116,16 +122,19 @@ impl Owner {
             assert!(disk.has_crashed(), "a log of ours that cannot be read");
             return;
         };
-        let recovered = recovered.unwrap_or_default().addresses_by_registration;
+        let recovered = recovered.unwrap_or_default().held_by_registration;
         for (name, registration) in &self.registration_by_name {
-            let found = recovered.get(registration).copied().unwrap_or_default();
+            let found = recovered.get(registration);
+            let nothing = Held::default();
+            let held = found.unwrap_or(&nothing);
             let promise = self.promise_by_registration.get_mut(registration).unwrap();
             assert!(
-                promise.allows(found),
-                "{name} has {found:?}, but {:?} was acknowledged",
-                promise.acknowledged
+                promise.allows(held),
+                "{name} has {held:?}, but {:?} of version {} was acknowledged",
+                promise.acknowledged,
+                promise.version
             );
-            promise.acknowledge(found);
+            promise.acknowledge(held);
             table.put(&device(name), *registration, found);
         }
         let mut committer = Committer::new(log, Arc::clone(&table));
@@ -159,16 +168,20 @@ impl Owner {
             let promise = promise.unwrap();
             let before = wished
                 .get(&update.registration)
-                .copied()
-                .unwrap_or(promise.acknowledged);
-            let wish = update.change.apply(before);
+                .unwrap_or(&promise.acknowledged);
+            let wish = update.change.apply(before).unwrap();
             match outcome {
-                Ok(Outcome::Changed(now) | Outcome::Unchanged(now)) => {
-                    assert_eq!(now, wish);
-                    promise.acknowledge(now);
+                Ok(Outcome::Changed(now)) => {
+                    assert_eq!(now.own, wish);
+                    assert!(now.version > promise.version);
+                    promise.acknowledge(&now);
+                }
+                Ok(Outcome::Unchanged(now)) => {
+                    assert_eq!(now.own, wish);
+                    promise.acknowledge(&now);
                 }
                 Err(UpdateError::Storage) => {
-                    wished.insert(update.registration, wish);
+                    wished.insert(update.registration, wish.clone());
                     promise.perhaps.push(wish);
                 }
                 Err(error) => panic!("{error}"),
@@ -176,9 +189,9 @@ impl Owner {
         }
         // What is answered is what was acknowledged, and nothing of what was refused.
         for (name, registration) in &self.registration_by_name {
-            let acknowledged = self.promise_by_registration[registration].acknowledged;
-            let answered = table.addresses(&device(name), *registration);
-            assert_eq!(answered, Some(acknowledged));
+            let promise = &self.promise_by_registration[registration];
+            let answered = table.held(&device(name), *registration).unwrap();
+            assert_eq!(answered.own, promise.acknowledged);
         }
     }
 
@@ -186,11 +199,14 @@ impl Owner {
         let name = Self::NAMES[dice.roll(4) as usize];
         let v4 = Ipv4Addr::new(192, 0, 2, dice.roll(200) as u8 + 1).to_string();
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, dice.roll(200) as u16 + 1).to_string();
-        let change = match dice.roll(5) {
-            0 => ChangeSet::forget_all(),
-            1 => change(&[&v6]),
-            2 => change(&[&v4, &v6]),
-            _ => change(&[&v4]),
+        let proof = ChallengeValue::new(v4.as_bytes()).unwrap();
+        let change: Change = match dice.roll(8) {
+            0 => ChangeSet::forget_all().into(),
+            1 => change(&[&v6]).into(),
+            2 => change(&[&v4, &v6]).into(),
+            3 | 4 => ChallengeChange::Add(ChallengeHost::device(), proof).into(),
+            5 => ChallengeChange::Clear(ChallengeHost::device()).into(),
+            _ => change(&[&v4]).into(),
         };
         Update {
             registration: self.registration_by_name[name],
@@ -204,7 +220,7 @@ impl Owner {
         let name = Self::NAMES[dice.roll(4) as usize];
         assert!(table.remove(&device(name)));
         let registration = self.register(name);
-        table.put(&device(name), registration, Addresses::default());
+        table.put(&device(name), registration, None);
     }
 
     /// After a rewrite, nothing of those who have gone is on the disk.
@@ -226,7 +242,7 @@ impl Owner {
 fn a_disk_that_works_again_takes_updates_again() {
     let disk = FakeDisk::new(1);
     let table = Arc::new(table());
-    table.put(&device("a"), RegistrationId(1), Addresses::default());
+    table.put(&device("a"), RegistrationId(1), None);
     let (log, _) = Log::open(disk.clone()).unwrap();
     let mut committer = Committer::new(log, Arc::clone(&table));
     committer.rewrite().unwrap();
@@ -236,9 +252,10 @@ fn a_disk_that_works_again_takes_updates_again() {
         let update = Update {
             registration: RegistrationId(1),
             name: device("a"),
-            change: change(&[address]),
+            change: change(&[address]).into(),
         };
-        committer.commit(&[update], now + Duration::from_secs(seconds))[0]
+        let now = now + Duration::from_secs(seconds);
+        committer.commit(&[update], now).remove(0)
     };
     assert!(set("192.0.2.1", 0).is_ok());
     disk.set_faults(100);
@@ -256,7 +273,7 @@ fn a_disk_that_works_again_takes_updates_again() {
 #[test]
 fn an_update_of_a_name_that_has_just_changed_hands_is_refused() {
     let table = Arc::new(table());
-    table.put(&device("a"), RegistrationId(2), Addresses::default());
+    table.put(&device("a"), RegistrationId(2), None);
     let (log, _) = Log::open(FakeDisk::new(1)).unwrap();
     let mut committer = Committer::new(log, Arc::clone(&table));
     committer.rewrite().unwrap();
@@ -264,14 +281,12 @@ fn an_update_of_a_name_that_has_just_changed_hands_is_refused() {
     let late = Update {
         registration: RegistrationId(1),
         name: device("a"),
-        change: change(&["192.0.2.1"]),
+        change: change(&["192.0.2.1"]).into(),
     };
     let outcome = committer.commit(&[late], Instant::now());
     assert_eq!(outcome, [Err(UpdateError::NotHeld)]);
-    assert_eq!(
-        table.addresses(&device("a"), RegistrationId(2)),
-        Some(Addresses::default())
-    );
+    let held = table.held(&device("a"), RegistrationId(2)).unwrap();
+    assert_eq!(held.own, Own::default());
 }
 
 fn table() -> Table {

@@ -20,10 +20,17 @@ pub(crate) struct World {
     pub(crate) state: TempDir,
 }
 
+/// Whoever tests updates makes many, and comes over loopback.
+const CONFIG: &str = r#"
+    listen = "[::]:0"
+    updates_per_minute = 0
+    private_addresses = true
+"#;
+
 impl World {
     /// On all addresses, IPv4 and IPv6.
     pub(crate) async fn start() -> Self {
-        Self::with_config("listen = \"[::]:0\"").await
+        Self::with_config(CONFIG).await
     }
 
     pub(crate) async fn with_config(config: &str) -> Self {
@@ -35,7 +42,7 @@ impl World {
     /// Ends the server and starts another with the same Directory and state.
     pub(crate) async fn restart(self) -> Self {
         self.server.shutdown().await.unwrap();
-        Self::on(self.state, self.directory, "listen = \"[::]:0\"").await
+        Self::on(self.state, self.directory, CONFIG).await
     }
 
     async fn on(state: TempDir, directory: Directory, config: &str) -> Self {
