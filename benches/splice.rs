@@ -125,6 +125,7 @@ impl World {
             name: DeviceName::parse(DEVICE).unwrap(),
             identity: Some(Identity::first(state.identity().unwrap().public_key())),
             ddns_key: None,
+            challenge_key: None,
         });
         let stop = CancellationToken::new();
         let attached = attach(state, relay.front(), threads.workers(), stop.clone()).await;

@@ -10,7 +10,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use directory::{DeviceName, NameError, PairingCode, PublicKey, Reader, Token, Writer};
+use directory::{DeviceName, Duty, NameError, PairingCode, PublicKey, Reader, Token, Writer};
 use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
@@ -42,12 +42,12 @@ pub struct Added {
     pub code: PairingCode,
 }
 
-/// A device's fresh DDNS key.
+/// A device's fresh key for one duty.
 #[derive(Debug)]
-pub struct DdnsKey {
+pub struct DutyKey {
     /// The device's full name.
     pub host: String,
-    /// What a DDNS client gives as its user.
+    /// What a client gives as its user.
     pub user: String,
     /// Shown once.
     pub key: Token,
@@ -129,11 +129,11 @@ impl Devices {
         .await
     }
 
-    /// Makes a fresh DDNS key for `name`; an earlier one stops working.
+    /// Makes a fresh key of `name` for `duty`; an earlier one of that duty stops working.
     ///
     /// # Errors
     /// If nobody has the name.
-    pub async fn new_ddns_key(&self, name: &str) -> Result<DdnsKey, DeviceError> {
+    pub async fn new_key(&self, name: &str, duty: Duty) -> Result<DutyKey, DeviceError> {
         let name = DeviceName::parse(name)?;
         let host = self.directory.zone().name_of(&name);
         let key = Token::generate()?;
@@ -142,9 +142,9 @@ impl Devices {
         self.to_its_end(async move {
             let mut writer = devices.writer.lock().await;
             let user = name.to_string();
-            let device = devices.store.set_ddns_key(&name, &hash).await?;
+            let device = devices.store.set_key(&name, duty, &hash).await?;
             writer.put(device.ok_or(DeviceError::Unknown(name))?);
-            Ok(DdnsKey { host, user, key })
+            Ok(DutyKey { host, user, key })
         })
         .await
     }

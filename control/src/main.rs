@@ -12,7 +12,7 @@ use clap::{Args, Parser, Subcommand};
 use control::authority::Authority;
 use control::config::{Config, Overrides};
 use control::devices::Devices;
-use control::operator::{self, Answer, AskError, DeviceVerb, ListedDevice, Verb};
+use control::operator::{self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, Verb};
 use control::state::StateDirectory;
 use control::store::{DATABASE, Store};
 use control::up::{self, Addresses, Running};
@@ -95,10 +95,13 @@ enum DeviceCommand {
         #[command(flatten)]
         state: StateOption,
     },
-    /// Prints a fresh DDNS key for a device; an earlier one stops working.
+    /// Prints a fresh key for a device; an earlier one for the same duty stops working.
     Key {
         /// The device's name.
         name: String,
+        /// What it may change, and nothing else.
+        #[arg(long = "for", value_name = "DUTY", value_enum, default_value_t = KeyDuty::Addresses)]
+        duty: KeyDuty,
         #[command(flatten)]
         state: StateOption,
     },
@@ -269,7 +272,9 @@ impl DeviceCommand {
     fn parts(self) -> (Verb, StateOption, bool) {
         match self {
             Self::Add { name, state } => (Verb::Device(DeviceVerb::Add(name)), state, false),
-            Self::Key { name, state } => (Verb::Device(DeviceVerb::Key(name)), state, false),
+            Self::Key { name, duty, state } => {
+                (Verb::Device(DeviceVerb::Key { name, duty }), state, false)
+            }
             Self::List { json, state } => (Verb::ListDevices, state, json),
             Self::Remove { name, state } => (Verb::Device(DeviceVerb::Remove(name)), state, false),
         }
@@ -291,10 +296,16 @@ fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
                 "Within ten minutes, on the device: causeway-agent pair --control {control} --code CODE"
             );
         }
-        Answer::Key { host, user, key } => {
+        Answer::Key {
+            duty,
+            host,
+            user,
+            key,
+        } => {
             println!("host: {host}");
             println!("user: {user}");
             println!("key: {}", key.reveal());
+            eprintln!("{}", advice(duty, &host));
         }
         Answer::Devices(devices) if json => println!("{}", serde_json::to_string_pretty(&devices)?),
         Answer::Devices(devices) => print!("{}", table(&devices)),
@@ -306,6 +317,20 @@ fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
         Answer::Refused(sentence) => bail!(sentence),
     }
     Ok(())
+}
+
+/// What to do with a key that was just made.
+fn advice(duty: KeyDuty, host: &str) -> String {
+    match duty {
+        KeyDuty::Addresses => format!(
+            "It changes the addresses of {host} and nothing else. Give it to a DDNS client that speaks dyndns2, as the \
+             password of that user."
+        ),
+        KeyDuty::Challenges => format!(
+            "It sets the ACME challenges of {host} and nothing else. Give it to a certificate client as the password \
+             of that user: lego's httpreq (HTTPREQ_USERNAME, HTTPREQ_PASSWORD), or acme-dns where it asks /register."
+        ),
+    }
 }
 
 fn table(devices: &[ListedDevice]) -> String {

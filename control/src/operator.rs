@@ -9,6 +9,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use clap::ValueEnum;
+use directory::Duty;
 use prometheus::IntCounter;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
@@ -69,10 +71,34 @@ pub enum Verb {
 pub enum DeviceVerb {
     /// Register the name and make a code for its agent.
     Add(String),
-    /// Make a fresh DDNS key.
-    Key(String),
+    /// Make a fresh key.
+    Key {
+        /// Whose.
+        name: String,
+        /// What for.
+        duty: KeyDuty,
+    },
     /// Remove it.
     Remove(String),
+}
+
+/// What a key is for, as the command line and the socket say it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ValueEnum)]
+#[serde(rename_all = "snake_case")]
+pub enum KeyDuty {
+    /// The device's addresses, for DDNS clients.
+    Addresses,
+    /// Its ACME challenges, for certificate clients.
+    Challenges,
+}
+
+impl From<KeyDuty> for Duty {
+    fn from(duty: KeyDuty) -> Self {
+        match duty {
+            KeyDuty::Addresses => Self::Addresses,
+            KeyDuty::Challenges => Self::Challenges,
+        }
+    }
 }
 
 /// What is answered. Secrets in it are shown once, to whoever may open the socket.
@@ -90,7 +116,9 @@ pub enum Answer {
     },
     /// The key is made.
     Key {
-        /// What a DDNS client gives as its user.
+        /// What it is for.
+        duty: KeyDuty,
+        /// What a client gives as its user.
         user: String,
         /// And as its password.
         key: Secret,
@@ -322,9 +350,10 @@ async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) ->
                 control,
             }
         }),
-        DeviceVerb::Key(name) => devices.new_ddns_key(&name).await.map(|made| {
-            tracing::info!(device = made.user, "a device has a new DDNS key");
+        DeviceVerb::Key { name, duty } => devices.new_key(&name, duty.into()).await.map(|made| {
+            tracing::info!(device = made.user, ?duty, "a device has a new key");
             Answer::Key {
+                duty,
                 host: made.host,
                 user: made.user,
                 key: Secret(made.key.reveal().to_owned()),

@@ -17,8 +17,10 @@ pub struct Device {
     pub name: DeviceName,
     /// Who the device is; `None` until an agent has paired (the name can already be updated by DDNS).
     pub identity: Option<Identity>,
-    /// The key with which the device's addresses may be updated.
+    /// The key with which the device's addresses may be updated, and nothing else.
     pub ddns_key: Option<TokenHash>,
+    /// The key with which the device's ACME challenges may be set, and nothing else.
+    pub challenge_key: Option<TokenHash>,
 }
 
 impl Device {
@@ -33,6 +35,24 @@ impl Device {
     pub fn has_key(&self, key: &PublicKey) -> bool {
         self.keys().contains(key)
     }
+
+    /// The key that may do `duty` for this device; `None` if none was made.
+    pub fn key_for(&self, duty: Duty) -> Option<TokenHash> {
+        match duty {
+            Duty::Addresses => self.ddns_key,
+            Duty::Challenges => self.challenge_key,
+        }
+    }
+}
+
+/// What a key that a device's owner carries elsewhere may change. Each key does one: a router that reports addresses
+/// cannot get a certificate, and a certificate client that is broken into cannot lead visitors astray.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Duty {
+    /// The device's A and AAAA records.
+    Addresses,
+    /// The TXT records at `_acme-challenge` below the device (RFC 8555 section 8.4).
+    Challenges,
 }
 
 /// The number control gives to a name when it is registered. Never reused.
@@ -160,5 +180,25 @@ mod tests {
         for bad in ["", "AAAA", "+++", &"A".repeat(44)] {
             assert_eq!(PublicKey::parse(bad), Err(KeyError), "{bad}");
         }
+    }
+
+    #[test]
+    fn each_duty_has_a_key_of_its_own() {
+        let device = Device {
+            registration: RegistrationId(1),
+            name: DeviceName::parse("mynas").unwrap(),
+            identity: None,
+            ddns_key: Some(TokenHash::of("a")),
+            challenge_key: None,
+        };
+        assert_eq!(device.key_for(Duty::Addresses), Some(TokenHash::of("a")));
+        assert_eq!(device.key_for(Duty::Challenges), None);
+        let device = Device {
+            ddns_key: None,
+            challenge_key: Some(TokenHash::of("c")),
+            ..device
+        };
+        assert_eq!(device.key_for(Duty::Addresses), None);
+        assert_eq!(device.key_for(Duty::Challenges), Some(TokenHash::of("c")));
     }
 }

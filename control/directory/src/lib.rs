@@ -4,7 +4,7 @@
 //! there is one normaliser ([`Zone::locate`]) and one comparison ([`TokenHash::matches`]) for every part.
 //!
 //! ```text
-//!   name ──► Device { registration, identity: { id, keys }, ddns_key }
+//!   name ──► Device { registration, identity: { id, keys }, ddns_key, challenge_key }
 //!   key  ──► the same Device
 //! ```
 //!
@@ -21,7 +21,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use dashmap::DashMap;
 
-pub use device::{Device, DeviceId, Identity, KeyError, PublicKey, RegistrationId};
+pub use device::{Device, DeviceId, Duty, Identity, KeyError, PublicKey, RegistrationId};
 pub use name::{DeviceName, NameError, OperatorName, Place, Zone, host_of};
 pub use token::{CodeError, PairingCode, Token, TokenHash};
 
@@ -176,6 +176,7 @@ mod tests {
             name: DeviceName::parse(name).unwrap(),
             identity: key.map(|key| Identity::first(PublicKey::from_bytes(key))),
             ddns_key: None,
+            challenge_key: None,
         }
     }
 

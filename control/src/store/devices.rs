@@ -2,7 +2,9 @@
 
 use std::net::IpAddr;
 
-use directory::{Device, DeviceId, DeviceName, Identity, PublicKey, RegistrationId, TokenHash};
+use directory::{
+    Device, DeviceId, DeviceName, Duty, Identity, PublicKey, RegistrationId, TokenHash,
+};
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
 
@@ -81,23 +83,30 @@ impl Store {
         device.ok_or(RegisterError::Store(StoreError::Damaged("registration")))
     }
 
-    /// Replaces the DDNS key of `name`; `None` if nobody has the name.
+    /// Replaces the key of `name` for `duty`; `None` if nobody has the name.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn set_ddns_key(
+    pub async fn set_key(
         &self,
         name: &DeviceName,
+        duty: Duty,
         key: &TokenHash,
     ) -> Result<Option<Device>, StoreError> {
+        let statement = match duty {
+            Duty::Addresses => {
+                "UPDATE devices SET ddns_key_hash = $1 WHERE name = $2 RETURNING registration"
+            }
+            Duty::Challenges => {
+                "UPDATE devices SET challenge_key_hash = $1 WHERE name = $2 RETURNING registration"
+            }
+        };
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let registration: Option<i64> = sqlx::query_scalar(
-            "UPDATE devices SET ddns_key_hash = $1 WHERE name = $2 RETURNING registration",
-        )
-        .bind(key.as_bytes().as_slice())
-        .bind(name.as_str())
-        .fetch_optional(&mut *transaction)
-        .await?;
+        let registration: Option<i64> = sqlx::query_scalar(statement)
+            .bind(key.as_bytes().as_slice())
+            .bind(name.as_str())
+            .fetch_optional(&mut *transaction)
+            .await?;
         let device = match registration {
             Some(registration) => device(&mut transaction, registration).await?,
             None => None,
@@ -162,11 +171,12 @@ pub(super) async fn device(
     connection: &mut SqliteConnection,
     registration: i64,
 ) -> Result<Option<Device>, StoreError> {
-    let row =
-        sqlx::query("SELECT name, device_id, ddns_key_hash FROM devices WHERE registration = $1")
-            .bind(registration)
-            .fetch_optional(&mut *connection)
-            .await?;
+    let row = sqlx::query(
+        "SELECT name, device_id, ddns_key_hash, challenge_key_hash FROM devices WHERE registration = $1",
+    )
+    .bind(registration)
+    .fetch_optional(&mut *connection)
+    .await?;
     let Some(row) = row else {
         return Ok(None);
     };
@@ -195,6 +205,7 @@ pub(super) async fn device(
             .map_err(|_| StoreError::Damaged("device name"))?,
         identity,
         ddns_key: octets_of(&row, "ddns_key_hash")?.map(TokenHash::from_bytes),
+        challenge_key: octets_of(&row, "challenge_key_hash")?.map(TokenHash::from_bytes),
     }))
 }
 
@@ -232,11 +243,10 @@ mod tests {
             .await
             .unwrap();
         store.pair(&code("a"), &key(1), NOW).await.unwrap();
-        store
-            .set_ddns_key(&name("mynas"), &code("k"))
-            .await
-            .unwrap()
-            .unwrap();
+        for duty in [Duty::Addresses, Duty::Challenges] {
+            let made = store.set_key(&name("mynas"), duty, &code("k")).await;
+            assert!(made.unwrap().is_some());
+        }
         store
             .set_addresses(first.registration, &["192.0.2.1".parse().unwrap()])
             .await
@@ -249,7 +259,8 @@ mod tests {
             .await
             .unwrap();
         assert_ne!(second.registration, first.registration);
-        assert_eq!((second.ddns_key, &second.identity), (None, &None));
+        assert_eq!((second.ddns_key, second.challenge_key), (None, None));
+        assert_eq!(second.identity, None);
         assert_eq!(
             store.addresses(second.registration).await.unwrap(),
             Vec::<IpAddr>::new()
@@ -260,5 +271,30 @@ mod tests {
         ));
         // The removed device's key may pair again.
         assert!(store.pair(&code("b"), &key(1), NOW).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn a_fresh_key_replaces_the_one_of_its_own_duty_only() {
+        let (_directory, store) = store().await;
+        store
+            .register(&name("mynas"), &code("a"), NOW, LATER)
+            .await
+            .unwrap();
+        for (duty, key, addresses, challenges) in [
+            (Duty::Addresses, "1", Some("1"), None),
+            (Duty::Challenges, "2", Some("1"), Some("2")),
+            (Duty::Addresses, "3", Some("3"), Some("2")),
+            (Duty::Challenges, "4", Some("3"), Some("4")),
+        ] {
+            let made = store.set_key(&name("mynas"), duty, &code(key)).await;
+            let device = made.unwrap().unwrap();
+            assert_eq!(device.key_for(Duty::Addresses), addresses.map(code));
+            assert_eq!(device.key_for(Duty::Challenges), challenges.map(code));
+            assert_eq!(store.devices().await.unwrap(), [device]);
+        }
+        let nobodys = store
+            .set_key(&name("other"), Duty::Challenges, &code("k"))
+            .await;
+        assert_eq!(nobodys.unwrap(), None);
     }
 }

@@ -76,6 +76,37 @@ fn removing_a_device_cuts_its_tunnel_within_a_second_and_takes_its_name() {
 }
 
 #[test]
+fn a_key_for_challenges_changes_no_addresses_and_leaves_the_address_key_alone() {
+    let server = Server::start();
+    server.verb(&["device", "add", "mynas"], "code");
+    let addresses = server.verb(&["device", "key", "mynas"], "key");
+    let made = server.causeway(&["device", "key", "mynas", "--for", "challenges"]);
+    let said = String::from_utf8(made.stdout).unwrap();
+    let advice = String::from_utf8(made.stderr).unwrap();
+    assert!(
+        said.contains("host: mynas.nas.localhost\nuser: mynas\nkey: "),
+        "{said}"
+    );
+    for word in ["HTTPREQ_USERNAME", "/register", "and nothing else"] {
+        assert!(advice.contains(word), "{advice}");
+    }
+    let challenges = said.lines().find_map(|line| line.strip_prefix("key: "));
+
+    let query = "hostname=mynas.nas.localhost&myip=203.0.113.7";
+    assert_eq!(
+        update(&server, "mynas", challenges.unwrap(), query),
+        "badauth\n"
+    );
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "127.0.0.1\n");
+    assert_eq!(
+        update(&server, "mynas", &addresses, query),
+        "good 203.0.113.7\n"
+    );
+    let other = server.causeway(&["device", "key", "mynas", "--for", "everything"]);
+    assert!(!other.status.success());
+}
+
+#[test]
 fn without_a_server_the_verbs_work_on_the_database() {
     let mut server = Server::start();
     server.process.kill();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use data_encoding::BASE64;
-use directory::{Device, DeviceName, Place, Reader, TokenHash, Zone};
+use directory::{Device, DeviceName, Duty, Place, Reader, TokenHash, Zone};
 
 /// What a request says of its sender. Not printable.
 pub(super) struct Credentials {
@@ -18,12 +18,14 @@ impl Credentials {
         Self { user, key }
     }
 
-    /// The device whose name and key they are. A key is hashed and compared whoever asks, so that the time it takes
-    /// does not tell which names exist.
+    /// The device whose name and address key they are. A key is hashed and compared whoever asks, so that the time it
+    /// takes does not tell which names exist.
     pub(super) fn device(&self, directory: &Reader) -> Option<Arc<Device>> {
         let device = read_user(&self.user, directory.zone())
             .and_then(|name| directory.device_by_name(&name));
-        let hash = device.as_ref().and_then(|device| device.ddns_key);
+        let hash = device
+            .as_ref()
+            .and_then(|device| device.key_for(Duty::Addresses));
         let nobodys = TokenHash::from_bytes([0; 32]);
         let matches = hash.unwrap_or(nobodys).matches(&self.key);
         device.filter(|_| hash.is_some() && matches)
@@ -66,7 +68,10 @@ mod tests {
 
     use super::*;
 
-    /// A Directory with `mynas`, whose key is returned, and `keyless`.
+    const CHALLENGE_KEY: &str = "a key of another duty";
+
+    /// A Directory with `mynas`, whose address key is returned, and `keyless`, which has none. Both have the same
+    /// challenge key.
     fn devices() -> (Reader, Token) {
         let (mut writer, reader) = directory::directory(Zone::parse("nas.test").unwrap());
         let key = Token::generate().unwrap();
@@ -77,6 +82,7 @@ mod tests {
                 name: DeviceName::parse(name).unwrap(),
                 identity: None,
                 ddns_key,
+                challenge_key: Some(TokenHash::of(CHALLENGE_KEY)),
             });
         }
         (reader, key)
@@ -111,6 +117,8 @@ mod tests {
             basic("", key),
             basic("keyless", ""),
             basic("keyless", key),
+            basic("mynas", CHALLENGE_KEY),
+            basic("keyless", CHALLENGE_KEY),
             basic("nobody", key),
             basic("photos.mynas.nas.test", key),
             basic("mynas.other.test", key),

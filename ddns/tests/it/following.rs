@@ -90,6 +90,7 @@ fn toggle(writer: &mut Writer, i: u64) {
             name: name(i),
             identity: None,
             ddns_key: None,
+            challenge_key: None,
         });
     }
 }

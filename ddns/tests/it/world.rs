@@ -130,6 +130,7 @@ impl Directory {
             name: DeviceName::parse(name).unwrap(),
             identity: None,
             ddns_key: Some(key.hash()),
+            challenge_key: None,
         });
         key
     }

@@ -191,6 +191,7 @@ impl World {
             name: DeviceName::parse(name).unwrap(),
             identity: Some(Identity::first(state.identity().unwrap().public_key())),
             ddns_key: None,
+            challenge_key: None,
         });
     }
 
