@@ -34,12 +34,12 @@ pub(crate) struct Metrics {
     updates_refused: IntCounterVec,
     /// How long a group of updates took from the queue to the disk.
     commit_seconds: Histogram,
-    /// Octets of the log of updates.
+    /// Octets of the log of updates, and of its snapshot.
     log_bytes: IntGauge,
-    /// Records in the log, overtaken ones included.
+    /// Records in the log behind its snapshot, overtaken ones included.
     log_records: IntGauge,
-    /// Times that the log was written anew, by result.
-    log_rewrites: IntCounterVec,
+    /// Snapshots of the log, by result.
+    snapshots: IntCounterVec,
     /// Devices that have a name.
     names: IntGauge,
     /// Devices that have own addresses; the others lead to the relay.
@@ -154,11 +154,17 @@ impl Metrics {
                 "commit_seconds",
                 "How long a group of updates took from the queue to the disk.",
             )?,
-            log_bytes: names.gauge("log_bytes", "Octets of the log of updates.")?,
-            log_records: names.gauge("log_records", "Records in the log of updates.")?,
-            log_rewrites: names.counters(
-                "log_rewrites_total",
-                "Times that the log of updates was written anew.",
+            log_bytes: names.gauge(
+                "log_bytes",
+                "Octets of the log of updates, and of its snapshot.",
+            )?,
+            log_records: names.gauge(
+                "log_records",
+                "Records in the log of updates behind its snapshot.",
+            )?,
+            snapshots: names.counters(
+                "snapshots_total",
+                "Snapshots of the log of updates.",
                 &["result"],
             )?,
             names: names.gauge("names", "Devices that have a name.")?,
@@ -222,9 +228,9 @@ impl Metrics {
         self.log(log);
     }
 
-    pub(crate) fn rewrite<D: Disk>(&self, log: &Log<D>, done: bool) {
+    pub(crate) fn snapshot<D: Disk>(&self, log: &Log<D>, done: bool) {
         let result = if done { "done" } else { "failed" };
-        self.log_rewrites.with_label_values(&[result]).inc();
+        self.snapshots.with_label_values(&[result]).inc();
         self.log(log);
     }
 
@@ -234,7 +240,7 @@ impl Metrics {
             .set(gauge(table.devices_with_addresses() as u64));
     }
 
-    fn log<D: Disk>(&self, log: &Log<D>) {
+    pub(crate) fn log<D: Disk>(&self, log: &Log<D>) {
         self.log_bytes.set(gauge(log.octets()));
         self.log_records.set(gauge(log.records()));
     }

@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 use directory::{DeviceName, Reader, RegistrationId};
 use tokio::sync::oneshot;
 
-pub use commit::{Committer, Update};
+pub use commit::{Committer, Update, write_snapshot};
 pub use outcome::{Outcome, UpdateError};
 pub(crate) use pace::Pace;
 use pace::Subject;

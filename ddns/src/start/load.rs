@@ -21,7 +21,7 @@ pub(super) struct Loading {
 }
 
 impl Loading {
-    /// Fills the table, begins to follow the Directory, and writes the log anew without what is no longer anybody's.
+    /// Fills the table and begins to follow the Directory. What is no longer anybody's leaves the disk.
     pub(super) fn load(self) -> Result<(Committer<DirectoryDisk>, Arc<Follower>), StartError> {
         let disk = DirectoryDisk::open(&self.state).map_err(|source| StartError::State {
             path: self.state.clone(),
@@ -31,13 +31,13 @@ impl Loading {
             path: self.state.clone(),
             source,
         })?;
-        let is_new = recovered.is_none();
+        let is_new = recovered.is_new;
         let follower = Follower::new(
             self.directory,
             Arc::clone(&self.table),
             Arc::clone(&self.metrics),
             self.queue,
-            recovered.unwrap_or_default().held_by_registration,
+            recovered.held_by_registration,
         );
         let forgotten = follower.start();
         if forgotten > 0 {
@@ -47,10 +47,13 @@ impl Loading {
             );
         }
         let mut committer = Committer::new(log, Arc::clone(&self.table));
-        let written = committer.rewrite();
-        self.metrics.rewrite(committer.log(), written.is_ok());
+        let ready = match forgotten {
+            0 => committer.resume(),
+            _ => committer.begin_anew(),
+        };
+        self.metrics.log(committer.log());
         self.metrics.names(&self.table);
-        match written {
+        match ready {
             Ok(()) => Ok((committer, follower)),
             Err(source) if is_new => Err(StartError::NewLog {
                 path: self.state,

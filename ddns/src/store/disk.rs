@@ -1,15 +1,23 @@
-//! What the log asks of a disk: real files here, one that crashes in the tests.
+//! What log and snapshot ask of a disk: real files here, one that crashes in the tests.
 
 use std::fmt::Debug;
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// A directory with a few files, as far as the log needs it. A name that is not there may be a file nobody synced.
-pub trait Disk: Debug + Send + 'static {
+/// A directory with a few files, as far as it is needed here. A name that is not there may be a file nobody synced. A clone is the
+/// same directory.
+pub trait Disk: Clone + Debug + Send + 'static {
     /// A file being written.
     type File: LogFile;
+
+    /// The names of all files.
+    ///
+    /// # Errors
+    /// As the file system says.
+    fn names(&self) -> io::Result<Vec<String>>;
 
     /// The whole of the file `name`; `None` if there is none.
     ///
@@ -21,19 +29,31 @@ pub trait Disk: Debug + Send + 'static {
     ///
     /// # Errors
     /// As the file system says.
-    fn create(&mut self, name: &str) -> io::Result<Self::File>;
+    fn create(&self, name: &str) -> io::Result<Self::File>;
+
+    /// The file `name`, to be appended to.
+    ///
+    /// # Errors
+    /// As the file system says, or if there is none.
+    fn resume(&self, name: &str) -> io::Result<Self::File>;
 
     /// Gives the file `from` the name `to`, in place of what had it. Lasts once [`sync`](Self::sync) has returned.
     ///
     /// # Errors
     /// As the file system says; the old name may or may not have moved.
-    fn rename(&mut self, from: &str, to: &str) -> io::Result<()>;
+    fn rename(&self, from: &str, to: &str) -> io::Result<()>;
+
+    /// Takes the file `name` away, if it is there. Lasts once [`sync`](Self::sync) has returned.
+    ///
+    /// # Errors
+    /// As the file system says; it may or may not have gone.
+    fn remove(&self, name: &str) -> io::Result<()>;
 
     /// Makes the names last.
     ///
     /// # Errors
     /// As the file system says; the names may or may not last.
-    fn sync(&mut self) -> io::Result<()>;
+    fn sync(&self) -> io::Result<()>;
 }
 
 /// A file that grows at its end.
@@ -52,8 +72,11 @@ pub trait LogFile: Debug + Send + 'static {
 }
 
 /// A directory of the real disk, held by this process alone.
+#[derive(Clone, Debug)]
+pub struct DirectoryDisk(Arc<Opened>);
+
 #[derive(Debug)]
-pub struct DirectoryDisk {
+struct Opened {
     path: PathBuf,
     directory: File,
     /// Locked until it is closed.
@@ -71,11 +94,11 @@ impl DirectoryDisk {
         let directory = File::open(path)?;
         let lock = private(path.join(Self::LOCK))?;
         match lock.try_lock() {
-            Ok(()) => Ok(Self {
+            Ok(()) => Ok(Self(Arc::new(Opened {
                 path: path.into(),
                 directory,
                 _lock: lock,
-            }),
+            }))),
             Err(TryLockError::WouldBlock) => Err(OpenError::InUse),
             Err(TryLockError::Error(error)) => Err(OpenError::Io(error)),
         }
@@ -96,26 +119,46 @@ pub enum OpenError {
 impl Disk for DirectoryDisk {
     type File = File;
 
+    fn names(&self) -> io::Result<Vec<String>> {
+        let entries = std::fs::read_dir(&self.0.path)?;
+        let names = entries.map(|entry| Ok(entry?.file_name().into_string()));
+        // A name that is no text is none of ours.
+        names
+            .filter_map(|name: io::Result<_>| name.map(Result::ok).transpose())
+            .collect()
+    }
+
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
-        match std::fs::read(self.path.join(name)) {
+        match std::fs::read(self.0.path.join(name)) {
             Ok(octets) => Ok(Some(octets)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
     }
 
-    fn create(&mut self, name: &str) -> io::Result<File> {
-        let file = private(self.path.join(name))?;
+    fn create(&self, name: &str) -> io::Result<File> {
+        let file = private(self.0.path.join(name))?;
         file.set_len(0)?;
         Ok(file)
     }
 
-    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
-        std::fs::rename(self.path.join(from), self.path.join(to))
+    fn resume(&self, name: &str) -> io::Result<File> {
+        OpenOptions::new().append(true).open(self.0.path.join(name))
     }
 
-    fn sync(&mut self) -> io::Result<()> {
-        self.directory.sync_all()
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        std::fs::rename(self.0.path.join(from), self.0.path.join(to))
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        match std::fs::remove_file(self.0.path.join(name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            Ok(()) | Err(_) => Ok(()),
+        }
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        self.0.directory.sync_all()
     }
 }
 

@@ -1,52 +1,138 @@
-//! The log: read once, then appended to, and now and then written anew.
+//! The logs behind the last snapshot, of which the last is appended to.
 
 use std::io;
 
 use crate::store::disk::{Disk, LogFile};
-use crate::store::record::{Ending, MAGIC, Record, Recovered, recover};
+use crate::store::record::Record;
+use crate::store::recover::{Ending, HeldByRegistration, LOG_MAGIC, read_log, read_snapshot};
+use crate::store::snapshot::{self, Snapshot, Written};
 
-const NAME: &str = "ddns.log";
-const NEXT: &str = "ddns.log.new";
+const PREFIX: &str = "ddns.log.";
 
 /// The log on a disk.
 #[derive(Debug)]
 pub struct Log<D: Disk> {
     disk: D,
-    /// `None` before the first rewrite and after a failure: the end of the file is not to be trusted.
+    /// The highest number that a log has, or was to have. None is used twice: a name whose sync has failed may never last.
+    number: u64,
+    /// The last log; `None` at first, and after a failure: its end is not to be trusted.
     file: Option<D::File>,
+    /// One of those that were found ends in what is no record.
+    is_torn: bool,
+    /// Whether the last one that was found can be gone on with as it is.
+    is_whole: bool,
+    /// Behind the last snapshot.
+    behind: Size,
+    /// Behind the one that is being written.
+    behind_next: Size,
+}
+
+#[derive(Clone, Copy, Debug, Default)]
+struct Size {
     octets: u64,
     records: u64,
 }
 
+/// What was found on the disk.
+#[derive(Debug, Default)]
+pub struct Recovered {
+    /// What each registration has.
+    pub held_by_registration: HeldByRegistration,
+    /// There was nothing, not even an empty log.
+    pub is_new: bool,
+}
+
 impl<D: Disk> Log<D> {
-    /// Reads the log that is there, if any. The log takes records only after its first [`rewrite`](Self::rewrite).
+    /// Reads the snapshot and the logs that are there, if any. The log takes records only after [`resume`](Self::resume) or
+    /// [`begin_anew`](Self::begin_anew).
     ///
     /// # Errors
-    /// If there is a file that cannot be read or is not a log of ours; nothing has been changed then.
-    pub fn open(disk: D) -> Result<(Self, Option<Recovered>), ReadError> {
-        let recovered = disk.read(NAME)?.map(|octets| read(&octets)).transpose()?;
-        let log = Self {
+    /// If there is a file that cannot be read or is not of ours. Nothing has been changed, whatever happens.
+    pub fn open(disk: D) -> Result<(Self, Recovered), ReadError> {
+        let mut recovered = Recovered::default();
+        let mut first = 0;
+        let snapshot = disk.read(snapshot::NAME)?;
+        if let Some(octets) = &snapshot {
+            let read = read_snapshot(octets).ok_or(ReadError::Snapshot)?;
+            (first, recovered.held_by_registration) = read;
+        }
+        let mut numbers = numbers(&disk)?;
+        numbers.retain(|number| *number >= first);
+        recovered.is_new = snapshot.is_none() && numbers.is_empty();
+        let mut log = Self {
             disk,
+            number: numbers.last().copied().unwrap_or(first),
             file: None,
-            octets: 0,
-            records: 0,
+            is_torn: false,
+            is_whole: false,
+            behind: Size::default(),
+            behind_next: Size::default(),
         };
+        log.behind.octets = snapshot.map_or(0, |octets| octets.len() as u64);
+        for number in numbers {
+            log.read(number, &mut recovered.held_by_registration)?;
+        }
         Ok((log, recovered))
     }
 
-    /// Whether records can be appended; if not, the log has to be written anew first.
+    fn read(&mut self, number: u64, known: &mut HeldByRegistration) -> Result<(), ReadError> {
+        let octets = self.disk.read(&name(number))?.unwrap_or_default();
+        let read = read_log(&octets, known);
+        if read.records > 0 && self.is_torn {
+            // Nothing was ever appended to a log while the end of the one before it was in doubt.
+            return Err(ReadError::Damaged(number));
+        }
+        match read.ending {
+            Ending::Foreign => return Err(ReadError::Foreign(number)),
+            // One that was never begun; nothing was ever appended to it.
+            Ending::Torn if read.good == 0 => self.is_whole = false,
+            Ending::Torn => {
+                let torn = octets.len().saturating_sub(read.good);
+                tracing::warn!(
+                    records = read.records,
+                    torn,
+                    "a log of updates ends in octets that are no record, as after a crash; they are dropped"
+                );
+                self.is_torn = true;
+                self.is_whole = false;
+            }
+            Ending::Whole => self.is_whole = !self.is_torn,
+        }
+        self.behind.octets += octets.len() as u64;
+        self.behind.records += read.records;
+        Ok(())
+    }
+
+    /// Goes on with the last log as it is. Says whether that can be done; if not, all has to be written anew.
+    ///
+    /// What a process before this one has appended was perhaps never synced, and nobody told; but from now on it is answered.
+    ///
+    /// # Errors
+    /// As the disk says.
+    pub fn resume(&mut self) -> io::Result<bool> {
+        if !self.is_whole {
+            return Ok(false);
+        }
+        let mut file = self.disk.resume(&name(self.number))?;
+        file.sync()?;
+        self.disk.sync()?;
+        self.file = Some(file);
+        Ok(true)
+    }
+
+    /// Whether records can be appended; if not, [`begin_anew`](Self::begin_anew) makes it so.
     pub fn is_sound(&self) -> bool {
         self.file.is_some()
     }
 
-    /// Octets in the file.
+    /// Octets behind the last snapshot.
     pub fn octets(&self) -> u64 {
-        self.octets
+        self.behind.octets
     }
 
-    /// Records in the file, those that later ones have overtaken included.
+    /// Records behind the last snapshot, those that later ones have overtaken included.
     pub fn records(&self) -> u64 {
-        self.records
+        self.behind.records
     }
 
     /// Appends records and syncs them: they last when this returns `Ok`.
@@ -58,7 +144,7 @@ impl<D: Disk> Log<D> {
         let mut file = self
             .file
             .take()
-            .ok_or_else(|| io::Error::other("the log has to be written anew first"))?;
+            .ok_or_else(|| io::Error::other("the log has to be begun anew first"))?;
         let mut octets = Vec::new();
         for record in records {
             record.write(&mut octets);
@@ -66,66 +152,95 @@ impl<D: Disk> Log<D> {
         file.append(&octets)?;
         file.sync()?;
         self.file = Some(file);
-        self.octets += octets.len() as u64;
-        self.records += records.len() as u64;
+        for size in [&mut self.behind, &mut self.behind_next] {
+            size.octets += octets.len() as u64;
+            size.records += records.len() as u64;
+        }
         Ok(())
     }
 
-    /// Writes the log anew with these records alone, under another name, and puts it in the old one's place.
+    /// Begins the next log, and a snapshot from which it goes on. One is written at a time: [`finish`](Self::finish) comes
+    /// before the next.
     ///
     /// # Errors
-    /// As the disk says. Before the rename nothing has happened to the log; afterwards it is not sound.
-    pub fn rewrite(&mut self, records: impl Iterator<Item = Record>) -> io::Result<()> {
-        // All in memory before the disk is touched: whoever lends the records may hold locks meanwhile.
-        let mut octets = MAGIC.to_vec();
-        let mut count = 0;
-        for record in records {
-            record.write(&mut octets);
-            count += 1;
-        }
-        let mut file = self.disk.create(NEXT)?;
-        file.append(&octets)?;
-        file.sync()?;
+    /// As the disk says; the log is as it was.
+    pub fn begin_snapshot(&mut self) -> io::Result<Snapshot<D>> {
+        self.file = Some(self.create_next()?);
+        Ok(self.snapshot())
+    }
 
-        // From here on a crash may leave either file under the log's name, so neither may grow until the rename lasts.
+    /// A snapshot lasts now: what it makes superfluous goes.
+    ///
+    /// # Errors
+    /// As the disk says; what is superfluous is not read again, and goes the next time.
+    pub fn finish(&mut self, written: &Written) -> io::Result<()> {
+        self.behind = self.behind_next;
+        self.behind.octets += written.octets;
+        for number in numbers(&self.disk)? {
+            if number < written.first_log {
+                self.disk.remove(&name(number))?;
+            }
+        }
+        self.disk.sync()
+    }
+
+    /// Writes a snapshot of these records at once, and begins the log anew behind it, whatever its state.
+    ///
+    /// # Errors
+    /// As the disk says. The log is not sound afterwards.
+    pub fn begin_anew(&mut self, records: impl Iterator<Item = Record>) -> io::Result<()> {
         self.file = None;
-        self.disk.rename(NEXT, NAME)?;
-        self.disk.sync()?;
+        let file = self.create_next()?;
+        let written = self.snapshot().write(records, || true)?;
+        self.finish(&written)?;
         self.file = Some(file);
-        self.octets = octets.len() as u64;
-        self.records = count;
         Ok(())
     }
-}
 
-fn read(octets: &[u8]) -> Result<Recovered, ReadError> {
-    let records = octets.strip_prefix(&MAGIC).ok_or(ReadError::NotALog)?;
-    let recovered = recover(records);
-    match recovered.ending {
-        Ending::Foreign => Err(ReadError::Foreign),
-        Ending::Torn => {
-            let torn = records.len().saturating_sub(recovered.good);
-            tracing::warn!(
-                records = recovered.records,
-                torn,
-                "the log of updates ends in octets that are no record, as after a crash; they are dropped"
-            );
-            Ok(recovered)
+    fn create_next(&mut self) -> io::Result<D::File> {
+        self.number = self.number.saturating_add(1);
+        let mut file = self.disk.create(&name(self.number))?;
+        file.append(&LOG_MAGIC)?;
+        file.sync()?;
+        self.disk.sync()?;
+        Ok(file)
+    }
+
+    fn snapshot(&mut self) -> Snapshot<D> {
+        self.behind_next = Size::default();
+        Snapshot {
+            disk: self.disk.clone(),
+            first_log: self.number,
         }
-        Ending::Whole => Ok(recovered),
     }
 }
 
-/// Why a log cannot be read.
+fn name(number: u64) -> String {
+    format!("{PREFIX}{number}")
+}
+
+/// The numbers of the logs that are there, in order.
+fn numbers<D: Disk>(disk: &D) -> io::Result<Vec<u64>> {
+    let names = disk.names()?;
+    let numbers = names.iter().filter_map(|name| name.strip_prefix(PREFIX));
+    let mut numbers: Vec<_> = numbers.filter_map(|number| number.parse().ok()).collect();
+    numbers.sort_unstable();
+    Ok(numbers)
+}
+
+/// Why the updates on a disk cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ReadError {
-    /// The file begins otherwise.
-    #[error("{NAME} is not a log of updates; if it is nothing you need, move it away")]
-    NotALog,
-    /// A good record of a form that is not known here.
-    #[error("{NAME} was written by another version of this program; start that one")]
-    Foreign,
+    /// It was whole once.
+    #[error("{} is damaged, or of another version of this program", snapshot::NAME)]
+    Snapshot,
+    /// A good record of a form that is not known here, or another file altogether.
+    #[error("{} was not written by this version of this program", name(*.0))]
+    Foreign(u64),
+    /// It was whole once.
+    #[error("the log of updates before {} is damaged", name(*.0))]
+    Damaged(u64),
     /// The file system says so.
-    #[error("{NAME} cannot be read: {0}")]
+    #[error("the updates cannot be read: {0}")]
     Io(#[from] io::Error),
 }

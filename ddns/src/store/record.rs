@@ -1,4 +1,4 @@
-//! A record of the log and its octets.
+//! A record and its octets, in a log and in a snapshot.
 //!
 //! ```text
 //!  0        2                6      7                  15          19
@@ -20,7 +20,6 @@
     clippy::unwrap_used
 )]
 
-use std::collections::HashMap;
 use std::net::{Ipv4Addr, Ipv6Addr};
 
 use directory::RegistrationId;
@@ -30,10 +29,7 @@ use crate::challenges::{ChallengeHost, ChallengeValue, Challenges};
 use crate::own::Own;
 use crate::table::Held;
 
-/// What a log begins with.
-pub(crate) const MAGIC: [u8; 8] = *b"cwddns2\n";
-
-const FORM: u8 = 2;
+const RECORD: u8 = 2;
 const HAS_V4: u8 = 1;
 const HAS_V6: u8 = 2;
 const HAS_CHALLENGES: u8 = 4;
@@ -61,7 +57,7 @@ impl Record {
             } else {
                 HAS_CHALLENGES
             };
-        let mut body = vec![FORM];
+        let mut body = vec![RECORD];
         body.extend(self.registration.0.to_be_bytes());
         body.extend(self.held.version.to_be_bytes());
         body.push(has);
@@ -70,16 +66,17 @@ impl Record {
         if !challenges.is_empty() {
             write_challenges(challenges, &mut body);
         }
-
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "16 names of 8 values have 37 KiB at most"
-        )]
-        let length = (body.len() as u16).to_be_bytes();
-        out.extend(length);
-        out.extend(crc(length, &body).to_be_bytes());
-        out.extend(body);
+        write_frame(&body, out);
     }
+}
+
+/// Adds a frame. `body` has less than 64 KiB: 16 names of 8 values, the most that a device can have, are 37 KiB.
+#[expect(clippy::cast_possible_truncation, reason = "see above")]
+pub(super) fn write_frame(body: &[u8], out: &mut Vec<u8>) {
+    let length = (body.len() as u16).to_be_bytes();
+    out.extend(length);
+    out.extend(crc(length, body).to_be_bytes());
+    out.extend(body);
 }
 
 #[expect(
@@ -99,67 +96,21 @@ fn write_challenges(challenges: &Challenges, body: &mut Vec<u8>) {
     }
 }
 
-/// What a log says.
-#[derive(Debug, Default)]
-pub struct Recovered {
-    /// What each registration has after its last record.
-    pub held_by_registration: HashMap<RegistrationId, Held>,
-    /// How many records were read.
-    pub records: u64,
-    /// Octets up to the end of the last good record.
-    pub good: usize,
-    /// How the log ends.
-    pub ending: Ending,
-}
-
-/// How a log ends.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Ending {
-    /// With a whole record.
-    #[default]
-    Whole,
-    /// With octets that are no record: a crash came before their sync, so nobody was told of them.
-    Torn,
-    /// With a good record of a form that is not known here: another version of this program wrote it.
-    Foreign,
-}
-
-/// Reads the octets of a log behind its magic; stops at the first that are no record.
-pub fn recover(octets: &[u8]) -> Recovered {
-    let mut recovered = Recovered::default();
-    let mut rest = octets;
-    while !rest.is_empty() {
-        let Some((body, behind)) = read_frame(rest) else {
-            recovered.ending = Ending::Torn;
-            return recovered;
-        };
-        let Some(record) = read_body(body) else {
-            recovered.ending = Ending::Foreign;
-            return recovered;
-        };
-        let Record { registration, held } = record;
-        recovered.held_by_registration.insert(registration, held);
-        recovered.records = recovered.records.saturating_add(1);
-        recovered.good = octets.len().saturating_sub(behind.len());
-        rest = behind;
-    }
-    recovered
-}
-
 /// Takes one frame whose CRC is right.
-fn read_frame(rest: &[u8]) -> Option<(&[u8], &[u8])> {
+pub(super) fn read_frame(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&[l0, l1, c0, c1, c2, c3], rest) = rest.split_first_chunk::<FRAME>()?;
     let length = [l0, l1];
     let (body, behind) = rest.split_at_checked(u16::from_be_bytes(length).into())?;
     (crc(length, body) == u32::from_be_bytes([c0, c1, c2, c3])).then_some((body, behind))
 }
 
-fn read_body(body: &[u8]) -> Option<Record> {
+/// Reads what is in a frame; `None` if it is no record, or one of a form that is not known here.
+pub(super) fn read_record(body: &[u8]) -> Option<Record> {
     let (&[form], rest) = body.split_first_chunk()?;
     let (registration, rest) = rest.split_first_chunk()?;
     let (version, rest) = rest.split_first_chunk()?;
     let (&[has], rest) = rest.split_first_chunk()?;
-    if form != FORM || has & !(HAS_V4 | HAS_V6 | HAS_CHALLENGES) != 0 {
+    if form != RECORD || has & !(HAS_V4 | HAS_V6 | HAS_CHALLENGES) != 0 {
         return None;
     }
     let (v4, rest) = read_address(has & HAS_V4 != 0, rest)?;
@@ -225,12 +176,10 @@ fn crc(length: [u8; 2], body: &[u8]) -> u32 {
 
 #[cfg(test)]
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
-mod tests {
-    use proptest::prelude::*;
-
+pub(super) mod tests {
     use super::*;
 
-    fn record(registration: u64, v4: Option<u8>, v6: Option<u8>) -> Record {
+    pub(in crate::store) fn record(registration: u64, v4: Option<u8>, v6: Option<u8>) -> Record {
         let mut held = Held {
             version: registration as u32 + 5,
             ..Held::default()
@@ -253,11 +202,9 @@ mod tests {
         }
     }
 
-    fn log(records: &[Record]) -> Vec<u8> {
+    fn octets(record: &Record) -> Vec<u8> {
         let mut octets = Vec::new();
-        for record in records {
-            record.write(&mut octets);
-        }
+        record.write(&mut octets);
         octets
     }
 
@@ -265,11 +212,11 @@ mod tests {
     fn a_record_has_these_octets() {
         #[rustfmt::skip]
         assert_eq!(
-            log(&[record(0x0102, Some(8), None)]),
+            octets(&record(0x0102, Some(8), None)),
             [
                 0, 36,                            // length
                 0xB6, 0xAF, 0x7C, 0x3F,           // CRC-32
-                2,                                // form
+                2,                                // a record
                 0, 0, 0, 0, 0, 0, 1, 2,           // registration
                 0, 0, 1, 7,                       // version
                 5,                                // an IPv4 address and challenges
@@ -282,76 +229,13 @@ mod tests {
     }
 
     #[test]
-    fn the_last_record_of_a_registration_counts() {
-        let octets = log(&[
-            record(1, Some(1), None),
-            record(2, Some(2), Some(2)),
-            record(1, None, Some(3)),
-            record(2, None, None),
-        ]);
-        let recovered = recover(&octets);
-        assert_eq!(recovered.ending, Ending::Whole);
-        assert_eq!((recovered.records, recovered.good), (4, octets.len()));
-        let last = [record(1, None, Some(3)), record(2, None, None)];
-        assert_eq!(
-            recovered.held_by_registration,
-            HashMap::from(last.map(|record| (record.registration, record.held)))
-        );
-    }
-
-    #[test]
-    fn a_tail_cut_anywhere_is_torn_and_loses_only_itself() {
-        let whole = log(&[record(1, Some(1), None)]);
-        let octets = log(&[record(1, Some(1), None), record(2, Some(2), Some(2))]);
-        for end in whole.len() + 1..octets.len() {
-            let recovered = recover(&octets[..end]);
-            assert_eq!(recovered.ending, Ending::Torn, "{end}");
-            assert_eq!(recovered.good, whole.len());
-        }
-        let zeros = [&whole[..], &[0; 4096]].concat();
-        assert_eq!(recover(&zeros).ending, Ending::Torn);
-    }
-
-    #[test]
-    fn a_good_record_of_another_form_is_foreign_and_not_torn() {
-        for (at, value) in [(6, 1), (19, 8), (19, 5), (19, 3), (19, 0)] {
-            let mut octets = log(&[record(1, Some(1), None)]);
-            octets[at] = value;
-            let crc = crc([octets[0], octets[1]], &octets[6..]).to_be_bytes();
-            octets[2..6].copy_from_slice(&crc);
-            assert_eq!(recover(&octets).ending, Ending::Foreign, "{at} {value}");
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_octets_break_it(octets in prop::collection::vec(any::<u8>(), 0..200)) {
-            recover(&octets);
-        }
-
-        #[test]
-        fn what_is_written_is_read(
-            records in prop::collection::vec((0..5_u64, any::<Option<u8>>(), any::<Option<u8>>()), 0..20),
-            flip in any::<Option<(usize, u8)>>(),
-        ) {
-            let records: Vec<_> = records.into_iter().map(|(r, v4, v6)| record(r, v4, v6)).collect();
-            let mut octets = log(&records);
-            match flip {
-                Some((at, bits)) if bits != 0 && !octets.is_empty() => {
-                    let at = at % octets.len();
-                    octets[at] ^= bits;
-                    let recovered = recover(&octets);
-                    prop_assert_eq!(recovered.ending, Ending::Torn);
-                    prop_assert!(recovered.good <= at);
-                }
-                _ => {
-                    let mut expected = HashMap::new();
-                    for record in &records {
-                        expected.insert(record.registration, record.held.clone());
-                    }
-                    prop_assert_eq!(recover(&octets).held_by_registration, expected);
-                }
-            }
+    fn a_body_of_another_form_is_no_record() {
+        let body = octets(&record(1, Some(1), None)).split_off(FRAME);
+        assert!(read_record(&body).is_some());
+        for (at, value) in [(0, 1), (13, 8), (13, 5), (13, 3), (13, 0)] {
+            let mut body = body.clone();
+            body[at] = value;
+            assert_eq!(read_record(&body), None, "{at} {value}");
         }
     }
 }

@@ -8,13 +8,13 @@ use std::time::{Duration, Instant};
 use directory::{DeviceName, RegistrationId};
 
 use crate::own::Change;
-use crate::store::{Disk, Log, Record};
+use crate::store::{Disk, Log, Record, Snapshot, Written};
 use crate::table::{Held, Table};
 use crate::update::{Outcome, UpdateError};
 
-/// How often an unsound log is tried to be written anew. On a full disk each try costs as much as there are names.
+/// How often an unsound log is tried to be begun anew. On a full disk each try costs as much as there are names.
 const REPAIR_PAUSE: Duration = Duration::from_secs(1);
-/// Overtaken records that are not worth a rewrite.
+/// Records that are not worth a snapshot.
 const FEW: u64 = 1024;
 
 /// One device's wish.
@@ -36,9 +36,27 @@ pub struct Committer<D: Disk> {
     last_repair: Option<Instant>,
 }
 
+/// Writes a snapshot of `table`, as it is when each device's turn comes. Ends early when `is_wanted` says no.
+///
+/// # Errors
+/// As the disk says; the log goes on, and so do the logs before it.
+pub fn write_snapshot<D: Disk>(
+    snapshot: Snapshot<D>,
+    table: &Table,
+    is_wanted: impl Fn() -> bool,
+) -> io::Result<Written> {
+    snapshot.write(records(table), is_wanted)
+}
+
+fn records(table: &Table) -> impl Iterator<Item = Record> {
+    table
+        .recorded()
+        .map(|(registration, held)| Record { registration, held })
+}
+
 impl<D: Disk> Committer<D> {
-    /// Joins a log and the table that has been loaded from it. Nothing can be committed before the first
-    /// [`rewrite`](Self::rewrite).
+    /// Joins a log and the table that has been loaded from it. Nothing can be committed before [`resume`](Self::resume) or
+    /// [`begin_anew`](Self::begin_anew).
     pub fn new(log: Log<D>, table: Arc<Table>) -> Self {
         Self {
             log,
@@ -50,7 +68,7 @@ impl<D: Disk> Committer<D> {
     /// Commits updates together, in their order: one append, one sync, then the table. One outcome for each.
     ///
     /// "Unchanged" is a promise too: while the log is not sound, what was refused may stand at its end and come back
-    /// after a crash. So the log is written anew before anybody is told anything.
+    /// after a crash. So the log is begun anew before anybody is told anything.
     pub fn commit(
         &mut self,
         updates: &[Update],
@@ -76,7 +94,7 @@ impl<D: Disk> Committer<D> {
             };
             let is_held = self.table.set(&update.name, update.registration, next);
             if outcome.is_ok() && !is_held {
-                // Removed meanwhile. Its record leaves the disk with the rewrite that the removal has asked for.
+                // Removed meanwhile. Its record leaves the disk with the snapshot that the removal has asked for.
                 *outcome = Err(UpdateError::NotHeld);
             }
         }
@@ -86,22 +104,45 @@ impl<D: Disk> Committer<D> {
         outcomes
     }
 
-    /// Whether most of the log has been overtaken.
-    pub fn is_mostly_dead(&self) -> bool {
+    /// Goes on with the log that was found, or writes all anew if that cannot be done.
+    ///
+    /// # Errors
+    /// As the disk says. Answers stay as they are, and updates are refused.
+    pub fn resume(&mut self) -> io::Result<()> {
+        match self.log.resume()? {
+            true => Ok(()),
+            false => self.begin_anew(),
+        }
+    }
+
+    /// Whether reading the log takes longer than reading a snapshot would.
+    pub fn wants_snapshot(&self) -> bool {
         let live = self.table.devices_recorded() as u64;
         self.log.records() > live.saturating_mul(2).saturating_add(FEW)
     }
 
-    /// Writes the log anew from the table: what is not in the table leaves the disk.
+    /// Begins a snapshot of the table, to be written by [`write_snapshot`] on any thread and [finished](Self::finish) here.
+    ///
+    /// # Errors
+    /// As the disk says; nothing has changed.
+    pub fn begin_snapshot(&mut self) -> io::Result<Snapshot<D>> {
+        self.log.begin_snapshot()
+    }
+
+    /// What is not in the table has left the disk with the end of this.
+    ///
+    /// # Errors
+    /// As the disk says; what is superfluous is then still there.
+    pub fn finish(&mut self, written: &Written) -> io::Result<()> {
+        self.log.finish(written)
+    }
+
+    /// Writes a snapshot of the table and begins the log anew: what is not in the table leaves the disk.
     ///
     /// # Errors
     /// As the disk says; answers and what was acknowledged stay as they are.
-    pub fn rewrite(&mut self) -> io::Result<()> {
-        let records = self
-            .table
-            .recorded()
-            .map(|(registration, held)| Record { registration, held });
-        self.log.rewrite(records)
+    pub fn begin_anew(&mut self) -> io::Result<()> {
+        self.log.begin_anew(records(&self.table))
     }
 
     /// The log, to be looked at.
@@ -110,7 +151,7 @@ impl<D: Disk> Committer<D> {
     }
 
     /// The table, to be looked at.
-    pub fn table(&self) -> &Table {
+    pub fn table(&self) -> &Arc<Table> {
         &self.table
     }
 
@@ -166,8 +207,8 @@ impl<D: Disk> Committer<D> {
             self.last_repair = Some(last);
             return Err(io::Error::other("the disk failed a moment ago"));
         }
-        self.rewrite()?;
-        tracing::info!("the log of updates has been written anew after a failure");
+        self.begin_anew()?;
+        tracing::info!("the log of updates has been begun anew after a failure");
         Ok(())
     }
 }

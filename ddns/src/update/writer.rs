@@ -1,15 +1,17 @@
-//! The one thread that writes the log.
+//! The one thread that appends to the log. Snapshots are written by another beside it, so that updates do not wait for them.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
+use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
 use crate::metrics::Metrics;
-use crate::store::Disk;
-use crate::update::commit::{Committer, Update};
+use crate::store::{Disk, Written};
+use crate::update::commit::{Committer, Update, write_snapshot};
 use crate::update::{Outcome, UpdateError};
 
 /// Updates that may wait for the disk: at 200 bytes each it is under a megabyte, and a disk that syncs in 5 ms clears
@@ -17,10 +19,12 @@ use crate::update::{Outcome, UpdateError};
 const QUEUE: usize = 4096;
 /// Updates that one sync makes last.
 const GROUP: usize = 1024;
-/// Of the writer's time, rewrites take at most one part in this many, however often devices are removed.
-const REWRITE_SHARE: u32 = 10;
-/// Rewrites are at least so far apart.
-const REWRITE_PAUSE: Duration = Duration::from_millis(500);
+/// Of all time, snapshots take at most one part in this many, however often devices are removed.
+const SNAPSHOT_SHARE: u32 = 10;
+/// Snapshots are at least so far apart.
+const SNAPSHOT_PAUSE: Duration = Duration::from_millis(500);
+/// How often it is looked at whether a snapshot is done.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// What the writer is sent.
 #[derive(Debug)]
@@ -112,26 +116,26 @@ impl Writer {
     pub(crate) fn run<D: Disk>(self, mut committer: Committer<D>, metrics: &Metrics) {
         self.show(&committer);
         let mut group = Vec::with_capacity(GROUP);
-        let mut next_rewrite = Instant::now();
-        let mut tidy = false;
+        let mut snapshots = Snapshots {
+            signs: Arc::clone(&self.signs),
+            running: None,
+            next: Instant::now(),
+            tidy: false,
+        };
         loop {
             let stopping = self.signs.stop.load(Ordering::Acquire);
-            tidy |= self.signs.tidy.swap(false, Ordering::Acquire);
-            if !self.gather(&mut group, stopping, tidy.then_some(next_rewrite)) {
-                return;
+            snapshots.tidy |= self.signs.tidy.swap(false, Ordering::Acquire);
+            if !self.gather(&mut group, stopping, snapshots.look()) {
+                break;
             }
             if !group.is_empty() {
                 self.commit(&mut committer, &mut group, metrics);
             }
-            let due = tidy || committer.is_mostly_dead();
-            if due && Instant::now() >= next_rewrite {
-                let began = Instant::now();
-                tidy = !rewrite(&mut committer, metrics);
-                self.show(&committer);
-                let pause = (began.elapsed() * (REWRITE_SHARE - 1)).max(REWRITE_PAUSE);
-                next_rewrite = Instant::now() + pause;
-            }
+            snapshots.attend(&mut committer, metrics);
+            self.show(&committer);
         }
+        // Told to stop by the same sign, it ends at once.
+        snapshots.end(&mut committer, metrics);
     }
 
     /// Waits for the first message, until `deadline` if there is one, and takes all that wait behind it. Does not wait
@@ -194,14 +198,95 @@ impl Writer {
     }
 }
 
-fn rewrite<D: Disk>(committer: &mut Committer<D>, metrics: &Metrics) -> bool {
-    let result = committer.rewrite();
-    metrics.rewrite(committer.log(), result.is_ok());
-    match result {
-        Ok(()) => true,
-        Err(error) => {
-            tracing::warn!(%error, "the log of updates could not be written anew; it will be tried again");
-            false
+/// When snapshots are written, and the one that is being written.
+struct Snapshots {
+    signs: Arc<Signs>,
+    running: Option<Running>,
+    /// Not before this the next begins.
+    next: Instant,
+    /// Something should leave the disk.
+    tidy: bool,
+}
+
+struct Running {
+    began: Instant,
+    thread: JoinHandle<io::Result<Written>>,
+}
+
+impl Snapshots {
+    /// When to look at them next, if ever.
+    fn look(&self) -> Option<Instant> {
+        match self.running {
+            Some(_) => Some(Instant::now() + LOOK),
+            None => self.tidy.then_some(self.next),
         }
+    }
+
+    /// Ends the one that is done, and begins the next if it is due.
+    fn attend<D: Disk>(&mut self, committer: &mut Committer<D>, metrics: &Metrics) {
+        if let Some(running) = &self.running {
+            // One that is being written would be in the way of a log that has to be begun anew.
+            if running.thread.is_finished() || !committer.log().is_sound() {
+                self.end(committer, metrics);
+            }
+        }
+        let is_due = self.tidy || committer.wants_snapshot();
+        if !is_due || self.running.is_some() || Instant::now() < self.next {
+            return;
+        }
+        if committer.log().is_sound() {
+            self.begin(committer, metrics);
+        } else {
+            let began = Instant::now();
+            self.tidy = false;
+            let begun = committer.begin_anew();
+            self.ended(began, begun, committer, metrics);
+        }
+    }
+
+    fn begin<D: Disk>(&mut self, committer: &mut Committer<D>, metrics: &Metrics) {
+        let began = Instant::now();
+        self.tidy = false;
+        let started = committer.begin_snapshot().and_then(|snapshot| {
+            let (table, signs) = (Arc::clone(committer.table()), Arc::clone(&self.signs));
+            thread::Builder::new()
+                .name("ddns-snapshot".into())
+                .spawn(move || {
+                    let is_wanted = || !signs.stop.load(Ordering::Relaxed);
+                    write_snapshot(snapshot, &table, is_wanted)
+                })
+        });
+        match started {
+            Ok(thread) => self.running = Some(Running { began, thread }),
+            Err(error) => self.ended(began, Err(error), committer, metrics),
+        }
+    }
+
+    /// Waits for the one that is being written.
+    fn end<D: Disk>(&mut self, committer: &mut Committer<D>, metrics: &Metrics) {
+        if let Some(Running { began, thread }) = self.running.take() {
+            let panicked = |_| Err(io::Error::other("a bug ended it"));
+            let written = thread.join().unwrap_or_else(panicked);
+            let finished = written.and_then(|written| committer.finish(&written));
+            self.ended(began, finished, committer, metrics);
+        }
+    }
+
+    fn ended<D: Disk>(
+        &mut self,
+        began: Instant,
+        finished: io::Result<()>,
+        committer: &Committer<D>,
+        metrics: &Metrics,
+    ) {
+        metrics.snapshot(committer.log(), finished.is_ok());
+        if let Err(error) = finished {
+            self.tidy = true;
+            if error.kind() != io::ErrorKind::Interrupted {
+                tracing::warn!(%error, "no snapshot of the updates could be written; it will be tried again");
+            }
+        }
+        let pause = (began.elapsed() * (SNAPSHOT_SHARE - 1)).max(SNAPSHOT_PAUSE);
+        self.next = Instant::now() + pause;
     }
 }

@@ -45,6 +45,7 @@ struct Inode {
 enum NameChange {
     Create(String, usize),
     Rename(String, String),
+    Remove(String),
 }
 
 /// Numbers that are the same for the same seed (SplitMix64).
@@ -98,11 +99,14 @@ impl FakeDisk {
         self.0.lock().unwrap().calls_left == 0
     }
 
-    /// What a crash now would surely leave under a name.
-    pub(crate) fn kept(&self, name: &str) -> Option<Vec<u8>> {
+    /// What a crash now would surely leave, under all names that something can be read by.
+    pub(crate) fn kept(&self) -> Vec<u8> {
         let state = self.0.lock().unwrap();
-        let inode = *state.kept_names.get(name)?;
-        Some(state.inodes[inode].kept.clone())
+        let named = state.kept_names.iter();
+        let inodes = named.filter(|(name, _)| !name.ends_with(".new"));
+        inodes
+            .flat_map(|(_, inode)| state.inodes[*inode].kept.clone())
+            .collect()
     }
 
     /// Loses what was not synced, and works again.
@@ -138,6 +142,7 @@ impl NameChange {
                     names.insert(to.clone(), inode);
                 }
             }
+            Self::Remove(name) => _ = names.remove(name),
         }
     }
 }
@@ -199,6 +204,12 @@ impl State {
 impl Disk for FakeDisk {
     type File = FakeFile;
 
+    fn names(&self) -> io::Result<Vec<String>> {
+        let mut state = self.0.lock().unwrap();
+        state.call()?;
+        Ok(state.names.keys().cloned().collect())
+    }
+
     fn read(&self, name: &str) -> io::Result<Option<Vec<u8>>> {
         let mut state = self.0.lock().unwrap();
         state.call()?;
@@ -206,7 +217,7 @@ impl Disk for FakeDisk {
         Ok(inode.map(|inode| state.inodes[inode].seen.clone()))
     }
 
-    fn create(&mut self, name: &str) -> io::Result<FakeFile> {
+    fn create(&self, name: &str) -> io::Result<FakeFile> {
         let mut state = self.0.lock().unwrap();
         let came_to_end = state.call();
         let inode = match state.names.get(name) {
@@ -228,7 +239,28 @@ impl Disk for FakeDisk {
         })
     }
 
-    fn rename(&mut self, from: &str, to: &str) -> io::Result<()> {
+    fn resume(&self, name: &str) -> io::Result<FakeFile> {
+        let mut state = self.0.lock().unwrap();
+        state.call()?;
+        let inode = state.names.get(name).copied();
+        Ok(FakeFile {
+            disk: self.clone(),
+            inode: inode.ok_or(io::ErrorKind::NotFound)?,
+        })
+    }
+
+    fn remove(&self, name: &str) -> io::Result<()> {
+        let mut state = self.0.lock().unwrap();
+        let came_to_end = state.call();
+        if came_to_end.is_ok() || state.dice.roll(2) == 0 {
+            let change = NameChange::Remove(name.into());
+            change.apply(&mut state.names);
+            state.unsynced.push(change);
+        }
+        came_to_end
+    }
+
+    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
         let came_to_end = state.call();
         if came_to_end.is_ok() || state.dice.roll(2) == 0 {
@@ -239,7 +271,7 @@ impl Disk for FakeDisk {
         came_to_end
     }
 
-    fn sync(&mut self) -> io::Result<()> {
+    fn sync(&self) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
         let came_to_end = state.call();
         let State {

@@ -1,5 +1,8 @@
 //! Updates and what lasts of them.
 
+use std::fs::OpenOptions;
+use std::io::Write as _;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -71,8 +74,9 @@ async fn an_update_is_in_the_file_when_it_is_acknowledged() {
         world.set("mynas", &[&address]).await.unwrap();
 
         let copy = tempfile::tempdir().unwrap();
-        let file = "ddns.log";
-        std::fs::copy(world.state.path().join(file), copy.path().join(file)).unwrap();
+        for file in ["ddns.snapshot", "ddns.log.1"] {
+            std::fs::copy(world.state.path().join(file), copy.path().join(file)).unwrap();
+        }
         let (registry, stop) = (Registry::new(), CancellationToken::new());
         let config = "listen = \"127.0.0.1:0\"";
         let other = world::start(
@@ -96,7 +100,7 @@ async fn a_torn_tail_is_dropped_and_the_rest_kept() {
     world.set("mynas", &["192.0.2.7"]).await.unwrap();
     world.server.shutdown().await.unwrap();
 
-    let path = world.state.path().join("ddns.log");
+    let path = world.state.path().join("ddns.log.1");
     let mut octets = std::fs::read(&path).unwrap();
     octets.extend([0, 30, 1, 2, 3]);
     std::fs::write(&path, octets).unwrap();
@@ -122,7 +126,7 @@ async fn a_torn_tail_is_dropped_and_the_rest_kept() {
 async fn a_file_that_is_not_ours_is_left_alone() {
     let world = World::start().await;
     world.server.shutdown().await.unwrap();
-    let path = world.state.path().join("ddns.log");
+    let path = world.state.path().join("ddns.log.1");
     std::fs::write(&path, "my diary").unwrap();
 
     let (registry, stop) = (Registry::new(), CancellationToken::new());
@@ -140,14 +144,17 @@ async fn a_file_that_is_not_ours_is_left_alone() {
     assert_eq!(std::fs::read(&path).unwrap(), b"my diary");
 }
 
-/// A directory in the way of the next log stands for a disk that cannot be written to.
+/// A directory in the way of the next snapshot stands for a disk that cannot be written to, and a torn log wants one.
 #[tokio::test]
 async fn without_a_disk_answers_go_on_and_updates_wait_for_it() {
     let mut world = World::start().await;
     world.directory.add("mynas");
     world.set("mynas", &["192.0.2.7"]).await.unwrap();
-    let obstacle = world.state.path().join("ddns.log.new");
+    let obstacle = world.state.path().join("ddns.snapshot.new");
     std::fs::create_dir(&obstacle).unwrap();
+    let log = world.state.path().join("ddns.log.1");
+    let mut log = OpenOptions::new().append(true).open(log).unwrap();
+    log.write_all(&[0, 30, 1, 2, 3]).unwrap();
 
     let world = world.restart().await;
     let server = world.v4();
@@ -175,7 +182,7 @@ async fn without_a_disk_answers_go_on_and_updates_wait_for_it() {
 async fn a_new_server_without_a_disk_does_not_start() {
     let world = World::start().await;
     let state = tempfile::tempdir().unwrap();
-    std::fs::create_dir(state.path().join("ddns.log.new")).unwrap();
+    std::fs::create_dir(state.path().join("ddns.snapshot.new")).unwrap();
     let (registry, stop) = (Registry::new(), CancellationToken::new());
     let config = "listen = \"127.0.0.1:0\"";
     let refused = world::start(
@@ -207,19 +214,26 @@ async fn two_servers_do_not_share_a_state() {
     assert!(matches!(refused, StartError::State { .. }), "{refused}");
 }
 
+/// Whether 192.0.2.7 is in any file.
+fn has_address(state: &Path) -> bool {
+    std::fs::read_dir(state).unwrap().any(|file| {
+        // It may be gone between two looks.
+        let octets = std::fs::read(file.unwrap().path()).unwrap_or_default();
+        octets.windows(4).any(|window| window == [192, 0, 2, 7])
+    })
+}
+
 #[tokio::test]
 async fn what_a_removed_device_said_leaves_the_disk_while_the_server_runs() {
     let mut world = World::start().await;
     world.directory.add("mynas");
     world.set("mynas", &["192.0.2.7"]).await.unwrap();
-    let log = world.state.path().join("ddns.log");
-    let has_address = || {
-        let octets = std::fs::read(&log).unwrap();
-        octets.windows(4).any(|window| window == [192, 0, 2, 7])
-    };
-    assert!(has_address());
+    assert!(has_address(world.state.path()));
     world.directory.remove("mynas");
-    eventually("the address leaves the disk", || !has_address()).await;
+    eventually("the address leaves the disk", || {
+        !has_address(world.state.path())
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -227,26 +241,22 @@ async fn what_a_removed_device_said_leaves_the_disk_at_the_next_start() {
     let mut world = World::start().await;
     world.directory.add("mynas");
     world.set("mynas", &["192.0.2.7"]).await.unwrap();
-    let octets = std::fs::read(world.state.path().join("ddns.log")).unwrap();
+    let before = tempfile::tempdir().unwrap();
+    for file in std::fs::read_dir(world.state.path()).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), before.path().join(file.file_name())).unwrap();
+    }
     world.directory.remove("mynas");
-    world.server.shutdown().await.unwrap();
     // As if the server had not come to it any more.
-    let path = world.state.path().join("ddns.log");
-    std::fs::write(&path, octets).unwrap();
+    let state = before.path();
+    assert!(has_address(state));
 
     let (registry, stop) = (Registry::new(), CancellationToken::new());
     let config = "listen = \"127.0.0.1:0\"";
-    let server = world::start(
-        &world.directory.reader,
-        world.state.path(),
-        config,
-        &registry,
-        &stop,
-    )
-    .await
-    .unwrap();
-    let left = std::fs::read(&path).unwrap();
-    assert!(!left.windows(4).any(|window| window == [192, 0, 2, 7]));
+    let server = world::start(&world.directory.reader, state, config, &registry, &stop)
+        .await
+        .unwrap();
+    assert!(!has_address(state));
     world.directory.add("mynas");
     assert_eq!(
         resolve(server.addr(), "mynas.nas.test", "A").await,
