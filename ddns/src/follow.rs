@@ -53,9 +53,7 @@ impl Follower {
                 follower.settle(&device.name);
             }
         });
-        for device in self.directory.devices() {
-            self.settle(&device.name);
-        }
+        self.directory.for_each(|device| self.settle(&device.name));
         let mut recovered = self
             .recovered
             .lock()
@@ -70,10 +68,7 @@ impl Follower {
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
         let before = self.table.registration(name);
-        let now = self
-            .directory
-            .device_by_name(name)
-            .map(|device| device.registration);
+        let now = self.directory.registration_by_name(name);
         if before == now {
             return;
         }

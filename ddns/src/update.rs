@@ -93,8 +93,7 @@ impl Updater {
         name: &DeviceName,
         change: Change,
     ) -> Result<Outcome, UpdateError> {
-        let holder = self.directory.device_by_name(name);
-        if holder.is_none_or(|device| device.registration != registration) {
+        if self.directory.registration_by_name(name) != Some(registration) {
             return Err(UpdateError::NotHeld);
         }
         let current = self

@@ -307,7 +307,7 @@ fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
     let sessions = Arc::downgrade(sessions);
     directory.watch(move |change| {
         let (before, now) = match change {
-            Change::Put { device, before } => (before.as_ref(), Some(&**device)),
+            Change::Put { device, before } => (before.as_ref(), Some(device)),
             Change::Removed(device) => (Some(device), None),
         };
         let identity = before.and_then(|before| before.identity.as_ref());

@@ -13,24 +13,26 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod keys;
 mod name;
+mod table;
 mod token;
 
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
-use dashmap::DashMap;
-
 pub use device::{Device, DeviceId, Duty, Identity, KeyError, PublicKey, RegistrationId};
+use keys::Keys;
 pub use name::{DeviceName, NameError, OperatorName, Place, Zone, host_of};
+use table::Table;
 pub use token::{CodeError, PairingCode, Token, TokenHash};
 
 /// Makes an empty Directory for `zone`: the one end that writes and the end that reads.
 pub fn directory(zone: Zone) -> (Writer, Reader) {
     let shared = Arc::new(Shared {
         zone,
-        device_by_name: DashMap::new(),
-        name_by_key: DashMap::new(),
+        table: Table::new(),
+        keys: Keys::new(),
         watchers: RwLock::new(Vec::new()),
     });
     (Writer(Arc::clone(&shared)), Reader(shared))
@@ -42,15 +44,15 @@ pub enum Change {
     /// The device was added, or something about it is different now.
     Put {
         /// As it is now.
-        device: Arc<Device>,
+        device: Device,
         /// What was known under its name before, if anything.
-        before: Option<Arc<Device>>,
+        before: Option<Device>,
     },
     /// The device is gone, and so is every right it had.
-    Removed(Arc<Device>),
+    Removed(Device),
 }
 
-/// The reading end: cheap to clone, never blocks on the writer for longer than one map slot.
+/// The reading end: cheap to clone, waits for the writer no longer than it takes to change or to grow one shard.
 #[derive(Clone, Debug)]
 pub struct Reader(Arc<Shared>);
 
@@ -61,30 +63,35 @@ impl Reader {
     }
 
     /// The device that holds `name` now.
-    pub fn device_by_name(&self, name: &DeviceName) -> Option<Arc<Device>> {
-        self.0
-            .device_by_name
-            .get(name)
-            .map(|device| Arc::clone(&device))
+    pub fn device_by_name(&self, name: &DeviceName) -> Option<Device> {
+        self.0.table.device(name)
+    }
+
+    /// Which registration holds `name` now. The same as of [`Self::device_by_name`], without making the device.
+    pub fn registration_by_name(&self, name: &DeviceName) -> Option<RegistrationId> {
+        self.0.table.registration(name)
     }
 
     /// The device for which `key` is valid now.
-    pub fn device_by_key(&self, key: &PublicKey) -> Option<Arc<Device>> {
-        let name = self.0.name_by_key.get(key).map(|name| name.clone())?;
-        self.device_by_name(&name)
-            .filter(|device| device.has_key(key))
+    pub fn device_by_key(&self, key: &PublicKey) -> Option<Device> {
+        let has_key = |device: &Device| device.has_key(key);
+        self.0
+            .keys
+            .find(key, |name| self.0.table.device_by_hash(name, has_key))
     }
 
     /// Every device, by name. For lists that people read; not for the data path.
-    pub fn devices(&self) -> Vec<Arc<Device>> {
-        let mut devices: Vec<_> = self
-            .0
-            .device_by_name
-            .iter()
-            .map(|entry| Arc::clone(&entry))
-            .collect();
+    pub fn devices(&self) -> Vec<Device> {
+        let mut devices = Vec::new();
+        self.for_each(|device| devices.push(device));
         devices.sort_by(|a, b| a.name.cmp(&b.name));
         devices
+    }
+
+    /// Calls `f` for every device, in no order. One that is put or removed meanwhile may be seen or not; no lock is held
+    /// while `f` runs.
+    pub fn for_each(&self, f: impl FnMut(Device)) {
+        self.0.table.for_each(f);
     }
 
     /// Calls `watcher` after each change, on the writer's thread and before the writer's call returns: once a change
@@ -105,32 +112,28 @@ pub struct Writer(Arc<Shared>);
 impl Writer {
     /// Adds `device`, or replaces what was known under its name.
     pub fn put(&mut self, device: Device) {
-        let device = Arc::new(device);
-        let before = self
-            .0
-            .device_by_name
-            .insert(device.name.clone(), Arc::clone(&device));
-        if let Some(before) = &before {
-            self.forget_keys(before.keys().iter().filter(|key| !device.has_key(key)));
+        let before = self.0.table.put(&device);
+        let name = self.0.table.hash(&device.name);
+        for key in before.iter().flat_map(Device::keys) {
+            if !device.has_key(key) {
+                self.0.keys.remove(key, name);
+            }
         }
         for key in device.keys() {
-            self.0.name_by_key.insert(*key, device.name.clone());
+            self.0.keys.insert(key, name);
         }
         self.tell(&Change::Put { device, before });
     }
 
     /// Removes the device under `name`; `None` if there was none.
-    pub fn remove(&mut self, name: &DeviceName) -> Option<Arc<Device>> {
-        let (_, device) = self.0.device_by_name.remove(name)?;
-        self.forget_keys(device.keys().iter());
-        self.tell(&Change::Removed(Arc::clone(&device)));
-        Some(device)
-    }
-
-    fn forget_keys<'a>(&self, keys: impl Iterator<Item = &'a PublicKey>) {
-        for key in keys {
-            self.0.name_by_key.remove(key);
+    pub fn remove(&mut self, name: &DeviceName) -> Option<Device> {
+        let device = self.0.table.remove(name)?;
+        for key in device.keys() {
+            self.0.keys.remove(key, self.0.table.hash(name));
         }
+        let change = Change::Removed(device.clone());
+        self.tell(&change);
+        Some(device)
     }
 
     fn tell(&self, change: &Change) {
@@ -150,8 +153,8 @@ type Watcher = Box<dyn Fn(&Change) + Send + Sync>;
 
 struct Shared {
     zone: Zone,
-    device_by_name: DashMap<DeviceName, Arc<Device>>,
-    name_by_key: DashMap<PublicKey, DeviceName>,
+    table: Table,
+    keys: Keys,
     watchers: RwLock<Vec<Watcher>>,
 }
 
@@ -159,14 +162,19 @@ impl fmt::Debug for Shared {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Directory")
             .field("zone", &self.zone)
-            .field("devices", &self.device_by_name.len())
+            .field("devices", &self.table.len())
             .finish_non_exhaustive()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeMap;
     use std::sync::Mutex;
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::thread;
+
+    use proptest::prelude::*;
 
     use super::*;
 
@@ -265,5 +273,107 @@ mod tests {
                 .collect::<Vec<_>>(),
             ["a"]
         );
+    }
+
+    #[test]
+    fn a_device_is_there_all_the_time_while_it_changes() {
+        let (mut writer, reader) = empty();
+        writer.put(device("mynas", 1, None));
+        let done = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                for round in 0..20_000 {
+                    writer.put(device("mynas", 1, (round % 2 == 0).then_some([7; 32])));
+                }
+                done.store(true, Ordering::Release);
+            });
+            let name = DeviceName::parse("mynas").unwrap();
+            while !done.load(Ordering::Acquire) {
+                assert!(reader.device_by_name(&name).is_some());
+            }
+        });
+    }
+
+    #[test]
+    fn devices_may_be_looked_up_and_changed_while_all_are_visited() {
+        let (mut writer, reader) = empty();
+        for number in 0..2_000 {
+            writer.put(device(&format!("nas-{number}"), number, None));
+        }
+        let mut seen = 0;
+        reader.for_each(|device| {
+            assert_eq!(
+                reader.registration_by_name(&device.name),
+                Some(device.registration)
+            );
+            writer.remove(&device.name);
+            seen += 1;
+        });
+        assert_eq!(seen, 2_000);
+        assert!(reader.devices().is_empty());
+    }
+
+    /// Few names and few keys, so that they meet; names of several lengths, and every shape that a record has.
+    fn any_device() -> impl Strategy<Value = Device> {
+        let name = prop_oneof!["[ab]", "[ab]{8}", "[ab]{2}x{30}", "[a-d]{1,2}"];
+        let registration = prop_oneof![1..5u64, u64::from(u32::MAX)..u64::from(u32::MAX) + 2];
+        let keys = prop::collection::vec(0..4u8, 0..3);
+        let identity = prop::option::of((0..4u8, keys));
+        let secret = || prop::option::of("[a-c]");
+        (registration, name, identity, secret(), secret()).prop_map(
+            |(registration, name, identity, addresses, challenges)| Device {
+                registration: RegistrationId(registration),
+                name: DeviceName::parse(&name).unwrap(),
+                identity: identity.map(|(id, keys)| Identity {
+                    id: DeviceId::from_bytes([id; 16]),
+                    keys: keys.into_iter().map(key).collect(),
+                }),
+                ddns_key: addresses.as_deref().map(TokenHash::of),
+                challenge_key: challenges.as_deref().map(TokenHash::of),
+            },
+        )
+    }
+
+    fn key(octet: u8) -> PublicKey {
+        PublicKey::from_bytes([octet; 32])
+    }
+
+    proptest! {
+        #[test]
+        fn it_says_what_a_plain_map_says(
+            steps in prop::collection::vec((any_device(), prop::bool::weighted(0.7)), 0..200)
+        ) {
+            let (mut writer, reader) = empty();
+            let heard = Arc::new(Mutex::new(None));
+            let log = Arc::clone(&heard);
+            reader.watch(move |change| *log.lock().unwrap() = Some(match change {
+                Change::Put { device, before } => (Some(device.clone()), before.clone()),
+                Change::Removed(device) => (None, Some(device.clone())),
+            }));
+            let mut model = BTreeMap::new();
+            for (device, put) in steps {
+                let name = device.name.clone();
+                if put {
+                    writer.put(device.clone());
+                    let before = model.insert(name.clone(), device.clone());
+                    prop_assert_eq!(heard.lock().unwrap().take(), Some((Some(device), before)));
+                } else {
+                    let removed = model.remove(&name);
+                    prop_assert_eq!(&writer.remove(&name), &removed);
+                    prop_assert_eq!(heard.lock().unwrap().take(), removed.map(|was| (None, Some(was))));
+                }
+                prop_assert_eq!(reader.device_by_name(&name), model.get(&name).cloned());
+                let registration = model.get(&name).map(|device| device.registration);
+                prop_assert_eq!(reader.registration_by_name(&name), registration);
+                for key in (0..4).map(key) {
+                    let mut holders = model.values().filter(|device| device.has_key(&key));
+                    match reader.device_by_key(&key) {
+                        Some(found) => prop_assert!(holders.any(|holder| *holder == found)),
+                        None => prop_assert!(holders.next().is_none()),
+                    }
+                }
+            }
+            prop_assert_eq!(reader.devices(), model.into_values().collect::<Vec<_>>());
+        }
     }
 }

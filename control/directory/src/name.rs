@@ -185,6 +185,11 @@ impl DeviceName {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// A name from the octets of a `DeviceName`.
+    pub(crate) fn from_kept(octets: &[u8]) -> Self {
+        Self(str::from_utf8(octets).unwrap_or_default().into()) // they are ASCII
+    }
 }
 
 impl fmt::Display for DeviceName {

@@ -63,7 +63,7 @@ impl FromRequest<Arc<Cloud>> for Signed {
 impl Signed {
     /// The device whose key it is, if the request comes for the first time. Nonces of strangers are not remembered:
     /// anybody can make keys, and would fill the memory that devices need.
-    pub(crate) fn device(&self, cloud: &Cloud) -> Result<Arc<Device>, ApiError> {
+    pub(crate) fn device(&self, cloud: &Cloud) -> Result<Device, ApiError> {
         let refuse = |code, cause: &str| ApiError::new(code, &cloud.metrics, &cause);
         let device = cloud.devices.directory().device_by_key(&self.key);
         let device =

@@ -1,7 +1,5 @@
 //! Who asks: Basic authentication (RFC 7617) with the device's name and its key.
 
-use std::sync::Arc;
-
 use data_encoding::BASE64;
 use directory::{Device, DeviceName, Duty, Place, Reader, TokenHash, Zone};
 
@@ -20,7 +18,7 @@ impl Credentials {
 
     /// The device whose name and address key they are. A key is hashed and compared whoever asks, so that the time it
     /// takes does not tell which names exist.
-    pub(super) fn device(&self, directory: &Reader) -> Option<Arc<Device>> {
+    pub(super) fn device(&self, directory: &Reader) -> Option<Device> {
         let device = read_user(&self.user, directory.zone())
             .and_then(|name| directory.device_by_name(&name));
         let hash = device
