@@ -1,13 +1,13 @@
 //! The `[ddns]` section of the configuration.
 
-use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+mod record;
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
-use directory::Zone;
 use serde::Deserialize;
 
-use crate::protocol::MAX_LABEL;
+pub use self::record::{DeviceRecord, Record, RecordData, RecordName, RecordNameError, ValueError};
 
 /// Settings of the DNS server. Unknown keys are errors.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,6 +36,8 @@ pub struct Config {
     pub private_addresses: bool,
     /// The operator's own records in the zone: `[[ddns.record]]`. Default none.
     pub record: Vec<Record>,
+    /// Records that every device has, and every name below one: `[[ddns.device_record]]`, as CAA. Default none.
+    pub device_record: Vec<DeviceRecord>,
 }
 
 impl Default for Config {
@@ -50,6 +52,7 @@ impl Default for Config {
             updates_per_minute: Bounded(6),
             private_addresses: false,
             record: Vec::new(),
+            device_record: Vec::new(),
         }
     }
 }
@@ -109,135 +112,6 @@ pub struct OutOfBounds {
     max: u32,
 }
 
-/// One record of the operator's own.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(try_from = "WrittenRecord")]
-pub struct Record {
-    /// Where it stands.
-    pub name: RecordName,
-    /// Type and value.
-    pub data: RecordData,
-    /// Its TTL, if not the configuration's `ttl_seconds`.
-    pub ttl_seconds: Option<Bounded<1, 86_400>>,
-}
-
-/// The types of record that an operator can set.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RecordData {
-    /// An IPv4 address.
-    A(Ipv4Addr),
-    /// An IPv6 address.
-    Aaaa(Ipv6Addr),
-    /// Text of any length; it is cut into strings of 255 octets, as the DNS wants it.
-    Txt(String),
-}
-
-/// A record as the file has it.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct WrittenRecord {
-    name: RecordName,
-    r#type: RecordType,
-    ttl_seconds: Option<Bounded<1, 86_400>>,
-    value: String,
-}
-
-#[derive(Clone, Copy, Debug, Deserialize)]
-enum RecordType {
-    A,
-    #[serde(rename = "AAAA")]
-    Aaaa,
-    #[serde(rename = "TXT")]
-    Txt,
-}
-
-impl TryFrom<WrittenRecord> for Record {
-    type Error = ValueError;
-
-    fn try_from(written: WrittenRecord) -> Result<Self, ValueError> {
-        let value = written.value;
-        let data = match written.r#type {
-            RecordType::A => value.parse().map(RecordData::A).map_err(|_| ValueError {
-                value,
-                wanted: "an IPv4 address",
-            }),
-            RecordType::Aaaa => value.parse().map(RecordData::Aaaa).map_err(|_| ValueError {
-                value,
-                wanted: "an IPv6 address",
-            }),
-            RecordType::Txt => Ok(RecordData::Txt(value)),
-        };
-        Ok(Self {
-            name: written.name,
-            data: data?,
-            ttl_seconds: written.ttl_seconds,
-        })
-    }
-}
-
-/// A record's value is not of its type.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{value}` is not {wanted}")]
-pub struct ValueError {
-    value: String,
-    wanted: &'static str,
-}
-
-/// A name relative to the zone, in lower case; `@` is the zone itself.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Deserialize)]
-#[serde(try_from = "String")]
-pub struct RecordName(String);
-
-impl RecordName {
-    const APEX: &'static str = "@";
-
-    /// The labels, from the left; none for the zone itself.
-    pub(crate) fn labels(&self) -> impl Iterator<Item = &str> {
-        self.0.split('.').filter(|label| *label != Self::APEX)
-    }
-
-    /// The full name in `zone`.
-    pub(crate) fn in_zone(&self, zone: &Zone) -> String {
-        match self.0.as_str() {
-            Self::APEX => zone.to_string(),
-            name => format!("{name}.{zone}"),
-        }
-    }
-}
-
-impl TryFrom<String> for RecordName {
-    type Error = RecordNameError;
-
-    fn try_from(name: String) -> Result<Self, RecordNameError> {
-        let name = name.to_ascii_lowercase();
-        let is_label = |label: &str| {
-            (1..=MAX_LABEL).contains(&label.len())
-                && label
-                    .bytes()
-                    .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-' || b == b'_')
-        };
-        if name == Self::APEX || name.split('.').all(is_label) {
-            Ok(Self(name))
-        } else {
-            Err(RecordNameError(name))
-        }
-    }
-}
-
-impl fmt::Display for RecordName {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0)
-    }
-}
-
-/// The text is not a name for a record.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "`{0}` is not a name relative to the zone: write labels of letters, digits, hyphens and underscores, \
-     or `@` for the zone itself"
-)]
-pub struct RecordNameError(String);
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,6 +143,7 @@ mod tests {
               { name = "WWW", type = "A", value = "192.0.2.1", ttl_seconds = 300 },
               { name = "_a.www", type = "AAAA", value = "2001:db8::1" },
             ]
+            device_record = [{ type = "CAA", value = '0 issue "ca.test"' }]
             "#,
         )
         .unwrap();
@@ -297,7 +172,15 @@ mod tests {
             ),
             (
                 "\nrecord = [{ name = \"www\", type = \"CNAME\", value = \"a\" }]",
-                "expected one of `A`, `AAAA`, `TXT`",
+                "unknown variant `CNAME`, expected one of `A`, `AAAA`, `TXT`",
+            ),
+            (
+                "\nrecord = [{ name = \"www\", type = \"CAA\", value = \"issue ca.test\" }]",
+                "`issue ca.test` is not the value of a CAA record",
+            ),
+            (
+                "\ndevice_record = [{ type = \"A\", value = \"192.0.2.1\" }]",
+                "a device's addresses are its own",
             ),
             (
                 "\nrecord = [{ name = \"www\", type = \"A\", value = \"192.0.2.1\", ttl = 1 }]",

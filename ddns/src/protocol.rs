@@ -28,18 +28,32 @@ impl Type {
     pub const NS: Self = Self(2);
     /// The zone's own record.
     pub const SOA: Self = Self(6);
+    /// Where mail goes.
+    pub const MX: Self = Self(15);
     /// Text.
     pub const TXT: Self = Self(16);
     /// An IPv6 address (RFC 3596).
     pub const AAAA: Self = Self(28);
+    /// Where a service is (RFC 2782).
+    pub const SRV: Self = Self(33);
     /// EDNS (RFC 6891); no type of a question.
     pub const OPT: Self = Self(41);
+    /// The fingerprint of an SSH server's key (RFC 4255).
+    pub const SSHFP: Self = Self(44);
+    /// The certificate of a TLS server (RFC 6698).
+    pub const TLSA: Self = Self(52);
+    /// How a service is reached (RFC 9460).
+    pub const SVCB: Self = Self(64);
+    /// How a web server is reached (RFC 9460).
+    pub const HTTPS: Self = Self(65);
     /// Zone transfer of what changed (RFC 1995).
     pub const IXFR: Self = Self(251);
     /// Zone transfer (RFC 5936).
     pub const AXFR: Self = Self(252);
     /// "Any type you like" (RFC 8482).
     pub const ANY: Self = Self(255);
+    /// Which CA may issue certificates (RFC 8659).
+    pub const CAA: Self = Self(257);
 }
 
 /// How a query ended (RFC 1035 section 4.1.1; RFC 6891 section 9).

@@ -113,8 +113,8 @@ impl Table {
 
     /// One own address is enough to lead past the relay: a family that the device does not have is then NODATA.
     fn find_at_device(&self, own: Addresses, qtype: Type) -> Found<'_> {
-        if own.is_empty() {
-            return find_at_node(&self.contents.relay, qtype);
+        if own.is_empty() || !matches!(qtype, Type::A | Type::AAAA) {
+            return find_at_node(&self.contents.device, qtype);
         }
         AddressRecord::compile(own, qtype, self.contents.ttl).map_or(Found::NoData, |address| {
             Found::Records(Records::Address(address))

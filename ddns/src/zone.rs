@@ -14,7 +14,7 @@ use std::net::IpAddr;
 
 use directory::{OperatorName, Place, Zone};
 
-use crate::config::{Config, Record, RecordData, RecordName};
+use crate::config::{Bounded, Config, DeviceRecord, Record, RecordData, RecordName};
 use crate::protocol::{MAX_NAME, POINTER_TO_QUESTION, Type};
 use crate::rrset::{MAX_RRSET, Rrset, SoaTemplate};
 
@@ -33,8 +33,8 @@ pub struct Contents {
     pub(crate) soa: SoaTemplate,
     /// By the octets of a name that stand before the apex.
     pub(crate) node_by_name: HashMap<Box<[u8]>, Node>,
-    /// What a device without own addresses answers with.
-    pub(crate) relay: Node,
+    /// What every device has: the relay's addresses, unless it has its own, and the operator's records for all.
+    pub(crate) device: Node,
     /// The TTL of addresses, in seconds.
     pub(crate) ttl: u32,
 }
@@ -72,6 +72,8 @@ impl Contents {
         for host in OperatorName::ALL {
             put(&[host.label()], &relay);
         }
+        let mut device = relay;
+        device.0.extend(every_devices(&config.device_record, ttl)?);
         let apex = node_by_name.entry(octets(&[])).or_default();
         apex.0.extend(name_server().map(|set| (Type::NS, set)));
         Ok(Self {
@@ -83,7 +85,7 @@ impl Contents {
             .into(),
             soa: SoaTemplate::new(config.negative_ttl_seconds.get()),
             node_by_name,
-            relay,
+            device,
             ttl,
         })
     }
@@ -139,17 +141,12 @@ pub enum RecordError {
     /// Longer than 255 octets with the zone's name behind it (RFC 1035 section 3.1).
     #[error("the name of the record `{0}` is too long in this zone: shorten it")]
     NameTooLong(RecordName),
-    /// RFC 2181 section 5.2.
-    #[error("the records of one type at `{0}` have different TTLs: give them the same")]
-    DifferentTtls(RecordName),
-    /// RFC 2181 section 5.
-    #[error("a record at `{0}` is there twice: remove one")]
-    Twice(RecordName),
-    /// See [`MAX_RRSET`].
-    #[error(
-        "the records of one type at `{0}` have more than {MAX_RRSET} octets: make them fewer or shorter"
-    )]
-    TooLarge(RecordName),
+    /// Some cannot stand together.
+    #[error("the records of one type at `{0}` {1}")]
+    Set(RecordName, SetError),
+    /// The same, of those that every device has.
+    #[error("the records of one type for every device {0} (in [[ddns.device_record]])")]
+    DeviceSet(SetError),
     /// The same, of addresses that no record has set.
     #[error("there are too many public addresses of the relay or the name server")]
     TooManyAddresses,
@@ -159,14 +156,24 @@ impl RecordError {
     /// The name of the record, if it is about one.
     pub fn name(&self) -> Option<&RecordName> {
         match self {
-            Self::DevicesPlace(name)
-            | Self::NameTooLong(name)
-            | Self::DifferentTtls(name)
-            | Self::Twice(name)
-            | Self::TooLarge(name) => Some(name),
-            Self::TooManyAddresses => None,
+            Self::DevicesPlace(name) | Self::NameTooLong(name) | Self::Set(name, _) => Some(name),
+            Self::DeviceSet(_) | Self::TooManyAddresses => None,
         }
     }
+}
+
+/// Why records of one type cannot stand at one name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SetError {
+    /// RFC 2181 section 5.2.
+    #[error("have different TTLs: give them the same")]
+    DifferentTtls,
+    /// RFC 2181 section 5.
+    #[error("are there twice: remove one")]
+    Twice,
+    /// See [`MAX_RRSET`].
+    #[error("have more than {MAX_RRSET} octets: make them fewer or shorter")]
+    TooLarge,
 }
 
 /// Compiles the operator's own records, and the empty names above them (RFC 4592 section 2.2.2).
@@ -188,7 +195,12 @@ fn operators_own(
             node_by_name.entry(octets(&labels[above..])).or_default();
         }
         let node = node_by_name.entry(octets(&labels)).or_default();
-        node.0.push((rtype, compile(name, rtype, &records, ttl)?));
+        let records = records
+            .iter()
+            .map(|record| (&record.data, record.ttl_seconds));
+        let set = compile(rtype, records, ttl);
+        let set = set.map_err(|error| RecordError::Set(name.clone(), error))?;
+        node.0.push((rtype, set));
     }
     Ok(node_by_name)
 }
@@ -205,23 +217,43 @@ fn check_place(name: &RecordName, zone: &Zone) -> Result<(), RecordError> {
     }
 }
 
-fn compile(
-    name: &RecordName,
-    rtype: Type,
-    records: &[&Record],
-    ttl: u32,
-) -> Result<Rrset, RecordError> {
-    let ttl_of = |record: &Record| record.ttl_seconds.map_or(ttl, |ttl| ttl.get());
-    let ttl = records.first().map_or(ttl, |first| ttl_of(first));
-    if records.iter().any(|record| ttl_of(record) != ttl) {
-        return Err(RecordError::DifferentTtls(name.clone()));
+/// Compiles the records that every device has.
+fn every_devices(records: &[DeviceRecord], ttl: u32) -> Result<Vec<(Type, Rrset)>, RecordError> {
+    let mut records_by_type: BTreeMap<Type, Vec<&DeviceRecord>> = BTreeMap::new();
+    for record in records {
+        records_by_type
+            .entry(record.data.rtype())
+            .or_default()
+            .push(record);
     }
-    let mut data: Vec<_> = records.iter().map(|record| record.data.octets()).collect();
+    let compiled = records_by_type.into_iter().map(|(rtype, records)| {
+        let records = records
+            .iter()
+            .map(|record| (&record.data, record.ttl_seconds));
+        let set = compile(rtype, records, ttl).map_err(RecordError::DeviceSet)?;
+        Ok((rtype, set))
+    });
+    compiled.collect()
+}
+
+/// Compiles records of one type at one name; `ttl` is that of those that have none of their own.
+fn compile<'r>(
+    rtype: Type,
+    records: impl Iterator<Item = (&'r RecordData, Option<Bounded<1, 86_400>>)>,
+    ttl: u32,
+) -> Result<Rrset, SetError> {
+    let (mut data, ttls): (Vec<_>, Vec<_>) = records
+        .map(|(data, own)| (data.octets(), own.map_or(ttl, Bounded::get)))
+        .unzip();
+    let ttl = ttls.first().copied().unwrap_or(ttl);
+    if ttls.iter().any(|other| *other != ttl) {
+        return Err(SetError::DifferentTtls);
+    }
     data.sort();
     if data.windows(2).any(|pair| pair[0] == pair[1]) {
-        return Err(RecordError::Twice(name.clone()));
+        return Err(SetError::Twice);
     }
-    Rrset::compile(rtype, ttl, &data).ok_or_else(|| RecordError::TooLarge(name.clone()))
+    Rrset::compile(rtype, ttl, &data).ok_or(SetError::TooLarge)
 }
 
 impl RecordData {
@@ -230,6 +262,7 @@ impl RecordData {
             Self::A(_) => Type::A,
             Self::Aaaa(_) => Type::AAAA,
             Self::Txt(_) => Type::TXT,
+            Self::Other(rtype, _) => *rtype,
         }
     }
 
@@ -238,6 +271,7 @@ impl RecordData {
         match self {
             Self::A(address) => address.octets().into(),
             Self::Aaaa(address) => address.octets().into(),
+            Self::Other(_, octets) => octets.to_vec(),
             Self::Txt(text) if text.is_empty() => vec![0],
             Self::Txt(text) => text
                 .as_bytes()
@@ -348,15 +382,18 @@ mod tests {
             (one("blog"), RecordError::DevicesPlace(name("blog"))),
             (one("_x.blog"), RecordError::DevicesPlace(name("_x.blog"))),
             (one(&deep), RecordError::NameTooLong(name(&deep))),
-            (one("www") + &one("WWW"), RecordError::Twice(name("www"))),
+            (
+                one("www") + &one("WWW"),
+                RecordError::Set(name("www"), SetError::Twice),
+            ),
             (
                 one("www")
                     + r#"{ name = "www", type = "A", value = "192.0.2.2", ttl_seconds = 5 }"#,
-                RecordError::DifferentTtls(name("www")),
+                RecordError::Set(name("www"), SetError::DifferentTtls),
             ),
             (
                 format!(r#"{{ name = "www", type = "TXT", value = "{large}" }}"#),
-                RecordError::TooLarge(name("www")),
+                RecordError::Set(name("www"), SetError::TooLarge),
             ),
         ] {
             let refused = compiled(&format!("record = [{records}]")).unwrap_err();

@@ -48,6 +48,13 @@ const CONFIG: &str = r#"
         { name = "www", type = "A", value = "192.0.2.80" },
         { name = "www", type = "AAAA", value = "2001:db8::80" },
         { name = "@", type = "TXT", value = "hello there" },
+        { name = "@", type = "MX", value = "10 mail.example.com" },
+        { name = "www", type = "HTTPS", value = "1 . alpn=h2,h3 port=8443" },
+        { name = "_ssh._tcp.www", type = "SRV", value = "0 5 22 www.nas.test" },
+    ]
+    device_record = [
+        { type = "CAA", value = '0 issue "ca.test"', ttl_seconds = 300 },
+        { type = "CAA", value = '0 iodef "mailto:a@nas.test"', ttl_seconds = 300 },
     ]
 "#;
 
@@ -63,6 +70,10 @@ async fn dig_agrees_about_every_kind_of_record() {
     let port = world.server.addr().port();
     // 127.0.0.2: the reply has to come from where the query went, or dig does not take it.
     let servers = ["127.0.0.1", "127.0.0.2", "::1"];
+    let caa = vec![
+        "CAA 0 iodef \"mailto:a@nas.test\"",
+        "CAA 0 issue \"ca.test\"",
+    ];
     let expected = [
         ("nas.test NS", vec!["NS ns1.nas.test."]),
         ("nas.test A", vec!["A 192.0.2.250"]),
@@ -79,6 +90,14 @@ async fn dig_agrees_about_every_kind_of_record() {
         ("photos.home.nas.test A", vec!["A 192.0.2.7"]),
         ("away.nas.test A", vec!["A 192.0.2.250"]),
         ("away.nas.test AAAA", vec!["AAAA 2001:db8::250"]),
+        ("nas.test MX", vec!["MX 10 mail.example.com."]),
+        (
+            "_ssh._tcp.www.nas.test SRV",
+            vec!["SRV 0 5 22 www.nas.test."],
+        ),
+        ("home.nas.test CAA", caa.clone()),
+        ("photos.away.nas.test CAA", caa),
+        ("_acme-challenge.home.nas.test CAA", vec![]),
         ("home.nas.test TXT", vec![]),
         ("nobody.nas.test A", vec![]),
     ];
@@ -90,6 +109,10 @@ async fn dig_agrees_about_every_kind_of_record() {
                     let heard = answers(tool, server, &format!("{transport} {question}")).await;
                     assert_eq!(heard, *answer, "{tool} @{server} {transport} {question}");
                 }
+                // kdig and dig write the same in different words.
+                let https = answers(tool, server, &format!("{transport} www.nas.test HTTPS")).await;
+                let https = https.join("\n").replace('"', "");
+                assert_eq!(https, "HTTPS 1 . alpn=h2,h3 port=8443");
                 let soa = answers(tool, server, &format!("{transport} nas.test SOA")).await;
                 let [soa] = &soa[..] else {
                     panic!("{tool} @{server} {transport}: {soa:?}");
