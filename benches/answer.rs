@@ -1,18 +1,20 @@
 //! How long one DNS query takes from its octets to those of its answer, with 100,000 devices in the table. The names are
-//! asked for in scattered order, so that the table's memory is as cold as it is on a real server.
+//! asked for in scattered order, so that the table's memory is as cold as it is on a real server. With a cookie (RFC 9018),
+//! the server also checks that it is one of its own.
 
 #![allow(
     clippy::unwrap_used,
     reason = "a bench that cannot go on says so by panicking"
 )]
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ddns::Config;
 use ddns::addresses::Addresses;
+use ddns::cookie::{Secret, Secrets};
 use ddns::own::Own;
 use ddns::protocol::{CLASS_IN, Type, UDP_LIMIT};
-use ddns::server::{Kind, Response, Transport, respond};
+use ddns::server::{Client, Context, Identity, Kind, Response, Transport, respond};
 use ddns::table::{Held, Table};
 use ddns::zone::Contents;
 use directory::{DeviceName, RegistrationId, Zone};
@@ -30,17 +32,38 @@ fn main() {
 
 #[divan::bench(sample_count = 4000, sample_size = 250)]
 fn a_of_a_device(bencher: Bencher<'_, '_>) {
+    let queries = (0..DEVICES).map(query).collect();
+    measure(bencher, &identity(), Kind::NoError, queries);
+}
+
+/// What a flood of random names asks for.
+#[divan::bench(sample_count = 4000, sample_size = 250)]
+fn no_such_name(bencher: Bencher<'_, '_>) {
+    let queries = (DEVICES..2 * DEVICES).map(query).collect();
+    measure(bencher, &identity(), Kind::NxDomain, queries);
+}
+
+#[divan::bench(sample_count = 4000, sample_size = 250)]
+fn with_a_cookie(bencher: Bencher<'_, '_>) {
+    let identity = identity();
+    let cookie = learnt(&identity);
+    let queries = (0..DEVICES).map(|number| with_cookie(&query(number), &cookie));
+    measure(bencher, &identity, Kind::NoError, queries.collect());
+}
+
+fn measure(bencher: Bencher<'_, '_>, identity: &Identity, expected: Kind, queries: Vec<Vec<u8>>) {
     let table = table();
-    let queries: Vec<_> = (0..DEVICES).map(query).collect();
+    let context = context(identity);
     let mut out = [0; UDP_LIMIT];
     for query in &queries {
-        let response = respond(&table, Transport::Udp, query, &mut out);
+        let response = respond(&table, &context, query, &mut out);
         let good = matches!(
             response,
             Response::Reply {
-                kind: Kind::NoError,
+                kind,
+                client: Client::Unknown | Client::Proven,
                 ..
-            }
+            } if kind == expected
         );
         assert!(good, "what is measured must be right: {response:?}");
     }
@@ -50,7 +73,41 @@ fn a_of_a_device(bencher: Bencher<'_, '_>) {
             next = (next + STRIDE) % queries.len();
             queries[next].clone() // warm, as if just received
         })
-        .bench_local_refs(|query| respond(&table, Transport::Udp, query, black_box(&mut out)));
+        .bench_local_refs(|query| respond(&table, &context, query, black_box(&mut out)));
+}
+
+fn identity() -> Identity {
+    Identity {
+        secrets: Secrets::new(Secret::random().unwrap(), None),
+        nsid: None,
+    }
+}
+
+fn context(identity: &Identity) -> Context<'_> {
+    Context {
+        transport: Transport::Udp,
+        client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
+        now: 1_800_000_000,
+        identity,
+    }
+}
+
+/// The cookie that a client gets with its first answer, which it ends.
+fn learnt(identity: &Identity) -> Vec<u8> {
+    let first = with_cookie(&query(0), &[7; 8]);
+    let mut out = [0; UDP_LIMIT];
+    let Response::Reply { len, .. } = respond(&table(), &context(identity), &first, &mut out)
+    else {
+        unreachable!("a query is answered");
+    };
+    out[len - 24..len].to_vec()
+}
+
+/// The query with a COOKIE option (RFC 7873) in its OPT record.
+fn with_cookie(query: &[u8], cookie: &[u8]) -> Vec<u8> {
+    let length: u8 = cookie.len().try_into().unwrap();
+    let head = query.strip_suffix(&[0, 0]).unwrap();
+    [head, &[0, length + 4, 0, 10, 0, length], cookie].concat()
 }
 
 /// A zone whose devices all have an address of their own in both families.

@@ -8,7 +8,7 @@
     clippy::unwrap_used
 )]
 
-use crate::protocol::{Rcode, Type};
+use crate::protocol::{Ede, Rcode, Refusal, Type};
 use crate::query::Query;
 use crate::rrset::{Records, Soa};
 use crate::table::{Found, Table};
@@ -25,13 +25,13 @@ pub enum Answer<'t> {
     /// The name does not exist (RFC 2308 section 2.1).
     NoName(Soa<'t>),
     /// No answer from the zone, but a code.
-    Refusal(Rcode),
+    Refusal(Refusal),
 }
 
 /// Decides what `query` is told.
 pub fn answer<'t>(query: &Query<'_>, table: &'t Table) -> Answer<'t> {
     let Some(below) = table.below_apex(query.name.as_wire()) else {
-        return Answer::Refusal(Rcode::Refused);
+        return Answer::Refusal(Refusal::because(Rcode::Refused, Ede::NotAuthoritative));
     };
     match query.qtype {
         Type::ANY => one_of_any(below, table),
@@ -87,7 +87,7 @@ mod tests {
             Answer::Soa(_) => "soa".into(),
             Answer::NoData(_) => "nodata".into(),
             Answer::NoName(_) => "nxdomain".into(),
-            Answer::Refusal(rcode) => format!("{rcode:?}"),
+            Answer::Refusal(refusal) => format!("{:?}", refusal.rcode),
         }
     }
 

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use serde::Deserialize;
 
 pub use self::record::{DeviceRecord, Record, RecordData, RecordName, RecordNameError, ValueError};
+use crate::server::Nsid;
 
 /// Settings of the DNS server. Unknown keys are errors.
 #[derive(Clone, Debug, Deserialize)]
@@ -34,6 +35,12 @@ pub struct Config {
     /// Whether a device's name may lead to a private or reserved address; only for a zone that nobody outside asks for. Default
     /// no.
     pub private_addresses: bool,
+    /// What this server calls itself to those who ask which one has answered (NSID), 1 to 64 octets. Default: nothing.
+    pub nsid: Option<Nsid>,
+    /// Files with a secret of 32 hexadecimal digits each, which everybody may not read: cookies are made by the first and
+    /// those made by the second are good too. Servers that stand in for each other need the same ones. Default: a secret
+    /// of this run alone.
+    pub cookie_secret_files: SecretFiles,
     /// The operator's own records in the zone: `[[ddns.record]]`. Default none.
     pub record: Vec<Record>,
     /// Records that every device has, and every name below one: `[[ddns.device_record]]`, as CAA. Default none.
@@ -51,11 +58,43 @@ impl Default for Config {
             tcp_connections_per_address: Bounded(50),
             updates_per_minute: Bounded(6),
             private_addresses: false,
+            nsid: None,
+            cookie_secret_files: SecretFiles::default(),
             record: Vec::new(),
             device_record: Vec::new(),
         }
     }
 }
+
+/// The files of none, one or two secrets.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Vec<PathBuf>")]
+pub struct SecretFiles {
+    /// The secret that cookies are made by.
+    pub(crate) made_by: Option<PathBuf>,
+    /// Another one that makes them good.
+    pub(crate) known_too: Option<PathBuf>,
+}
+
+impl TryFrom<Vec<PathBuf>> for SecretFiles {
+    type Error = TooManySecrets;
+
+    fn try_from(files: Vec<PathBuf>) -> Result<Self, TooManySecrets> {
+        let mut files = files.into_iter();
+        let (made_by, known_too) = (files.next(), files.next());
+        match files.next() {
+            None => Ok(Self { made_by, known_too }),
+            Some(_) => Err(TooManySecrets),
+        }
+    }
+}
+
+/// There are more secrets than a change from one to another needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "there are more than two files: name the one that makes cookies, and the one before or after it"
+)]
+pub struct TooManySecrets;
 
 /// What only the composition root knows.
 #[derive(Clone, Debug)]
@@ -138,6 +177,8 @@ mod tests {
             negative_ttl_seconds = 15
             tcp_connections = 10
             tcp_connections_per_address = 2
+            nsid = "ns1.example.net"
+            cookie_secret_files = ["/etc/causeway/cookie", "/etc/causeway/cookie.before"]
             record = [
               { name = "@", type = "TXT", value = "v=spf1 -all" },
               { name = "WWW", type = "A", value = "192.0.2.1", ttl_seconds = 300 },
@@ -148,6 +189,10 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.threads.map(Bounded::get), Some(4));
+        assert_eq!(config.nsid.unwrap().octets(), b"ns1.example.net");
+        let files = config.cookie_secret_files;
+        assert_eq!(files.made_by, Some("/etc/causeway/cookie".into()));
+        assert!(files.known_too.is_some());
         assert_eq!(config.record[0].data, RecordData::Txt("v=spf1 -all".into()));
         assert_eq!(config.record[1].name.to_string(), "www");
         assert_eq!(config.record[2].name.labels().count(), 2);
@@ -161,6 +206,14 @@ mod tests {
             ("\nlisten = \"localhost\"", "invalid socket address"),
             ("\nttl_seconds = 0", "0 is not between 1 and 86400"),
             ("\nnegative_ttl_seconds = 61", "61 is not between 1 and 60"),
+            (
+                "\nnsid = \"\"",
+                "a name of 0 octets is not between 1 and 64",
+            ),
+            (
+                "\ncookie_secret_files = [\"a\", \"b\", \"c\"]",
+                "more than two files",
+            ),
             ("\nthreads = -1", "-1 is not between 1 and 64"),
             (
                 "\nrecord = [{ name = \"*\", type = \"A\", value = \"192.0.2.1\" }]",

@@ -1,7 +1,7 @@
-//! (Query, Answer, limit) → the octets of the reply. The only place that truncates.
+//! (Query, Answer, options, limit) → the octets of the reply. The only place that truncates.
 //!
 //! ```text
-//!  header 12 │ question, as it came │ answer: an RRset, or nothing │ authority: SOA, or nothing │ OPT 11, or nothing
+//!  header 12 │ question, as it came │ answer: an RRset, or nothing │ authority: SOA, or nothing │ OPT, or nothing
 //! ```
 
 #![deny(
@@ -12,20 +12,31 @@
     clippy::unwrap_used
 )]
 
+mod opt;
+
+use self::opt::{MAX_OPTIONS, OPT_LEN};
 use crate::answer::Answer;
-use crate::protocol::{HEADER_LEN, Rcode, Type, UDP_LIMIT};
-use crate::query::{Edns, Head};
+use crate::protocol::{HEADER_LEN, Rcode};
+use crate::query::Head;
 use crate::rrset::{MAX_RRSET, Soa};
 
+pub use self::opt::{MAX_NSID, ReplyOptions, ZoneVersion};
+
 /// The most octets a reply of ours can have, over TCP.
-pub const MAX_REPLY: usize = HEADER_LEN + MAX_QUESTION + MAX_RRSET + OPT_LEN;
+pub const MAX_REPLY: usize = HEADER_LEN + MAX_QUESTION + MAX_RRSET + OPT_LEN + MAX_OPTIONS;
 
 const MAX_QUESTION: usize = crate::protocol::MAX_NAME + 4;
-const OPT_LEN: usize = 11;
 
 /// Writes the reply to `out` and returns its length, which is at most `limit`. `None` if not even the header and the
-/// question fit there, which 512 octets always have room for.
-pub fn encode(head: &Head<'_>, answer: &Answer<'_>, limit: usize, out: &mut [u8]) -> Option<usize> {
+/// question fit there, which 512 octets always have room for. What fits least goes first: options other than the cookie,
+/// then the records. A client without EDNS gets no options.
+pub fn encode(
+    head: &Head<'_>,
+    answer: &Answer<'_>,
+    options: &ReplyOptions<'_>,
+    limit: usize,
+    out: &mut [u8],
+) -> Option<usize> {
     let soa = match answer {
         Answer::Soa(soa) | Answer::NoData(soa) | Answer::NoName(soa) => {
             Some(soa.record(apex_offset(head, soa)?))
@@ -38,25 +49,34 @@ pub fn encode(head: &Head<'_>, answer: &Answer<'_>, limit: usize, out: &mut [u8]
         (_, Some(soa)) => (&soa[..], [0, 1]),
         (_, None) => (&[][..], [0, 0]),
     };
-    let rcode = rcode(answer);
-    let opt = head.edns.map(|edns| opt(edns, rcode));
-    let opt = opt.as_ref().map_or(&[][..], |opt| &opt[..]);
-
-    let bare = HEADER_LEN
-        .checked_add(head.question.len())?
-        .checked_add(opt.len())?;
-    let truncated = bare.checked_add(body.len())? > limit.min(out.len());
+    let limit = limit.min(out.len());
+    let fits = |body: &[u8], options: &ReplyOptions<'_>| {
+        let opt = head
+            .edns
+            .map_or(0, |_| OPT_LEN.saturating_add(options.len()));
+        HEADER_LEN
+            .saturating_add(head.question.len())
+            .saturating_add(body.len())
+            .saturating_add(opt)
+            <= limit
+    };
+    let least = options.least();
+    let options = if fits(body, options) { options } else { &least };
     // RFC 2181 section 9: with TC set the client throws away what is there and asks again over TCP, so nothing is.
+    let truncated = !fits(body, options);
     let (body, counts) = if truncated {
         (&[][..], [0, 0])
     } else {
         (body, counts)
     };
+    let rcode = rcode(answer);
     let mut writer = Writer { out, len: 0 };
     writer.put(&header(head, rcode, answer, truncated, counts))?;
     writer.put(head.question)?;
     writer.put(body)?;
-    writer.put(opt)?;
+    if let Some(edns) = head.edns {
+        options.write(edns, rcode, &mut writer)?;
+    }
     (writer.len <= limit).then_some(writer.len)
 }
 
@@ -64,7 +84,7 @@ fn rcode(answer: &Answer<'_>) -> Rcode {
     match answer {
         Answer::Records(_) | Answer::Soa(_) | Answer::NoData(_) => Rcode::NoError,
         Answer::NoName(_) => Rcode::NxDomain,
-        Answer::Refusal(rcode) => *rcode,
+        Answer::Refusal(refusal) => refusal.rcode,
     }
 }
 
@@ -117,35 +137,6 @@ const AA: u8 = 0x04;
 const TC: u8 = 0x02;
 const RD: u8 = 0x01;
 
-/// Our OPT record (RFC 6891 section 6.1.2): version 0, what we take, and no option.
-fn opt(edns: Edns, rcode: Rcode) -> [u8; OPT_LEN] {
-    let [type0, type1] = Type::OPT.0.to_be_bytes();
-    #[expect(clippy::cast_possible_truncation, reason = "1232 fits in 16 bits")]
-    let [size0, size1] = (UDP_LIMIT as u16).to_be_bytes();
-    // RFC 3225 section 3: "The DO bit of the query MUST be copied in the response." The flags of another version of
-    // EDNS are not ours to read, and no other flag is copied (RFC 6891 section 6.1.4).
-    let flags = if edns.dnssec_ok && edns.version == 0 {
-        DO
-    } else {
-        0
-    };
-    [
-        0,
-        type0,
-        type1,
-        size0,
-        size1,
-        rcode.high_bits(),
-        0,
-        flags,
-        0,
-        0,
-        0,
-    ]
-}
-
-const DO: u8 = 0x80;
-
 struct Writer<'o> {
     out: &'o mut [u8],
     len: usize,
@@ -164,6 +155,8 @@ impl Writer<'_> {
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 mod tests {
     use super::*;
+    use crate::protocol::{Ede, Type};
+    use crate::query::{Edns, Options};
     use crate::rrset::{Records, Rrset, SoaTemplate};
 
     const QUESTION: &[u8] = b"\x05MyNas\x03nas\x04test\0\0\x01\0\x01";
@@ -183,12 +176,22 @@ mod tests {
             payload: 1232,
             version,
             dnssec_ok,
+            options: Options::default(),
         })
     }
 
     fn encoded(head: &Head<'_>, answer: &Answer<'_>, limit: usize) -> Vec<u8> {
+        with_options(head, answer, &ReplyOptions::default(), limit)
+    }
+
+    fn with_options(
+        head: &Head<'_>,
+        answer: &Answer<'_>,
+        options: &ReplyOptions<'_>,
+        limit: usize,
+    ) -> Vec<u8> {
         let mut out = vec![0; MAX_REPLY];
-        let len = encode(head, answer, limit, &mut out).unwrap();
+        let len = encode(head, answer, options, limit, &mut out).unwrap();
         out.truncate(len);
         out
     }
@@ -237,7 +240,11 @@ mod tests {
 
     #[test]
     fn another_version_of_edns_gets_its_code_and_no_flags() {
-        let reply = encoded(&head(edns(1, true)), &Answer::Refusal(Rcode::BadVers), 512);
+        let reply = encoded(
+            &head(edns(1, true)),
+            &Answer::Refusal(Rcode::BadVers.into()),
+            512,
+        );
         assert_eq!(reply[2..4], [0x81, 0]);
         assert_eq!(
             reply[12 + QUESTION.len()..],
@@ -249,8 +256,69 @@ mod tests {
     fn a_place_too_small_for_the_question_gets_nothing() {
         let mut out = [0; 20];
         assert_eq!(
-            encode(&head(None), &Answer::Refusal(Rcode::Refused), 512, &mut out),
+            encode(
+                &head(None),
+                &Answer::Refusal(Rcode::Refused.into()),
+                &ReplyOptions::default(),
+                512,
+                &mut out
+            ),
             None
         );
+    }
+
+    const ALL: ReplyOptions<'static> = ReplyOptions {
+        cookie: Some([7; 24]),
+        reason: Some(Ede::NotAuthoritative),
+        zone_version: Some(ZoneVersion {
+            labels: 2,
+            serial: 0x0102_0304,
+        }),
+        nsid: Some(b"ns1"),
+    };
+
+    #[test]
+    fn options_stand_in_the_opt_record_of_a_client_that_has_one() {
+        let refusal = Answer::Refusal(Rcode::Refused.into());
+        let reply = with_options(&head(edns(0, false)), &refusal, &ALL, 512);
+        let expected = [
+            &[0, 0, 41, 0x04, 0xD0, 0, 0, 0, 0, 0, 51][..],
+            &[0, 10, 0, 24],
+            &[7; 24],
+            &[0, 15, 0, 2, 0, 20],
+            &[0, 19, 0, 6, 2, 0, 1, 2, 3, 4],
+            b"\0\x03\0\x03ns1",
+        ]
+        .concat();
+        assert_eq!(reply[12 + QUESTION.len()..], expected);
+        let without = with_options(&head(None), &refusal, &ALL, 512);
+        assert_eq!(without.len(), 12 + QUESTION.len());
+    }
+
+    #[test]
+    fn options_but_the_cookie_make_room_for_the_records() {
+        let set = Rrset::compile(Type::TXT, 60, &[vec![0; 700]]).unwrap();
+        let answer = Answer::Records(Records::Fixed(&set));
+        let head = head(edns(0, false));
+        let without = 12 + QUESTION.len() + 712 + 11;
+        for (limit, len, tc) in [
+            (without + 51, without + 51, 0),
+            (without + 50, without + 28, 0),
+            (without + 28, without + 28, 0),
+            (without + 27, 12 + QUESTION.len() + 11 + 28, TC),
+        ] {
+            let reply = with_options(&head, &answer, &ALL, limit);
+            assert_eq!((reply.len(), reply[2] & TC), (len, tc), "{limit}");
+        }
+    }
+
+    #[test]
+    fn the_longest_reply_has_its_place() {
+        let nsid = [b'n'; MAX_NSID];
+        let all = ReplyOptions {
+            nsid: Some(&nsid),
+            ..ALL
+        };
+        assert_eq!(all.len(), MAX_OPTIONS);
     }
 }

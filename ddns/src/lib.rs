@@ -30,6 +30,7 @@ pub mod addresses;
 pub mod answer;
 pub mod challenges;
 pub mod config;
+pub mod cookie;
 pub mod encode;
 mod follow;
 pub mod http;

@@ -6,7 +6,7 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
 };
 
-use crate::server::{Kind, Transport};
+use crate::server::{Client, Kind, Transport};
 use crate::store::{Disk, Log};
 use crate::table::Table;
 use crate::update::outcome::{Outcome, UpdateError};
@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     truncated: IntCounter,
     /// Messages that got no reply, by transport and reason.
     dropped: [[IntCounter; Dropped::COUNT]; Transport::COUNT],
+    /// Replies sent, by transport and by the cookie that came with the query.
+    cookies: [[IntCounter; Client::COUNT]; Transport::COUNT],
     /// TCP connections taken. Open now = opened - closed.
     tcp_opened: IntCounter,
     /// TCP connections ended, by reason.
@@ -91,12 +93,14 @@ impl Dropped {
 pub(crate) struct Tally {
     queries: [u32; Kind::COUNT],
     dropped: [u32; Dropped::COUNT],
+    cookies: [u32; Client::COUNT],
     truncated: u32,
 }
 
 impl Tally {
-    pub(crate) fn reply(&mut self, kind: Kind, truncated: bool) {
+    pub(crate) fn reply(&mut self, kind: Kind, truncated: bool, client: Client) {
         self.queries[kind as usize] += 1;
+        self.cookies[client as usize] += 1;
         self.truncated += u32::from(truncated);
     }
 
@@ -125,7 +129,17 @@ impl Metrics {
             Dropped::ALL
                 .map(|reason| dropped.with_label_values(&[transport.label(), reason.label()]))
         };
+        let cookies = names.counters(
+            "cookies_total",
+            "Replies sent, by the cookie that came with the query.",
+            &["transport", "cookie"],
+        )?;
+        let by_cookie = |transport: Transport| {
+            Client::ALL
+                .map(|client| cookies.with_label_values(&[transport.label(), client.label()]))
+        };
         Ok(Self {
+            cookies: Transport::ALL.map(by_cookie),
             queries: Transport::ALL.map(by_kind),
             truncated: names.counter("truncated_total", "Replies that did not fit and said so.")?,
             dropped: Transport::ALL.map(by_reason),
@@ -178,7 +192,8 @@ impl Metrics {
         let tally = std::mem::take(tally);
         let queries = self.queries[transport as usize].iter().zip(tally.queries);
         let dropped = self.dropped[transport as usize].iter().zip(tally.dropped);
-        for (counter, count) in queries.chain(dropped) {
+        let cookies = self.cookies[transport as usize].iter().zip(tally.cookies);
+        for (counter, count) in queries.chain(dropped).chain(cookies) {
             if count > 0 {
                 counter.inc_by(count.into());
             }

@@ -56,6 +56,21 @@ impl Type {
     pub const CAA: Self = Self(257);
 }
 
+/// An option of EDNS (RFC 6891 section 6.1.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct OptionCode(pub u16);
+
+impl OptionCode {
+    /// Which server this is (RFC 5001).
+    pub const NSID: Self = Self(3);
+    /// What shows that a client is where it says (RFC 7873).
+    pub const COOKIE: Self = Self(10);
+    /// Why a query ended as it did (RFC 8914).
+    pub const EDE: Self = Self(15);
+    /// Which version of the zone has answered (RFC 9660).
+    pub const ZONEVERSION: Self = Self(19);
+}
+
 /// How a query ended (RFC 1035 section 4.1.1; RFC 6891 section 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rcode {
@@ -71,6 +86,8 @@ pub enum Rcode {
     Refused,
     /// A version of EDNS that is not known here.
     BadVers,
+    /// A server cookie is missing or not ours (RFC 7873 section 8).
+    BadCookie,
 }
 
 impl Rcode {
@@ -82,14 +99,64 @@ impl Rcode {
             Self::NxDomain => 3,
             Self::NotImp => 4,
             Self::Refused => 5,
+            Self::BadCookie => 7,
         }
     }
 
     /// The eight bits above them, in the OPT record (RFC 6891 section 6.1.3).
     pub fn high_bits(self) -> u8 {
         match self {
-            Self::BadVers => 1,
+            Self::BadVers | Self::BadCookie => 1,
             Self::NoError | Self::FormErr | Self::NxDomain | Self::NotImp | Self::Refused => 0,
+        }
+    }
+}
+
+/// Why a query was refused, in a word for whoever looks into it (RFC 8914 section 4).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Ede {
+    /// By policy.
+    Prohibited,
+    /// The name is in no zone of ours.
+    NotAuthoritative,
+    /// What is asked for exists nowhere here.
+    NotSupported,
+}
+
+impl Ede {
+    /// Its number (RFC 8914 section 5.2).
+    pub fn code(self) -> u16 {
+        match self {
+            Self::Prohibited => 18,
+            Self::NotAuthoritative => 20,
+            Self::NotSupported => 21,
+        }
+    }
+}
+
+/// A code in place of an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// The code.
+    pub rcode: Rcode,
+    /// Why, where the code leaves that open.
+    pub reason: Option<Ede>,
+}
+
+impl Refusal {
+    pub(crate) fn because(rcode: Rcode, reason: Ede) -> Self {
+        Self {
+            rcode,
+            reason: Some(reason),
+        }
+    }
+}
+
+impl From<Rcode> for Refusal {
+    fn from(rcode: Rcode) -> Self {
+        Self {
+            rcode,
+            reason: None,
         }
     }
 }

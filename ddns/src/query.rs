@@ -11,9 +11,16 @@
     clippy::unwrap_used
 )]
 
+mod edns;
+mod reader;
+
+use self::reader::Reader;
+use crate::cookie::Cookie;
 use crate::protocol::{
-    CLASS_IN, HEADER_LEN, MAX_LABEL, MAX_NAME, PLAIN_UDP_LIMIT, Rcode, Type, UDP_LIMIT,
+    CLASS_IN, Ede, HEADER_LEN, MAX_NAME, PLAIN_UDP_LIMIT, Rcode, Refusal, Type, UDP_LIMIT,
 };
+
+pub use self::edns::{Edns, Options};
 
 /// What a message turned out to be.
 #[derive(Debug)]
@@ -24,8 +31,10 @@ use crate::protocol::{
 pub enum Parsed<'m> {
     /// A question to be answered.
     Query(Query<'m>),
+    /// No question but for our cookie (RFC 7873 section 5.4).
+    CookieOnly(Head<'m>, Cookie),
     /// To be refused with this code.
-    Refuse(Head<'m>, Rcode),
+    Refuse(Head<'m>, Refusal),
     /// Not to be answered at all.
     Silence(Silence),
 }
@@ -66,6 +75,11 @@ pub struct Head<'m> {
 }
 
 impl Head<'_> {
+    /// The client's cookie, if it has one.
+    pub fn cookie(&self) -> Option<Cookie> {
+        self.edns?.options.cookie
+    }
+
     /// The most octets this client takes in one datagram.
     pub fn udp_limit(&self) -> usize {
         match self.edns {
@@ -74,17 +88,6 @@ impl Head<'_> {
             Some(edns) => usize::from(edns.payload).clamp(PLAIN_UDP_LIMIT, UDP_LIMIT),
         }
     }
-}
-
-/// What the client's OPT record says (RFC 6891 section 6.1).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Edns {
-    /// Octets that the client takes over UDP.
-    pub payload: u16,
-    /// The version it speaks; only 0 exists.
-    pub version: u8,
-    /// DO (RFC 3225).
-    pub dnssec_ok: bool,
 }
 
 /// A name in wire form and lower case, with its closing zero.
@@ -139,7 +142,7 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
         ar_high,
         ar_low,
     ] = *header;
-    let mut head = Head {
+    let head = Head {
         id: [id_high, id_low],
         opcode: (flags & OPCODE) >> 3,
         recursion_desired: flags & RD != 0,
@@ -151,40 +154,73 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
     }
     // RFC 1035 section 4.1.1, opcode. The rest of such a message has a form of its own and is not looked at.
     if head.opcode != 0 {
-        return Parsed::Refuse(head, Rcode::NotImp);
+        return Parsed::Refuse(head, Rcode::NotImp.into());
     }
+    let counts = Counts {
+        questions: u16::from_be_bytes([qd_high, qd_low]),
+        answers: u16::from_be_bytes([an_high, an_low]),
+        authorities: u16::from_be_bytes([ns_high, ns_low]),
+        additionals: u16::from_be_bytes([ar_high, ar_low]),
+    };
     // RFC 9619 section 4: "A DNS message with OPCODE = 0 and QDCOUNT > 1 MUST be treated as an incorrectly formatted
-    // message." Nothing to ask is no query either.
-    if u16::from_be_bytes([qd_high, qd_low]) != 1 {
-        return Parsed::Refuse(head, Rcode::FormErr);
+    // message."
+    match counts.questions {
+        0 => parse_no_question(head, body, &counts),
+        1 => parse_question(head, body, &counts),
+        _ => Parsed::Refuse(head, Rcode::FormErr.into()),
     }
+}
+
+/// How many records each section has.
+struct Counts {
+    questions: u16,
+    answers: u16,
+    authorities: u16,
+    additionals: u16,
+}
+
+/// RFC 7873 section 5.4: without a question, a query is one only if it has a cookie.
+fn parse_no_question<'m>(mut head: Head<'m>, body: &'m [u8], counts: &Counts) -> Parsed<'m> {
+    if counts.answers != 0 || counts.authorities != 0 {
+        return Parsed::Refuse(head, Rcode::FormErr.into());
+    }
+    head.edns = read_records(body, 0, counts.additionals).flatten();
+    match head.edns {
+        Some(edns) if edns.version != 0 => Parsed::Refuse(head, Rcode::BadVers.into()),
+        Some(edns) => edns.options.cookie.map_or_else(
+            || Parsed::Refuse(head, Rcode::FormErr.into()),
+            |cookie| Parsed::CookieOnly(head, cookie),
+        ),
+        None => Parsed::Refuse(head, Rcode::FormErr.into()),
+    }
+}
+
+fn parse_question<'m>(mut head: Head<'m>, body: &'m [u8], counts: &Counts) -> Parsed<'m> {
     let Some((question, rest)) = read_question(body) else {
-        return Parsed::Refuse(head, Rcode::FormErr);
+        return Parsed::Refuse(head, Rcode::FormErr.into());
     };
     head.question = question.octets;
     // RFC 1035 section 4.1: the answer belongs to the answerer. Only IXFR brings a record of its own, in the
     // authority section (RFC 1995 section 3).
-    let answers = u16::from_be_bytes([an_high, an_low]);
-    let authorities = u16::from_be_bytes([ns_high, ns_low]);
-    if answers != 0 || (authorities != 0 && question.qtype != Type::IXFR) {
-        return Parsed::Refuse(head, Rcode::FormErr);
+    let has_authorities = counts.authorities != 0 && question.qtype != Type::IXFR;
+    if counts.answers != 0 || has_authorities {
+        return Parsed::Refuse(head, Rcode::FormErr.into());
     }
-    let additionals = u16::from_be_bytes([ar_high, ar_low]);
-    let Some(edns) = read_records(rest, authorities, additionals) else {
-        return Parsed::Refuse(head, Rcode::FormErr);
+    let Some(edns) = read_records(rest, counts.authorities, counts.additionals) else {
+        return Parsed::Refuse(head, Rcode::FormErr.into());
     };
     head.edns = edns;
     // RFC 6891 section 6.1.3: "If a responder does not implement the VERSION level of the request, then it MUST
     // respond with RCODE=BADVERS."
     if edns.is_some_and(|edns| edns.version != 0) {
-        return Parsed::Refuse(head, Rcode::BadVers);
+        return Parsed::Refuse(head, Rcode::BadVers.into());
     }
     if question.qclass != CLASS_IN {
-        return Parsed::Refuse(head, Rcode::Refused);
+        return Parsed::Refuse(head, Refusal::because(Rcode::Refused, Ede::NotSupported));
     }
     // RFC 5936 section 2.2.1: REFUSED where policy gives nobody the zone.
     if matches!(question.qtype, Type::AXFR | Type::IXFR) {
-        return Parsed::Refuse(head, Rcode::Refused);
+        return Parsed::Refuse(head, Refusal::because(Rcode::Refused, Ede::Prohibited));
     }
     Parsed::Query(Query {
         head,
@@ -237,119 +273,11 @@ fn read_records(rest: &[u8], authorities: u16, additionals: u16) -> Option<Optio
             if edns.is_some() {
                 return None;
             }
-            edns = Some(record.edns()?);
+            edns = Some(Edns::read(&record)?);
         }
     }
     // Octets that belong to nothing: whoever wrote this meant something else than we read.
     reader.0.is_empty().then_some(edns)
-}
-
-struct Record<'m> {
-    at_root: bool,
-    rtype: Type,
-    class: u16,
-    ttl: [u8; 4],
-    data: &'m [u8],
-}
-
-impl Record<'_> {
-    /// Reads an OPT record:
-    ///
-    /// ```text
-    ///  name   type   class     TTL                                    data
-    ///  0      41     payload   high rcode | version | DO, 15 zeros    (code, length, octets)*
-    /// ```
-    fn edns(&self) -> Option<Edns> {
-        let [_, version, flags, _] = self.ttl;
-        // RFC 6891 section 6.1.2: "MUST be 0 (root domain)".
-        if !self.at_root {
-            return None;
-        }
-        // What the data of another version looks like is not ours to say; version 0 holds options, none of which is
-        // understood here and none echoed (RFC 6891 section 6.1.2).
-        if version == 0 {
-            let mut options = Reader(self.data);
-            while !options.0.is_empty() {
-                options.u16()?;
-                let length = options.u16()?;
-                options.take(usize::from(length))?;
-            }
-        }
-        Some(Edns {
-            payload: self.class,
-            version,
-            dnssec_ok: flags & DO != 0,
-        })
-    }
-}
-
-const DO: u8 = 0x80;
-
-/// What is left to read; every step forward is checked.
-struct Reader<'m>(&'m [u8]);
-
-impl<'m> Reader<'m> {
-    fn take(&mut self, len: usize) -> Option<&'m [u8]> {
-        let (taken, rest) = self.0.split_at_checked(len)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
-        let (taken, rest) = self.0.split_first_chunk::<N>()?;
-        self.0 = rest;
-        Some(*taken)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.array().map(u16::from_be_bytes)
-    }
-
-    /// Passes a name that is written out in full. A pointer in the first name of a message could only lead into the
-    /// header or in a circle, so the question has none. The length of the whole is [`Name::lowered`]'s to refuse.
-    fn skip_plain_name(&mut self) -> Option<()> {
-        loop {
-            match usize::from(self.array::<1>().map(u8::from_be_bytes)?) {
-                0 => return Some(()),
-                len if len <= MAX_LABEL => self.take(len)?,
-                _ => return None,
-            };
-        }
-    }
-
-    /// Passes the name before a record, which may end in a pointer (RFC 1035 section 4.1.4); it is not followed.
-    /// Says whether it is the root.
-    fn skip_owner(&mut self) -> Option<bool> {
-        let mut at_root = true;
-        loop {
-            match usize::from(self.array::<1>().map(u8::from_be_bytes)?) {
-                0 => return Some(at_root),
-                len if len <= MAX_LABEL => self.take(len)?,
-                pointer if pointer >= 0xC0 => {
-                    self.take(1)?;
-                    return Some(false);
-                }
-                _ => return None,
-            };
-            at_root = false;
-        }
-    }
-
-    fn record(&mut self) -> Option<Record<'m>> {
-        let at_root = self.skip_owner()?;
-        let rtype = Type(self.u16()?);
-        let class = self.u16()?;
-        let ttl = self.array()?;
-        let length = self.u16()?;
-        let data = self.take(usize::from(length))?;
-        Some(Record {
-            at_root,
-            rtype,
-            class,
-            ttl,
-            data,
-        })
-    }
 }
 
 #[cfg(test)]
@@ -358,6 +286,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::cookie::Shown;
 
     const NO_RECORDS: [u8; 6] = [0; 6];
 
@@ -385,14 +314,18 @@ mod tests {
     fn query(message: &[u8]) -> Query<'_> {
         match parse(message) {
             Parsed::Query(query) => query,
-            refused @ (Parsed::Refuse(..) | Parsed::Silence(_)) => panic!("{refused:?}"),
+            refused @ (Parsed::CookieOnly(..) | Parsed::Refuse(..) | Parsed::Silence(_)) => {
+                panic!("{refused:?}")
+            }
         }
     }
 
     fn refusal(message: &[u8]) -> (Rcode, bool) {
         match parse(message) {
-            Parsed::Refuse(head, rcode) => (rcode, !head.question.is_empty()),
-            taken @ (Parsed::Query(_) | Parsed::Silence(_)) => panic!("{taken:?}"),
+            Parsed::Refuse(head, refusal) => (refusal.rcode, !head.question.is_empty()),
+            taken @ (Parsed::Query(_) | Parsed::CookieOnly(..) | Parsed::Silence(_)) => {
+                panic!("{taken:?}")
+            }
         }
     }
 
@@ -417,7 +350,7 @@ mod tests {
             (1232, 1232),
             (65535, 1232),
         ] {
-            let message = message(0, ONE_ADDITIONAL, &opt(payload, 0, DO, &[]));
+            let message = message(0, ONE_ADDITIONAL, &opt(payload, 0, 0x80, &[]));
             let head = query(&message).head;
             assert_eq!(head.udp_limit(), limit);
             assert!(head.edns.unwrap().dnssec_ok);
@@ -426,12 +359,64 @@ mod tests {
 
     #[test]
     fn options_are_passed_over_if_they_are_whole() {
-        let whole = opt(1232, 0, 0, &[0, 100, 0, 2, 1, 2, 0, 10, 0, 0]);
+        let whole = opt(1232, 0, 0, &[0, 100, 0, 2, 1, 2, 0, 9, 0, 0]);
         query(&message(0, ONE_ADDITIONAL, &whole));
         for torn in [&[0][..], &[0, 100, 0], &[0, 100, 0, 3, 1, 2]] {
             let message = message(0, ONE_ADDITIONAL, &opt(1232, 0, 0, torn));
             assert_eq!(refusal(&message), (Rcode::FormErr, true));
         }
+    }
+
+    #[test]
+    fn options_that_mean_something_are_read_and_the_first_cookie_counts() {
+        let cookie = |octet: u8| [&[0, 10, 0, 8][..], &[octet; 8]].concat();
+        let data = [
+            &[0, 3, 0, 1, 9][..],
+            &cookie(1),
+            &cookie(2),
+            &[0, 10, 0, 1, 0], // not even whole
+            &[0, 19, 0, 0],
+        ]
+        .concat();
+        let message = message(0, ONE_ADDITIONAL, &opt(1232, 0, 0, &data));
+        let options = query(&message).head.edns.unwrap().options;
+        assert!(options.nsid && options.zone_version);
+        let cookie = options.cookie.unwrap();
+        assert_eq!((cookie.client, cookie.server), ([1; 8], Shown::Nothing));
+    }
+
+    #[test]
+    fn a_cookie_of_an_impossible_length_is_a_format_error() {
+        for length in 0..=50_u8 {
+            let mut data = vec![0, 10, 0, length];
+            data.resize(4 + usize::from(length), 0);
+            let message = message(0, ONE_ADDITIONAL, &opt(1232, 0, 0, &data));
+            if matches!(length, 8 | 16..=40) {
+                assert!(query(&message).head.cookie().is_some(), "{length}");
+            } else {
+                assert_eq!(refusal(&message), (Rcode::FormErr, true), "{length}");
+            }
+        }
+    }
+
+    #[test]
+    fn only_a_cookie_makes_a_query_without_a_question() {
+        let ask = |version, data: &[u8]| {
+            let mut message = vec![0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+            message.extend(opt(1232, version, 0, data));
+            message
+        };
+        let cookie = [&[0, 10, 0, 8][..], &[7; 8]].concat();
+        let message = ask(0, &cookie);
+        let Parsed::CookieOnly(head, shown) = parse(&message) else {
+            panic!("not taken");
+        };
+        assert_eq!((head.question, shown.client), (&[][..], [7; 8]));
+        assert_eq!(refusal(&ask(0, &[0, 3, 0, 0])), (Rcode::FormErr, false));
+        assert_eq!(refusal(&ask(1, &cookie)), (Rcode::BadVers, false));
+        let mut with_answer = ask(0, &cookie);
+        with_answer[7] = 1;
+        assert_eq!(refusal(&with_answer), (Rcode::FormErr, false));
     }
 
     #[test]
@@ -537,7 +522,7 @@ mod tests {
             flips in prop::collection::vec((0..60_usize, any::<u8>()), 0..6),
             cut in 0..60_usize,
         ) {
-            let mut bytes = message(0, ONE_ADDITIONAL, &opt(1232, 0, DO, &[0, 3, 0, 0]));
+            let mut bytes = message(0, ONE_ADDITIONAL, &opt(1232, 0, 0x80, &[0, 3, 0, 0]));
             for (at, value) in flips {
                 if let Some(octet) = bytes.get_mut(at) {
                     *octet = value;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  bind.rs       one port for both
+//!  context.rs    what an answer depends on besides the question and the table
 //!  udp.rs        receive a batch, answer in place, send the batch
 //!  tcp.rs        the same with lengths in front, and limits on time and number
 //!  admission.rs  how many TCP connections, in all and from one address
@@ -10,15 +11,20 @@
 
 pub(crate) mod admission;
 pub(crate) mod bind;
+pub(crate) mod context;
 pub(crate) mod supervise;
 pub(crate) mod tcp;
 pub(crate) mod udp;
 
 use crate::answer::{Answer, answer};
-use crate::encode::encode;
+use crate::cookie::Judged;
+use crate::encode::{ReplyOptions, ZoneVersion, encode};
 use crate::protocol::{Rcode, TCP_LIMIT};
-use crate::query::{Head, Parsed, Silence, parse};
+use crate::query::{Head, Name, Options, Parsed, Query, Silence, parse};
+use crate::rrset::Soa;
 use crate::table::Table;
+
+pub use self::context::{Context, Identity, Nsid, NsidError};
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub enum Response {
         kind: Kind,
         /// Records were left out for want of room.
         truncated: bool,
+        /// What the client's cookie has shown.
+        client: Client,
     },
     /// There is none to be sent.
     Silence(Silence),
@@ -38,19 +46,111 @@ pub enum Response {
     NoRoom,
 }
 
+/// What is known of who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Client {
+    /// It has no cookie.
+    Unknown,
+    /// It has one, without ours, or with one of ours that is not good any more.
+    New,
+    /// It is where it says: it has got a cookie of ours there.
+    Proven,
+}
+
+impl Client {
+    pub(crate) const COUNT: usize = 3;
+    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Unknown, Self::New, Self::Proven];
+
+    fn of(judged: Option<&Judged>) -> Self {
+        match judged {
+            None => Self::Unknown,
+            Some(judged) if judged.is_proven => Self::Proven,
+            Some(_) => Self::New,
+        }
+    }
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Unknown => "none",
+            Self::New => "new",
+            Self::Proven => "good",
+        }
+    }
+}
+
 /// Answers one message: parse → answer → encode. `out` should have [`MAX_REPLY`](crate::encode::MAX_REPLY) octets for
 /// TCP, and [`UDP_LIMIT`](crate::protocol::UDP_LIMIT) for UDP.
-pub fn respond(table: &Table, transport: Transport, message: &[u8], out: &mut [u8]) -> Response {
-    let (head, answer) = match parse(message) {
-        Parsed::Query(query) => (query.head, answer(&query, table)),
-        Parsed::Refuse(head, rcode) => (head, Answer::Refusal(rcode)),
+pub fn respond(table: &Table, context: &Context<'_>, message: &[u8], out: &mut [u8]) -> Response {
+    let (head, answer, zone_version) = match parse(message) {
+        Parsed::Query(query) => {
+            let (answer, zone_version) = answer_from(&query, table);
+            (query.head, answer, zone_version)
+        }
+        Parsed::CookieOnly(head, cookie) => (head, context.confirm(&cookie), None),
+        Parsed::Refuse(head, refusal) => (head, Answer::Refusal(refusal), None),
         Parsed::Silence(why) => return Response::Silence(why),
     };
-    match encode(&head, &answer, limit(transport, &head), out) {
+    let judged = context.judge(&head);
+    let mut options = ReplyOptions {
+        cookie: judged.as_ref().map(|judged| judged.reply),
+        zone_version,
+        ..ReplyOptions::default()
+    };
+    if let Answer::Refusal(refusal) = &answer {
+        options.reason = refusal.reason;
+    }
+    if options_of(&head).nsid {
+        options.nsid = context.identity.nsid.as_ref().map(Nsid::octets);
+    }
+    send(&head, &answer, &options, judged.as_ref(), context, out)
+}
+
+/// The answer, and the version of the zone if the client wants it and the name is there (RFC 9660 section 3.2).
+fn answer_from<'t>(query: &Query<'_>, table: &'t Table) -> (Answer<'t>, Option<ZoneVersion>) {
+    if !options_of(&query.head).zone_version {
+        return (answer(query, table), None);
+    }
+    // Before the look-up: what a client is told is never older than the version that it is told.
+    let soa = table.soa();
+    let answer = answer(query, table);
+    let is_ours = !matches!(answer, Answer::Refusal(_));
+    (answer, is_ours.then(|| zone_version(&query.name, &soa)))
+}
+
+/// The zone's name is the end of the name asked for.
+fn zone_version(name: &Name, soa: &Soa<'_>) -> ZoneVersion {
+    let wire = name.as_wire();
+    let start = wire.len().saturating_sub(soa.apex_len);
+    let mut rest = wire.get(start..).unwrap_or_default();
+    let mut labels = 0_u8;
+    while let Some((&length @ 1.., behind)) = rest.split_first() {
+        rest = behind.get(usize::from(length)..).unwrap_or_default();
+        labels = labels.saturating_add(1);
+    }
+    ZoneVersion {
+        labels,
+        serial: soa.serial,
+    }
+}
+
+fn options_of(head: &Head<'_>) -> Options {
+    head.edns.map_or_else(Options::default, |edns| edns.options)
+}
+
+fn send(
+    head: &Head<'_>,
+    answer: &Answer<'_>,
+    options: &ReplyOptions<'_>,
+    judged: Option<&Judged>,
+    context: &Context<'_>,
+    out: &mut [u8],
+) -> Response {
+    match encode(head, answer, options, limit(context.transport, head), out) {
         Some(len) => Response::Reply {
             len,
-            kind: Kind::of(&answer),
+            kind: Kind::of(answer),
             truncated: out.get(2).is_some_and(|flags| flags & TC != 0),
+            client: Client::of(judged),
         },
         None => Response::NoRoom,
     }
@@ -103,10 +203,12 @@ pub enum Kind {
     Refused,
     /// With a version of EDNS that is not known here.
     BadVers,
+    /// With a cookie for the next query.
+    BadCookie,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 7;
+    pub(crate) const COUNT: usize = 8;
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::NoError,
         Self::NoData,
@@ -115,6 +217,7 @@ impl Kind {
         Self::NotImp,
         Self::Refused,
         Self::BadVers,
+        Self::BadCookie,
     ];
 
     fn of(answer: &Answer<'_>) -> Self {
@@ -122,13 +225,14 @@ impl Kind {
             Answer::Records(_) | Answer::Soa(_) => Self::NoError,
             Answer::NoData(_) => Self::NoData,
             Answer::NoName(_) => Self::NxDomain,
-            Answer::Refusal(rcode) => match rcode {
+            Answer::Refusal(refusal) => match refusal.rcode {
                 Rcode::NoError => Self::NoError,
                 Rcode::NxDomain => Self::NxDomain,
                 Rcode::FormErr => Self::FormErr,
                 Rcode::NotImp => Self::NotImp,
                 Rcode::Refused => Self::Refused,
                 Rcode::BadVers => Self::BadVers,
+                Rcode::BadCookie => Self::BadCookie,
             },
         }
     }
@@ -142,6 +246,7 @@ impl Kind {
             Self::NotImp => "notimp",
             Self::Refused => "refused",
             Self::BadVers => "badvers",
+            Self::BadCookie => "badcookie",
         }
     }
 }

@@ -20,12 +20,13 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use self::load::Loading;
 use self::parts::Parts;
 use crate::config::{Bounded, Config, Facts};
+use crate::cookie::{Secret, SecretError, Secrets};
 use crate::http::{self, Door};
 use crate::metrics::Metrics;
 use crate::server::admission::Admission;
 use crate::server::bind::{self, ListenError, Sockets};
 use crate::server::supervise::supervise;
-use crate::server::{tcp, udp};
+use crate::server::{Identity, tcp, udp};
 use crate::store::{OpenError, ReadError};
 use crate::table::Table;
 use crate::unix_seconds;
@@ -95,6 +96,9 @@ pub enum StartError {
     /// The operator's.
     #[error("{0} (in [[ddns.record]])")]
     Record(#[from] RecordError),
+    /// The operator's, or the system's.
+    #[error("no secret for cookies: {0} (`cookie_secret_files` in [ddns])")]
+    CookieSecret(#[from] SecretError),
     /// The operator's: another server runs with the same state.
     #[error("the state directory {} is not to be had: {source}", path.display())]
     State {
@@ -161,6 +165,7 @@ pub async fn start(
     let contents = Contents::new(directory.zone(), &config, &facts.relay, &facts.nameserver)?;
     let table = Arc::new(Table::new(contents, unix_seconds()));
     let metrics = Arc::new(Metrics::register(registry)?);
+    let identity = Arc::new(identity(&config)?);
     let sockets = bind::bind(config.listen, workers(&config))?;
     let addr = sockets.addr;
 
@@ -192,7 +197,12 @@ pub async fn start(
         metrics: Arc::clone(&metrics),
         relay: facts.relay,
     });
-    let parts = run(parts, sockets, &config, &table, &metrics, |metrics| {
+    let service = Service {
+        table: Arc::clone(&table),
+        identity,
+        metrics,
+    };
+    let parts = run(parts, sockets, &config, &service, |metrics| {
         writer.run(committer, metrics);
     })?;
     tracing::info!(%addr, devices = table.devices(), "DNS is answered");
@@ -209,26 +219,55 @@ pub async fn start(
     })
 }
 
+/// What all who answer share.
+#[derive(Clone)]
+struct Service {
+    table: Arc<Table>,
+    identity: Arc<Identity>,
+    metrics: Arc<Metrics>,
+}
+
+/// Reads the secrets, or makes one.
+fn identity(config: &Config) -> Result<Identity, SecretError> {
+    let files = &config.cookie_secret_files;
+    let made_by = match &files.made_by {
+        Some(path) => Secret::from_file(path)?,
+        None => Secret::random()?,
+    };
+    let known_too = files.known_too.as_deref().map(Secret::from_file);
+    Ok(Identity {
+        secrets: Secrets::new(made_by, known_too.transpose()?),
+        nsid: config.nsid.clone(),
+    })
+}
+
 /// Starts the threads and the task.
 fn run(
     mut parts: Parts,
     sockets: Sockets,
     config: &Config,
-    table: &Arc<Table>,
-    metrics: &Arc<Metrics>,
+    service: &Service,
     write: impl FnOnce(&Metrics) + Send + 'static,
 ) -> Result<Parts, StartError> {
-    let counting = Arc::clone(metrics);
+    let counting = Arc::clone(&service.metrics);
     parts.thread("ddns-log", move || {
         write(&counting);
         Ok(())
     })?;
     for socket in sockets.udp {
-        let (table, metrics) = (Arc::clone(table), Arc::clone(metrics));
+        let service = service.clone();
         let stopping = parts.stopping();
         parts.thread("ddns-udp", move || {
-            let work = || udp::work(&socket, &table, &metrics, &stopping);
-            supervise(&stopping, work, || metrics.worker_restarted())
+            let work = || {
+                udp::work(
+                    &socket,
+                    &service.table,
+                    &service.identity,
+                    &service.metrics,
+                    &stopping,
+                )
+            };
+            supervise(&stopping, work, || service.metrics.worker_restarted())
         })?;
     }
     let admission = Admission::new(
@@ -242,8 +281,9 @@ fn run(
     })?;
     parts.task(tcp::serve(
         listener,
-        Arc::clone(table),
-        Arc::clone(metrics),
+        Arc::clone(&service.table),
+        Arc::clone(&service.identity),
+        Arc::clone(&service.metrics),
         admission,
         parts.stop.clone(),
     ));

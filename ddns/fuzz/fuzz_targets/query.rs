@@ -2,14 +2,16 @@
 
 #![no_main]
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::LazyLock;
 
 use ddns::Config;
 use ddns::addresses::Addresses;
+use ddns::cookie::{Secret, Secrets};
 use ddns::encode::MAX_REPLY;
 use ddns::protocol::UDP_LIMIT;
-use ddns::query::{Parsed, parse};
-use ddns::server::{Response, Transport, respond};
+use ddns::query::{Head, Parsed, parse};
+use ddns::server::{Client, Context, Identity, Response, Transport, respond};
 use ddns::table::{Held, Table};
 use ddns::zone::Contents;
 use directory::{DeviceName, RegistrationId, Zone};
@@ -37,30 +39,84 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
     table
 });
 
+static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity {
+    secrets: Secrets::new(Secret::random().unwrap(), Some(Secret::random().unwrap())),
+    nsid: Some("fuzz".to_owned().try_into().unwrap()),
+});
+
 fuzz_target!(|message: &[u8]| {
     for (transport, size) in [(Transport::Udp, UDP_LIMIT), (Transport::Tcp, MAX_REPLY)] {
+        let context = Context {
+            transport,
+            client: IpAddr::V4(Ipv4Addr::LOCALHOST),
+            now: 1_800_000_000,
+            identity: &IDENTITY,
+        };
         let mut out = vec![0; size];
-        let len = match respond(&TABLE, transport, message, &mut out) {
-            Response::Reply { len, .. } => len,
-            Response::Silence(_) => continue,
-            Response::NoRoom => panic!("a reply without room"),
+        let Some((len, _)) = replied(respond(&TABLE, &context, message, &mut out)) else {
+            continue;
         };
         let reply = &out[..len];
-        assert_eq!(reply[..2], message[..2], "another id");
-        assert!(reply[2] & 0x80 != 0, "not a reply");
-        if transport == Transport::Udp {
-            let limit = match parse(message) {
-                Parsed::Query(query) => query.head.udp_limit(),
-                Parsed::Refuse(head, _) => head.udp_limit(),
-                Parsed::Silence(_) => panic!("a reply to what gets none"),
-            };
-            assert!(len <= limit, "longer than the client takes");
-        }
+        check(&context, message, reply);
+
         let mut echo = vec![0; size];
-        let answered = respond(&TABLE, transport, reply, &mut echo);
+        let answered = respond(&TABLE, &context, reply, &mut echo);
         assert!(
             matches!(answered, Response::Silence(_)),
             "a reply was answered"
         );
     }
 });
+
+fn replied(response: Response) -> Option<(usize, Client)> {
+    match response {
+        Response::Reply { len, client, .. } => Some((len, client)),
+        Response::Silence(_) => None,
+        Response::NoRoom => panic!("a reply without room"),
+    }
+}
+
+fn head(message: &[u8]) -> Head<'_> {
+    match parse(message) {
+        Parsed::Query(query) => query.head,
+        Parsed::CookieOnly(head, _) | Parsed::Refuse(head, _) => head,
+        Parsed::Silence(_) => panic!("a reply to what gets none"),
+    }
+}
+
+/// What is true of every reply to `message`.
+fn check(context: &Context<'_>, message: &[u8], reply: &[u8]) {
+    let head = head(message);
+    assert_eq!(reply[..2], message[..2], "another id");
+    assert!(reply[2] & 0x80 != 0, "not a reply");
+    assert_eq!(
+        reply[11],
+        u8::from(head.edns.is_some()),
+        "EDNS of one side alone"
+    );
+    if context.transport == Transport::Udp {
+        assert!(
+            reply.len() <= head.udp_limit(),
+            "longer than the client takes"
+        );
+    }
+    // What the client has learnt is good, and comes back as it is.
+    if let Some(cookie) = head.cookie() {
+        let option = [&[0, 10, 0, 24][..], &cookie.client].concat();
+        let at = reply
+            .windows(option.len())
+            .rposition(|octets| octets == option);
+        let cookie = &reply[at.expect("no cookie")..][..28];
+        let again = [
+            &[
+                1, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 41, 4, 208, 0, 0, 0, 0, 0, 28,
+            ],
+            cookie,
+        ];
+        let mut out = vec![0; MAX_REPLY];
+        let response = respond(&TABLE, context, &again.concat(), &mut out);
+        let (len, client) = replied(response).expect("no reply to a cookie");
+        assert_eq!(client, Client::Proven);
+        assert!(out[..len].ends_with(cookie) && out[3] == 0, "not as it was");
+    }
+}

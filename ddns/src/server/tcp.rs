@@ -16,8 +16,9 @@ use crate::encode::MAX_REPLY;
 use crate::metrics::{Dropped, Metrics, Tally};
 use crate::query::Silence;
 use crate::server::admission::{Admission, Admitted};
-use crate::server::{Response, Transport, respond};
+use crate::server::{Context, Identity, Response, Transport, respond};
 use crate::table::Table;
+use crate::unix_seconds;
 
 /// RFC 7766 section 6.2.3 asks for "the order of seconds"; resolvers that have more to ask do so at once.
 const IDLE: Duration = Duration::from_secs(10);
@@ -38,6 +39,7 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 pub(crate) async fn serve(
     listener: TcpListener,
     table: Arc<Table>,
+    identity: Arc<Identity>,
     metrics: Arc<Metrics>,
     admission: Admission,
     stop: CancellationToken,
@@ -53,7 +55,9 @@ pub(crate) async fn serve(
                 Ok((stream, client)) => {
                     if let Some(admitted) = admit(&admission, client, &metrics) {
                         let connection = Connection {
+                            client: client.ip(),
                             table: Arc::clone(&table),
+                            identity: Arc::clone(&identity),
                             metrics: Arc::clone(&metrics),
                             _admitted: admitted,
                         };
@@ -80,7 +84,9 @@ fn admit(admission: &Admission, client: SocketAddr, metrics: &Metrics) -> Option
 }
 
 struct Connection {
+    client: IpAddr,
     table: Arc<Table>,
+    identity: Arc<Identity>,
     metrics: Arc<Metrics>,
     _admitted: Admitted,
 }
@@ -106,7 +112,13 @@ impl Connection {
         };
         // Replies are whole when they are written; to wait for more would only delay them.
         let _ = stream.set_nodelay(true);
-        let end = converse(&mut stream, &self.table, &self.metrics).await;
+        let asker = Asker {
+            client: self.client,
+            table: &self.table,
+            identity: &self.identity,
+            metrics: &self.metrics,
+        };
+        let end = converse(&mut stream, &asker).await;
         closing.reason = end.label();
     }
 }
@@ -147,15 +159,23 @@ impl End {
     }
 }
 
+/// Who asks, and what of.
+struct Asker<'c> {
+    client: IpAddr,
+    table: &'c Table,
+    identity: &'c Identity,
+    metrics: &'c Metrics,
+}
+
 /// Answers one client until either side has had enough.
-async fn converse<S>(stream: &mut S, table: &Table, metrics: &Metrics) -> End
+async fn converse<S>(stream: &mut S, asker: &Asker<'_>) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut incoming = Incoming::new();
     let mut replies = Vec::new();
     loop {
-        let end = answer_all(&mut incoming, &mut replies, table, metrics);
+        let end = answer_all(&mut incoming, &mut replies, asker);
         if !replies.is_empty() {
             match timeout(WRITE, stream.write_all(&replies)).await {
                 Err(_) => return End::SlowReader,
@@ -176,25 +196,26 @@ where
 }
 
 /// Answers the whole messages there are, as far as there is room for the replies. Says if the connection should end.
-fn answer_all(
-    incoming: &mut Incoming,
-    replies: &mut Vec<u8>,
-    table: &Table,
-    metrics: &Metrics,
-) -> Option<End> {
+fn answer_all(incoming: &mut Incoming, replies: &mut Vec<u8>, asker: &Asker<'_>) -> Option<End> {
+    let context = Context {
+        transport: Transport::Tcp,
+        client: asker.client,
+        now: unix_seconds(),
+        identity: asker.identity,
+    };
     let mut tally = Tally::default();
     let mut end = None;
     while end.is_none() && replies.len() < MAX_GATHERED {
         let Some(message) = incoming.next_message() else {
             break;
         };
-        end = answer_one(message, replies, table, &mut tally);
+        end = answer_one(message, replies, asker.table, &context, &mut tally);
     }
     if incoming.is_too_long() {
         tally.dropped(Dropped::TooLong, 1);
         end = end.or(Some(End::TooLong));
     }
-    metrics.add(Transport::Tcp, &mut tally);
+    asker.metrics.add(Transport::Tcp, &mut tally);
     end
 }
 
@@ -202,20 +223,22 @@ fn answer_one(
     message: &[u8],
     replies: &mut Vec<u8>,
     table: &Table,
+    context: &Context<'_>,
     tally: &mut Tally,
 ) -> Option<End> {
     let start = replies.len();
     replies.resize(start + LENGTH + MAX_REPLY, 0);
     let (length, out) = replies[start..].split_at_mut(LENGTH);
-    match respond(table, Transport::Tcp, message, out) {
+    match respond(table, context, message, out) {
         Response::Reply {
             len,
             kind,
             truncated,
+            client,
         } => {
             length.copy_from_slice(&(len as u16).to_be_bytes());
             replies.truncate(start + LENGTH + len);
-            tally.reply(kind, truncated);
+            tally.reply(kind, truncated, client);
             None
         }
         Response::Silence(why) => {
@@ -311,6 +334,7 @@ mod tests {
     use tokio::io::duplex;
 
     use super::*;
+    use crate::cookie::{Secret, Secrets};
     use crate::table::tests::with_devices;
 
     fn message() -> Vec<u8> {
@@ -329,8 +353,18 @@ mod tests {
         let (ours, mut theirs) = duplex(64 << 10);
         let table = with_devices();
         let metrics = Metrics::register(&Registry::new()).unwrap();
+        let identity = Identity {
+            secrets: Secrets::new(Secret::random().unwrap(), None),
+            nsid: None,
+        };
         let server = async {
-            let end = converse(&mut theirs, &table, &metrics).await;
+            let asker = Asker {
+                client: std::net::Ipv4Addr::LOCALHOST.into(),
+                table: &table,
+                identity: &identity,
+                metrics: &metrics,
+            };
+            let end = converse(&mut theirs, &asker).await;
             drop(theirs);
             end
         };

@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::metrics::{Dropped, Metrics, Tally};
 use crate::query::Silence;
-use crate::server::{Response, Transport, respond};
-use crate::sys::{Batch, Exchange};
+use crate::server::{Context, Identity, Response, Transport, respond};
+use crate::sys::{Batch, Exchange, coarse_unix_seconds};
 use crate::table::Table;
 
 /// Answers what comes to `socket` until `stopping`.
@@ -20,23 +20,30 @@ use crate::table::Table;
 pub(crate) fn work(
     socket: &UdpSocket,
     table: &Table,
+    identity: &Identity,
     metrics: &Metrics,
     stopping: &AtomicBool,
 ) -> io::Result<()> {
     let mut batch = Batch::new();
-    let mut tally = Tally::default();
+    let mut worker = Worker {
+        table,
+        identity,
+        unix_seconds: 0,
+        tally: Tally::default(),
+    };
     while !stopping.load(Ordering::Relaxed) {
         let received = match batch.receive(socket.as_fd()) {
             Ok(received) => received,
             Err(error) if is_pause(&error) => continue,
             Err(error) => return Err(error),
         };
+        worker.unix_seconds = coarse_unix_seconds();
         for i in 0..received {
-            answer(batch.exchange(i), table, &mut tally);
+            worker.answer(batch.exchange(i));
         }
         let not_sent = batch.send(socket.as_fd());
-        tally.dropped(Dropped::NotSent, not_sent);
-        metrics.add(Transport::Udp, &mut tally);
+        worker.tally.dropped(Dropped::NotSent, not_sent);
+        metrics.add(Transport::Udp, &mut worker.tally);
     }
     Ok(())
 }
@@ -49,25 +56,42 @@ fn is_pause(error: &io::Error) -> bool {
     )
 }
 
-fn answer(mut exchange: Exchange<'_>, table: &Table, tally: &mut Tally) {
-    if exchange.is_cut() {
-        return tally.dropped(Dropped::TooLong, 1);
-    }
-    if exchange.source_port() == 0 {
-        return tally.dropped(Dropped::PortZero, 1);
-    }
-    let (message, out) = exchange.parts();
-    match respond(table, Transport::Udp, message, out) {
-        Response::Reply {
-            len,
-            kind,
-            truncated,
-        } => {
-            exchange.reply(len);
-            tally.reply(kind, truncated);
+struct Worker<'s> {
+    table: &'s Table,
+    identity: &'s Identity,
+    /// When the batch was received.
+    unix_seconds: u32,
+    tally: Tally,
+}
+
+impl Worker<'_> {
+    fn answer(&mut self, mut exchange: Exchange<'_>) {
+        if exchange.is_cut() {
+            return self.tally.dropped(Dropped::TooLong, 1);
         }
-        Response::Silence(Silence::Short) => tally.dropped(Dropped::Short, 1),
-        Response::Silence(Silence::Response) => tally.dropped(Dropped::Response, 1),
-        Response::NoRoom => tally.dropped(Dropped::NotWritten, 1),
+        let Some(source) = exchange.source().filter(|source| source.port() != 0) else {
+            return self.tally.dropped(Dropped::PortZero, 1);
+        };
+        let context = Context {
+            transport: Transport::Udp,
+            client: source.ip(),
+            now: self.unix_seconds,
+            identity: self.identity,
+        };
+        let (message, out) = exchange.parts();
+        match respond(self.table, &context, message, out) {
+            Response::Reply {
+                len,
+                kind,
+                truncated,
+                client,
+            } => {
+                exchange.reply(len);
+                self.tally.reply(kind, truncated, client);
+            }
+            Response::Silence(Silence::Short) => self.tally.dropped(Dropped::Short, 1),
+            Response::Silence(Silence::Response) => self.tally.dropped(Dropped::Response, 1),
+            Response::NoRoom => self.tally.dropped(Dropped::NotWritten, 1),
+        }
     }
 }

@@ -13,6 +13,7 @@
 
 use std::io;
 use std::mem::zeroed;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull, addr_of_mut};
 use std::slice;
@@ -205,21 +206,26 @@ impl Exchange<'_> {
         self.header().msg_hdr.msg_flags & libc::MSG_TRUNC != 0
     }
 
-    /// The port it came from.
-    pub(crate) fn source_port(&self) -> u16 {
+    /// Where it came from; `None` if the kernel has not said so.
+    pub(crate) fn source(&self) -> Option<SocketAddr> {
         let slot = self.batch.slot(self.i);
         // SAFETY: the kernel has written the source, or nothing has and it is zeros; it is read by copy.
         let source = unsafe { addr_of_mut!((*slot).source).read() };
-        let port = match libc::c_int::from(source.ss_family) {
-            // SAFETY: this family's addresses have this form, which is shorter than the storage.
-            libc::AF_INET => unsafe { (*(&raw const source).cast::<libc::sockaddr_in>()).sin_port },
-            // SAFETY: the same.
-            libc::AF_INET6 => unsafe {
-                (*(&raw const source).cast::<libc::sockaddr_in6>()).sin6_port
-            },
-            _ => 0,
-        };
-        u16::from_be(port)
+        match libc::c_int::from(source.ss_family) {
+            libc::AF_INET => {
+                // SAFETY: this family's addresses have this form, which is shorter than the storage.
+                let v4 = unsafe { (&raw const source).cast::<libc::sockaddr_in>().read() };
+                let ip = Ipv4Addr::from_bits(u32::from_be(v4.sin_addr.s_addr));
+                Some((ip, u16::from_be(v4.sin_port)).into())
+            }
+            libc::AF_INET6 => {
+                // SAFETY: the same.
+                let v6 = unsafe { (&raw const source).cast::<libc::sockaddr_in6>().read() };
+                let ip = Ipv6Addr::from_octets(v6.sin6_addr.s6_addr);
+                Some((ip, u16::from_be(v6.sin6_port)).into())
+            }
+            _ => None,
+        }
     }
 
     /// The datagram, and the octets that the reply may have.
@@ -319,8 +325,7 @@ mod tests {
             for i in 0..received {
                 let mut exchange = batch.exchange(i);
                 assert!(!exchange.is_cut());
-                let port = client.local_addr().unwrap().port();
-                assert_eq!(exchange.source_port(), port);
+                assert_eq!(exchange.source(), client.local_addr().ok());
                 let (message, reply) = exchange.parts();
                 let len = message.len();
                 reply[..len].copy_from_slice(message);

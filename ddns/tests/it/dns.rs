@@ -9,26 +9,40 @@ use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const TYPES: [(&str, u16); 12] = [
+const TYPES: [(&str, u16); 24] = [
     ("A", 1),
     ("NS", 2),
+    ("CNAME", 5),
     ("SOA", 6),
+    ("PTR", 12),
+    ("MX", 15),
     ("TXT", 16),
     ("AAAA", 28),
+    ("SRV", 33),
+    ("NAPTR", 35),
+    ("DNAME", 39),
     ("OPT", 41),
     ("DS", 43),
+    ("RRSIG", 46),
+    ("NSEC", 47),
     ("DNSKEY", 48),
+    ("NSEC3PARAM", 51),
+    ("TLSA", 52),
+    ("SVCB", 64),
     ("HTTPS", 65),
+    ("CAA", 257),
     ("IXFR", 251),
     ("AXFR", 252),
     ("ANY", 255),
 ];
 const CLASSES: [(&str, u16); 4] = [("IN", 1), ("CH", 3), ("NONE", 254), ("ANY", 255)];
 
-/// What to ask, as the words of a recipe.
+/// What to ask, as the words of a recipe: a name and a type, or `nothing`, and options.
 pub(crate) fn query(words: &[&str]) -> Vec<u8> {
-    let [name, rtype, options @ ..] = words else {
-        panic!("name and type are missing");
+    let (question, options) = match words {
+        ["nothing", options @ ..] => (None, options),
+        [name, rtype, options @ ..] => (Some((name, rtype)), options),
+        _ => panic!("name and type are missing"),
     };
     let (mut flags, mut class, mut edns) = (0_u16, 1, None::<Edns>);
     for option in options {
@@ -43,6 +57,7 @@ pub(crate) fn query(words: &[&str]) -> Vec<u8> {
             "ad" => flags |= 0x0020,
             "cd" => flags |= 0x0010,
             "rcode" => flags |= number(),
+            "opcode" => flags |= number() << 11,
             "class" => class = number_of(value, &CLASSES),
             "edns" if value.is_empty() => _ = edns.get_or_insert_default(),
             "edns" => edns.get_or_insert_default().version = value.parse().unwrap(),
@@ -53,21 +68,24 @@ pub(crate) fn query(words: &[&str]) -> Vec<u8> {
             }
             "option" => {
                 let (code, data) = value.split_once(':').unwrap_or((value, ""));
-                let data = unhex(data);
-                let options = &mut edns.get_or_insert_default().options;
-                options.extend(code.parse::<u16>().unwrap().to_be_bytes());
-                options.extend((data.len() as u16).to_be_bytes());
-                options.extend(data);
+                let edns = edns.get_or_insert_default();
+                edns.add(code.parse().unwrap(), &unhex(data));
             }
+            "cookie" => edns.get_or_insert_default().add(COOKIE, &unhex(value)),
+            "nsid" => edns.get_or_insert_default().add(NSID, &[]),
+            "zoneversion" => edns.get_or_insert_default().add(ZONEVERSION, &[]),
             _ => panic!("no such option: {option}"),
         }
     }
     let mut message = vec![0xAB, 0xCD];
     message.extend(flags.to_be_bytes());
-    message.extend([0, 1, 0, 0, 0, 0, 0, u8::from(edns.is_some())]);
-    message.extend(wire(name));
-    message.extend(number_of(rtype, &TYPES).to_be_bytes());
-    message.extend(class.to_be_bytes());
+    message.extend([0, u8::from(question.is_some()), 0, 0, 0, 0, 0]);
+    message.push(u8::from(edns.is_some()));
+    if let Some((name, rtype)) = question {
+        message.extend(wire(name));
+        message.extend(number_of(rtype, &TYPES).to_be_bytes());
+        message.extend(class.to_be_bytes());
+    }
     if let Some(edns) = edns {
         message.extend([0, 0, 41]);
         message.extend(edns.size.to_be_bytes());
@@ -84,6 +102,19 @@ struct Edns {
     size: u16,
     flags: u16,
     options: Vec<u8>,
+}
+
+const NSID: u16 = 3;
+const COOKIE: u16 = 10;
+const EDE: u16 = 15;
+const ZONEVERSION: u16 = 19;
+
+impl Edns {
+    fn add(&mut self, code: u16, data: &[u8]) {
+        self.options.extend(code.to_be_bytes());
+        self.options.extend((data.len() as u16).to_be_bytes());
+        self.options.extend(data);
+    }
 }
 
 impl Default for Edns {
@@ -192,13 +223,14 @@ pub(crate) fn decode(message: &[u8]) -> Vec<String> {
 }
 
 fn head(flags: u16, rcode: u16) -> String {
-    const RCODES: [(&str, u16); 6] = [
+    const RCODES: [(&str, u16); 7] = [
         ("NOERROR", 0),
         ("FORMERR", 1),
         ("NXDOMAIN", 3),
         ("NOTIMP", 4),
         ("REFUSED", 5),
         ("BADVERS", 16),
+        ("BADCOOKIE", 23),
     ];
     const BITS: [(&str, u16); 8] = [
         ("qr", 0x8000),
@@ -281,9 +313,10 @@ impl Reader<'_> {
             if ttl & 0x7FFF != 0 {
                 line += &format!(" flags={:04x}", ttl & 0x7FFF);
             }
-            if len > 0 {
-                line += &format!(" options={}", hex(self.take(len)));
+            while self.at < end {
+                line = format!("{line} {}", self.option());
             }
+            assert_eq!(self.at, end, "options longer than the record");
             return line;
         }
         assert_eq!(class, 1);
@@ -303,6 +336,25 @@ impl Reader<'_> {
             "{section} {name} {ttl} {} {data}",
             name_of(rtype, &TYPES, "TYPE")
         )
+    }
+
+    fn option(&mut self) -> String {
+        let code = self.u16();
+        let len = usize::from(self.u16());
+        let data = self.take(len);
+        match (code, data) {
+            (COOKIE, _) => format!("cookie={}", hex(data)),
+            (NSID, _) => format!("nsid={}", data.escape_ascii()),
+            (EDE, [high, low, text @ ..]) => {
+                let code = u16::from_be_bytes([*high, *low]);
+                format!("ede={code}{}", text.escape_ascii())
+            }
+            (ZONEVERSION, [labels, 0, s0, s1, s2, s3]) => {
+                let serial = u32::from_be_bytes([*s0, *s1, *s2, *s3]);
+                format!("zoneversion={labels}:{serial}")
+            }
+            _ => format!("option={code}:{}", hex(data)),
+        }
     }
 
     fn texts(&mut self, end: usize) -> String {
@@ -352,6 +404,6 @@ pub(crate) fn unhex(text: &str) -> Vec<u8> {
         .collect()
 }
 
-fn hex(octets: &[u8]) -> String {
+pub(crate) fn hex(octets: &[u8]) -> String {
     octets.iter().map(|octet| format!("{octet:02x}")).collect()
 }

@@ -7,6 +7,7 @@
     reason = "a test says by a panic what is wrong; the lints' own exception covers only unit tests"
 )]
 
+mod cookies;
 mod dig;
 mod dns;
 mod fake_disk;

@@ -16,6 +16,7 @@ fn config() -> String {
     format!(
         r#"
         listen = "[::]:0"
+        nsid = "ns1-of-recipes"
         record = [
             {{ name = "@", type = "TXT", value = "v=spf1 -all", ttl_seconds = 300 }},
             {{ name = "www", type = "A", value = "192.0.2.81" }},
@@ -48,8 +49,9 @@ async fn every_recipe_comes_out() {
 async fn cook(file: &Path) -> Vec<String> {
     let mut world = World::with_config(&config()).await;
     let mut mistakes = Vec::new();
+    let mut last_cookie = String::new();
     for step in read(file) {
-        for (heard, asked) in step.run(&mut world).await {
+        for (heard, asked) in step.run(&mut world, &mut last_cookie).await {
             if !matches(&step.expected, &heard) {
                 let heard = heard.join("\n    ");
                 let expected = step.expected.join("\n    ");
@@ -93,8 +95,15 @@ fn read(file: &Path) -> Vec<Step> {
 
 impl Step {
     /// What was heard, by each transport that was asked.
-    async fn run(&self, world: &mut World) -> Vec<(Vec<String>, &'static str)> {
-        let words: Vec<_> = self.line.split_whitespace().collect();
+    async fn run(
+        &self,
+        world: &mut World,
+        last_cookie: &mut String,
+    ) -> Vec<(Vec<String>, &'static str)> {
+        let line = self
+            .line
+            .replace("cookie=last", &format!("cookie={last_cookie}"));
+        let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
             ["device", name] => _ = world.directory.add(name),
             ["remove", name] => world.directory.remove(name),
@@ -102,7 +111,11 @@ impl Step {
             ["offline", name] => offline(world, name).await,
             ["ask", ref rest @ ..] => {
                 let (transports, rest) = transports(rest);
-                return talk(world.v4(), transports, &query(rest)).await;
+                let heard = talk(world.v4(), transports, &query(rest)).await;
+                if let Some(cookie) = cookie(&heard) {
+                    *last_cookie = cookie;
+                }
+                return heard;
             }
             ["send", ref rest @ ..] => {
                 let (transports, rest) = transports(rest);
@@ -149,6 +162,17 @@ async fn talk(
     heard
 }
 
+/// The last cookie that was heard.
+fn cookie(heard: &[(Vec<String>, &str)]) -> Option<String> {
+    heard
+        .iter()
+        .flat_map(|(lines, _)| lines)
+        .flat_map(|line| line.split_whitespace())
+        .filter_map(|word| word.strip_prefix("cookie="))
+        .next_back()
+        .map(str::to_owned)
+}
+
 /// Silence cannot be waited for. A query behind the message, on the same socket, is answered after it: if its answer
 /// comes first, there was none to the message.
 async fn by_udp(server: SocketAddr, message: &[u8]) -> Option<Vec<u8>> {
@@ -162,12 +186,15 @@ async fn by_udp(server: SocketAddr, message: &[u8]) -> Option<Vec<u8>> {
     (first[..2] != MARK).then_some(first)
 }
 
-/// Word by word; `*` stands for any word.
+/// Word by word; `*` stands for any word, or for any end of one.
 fn matches(expected: &[String], heard: &[String]) -> bool {
     let same = |expected: &String, heard: &String| {
         let (expected, heard) = (expected.split_whitespace(), heard.split_whitespace());
         expected.clone().count() == heard.clone().count()
-            && expected.zip(heard).all(|(e, h)| e == "*" || e == h)
+            && expected.zip(heard).all(|(e, h)| match e.strip_suffix('*') {
+                Some(start) => h.starts_with(start),
+                None => e == h,
+            })
     };
     expected.len() == heard.len() && expected.iter().zip(heard).all(|(e, h)| same(e, h))
 }
