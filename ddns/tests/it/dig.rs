@@ -164,3 +164,76 @@ async fn dig_warns_of_nothing() {
         }
     }
 }
+
+/// All that the tool prints for these words.
+async fn printed(tool: &'static str, server: SocketAddr, words: &str) -> String {
+    let mut arguments = vec![
+        format!("@{}", server.ip()),
+        "-p".into(),
+        server.port().to_string(),
+    ];
+    arguments.extend(words.split(' ').map(str::to_owned));
+    run(tool, arguments).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn dig_and_kdig_read_our_options() {
+    let world = World::with_config("listen = \"[::]:0\"\nnsid = \"ns1-here\"").await;
+    let port = world.server.addr().port();
+    for server in ["127.0.0.1", "::1"] {
+        let server = SocketAddr::new(server.parse().unwrap(), port);
+        for (tool, words, expected) in [
+            (
+                "dig",
+                "nas.test SOA +cookie +nsid",
+                &["status: NOERROR", "(good)", "(\"ns1-here\")"][..],
+            ),
+            (
+                "dig",
+                "nas.test SOA +tcp +cookie +nsid +expire +subnet=0.0.0.0/0",
+                &["status: NOERROR", "(good)", "(\"ns1-here\")"],
+            ),
+            (
+                "dig",
+                "+header-only +cookie",
+                &["status: NOERROR", "(good)", "QUERY: 0"],
+            ),
+            (
+                "dig",
+                "nas.test SOA +edns=1 +noednsnegotiation +cookie +nsid",
+                &["status: BADVERS", "EDNS: version: 0", "ANSWER: 0"],
+            ),
+            (
+                "dig",
+                "+noedns +opcode=15 +header-only",
+                &["status: NOTIMP", "opcode: RESERVED15"],
+            ),
+            (
+                "dig",
+                "example.com A",
+                &["status: REFUSED", "EDE: 20 (Not Authoritative)"],
+            ),
+            (
+                "dig",
+                "nas.test TXT -c CH",
+                &["status: REFUSED", "EDE: 21 (Not Supported)"],
+            ),
+            (
+                "kdig",
+                "nas.test SOA +edns +cookie +nsid",
+                &["status: NOERROR", "ns1-here", "COOKIE"],
+            ),
+            (
+                "kdig",
+                "nas.test SOA +tcp +edns +cookie +nsid",
+                &["status: NOERROR", "ns1-here"],
+            ),
+            ("kdig", "nas.test SOA +edns=1", &["BADVERS"]),
+        ] {
+            let output = printed(tool, server, words).await;
+            for expected in expected {
+                assert!(output.contains(expected), "{tool} {words}: {output}");
+            }
+        }
+    }
+}
