@@ -26,6 +26,8 @@ pub enum Answer<'t> {
     NoName(Soa<'t>),
     /// No answer from the zone, but a code.
     Refusal(Refusal),
+    /// Nothing here and now; it is to be had over TCP (RFC 1035 section 4.1.1, TC).
+    Elsewhere,
 }
 
 /// Decides what `query` is told.
@@ -88,6 +90,7 @@ mod tests {
             Answer::NoData(_) => "nodata".into(),
             Answer::NoName(_) => "nxdomain".into(),
             Answer::Refusal(refusal) => format!("{:?}", refusal.rcode),
+            Answer::Elsewhere => panic!("an answer is never elsewhere by itself"),
         }
     }
 

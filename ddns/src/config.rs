@@ -35,6 +35,14 @@ pub struct Config {
     /// Whether a device's name may lead to a private or reserved address; only for a zone that nobody outside asks for. Default
     /// no.
     pub private_addresses: bool,
+    /// Answers of one kind (records, no such thing, refusals) that one /24 (IPv4) or /56 (IPv6) gets over UDP in a second,
+    /// unless it shows a cookie of ours; 0 to 1000000, 0 is no limit. Default 500: a resolver that keeps answers for a
+    /// minute reaches it with 30,000 names in use, and what is sent to a victim in its name is half a megabit at most.
+    pub responses_per_second: Bounded<0, 1_000_000>,
+    /// Of the queries beyond that limit, each how many-th gets a short reply, so that a client which does not forge
+    /// addresses can come over TCP; 0 to 10, 0 is none. Default 2. With 1, a flood of client cookies can get back more
+    /// octets than it sends.
+    pub slip: Bounded<0, 10>,
     /// What this server calls itself to those who ask which one has answered (NSID), 1 to 64 octets. Default: nothing.
     pub nsid: Option<Nsid>,
     /// Files with a secret of 32 hexadecimal digits each, which everybody may not read: cookies are made by the first and
@@ -58,6 +66,8 @@ impl Default for Config {
             tcp_connections_per_address: Bounded(50),
             updates_per_minute: Bounded(6),
             private_addresses: false,
+            responses_per_second: Bounded(500),
+            slip: Bounded(2),
             nsid: None,
             cookie_secret_files: SecretFiles::default(),
             record: Vec::new(),
@@ -177,6 +187,8 @@ mod tests {
             negative_ttl_seconds = 15
             tcp_connections = 10
             tcp_connections_per_address = 2
+            responses_per_second = 0
+            slip = 1
             nsid = "ns1.example.net"
             cookie_secret_files = ["/etc/causeway/cookie", "/etc/causeway/cookie.before"]
             record = [
@@ -189,6 +201,8 @@ mod tests {
         )
         .unwrap();
         assert_eq!(config.threads.map(Bounded::get), Some(4));
+        assert_eq!(config.responses_per_second.get(), 0);
+        assert_eq!(config.slip.get(), 1);
         assert_eq!(config.nsid.unwrap().octets(), b"ns1.example.net");
         let files = config.cookie_secret_files;
         assert_eq!(files.made_by, Some("/etc/causeway/cookie".into()));
@@ -206,6 +220,7 @@ mod tests {
             ("\nlisten = \"localhost\"", "invalid socket address"),
             ("\nttl_seconds = 0", "0 is not between 1 and 86400"),
             ("\nnegative_ttl_seconds = 61", "61 is not between 1 and 60"),
+            ("\nslip = 11", "11 is not between 0 and 10"),
             (
                 "\nnsid = \"\"",
                 "a name of 0 octets is not between 1 and 64",

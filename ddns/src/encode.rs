@@ -41,7 +41,7 @@ pub fn encode(
         Answer::Soa(soa) | Answer::NoData(soa) | Answer::NoName(soa) => {
             Some(soa.record(apex_offset(head, soa)?))
         }
-        Answer::Records(_) | Answer::Refusal(_) => None,
+        Answer::Records(_) | Answer::Refusal(_) | Answer::Elsewhere => None,
     };
     let (body, counts) = match (answer, &soa) {
         (Answer::Records(records), _) => (records.octets(), [records.count(), 0]),
@@ -63,7 +63,7 @@ pub fn encode(
     let least = options.least();
     let options = if fits(body, options) { options } else { &least };
     // RFC 2181 section 9: with TC set the client throws away what is there and asks again over TCP, so nothing is.
-    let truncated = !fits(body, options);
+    let truncated = matches!(answer, Answer::Elsewhere) || !fits(body, options);
     let (body, counts) = if truncated {
         (&[][..], [0, 0])
     } else {
@@ -82,7 +82,9 @@ pub fn encode(
 
 fn rcode(answer: &Answer<'_>) -> Rcode {
     match answer {
-        Answer::Records(_) | Answer::Soa(_) | Answer::NoData(_) => Rcode::NoError,
+        Answer::Records(_) | Answer::Soa(_) | Answer::NoData(_) | Answer::Elsewhere => {
+            Rcode::NoError
+        }
         Answer::NoName(_) => Rcode::NxDomain,
         Answer::Refusal(refusal) => refusal.rcode,
     }
@@ -104,7 +106,7 @@ fn header(
     truncated: bool,
     [answers, authorities]: [u16; 2],
 ) -> [u8; HEADER_LEN] {
-    let authoritative = !matches!(answer, Answer::Refusal(_));
+    let authoritative = !matches!(answer, Answer::Refusal(_) | Answer::Elsewhere);
     let flags = QR
         | (head.opcode << 3)
         | if authoritative { AA } else { 0 }
@@ -310,6 +312,14 @@ mod tests {
             let reply = with_options(&head, &answer, &ALL, limit);
             assert_eq!((reply.len(), reply[2] & TC), (len, tc), "{limit}");
         }
+    }
+
+    #[test]
+    fn what_is_to_be_had_elsewhere_is_empty_and_says_so() {
+        let reply = encoded(&head(None), &Answer::Elsewhere, 512);
+        let mut expected = vec![0xAB, 0xCD, 0x83, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+        expected.extend(QUESTION);
+        assert_eq!(reply, expected);
     }
 
     #[test]

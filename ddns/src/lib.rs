@@ -21,6 +21,9 @@
 //!
 //! **Refused**: names outside the zone, other classes, zone transfers; other operations are not implemented.
 //!
+//! **Limited**: what one network gets over UDP (`server/rate.rs`), unless its cookies show that it is where it says
+//! (`cookie.rs`).
+//!
 //! Reading order: `server/udp.rs`, `query.rs`, `answer.rs`, `encode.rs`. Those last three await nothing and read
 //! neither clock nor socket. An update is acknowledged when it is on the disk and the next query sees it, not before.
 

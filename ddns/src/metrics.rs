@@ -20,6 +20,8 @@ pub(crate) struct Metrics {
     truncated: IntCounter,
     /// Messages that got no reply, by transport and reason.
     dropped: [[IntCounter; Dropped::COUNT]; Transport::COUNT],
+    /// Queries over UDP from a network that has had its share, by what was done.
+    limited: [IntCounter; Limited::COUNT],
     /// Replies sent, by transport and by the cookie that came with the query.
     cookies: [[IntCounter; Client::COUNT]; Transport::COUNT],
     /// TCP connections taken. Open now = opened - closed.
@@ -63,10 +65,12 @@ pub(crate) enum Dropped {
     NotSent,
     /// The reply could not be written: a fault of ours.
     NotWritten,
+    /// Its network has had its share.
+    Limited,
 }
 
 impl Dropped {
-    const COUNT: usize = 6;
+    const COUNT: usize = 7;
     const ALL: [Self; Self::COUNT] = [
         Self::Short,
         Self::Response,
@@ -74,6 +78,7 @@ impl Dropped {
         Self::PortZero,
         Self::NotSent,
         Self::NotWritten,
+        Self::Limited,
     ];
 
     fn label(self) -> &'static str {
@@ -84,6 +89,31 @@ impl Dropped {
             Self::PortZero => "port_zero",
             Self::NotSent => "not_sent",
             Self::NotWritten => "not_written",
+            Self::Limited => "limited",
+        }
+    }
+}
+
+/// What was done with a query from a network that has had its share.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limited {
+    /// It got a short reply, and may come over TCP.
+    Slipped,
+    /// It got a cookie, and may come with that.
+    BadCookie,
+    /// It got nothing; counted among the dropped as well.
+    Dropped,
+}
+
+impl Limited {
+    const COUNT: usize = 3;
+    const ALL: [Self; Self::COUNT] = [Self::Slipped, Self::BadCookie, Self::Dropped];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Slipped => "slipped",
+            Self::BadCookie => "badcookie",
+            Self::Dropped => "dropped",
         }
     }
 }
@@ -93,6 +123,7 @@ impl Dropped {
 pub(crate) struct Tally {
     queries: [u32; Kind::COUNT],
     dropped: [u32; Dropped::COUNT],
+    limited: [u32; Limited::COUNT],
     cookies: [u32; Client::COUNT],
     truncated: u32,
 }
@@ -102,6 +133,10 @@ impl Tally {
         self.queries[kind as usize] += 1;
         self.cookies[client as usize] += 1;
         self.truncated += u32::from(truncated);
+    }
+
+    pub(crate) fn limited(&mut self, action: Limited) {
+        self.limited[action as usize] += 1;
     }
 
     pub(crate) fn dropped(&mut self, reason: Dropped, count: u32) {
@@ -129,6 +164,11 @@ impl Metrics {
             Dropped::ALL
                 .map(|reason| dropped.with_label_values(&[transport.label(), reason.label()]))
         };
+        let limited = names.counters(
+            "limited_total",
+            "Queries over UDP from a network that has had its share.",
+            &["action"],
+        )?;
         let cookies = names.counters(
             "cookies_total",
             "Replies sent, by the cookie that came with the query.",
@@ -139,6 +179,7 @@ impl Metrics {
                 .map(|client| cookies.with_label_values(&[transport.label(), client.label()]))
         };
         Ok(Self {
+            limited: Limited::ALL.map(|action| limited.with_label_values(&[action.label()])),
             cookies: Transport::ALL.map(by_cookie),
             queries: Transport::ALL.map(by_kind),
             truncated: names.counter("truncated_total", "Replies that did not fit and said so.")?,
@@ -192,8 +233,9 @@ impl Metrics {
         let tally = std::mem::take(tally);
         let queries = self.queries[transport as usize].iter().zip(tally.queries);
         let dropped = self.dropped[transport as usize].iter().zip(tally.dropped);
+        let limited = self.limited.iter().zip(tally.limited);
         let cookies = self.cookies[transport as usize].iter().zip(tally.cookies);
-        for (counter, count) in queries.chain(dropped).chain(cookies) {
+        for (counter, count) in queries.chain(dropped).chain(limited).chain(cookies) {
             if count > 0 {
                 counter.inc_by(count.into());
             }

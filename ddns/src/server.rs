@@ -4,6 +4,7 @@
 //!  bind.rs       one port for both
 //!  context.rs    what an answer depends on besides the question and the table
 //!  udp.rs        receive a batch, answer in place, send the batch
+//!  rate.rs       how many answers a network gets over UDP
 //!  tcp.rs        the same with lengths in front, and limits on time and number
 //!  admission.rs  how many TCP connections, in all and from one address
 //!  supervise.rs  a failed UDP worker starts again, and is counted
@@ -12,6 +13,7 @@
 pub(crate) mod admission;
 pub(crate) mod bind;
 pub(crate) mod context;
+pub(crate) mod rate;
 pub(crate) mod supervise;
 pub(crate) mod tcp;
 pub(crate) mod udp;
@@ -102,6 +104,28 @@ pub fn respond(table: &Table, context: &Context<'_>, message: &[u8], out: &mut [
     if options_of(&head).nsid {
         options.nsid = context.identity.nsid.as_ref().map(Nsid::octets);
     }
+    send(&head, &answer, &options, judged.as_ref(), context, out)
+}
+
+/// Answers a message from a network that has had its share, in no more octets than the message has, but for the 16 of a
+/// cookie of ours: with that (RFC 7873 section 5.2.3), or over TCP, the client will be heard.
+pub fn respond_in_short(context: &Context<'_>, message: &[u8], out: &mut [u8]) -> Response {
+    let (head, answer) = match parse(message) {
+        Parsed::Query(Query { head, .. }) | Parsed::CookieOnly(head, _) => {
+            let answer = match head.cookie() {
+                Some(_) => Answer::Refusal(Rcode::BadCookie.into()),
+                None => Answer::Elsewhere,
+            };
+            (head, answer)
+        }
+        Parsed::Refuse(head, refusal) => (head, Answer::Refusal(refusal)),
+        Parsed::Silence(why) => return Response::Silence(why),
+    };
+    let judged = context.judge(&head);
+    let options = ReplyOptions {
+        cookie: judged.as_ref().map(|judged| judged.reply),
+        ..ReplyOptions::default()
+    };
     send(&head, &answer, &options, judged.as_ref(), context, out)
 }
 
@@ -222,7 +246,7 @@ impl Kind {
 
     fn of(answer: &Answer<'_>) -> Self {
         match answer {
-            Answer::Records(_) | Answer::Soa(_) => Self::NoError,
+            Answer::Records(_) | Answer::Soa(_) | Answer::Elsewhere => Self::NoError,
             Answer::NoData(_) => Self::NoData,
             Answer::NoName(_) => Self::NxDomain,
             Answer::Refusal(refusal) => match refusal.rcode {

@@ -25,6 +25,7 @@ use crate::http::{self, Door};
 use crate::metrics::Metrics;
 use crate::server::admission::Admission;
 use crate::server::bind::{self, ListenError, Sockets};
+use crate::server::rate::Limiter;
 use crate::server::supervise::supervise;
 use crate::server::{Identity, tcp, udp};
 use crate::store::{OpenError, ReadError};
@@ -166,6 +167,7 @@ pub async fn start(
     let table = Arc::new(Table::new(contents, unix_seconds()));
     let metrics = Arc::new(Metrics::register(registry)?);
     let identity = Arc::new(identity(&config)?);
+    let limiter = Limiter::new(config.responses_per_second.get(), config.slip.get())?;
     let sockets = bind::bind(config.listen, workers(&config))?;
     let addr = sockets.addr;
 
@@ -200,6 +202,7 @@ pub async fn start(
     let service = Service {
         table: Arc::clone(&table),
         identity,
+        limiter: Arc::new(limiter),
         metrics,
     };
     let parts = run(parts, sockets, &config, &service, |metrics| {
@@ -224,6 +227,7 @@ pub async fn start(
 struct Service {
     table: Arc<Table>,
     identity: Arc<Identity>,
+    limiter: Arc<Option<Limiter>>,
     metrics: Arc<Metrics>,
 }
 
@@ -263,6 +267,7 @@ fn run(
                     &socket,
                     &service.table,
                     &service.identity,
+                    Option::as_ref(&service.limiter),
                     &service.metrics,
                     &stopping,
                 )

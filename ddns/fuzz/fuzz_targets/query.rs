@@ -1,4 +1,5 @@
-//! Any octets, over UDP and TCP: no panic, and a reply that keeps to its rules.
+//! Any octets, over UDP and TCP: no panic, and a reply that keeps to its rules; also the short one of a network that has
+//! had its share.
 
 #![no_main]
 
@@ -11,7 +12,7 @@ use ddns::cookie::{Secret, Secrets};
 use ddns::encode::MAX_REPLY;
 use ddns::protocol::UDP_LIMIT;
 use ddns::query::{Head, Parsed, parse};
-use ddns::server::{Client, Context, Identity, Response, Transport, respond};
+use ddns::server::{Client, Context, Identity, Response, Transport, respond, respond_in_short};
 use ddns::table::{Held, Table};
 use ddns::zone::Contents;
 use directory::{DeviceName, RegistrationId, Zone};
@@ -44,6 +45,9 @@ static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity {
     nsid: Some("fuzz".to_owned().try_into().unwrap()),
 });
 
+/// A cookie of ours has so many octets more than the client's alone.
+const OURS: usize = 16;
+
 fuzz_target!(|message: &[u8]| {
     for (transport, size) in [(Transport::Udp, UDP_LIMIT), (Transport::Tcp, MAX_REPLY)] {
         let context = Context {
@@ -65,6 +69,12 @@ fuzz_target!(|message: &[u8]| {
             matches!(answered, Response::Silence(_)),
             "a reply was answered"
         );
+
+        let mut short = vec![0; size];
+        let (len, _) = replied(respond_in_short(&context, message, &mut short)).unwrap();
+        check(&context, message, &short[..len]);
+        let ours = head(message).cookie().map_or(0, |_| OURS);
+        assert!(len <= message.len() + ours, "more than was sent");
     }
 });
 

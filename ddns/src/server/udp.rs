@@ -7,10 +7,13 @@ use std::net::UdpSocket;
 use std::os::fd::AsFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::metrics::{Dropped, Metrics, Tally};
+use crate::metrics::{Dropped, Limited, Metrics, Tally};
 use crate::query::Silence;
-use crate::server::{Context, Identity, Response, Transport, respond};
-use crate::sys::{Batch, Exchange, coarse_unix_seconds};
+use crate::server::rate::{Class, Limiter};
+use crate::server::{
+    Client, Context, Identity, Kind, Response, Transport, respond, respond_in_short,
+};
+use crate::sys::{Batch, Exchange, coarse_nanoseconds, coarse_unix_seconds};
 use crate::table::Table;
 
 /// Answers what comes to `socket` until `stopping`.
@@ -21,6 +24,7 @@ pub(crate) fn work(
     socket: &UdpSocket,
     table: &Table,
     identity: &Identity,
+    limiter: Option<&Limiter>,
     metrics: &Metrics,
     stopping: &AtomicBool,
 ) -> io::Result<()> {
@@ -28,7 +32,10 @@ pub(crate) fn work(
     let mut worker = Worker {
         table,
         identity,
+        limiter,
         unix_seconds: 0,
+        nanoseconds: 0,
+        limited: 0,
         tally: Tally::default(),
     };
     while !stopping.load(Ordering::Relaxed) {
@@ -38,6 +45,7 @@ pub(crate) fn work(
             Err(error) => return Err(error),
         };
         worker.unix_seconds = coarse_unix_seconds();
+        worker.nanoseconds = coarse_nanoseconds();
         for i in 0..received {
             worker.answer(batch.exchange(i));
         }
@@ -59,8 +67,13 @@ fn is_pause(error: &io::Error) -> bool {
 struct Worker<'s> {
     table: &'s Table,
     identity: &'s Identity,
-    /// When the batch was received.
+    limiter: Option<&'s Limiter>,
+    /// When the batch was received, on the clock of the cookies ...
     unix_seconds: u32,
+    /// ... and on that of the limit.
+    nanoseconds: u64,
+    /// How many queries were limited, wrapping.
+    limited: u32,
     tally: Tally,
 }
 
@@ -79,7 +92,31 @@ impl Worker<'_> {
             identity: self.identity,
         };
         let (message, out) = exchange.parts();
-        match respond(self.table, &context, message, out) {
+        let mut response = respond(self.table, &context, message, out);
+        if self.is_over(&context, response) {
+            self.limited = self.limited.wrapping_add(1);
+            if !self
+                .limiter
+                .is_some_and(|limiter| limiter.slips(self.limited))
+            {
+                self.tally.limited(Limited::Dropped);
+                return self.tally.dropped(Dropped::Limited, 1);
+            }
+            response = respond_in_short(&context, message, out);
+            let is_cookie = matches!(
+                response,
+                Response::Reply {
+                    kind: Kind::BadCookie,
+                    ..
+                }
+            );
+            self.tally.limited(if is_cookie {
+                Limited::BadCookie
+            } else {
+                Limited::Slipped
+            });
+        }
+        match response {
             Response::Reply {
                 len,
                 kind,
@@ -92,6 +129,21 @@ impl Worker<'_> {
             Response::Silence(Silence::Short) => self.tally.dropped(Dropped::Short, 1),
             Response::Silence(Silence::Response) => self.tally.dropped(Dropped::Response, 1),
             Response::NoRoom => self.tally.dropped(Dropped::NotWritten, 1),
+        }
+    }
+
+    /// Whether the network has had its share; a client that is surely where it says may ask as much as it likes.
+    fn is_over(&self, context: &Context<'_>, response: Response) -> bool {
+        match (self.limiter, response) {
+            (
+                Some(limiter),
+                Response::Reply {
+                    kind,
+                    client: Client::Unknown | Client::New,
+                    ..
+                },
+            ) => limiter.is_over(context.client, Class::of(kind), self.nanoseconds),
+            _ => false,
         }
     }
 }

@@ -95,7 +95,13 @@ pub(crate) async fn start(
     registry: &Registry,
     stop: &CancellationToken,
 ) -> Result<Handle, StartError> {
-    let config: Config = toml::from_str(config).unwrap();
+    // Tests ask more of one address than a network may; those of the limit itself set it.
+    let config = if config.contains("responses_per_second") {
+        config.to_owned()
+    } else {
+        format!("responses_per_second = 0\n{config}")
+    };
+    let config: Config = toml::from_str(&config).unwrap();
     let facts = Facts {
         state: state.into(),
         relay: vec![ip("192.0.2.250"), ip("2001:db8::250")],
