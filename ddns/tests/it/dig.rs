@@ -237,3 +237,30 @@ async fn dig_and_kdig_read_our_options() {
         }
     }
 }
+
+/// Whoever is limited comes again by itself, with the cookie that it got or over TCP.
+#[tokio::test(flavor = "multi_thread")]
+async fn dig_and_kdig_find_their_way_past_the_limit() {
+    let config = "listen = \"127.0.0.1:0\"\nthreads = 1\nresponses_per_second = 1\nslip = 1";
+    let world = World::with_config(config).await;
+    let message = crate::dns::query(&["nas.test", "A"]);
+    for _ in 0..50 {
+        crate::dns::ask_udp(world.v4(), &message).await;
+    }
+    let by_cookie = r#"limited_total{action="badcookie"}"#;
+    let by_tcp = r#"queries_total{rcode="noerror",transport="tcp"}"#;
+    for (tool, words, way) in [
+        ("dig", "nas.test A +cookie", by_cookie),
+        ("dig", "nas.test A +nocookie", by_tcp),
+        ("kdig", "nas.test A +edns +cookie +badcookie", by_cookie),
+        ("kdig", "nas.test A", by_tcp),
+    ] {
+        let before = world.metric(way);
+        let output = printed(tool, world.v4(), words).await;
+        let is_answered = output.contains("status: NOERROR") && output.contains("192.0.2.250");
+        assert!(is_answered, "{tool} {words}: {output}");
+        // One more, so that the batch of those before is counted.
+        crate::dns::ask_udp(world.v4(), &message).await;
+        assert_eq!(world.metric(way), before + 1.0, "{tool} {words}: {output}");
+    }
+}

@@ -14,6 +14,7 @@ mod fake_disk;
 mod following;
 mod http;
 mod recipe;
+mod reflection;
 mod shutdown;
 mod sockets;
 mod storage;
