@@ -2,12 +2,15 @@
 //!
 //! - [`Batch`]: many datagrams received by one call and answered by another, without allocation.
 //! - [`coarse_unix_seconds`], [`coarse_nanoseconds`]: clocks for every batch.
-//! - [`tell_local_address`], [`ignore_path_mtu`]: socket options.
+//! - [`with_large_pages`]: memory for tables that are read at random.
+//! - [`tell_local_address`], [`ignore_path_mtu`], [`deal_out`]: socket options.
 
 mod batch;
 mod clock;
+mod memory;
 mod option;
 
 pub(crate) use batch::{Batch, Exchange};
 pub(crate) use clock::{coarse_nanoseconds, coarse_unix_seconds};
-pub(crate) use option::{ignore_path_mtu, tell_local_address};
+pub(crate) use memory::with_large_pages;
+pub(crate) use option::{deal_out, ignore_path_mtu, tell_local_address};

@@ -33,9 +33,12 @@ use self::slot::Device;
 use crate::addresses::Addresses;
 use crate::challenges::{Challenges, challenge_host};
 use crate::own::Own;
-use crate::protocol::Type;
+use crate::protocol::{HEADER_LEN, MAX_LABEL, Type};
 use crate::rrset::{AddressRecord, Records, Soa};
 use crate::zone::{Contents, Node};
+
+/// Messages that are prepared for at a time, at most.
+const MAX_BATCH: usize = 64;
 
 /// The names and their records.
 #[derive(Debug)]
@@ -100,6 +103,42 @@ impl Table {
             return Found::Soa;
         }
         find_at_node(node, qtype)
+    }
+
+    /// Has the processor fetch what the answers to these messages will be made from, all at once. It makes them quicker and no
+    /// different; a message may be anything.
+    pub fn bring_near<'m>(&self, messages: impl Iterator<Item = &'m [u8]>) {
+        let mut hashes = [0; MAX_BATCH];
+        let mut count = 0;
+        let found = messages.filter_map(|message| self.hash_of_device(message));
+        for (place, hash) in hashes.iter_mut().zip(found) {
+            *place = hash;
+            count += 1;
+        }
+        self.devices
+            .bring_near(hashes.get(..count).unwrap_or_default());
+    }
+
+    /// The hash of the label right under the zone in the question of a message that has one.
+    fn hash_of_device(&self, message: &[u8]) -> Option<u64> {
+        let mut rest = message.get(HEADER_LEN..)?;
+        let apex = &self.contents.apex;
+        loop {
+            let (&length, behind) = rest.split_first()?;
+            let (label, behind) = behind.split_at_checked(length.into())?;
+            let is_under = |name: &[u8]| name.eq_ignore_ascii_case(apex);
+            if behind.get(..apex.len()).is_some_and(is_under) {
+                let mut lower = [0; MAX_LABEL];
+                let lower = lower.get_mut(..label.len())?;
+                lower.copy_from_slice(label);
+                lower.make_ascii_lowercase();
+                return self.devices.hash(lower);
+            }
+            if length == 0 {
+                return None;
+            }
+            rest = behind;
+        }
     }
 
     /// The zone's SOA record as it is now.
@@ -402,6 +441,27 @@ pub(crate) mod tests {
         table.set(&name("away"), RegistrationId(2), &Held::default());
         assert_eq!(table.devices_with_addresses(), 0);
         assert_eq!(table.devices_recorded(), 1, "its version is to last");
+    }
+
+    #[test]
+    fn to_prepare_for_anything_changes_nothing() {
+        let table = with_devices();
+        let ask = |name: &str| [&[0; HEADER_LEN][..], &wire(name), &[0, 1, 0, 1]].concat();
+        let asked = ["home.nas.test", "x.HOME.nas.Test", "nobody.nas.test"].map(ask);
+        let hash = |message: &[u8]| table.hash_of_device(message);
+        assert!(hash(&asked[0]).is_some());
+        assert_eq!(hash(&asked[0]), hash(&asked[1]));
+        let others = ["nas.test", "", "example.com", &"a".repeat(63)].map(ask);
+        let cut = &asked[0][..20];
+        for other in others
+            .iter()
+            .map(Vec::as_slice)
+            .chain([cut, &[], &[0xC0; 40]])
+        {
+            assert_eq!(hash(other), None);
+        }
+        let many = asked.iter().cycle().take(100);
+        table.bring_near(many.map(Vec::as_slice));
     }
 
     fn challenge() -> Held {

@@ -64,10 +64,7 @@ fn bind_both(listen: SocketAddr, workers: usize) -> Result<Sockets, ListenError>
     };
     let tcp = bind_tcp(listen).map_err(failed("TCP"))?;
     let addr = tcp.local_addr().map_err(failed("TCP"))?;
-    let udp = (0..workers)
-        .map(|_| bind_udp(addr))
-        .collect::<io::Result<_>>()
-        .map_err(failed("UDP"))?;
+    let udp = bind_all_udp(addr, workers).map_err(failed("UDP"))?;
     Ok(Sockets { addr, tcp, udp })
 }
 
@@ -80,6 +77,17 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)?;
     socket.set_nonblocking(true)?;
     Ok(socket.into())
+}
+
+fn bind_all_udp(addr: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
+    let sockets = (0..workers)
+        .map(|_| bind_udp(addr))
+        .collect::<io::Result<Vec<_>>>()?;
+    if let [first, _, ..] = &sockets[..] {
+        let sockets = workers.try_into().map_err(io::Error::other)?;
+        sys::deal_out(first.as_fd(), sockets)?;
+    }
+    Ok(sockets)
 }
 
 fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
@@ -119,6 +127,23 @@ mod tests {
         assert_eq!(sockets.udp.len(), 3);
         for socket in &sockets.udp {
             assert_eq!(socket.local_addr().unwrap(), sockets.addr);
+        }
+    }
+
+    #[test]
+    fn one_busy_client_is_dealt_out_among_all_workers() {
+        let sockets = bind("127.0.0.1:0".parse().unwrap(), 4).unwrap();
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        for _ in 0..400 {
+            client.send_to(b"?", sockets.addr).unwrap();
+        }
+        for socket in &sockets.udp {
+            let mut received = 0;
+            socket.set_nonblocking(true).unwrap();
+            while socket.recv(&mut [0; 8]).is_ok() {
+                received += 1;
+            }
+            assert!((50..150).contains(&received), "{received}");
         }
     }
 

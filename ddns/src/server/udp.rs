@@ -1,4 +1,4 @@
-//! One worker: receive a batch, answer it in place, send the batch. No allocation, no await, no lock but the table's.
+//! One worker: receive a batch, have what it asks for brought near, answer it in place, send the batch. No allocation, no await, no lock but the table's.
 //!
 //! The functions stand in the order in which a datagram passes them.
 
@@ -46,6 +46,7 @@ pub(crate) fn work(
         };
         worker.unix_seconds = coarse_unix_seconds();
         worker.nanoseconds = coarse_nanoseconds();
+        table.bring_near(batch.messages());
         for i in 0..received {
             worker.answer(batch.exchange(i));
         }

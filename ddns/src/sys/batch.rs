@@ -107,6 +107,17 @@ impl Batch {
         Exchange { batch: self, i }
     }
 
+    /// The datagrams of the last [`receive`](Self::receive).
+    pub(crate) fn messages(&self) -> impl Iterator<Item = &[u8]> {
+        (0..self.received).map(|i| {
+            let len = (self.incoming[i].msg_len as usize).min(UDP_LIMIT);
+            let slot = self.slot(i);
+            // SAFETY: the message's place is initialised for its whole size; the borrow of `self` keeps every other reference
+            // to it, and the kernel, from writing there.
+            unsafe { slice::from_raw_parts(addr_of_mut!((*slot).message).cast(), len) }
+        })
+    }
+
     /// Sends the replies, and returns how many could not be sent.
     pub(crate) fn send(&mut self, socket: BorrowedFd<'_>) -> u32 {
         let mut not_sent = 0;

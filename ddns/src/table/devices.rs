@@ -46,7 +46,17 @@ impl Devices {
         }
     }
 
-    /// The same, and the version that its name had then.
+    /// By which a label of the usual length is found; `None` for a longer one.
+    pub(super) fn hash(&self, label: &[u8]) -> Option<u64> {
+        Some(self.hash.hash_one(Label::<SHORT>::new(label)?))
+    }
+
+    /// Prepares for [`get`](Self::get) of labels with these hashes, all at once.
+    pub(super) fn bring_near(&self, hashes: &[u64]) {
+        self.short.slots.load().bring_near(hashes);
+    }
+
+    /// The device at a label, and the version that its name has then.
     pub(super) fn get_with_version(&self, label: &[u8]) -> Option<(Device, u32)> {
         match Label::new(label) {
             Some(short) => self.short.get_with_version(&self.hash, &short),

@@ -11,6 +11,7 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::slot::{Device, Label, Slot};
+use crate::sys::with_large_pages;
 
 /// Slots of one group.
 const GROUP: usize = 8;
@@ -30,9 +31,13 @@ impl<const L: usize> Slots<L> {
     /// Room for `labels` of them, and for some more.
     pub(super) fn with_room_for(labels: usize) -> Self {
         let groups = labels.div_ceil(GROUP - 1).max(1);
+        let mut tags = with_large_pages(groups);
+        tags.extend((0..groups).map(|_| AtomicU64::new(0)));
+        let mut slots = with_large_pages(groups * GROUP);
+        slots.extend((0..groups * GROUP).map(|_| Slot::new()));
         Self {
-            tags: (0..groups).map(|_| AtomicU64::new(0)).collect(),
-            slots: (0..groups * GROUP).map(|_| Slot::new()).collect(),
+            tags: tags.into(),
+            slots: slots.into(),
         }
     }
 
@@ -45,11 +50,9 @@ impl<const L: usize> Slots<L> {
     pub(super) fn find(&self, hash: u64, label: &Label<L>) -> Option<&Slot<L>> {
         for group in self.groups_from(hash) {
             let tags = self.tags[group].load(Ordering::Acquire);
-            // A zero octet is where both are the same; above one, a false one may follow.
-            let unequal = tags ^ (tag(hash) * LOWEST);
-            let mut equal = unequal.wrapping_sub(LOWEST) & !unequal & HIGHEST;
+            let mut equal = equal(tags, tag(hash));
             while equal != 0 {
-                let slot = &self.slots[group * GROUP + equal.trailing_zeros() as usize / 8];
+                let slot = &self.slots[group * GROUP + place(equal)];
                 if slot.has(label) {
                     return Some(slot);
                 }
@@ -60,6 +63,23 @@ impl<const L: usize> Slots<L> {
             }
         }
         None
+    }
+
+    /// Has the processor fetch what will be looked at for these hashes, all at once: one after the other, each would be waited
+    /// for.
+    pub(super) fn bring_near(&self, hashes: &[u64]) {
+        let mut seen = 0;
+        for &hash in hashes {
+            seen ^= self.tags[self.first_group(hash)].load(Ordering::Relaxed);
+        }
+        for &hash in hashes {
+            let group = self.first_group(hash);
+            let equal = equal(self.tags[group].load(Ordering::Relaxed), tag(hash));
+            if equal != 0 {
+                seen ^= u64::from(self.slots[group * GROUP + place(equal)].version());
+            }
+        }
+        std::hint::black_box(seen);
     }
 
     /// Gives a device a slot under a label that has none; its version is the one behind `version`. There must be room.
@@ -94,10 +114,13 @@ impl<const L: usize> Slots<L> {
     }
 
     fn groups_from(&self, hash: u64) -> impl Iterator<Item = usize> {
-        let groups = self.tags.len();
-        // The hash is a fraction of one, and this the same fraction of all groups.
-        let first = ((u128::from(hash) * groups as u128) >> 64) as usize;
-        (first..groups).chain(0..first)
+        let first = self.first_group(hash);
+        (first..self.tags.len()).chain(0..first)
+    }
+
+    /// The hash is a fraction of one, and this the same fraction of all groups.
+    fn first_group(&self, hash: u64) -> usize {
+        ((u128::from(hash) * self.tags.len() as u128) >> 64) as usize
     }
 }
 
@@ -106,8 +129,20 @@ fn tag(hash: u64) -> u64 {
     hash & 0x7F | 0x80
 }
 
+/// The places of a group whose tags are this one, as the highest bits of their octets. A zero octet is where both are the same;
+/// above one, a false one may follow.
+fn equal(tags: u64, tag: u64) -> u64 {
+    let unequal = tags ^ (tag * LOWEST);
+    unequal.wrapping_sub(LOWEST) & !unequal & HIGHEST
+}
+
+/// The first of such places.
+fn place(highest_bits: u64) -> usize {
+    highest_bits.trailing_zeros() as usize / 8
+}
+
 /// The first free place of a group. No tag that is taken lacks its highest bit.
 fn free(tags: u64) -> Option<usize> {
     let free = !tags & HIGHEST;
-    (free != 0).then(|| free.trailing_zeros() as usize / 8)
+    (free != 0).then(|| place(free))
 }

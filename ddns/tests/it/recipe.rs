@@ -16,6 +16,7 @@ fn config() -> String {
     format!(
         r#"
         listen = "[::]:0"
+        threads = 1 # what is asked first is answered first
         nsid = "ns1-of-recipes"
         record = [
             {{ name = "@", type = "TXT", value = "v=spf1 -all", ttl_seconds = 300 }},
