@@ -87,9 +87,7 @@ impl Devices {
         directory: Reader,
         authority: Arc<Authority>,
     ) -> Result<Self, StoreError> {
-        for device in store.devices().await? {
-            writer.put(device);
-        }
+        store.each_device(|device| writer.put(device)).await?;
         Ok(Self {
             store,
             directory,
@@ -250,7 +248,7 @@ impl Devices {
     }
 }
 
-fn now_ms() -> i64 {
+pub(crate) fn now_ms() -> i64 {
     let since_1970 = SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();

@@ -9,6 +9,7 @@
 pub mod authority;
 pub mod config;
 pub mod devices;
+pub mod import;
 pub mod operator;
 pub mod sign_in;
 pub mod state;

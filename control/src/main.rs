@@ -1,7 +1,7 @@
 //! `causeway`: runs the server, checks its configuration, and carries the operator's verbs to it.
 
 use std::fs;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -12,11 +12,13 @@ use clap::{Args, Parser, Subcommand};
 use control::authority::Authority;
 use control::config::{Config, Overrides};
 use control::devices::Devices;
+use control::import::{self, List};
 use control::operator::{self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, Verb};
 use control::state::StateDirectory;
 use control::store::{DATABASE, Store};
 use control::up::{self, Addresses, Running};
 use directory::Zone;
+use indicatif::{ProgressBar, ProgressStyle};
 use relay::files::{self, Readers};
 use relay::program::{self, Termination};
 
@@ -95,6 +97,20 @@ enum DeviceCommand {
         #[command(flatten)]
         state: StateOption,
     },
+    /// Registers all names of a list, or none, each with a fresh DDNS key, and prints them as `name,key`. No server may be
+    /// running.
+    Import {
+        /// One name a line; blank lines and those that begin with # are passed over. - is standard input.
+        file: PathBuf,
+        /// Writes names and keys into a new file that only its owner can read, and not to standard output.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
     /// Prints a fresh key for a device; an earlier one for the same duty stops working.
     Key {
         /// The device's name.
@@ -142,10 +158,7 @@ async fn act(command: Command) -> anyhow::Result<()> {
             println!("{}: good", file.display());
             Ok(())
         }
-        Command::Device { verb } => {
-            let (verb, state, json) = verb.parts();
-            show(ask(state, verb).await?, json)
-        }
+        Command::Device { verb } => device(verb).await,
         Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
     }
 }
@@ -267,18 +280,52 @@ fn overview(running: &Running, addresses: &Addresses) -> anyhow::Result<String> 
     Ok(text)
 }
 
-impl DeviceCommand {
-    /// What is asked, of which server, and whether a program wants to know.
-    fn parts(self) -> (Verb, StateOption, bool) {
-        match self {
-            Self::Add { name, state } => (Verb::Device(DeviceVerb::Add(name)), state, false),
-            Self::Key { name, duty, state } => {
-                (Verb::Device(DeviceVerb::Key { name, duty }), state, false)
-            }
-            Self::List { json, state } => (Verb::ListDevices, state, json),
-            Self::Remove { name, state } => (Verb::Device(DeviceVerb::Remove(name)), state, false),
+async fn device(command: DeviceCommand) -> anyhow::Result<()> {
+    let (verb, state, json) = match command {
+        DeviceCommand::Add { name, state } => (DeviceVerb::Add(name).into(), state, false),
+        DeviceCommand::Key { name, duty, state } => {
+            (DeviceVerb::Key { name, duty }.into(), state, false)
         }
+        DeviceCommand::Remove { name, state } => (DeviceVerb::Remove(name).into(), state, false),
+        DeviceCommand::List { json, state } => (Verb::ListDevices, state, json),
+        DeviceCommand::Import {
+            file,
+            keys,
+            json,
+            state,
+        } => return import(&file, keys.as_deref(), json, state).await,
+    };
+    show(ask(state, verb).await?, json)
+}
+
+/// Registers the names in `file`, and shows their keys or keeps them in the file `keys`.
+async fn import(
+    file: &Path,
+    keys: Option<&Path>,
+    json: bool,
+    state: StateOption,
+) -> anyhow::Result<()> {
+    let text = if file == Path::new("-") {
+        io::read_to_string(io::stdin()).context("standard input")?
+    } else {
+        fs::read_to_string(file).with_context(|| file.display().to_string())?
+    };
+    let list = List::parse(&text).with_context(|| file.display().to_string())?;
+    let state = state.directory.unwrap_or_else(StateDirectory::default_path);
+    let done = ProgressBar::new(list.len() as u64); // on a terminal only
+    if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos} of {len} {elapsed}") {
+        done.set_style(style);
     }
+    let keys = keys.map(|file| (file, json));
+    let imported = import::import(&state, &list, keys, |count| done.set_position(count as u64));
+    let imported = imported.await;
+    done.finish_and_clear();
+    let imported = imported.with_context(|| file.display().to_string())?;
+    match keys {
+        Some((keys, _)) => println!("{} devices; their keys: {}", imported.len(), keys.display()),
+        None => io::stdout().write_all(imported.reveal(json).as_bytes())?,
+    }
+    Ok(())
 }
 
 /// Facts go to standard output, one to a line; advice goes beside it.

@@ -101,6 +101,12 @@ impl From<KeyDuty> for Duty {
     }
 }
 
+impl From<DeviceVerb> for Verb {
+    fn from(verb: DeviceVerb) -> Self {
+        Self::Device(verb)
+    }
+}
+
 /// What is answered. Secrets in it are shown once, to whoever may open the socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

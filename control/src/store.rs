@@ -2,12 +2,16 @@
 //!
 //! ```text
 //!   devices.rs   names, and what is known of their holders
+//!   import.rs    many names at once
+//!   load.rs      all that is known of all devices
 //!   pairing.rs   codes, and how a name gets its holder
 //! ```
 //!
 //! What a function here returns `Ok` for is on disk.
 
 mod devices;
+mod import;
+mod load;
 mod pairing;
 
 use std::path::Path;
@@ -19,6 +23,7 @@ use sqlx::sqlite::{
 };
 
 pub use devices::RegisterError;
+pub use import::ImportError;
 pub use pairing::PairingError;
 
 /// The database's file in the state directory.

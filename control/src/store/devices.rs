@@ -28,24 +28,6 @@ impl From<sqlx::Error> for RegisterError {
 }
 
 impl Store {
-    /// Every device, for the Directory.
-    ///
-    /// # Errors
-    /// If the database fails.
-    pub async fn devices(&self) -> Result<Vec<Device>, StoreError> {
-        let rows = sqlx::query("SELECT registration FROM devices ORDER BY name")
-            .fetch_all(&self.pool)
-            .await?;
-        let mut connection = self.pool.acquire().await?;
-        let mut devices = Vec::with_capacity(rows.len());
-        for row in rows {
-            if let Some(device) = device(&mut connection, row.try_get("registration")?).await? {
-                devices.push(device);
-            }
-        }
-        Ok(devices)
-    }
-
     /// Registers `name`, or takes it again if nobody has paired under it, with a new code that replaces any earlier one.
     ///
     /// # Errors

@@ -142,6 +142,40 @@ fn without_a_server_the_verbs_work_on_the_database() {
 }
 
 #[test]
+fn a_list_of_names_is_imported_while_no_server_runs_and_each_key_works() {
+    let mut server = Server::start();
+    let file = |name: &str| server.folder.path().join(name);
+    let (list, keys) = (file("list"), file("keys"));
+    std::fs::write(&list, "# moved from elsewhere\none\n\ntwo\n").unwrap();
+    let [list, keys] = [&list, &keys].map(|path| path.to_str().unwrap());
+    let import = ["device", "import", list, "--keys", keys];
+    let refused = server.causeway(&import);
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(!refused.status.success());
+    assert!(said.contains("a causeway is running on"), "{said}");
+
+    server.process.kill();
+    let imported = server.causeway(&import);
+    assert!(imported.status.success(), "{imported:?}");
+    let said = String::from_utf8(imported.stdout).unwrap();
+    assert_eq!(said, format!("2 devices; their keys: {keys}\n"));
+    let keys = std::fs::read_to_string(keys).unwrap();
+    let key = keys.lines().nth(1).unwrap().strip_prefix("two,").unwrap();
+
+    let mut again = server.command(&["device", "import", "-", "--json"]);
+    again.stdin(std::fs::File::open(list).unwrap());
+    let refused = again.output().unwrap();
+    let said = String::from_utf8(refused.stderr).unwrap();
+    assert!(said.contains("line 2: one is registered already"), "{said}");
+    assert!(refused.stdout.is_empty());
+
+    let server = server.restart();
+    let asked = "hostname=two.nas.localhost&myip=203.0.113.7";
+    assert_eq!(update(&server, "two", key, asked), "good 203.0.113.7\n");
+    assert_eq!(dig(&server, "one.nas.localhost", "A"), "127.0.0.1\n");
+}
+
+#[test]
 fn a_state_directory_may_have_a_long_name() {
     let folder = Arc::new(
         tempfile::Builder::new()
