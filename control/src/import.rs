@@ -206,7 +206,9 @@ pub async fn import(
     store.close().await;
     match registered {
         Ok(()) => {
-            file.map(KeyFile::keep);
+            if let Some(file) = file {
+                file.keep();
+            }
             Ok(imported)
         }
         Err(store::ImportError::Taken { at }) => {

@@ -13,6 +13,7 @@ mod part;
 mod plain;
 mod process;
 mod progress;
+mod question;
 mod report;
 mod scenario;
 mod visitor;
@@ -24,7 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::{Args, Parser, Subcommand, ValueEnum as _};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use relay::program::{self, Termination};
 use tokio::runtime;
 
@@ -32,9 +33,10 @@ use part::Part;
 use part::link::Link;
 use progress::Progress;
 use report::{Machine, Table};
+use scenario::dns::peers::{DnsWorkload, Generator, Plan, Rate};
 use scenario::peers::Workload;
 use scenario::{Effort, ScenarioError, dns, idle_tunnels, peers, requests, throughput};
-use world::{Peer, Place, WorldError};
+use world::{NameServerKind, Peer, Place, WorldError, find_program};
 
 /// Puts a load on Causeway, and says what it carried and what that cost.
 ///
@@ -84,7 +86,7 @@ enum Measure {
     },
     /// DNS queries: rate, latency, processor time, losses
     Dns {
-        /// Sockets; each has four queries under way
+        /// Sockets; each has sixteen queries under way
         #[arg(long, default_value_t = Scenario::SOCKETS, value_parser = clap::value_parser!(u16).range(1..=4000))]
         connections: u16,
         /// Threads that ask [default: half of the cores]
@@ -98,6 +100,8 @@ enum Measure {
     },
     /// The same work through Causeway and through every peer that is installed, in turn
     Peers(PeersOptions),
+    /// Our name server and every other one that is installed, with the same zone and the same load, in turn
+    DnsPeers(DnsPeersOptions),
     /// All but the peers in turn, each with its default number of connections
     All {
         #[command(flatten)]
@@ -129,6 +133,42 @@ struct PeersOptions {
     /// Only this work, and in this order
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD,…")]
     workloads: Vec<Workload>,
+    /// Where programs are looked for first; then where this system keeps them
+    #[arg(long, value_name = "DIR")]
+    peers_dir: Option<PathBuf>,
+    #[command(flatten)]
+    pace: Pace,
+}
+
+#[derive(Args)]
+struct DnsPeersOptions {
+    /// Names in the zone, each with A and AAAA
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    names: u32,
+    /// Only these, and in this order
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "SERVER,…")]
+    only: Vec<NameServerKind>,
+    /// Only this work, and in this order
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD,…")]
+    workloads: Vec<DnsWorkload>,
+    /// Who asks [default: both, where dnsperf is installed]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "GENERATOR,…")]
+    load: Vec<Generator>,
+    /// Sockets, each a client of its own
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4000))]
+    sockets: u16,
+    /// Queries under way on each of them
+    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    window: u16,
+    /// Threads that ask [default: half of the cores]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    /// Queries a second where the rate is fixed, or half of what Knot answers
+    #[arg(long, default_value = "half", value_parser = Rate::parse)]
+    rate: Rate,
+    /// Updates a second beside queries
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    updates: u32,
     /// Where programs are looked for first; then where this system keeps them
     #[arg(long, value_name = "DIR")]
     peers_dir: Option<PathBuf>,
@@ -275,6 +315,7 @@ impl Measure {
             | Self::Dns { options, .. }
             | Self::All { options } => options.pace,
             Self::Peers(options) => options.pace,
+            Self::DnsPeers(options) => options.pace,
         }
     }
 
@@ -303,6 +344,7 @@ impl Measure {
             ),
             Self::All { options } => (Scenario::ALL.into(), options),
             Self::Peers(options) => return compare(options, progress).await,
+            Self::DnsPeers(options) => return compare_name_servers(options, progress).await,
         };
         measure(&scenarios, &options, progress).await
     }
@@ -332,6 +374,52 @@ async fn compare(options: PeersOptions, progress: &Progress) -> anyhow::Result<V
     };
     let effort = options.pace.effort(options.connections);
     Ok(peers::run(&found, options.link, workloads, effort, progress).await?)
+}
+
+/// Measures those name servers that are here, and says how to install the others.
+async fn compare_name_servers(
+    options: DnsPeersOptions,
+    progress: &Progress,
+) -> anyhow::Result<Vec<Table>> {
+    let folder = options.peers_dir.as_deref();
+    let mut servers = Vec::new();
+    for wanted in all_unless_named(options.only) {
+        match wanted.find(folder) {
+            Ok(server) => servers.push(server),
+            Err(missing) => progress.note(&missing),
+        }
+    }
+    if servers.is_empty() {
+        bail!("none of the name servers asked for is here");
+    }
+    let load = all_unless_named(options.load);
+    let mut dnsperf = None;
+    if load.contains(&Generator::Dnsperf) {
+        dnsperf = find_program("dnsperf", folder);
+        if dnsperf.is_none() {
+            progress.note("dnsperf is not here; to install it: apt-get install dnsperf");
+        }
+    }
+    let plan = Plan {
+        servers,
+        workloads: all_unless_named(options.workloads),
+        own: load.contains(&Generator::Own),
+        dnsperf,
+        names: options.names,
+        window: options.window.into(),
+        threads: options.threads.map_or_else(half_of_the_cores, usize::from),
+        rate: options.rate,
+        updates: options.updates,
+        effort: options.pace.effort(options.sockets),
+    };
+    Ok(plan.run(progress).await?)
+}
+
+fn all_unless_named<T: ValueEnum + Clone>(named: Vec<T>) -> Vec<T> {
+    match named.is_empty() {
+        true => T::value_variants().to_vec(),
+        false => named,
+    }
 }
 
 /// Runs one after the other. Of several, those whose addresses are not given are left out.

@@ -3,6 +3,7 @@
 //! ends.
 
 pub(crate) mod agents;
+pub(crate) mod empty_responder;
 pub(crate) mod link;
 pub(crate) mod namespace;
 pub(crate) mod origin;
@@ -30,6 +31,8 @@ pub(crate) enum Part {
     PlainOrigin,
     /// One of the two hops of a peer that only splices.
     SpliceHop,
+    /// A name server that looks nothing up.
+    EmptyResponder,
     /// What lies between two network namespaces.
     Link,
     /// Somebody in a network namespace.
@@ -45,6 +48,7 @@ impl Part {
             Self::Origin => "origin",
             Self::PlainOrigin => "plain-origin",
             Self::SpliceHop => "splice-hop",
+            Self::EmptyResponder => "empty-responder",
             Self::Link => "link",
             Self::Namespace => "namespace",
         }
@@ -57,6 +61,7 @@ impl Part {
             Self::Agents => "the agent",
             Self::Origin | Self::PlainOrigin => "the origin",
             Self::SpliceHop => "the splice hop",
+            Self::EmptyResponder => "the empty responder",
             Self::Link => "the link",
             Self::Namespace => "the network namespace",
         }
@@ -66,7 +71,11 @@ impl Part {
     pub(crate) fn is_single_threaded(self) -> bool {
         match self {
             Self::Up | Self::Agents | Self::Origin => false,
-            Self::PlainOrigin | Self::SpliceHop | Self::Link | Self::Namespace => true,
+            Self::PlainOrigin
+            | Self::SpliceHop
+            | Self::EmptyResponder
+            | Self::Link
+            | Self::Namespace => true,
         }
     }
 
@@ -78,6 +87,7 @@ impl Part {
             Self::Origin => origin::play(order()?).await,
             Self::PlainOrigin => plain_origin::play(order()?).await,
             Self::SpliceHop => splice_hop::play(order()?),
+            Self::EmptyResponder => empty_responder::play(order()?),
             Self::Link => link::play(order()?),
             Self::Namespace => namespace::play(order()?).await,
         }

@@ -150,6 +150,14 @@ impl Child {
         }
     }
 
+    /// Whether it still runs.
+    pub(crate) fn check(&mut self) -> Result<(), ChildError> {
+        match self.process.try_wait() {
+            Ok(None) => Ok(()),
+            Ok(Some(_)) | Err(_) => Err(self.ended()),
+        }
+    }
+
     /// Ends it, and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         // Fails only if it has ended already.
@@ -211,6 +219,15 @@ impl ProcessId {
         Ok(own + children.sum::<Result<u64, _>>()?)
     }
 
+    /// Its memory and that of its children.
+    pub(crate) fn memory(self) -> Result<Memory, UsageError> {
+        let rollup = self.read("smaps_rollup")?;
+        let own =
+            Memory::of(&rollup).ok_or_else(|| self.error(io::ErrorKind::InvalidData.into()))?;
+        let mut children = self.children().into_iter().map(Self::memory);
+        children.try_fold(own, |sum, child| Ok(sum.plus(child?)))
+    }
+
     /// Those that its first thread has started, as nginx does its workers. None where the kernel does not say.
     fn children(self) -> Vec<Self> {
         let children = self.read(&format!("task/{}/children", self.0));
@@ -227,6 +244,42 @@ impl ProcessId {
         UsageError {
             process: self,
             cause,
+        }
+    }
+}
+
+/// What a process holds, in octets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Memory {
+    /// All that is in memory.
+    pub(crate) resident: u64,
+    /// The same, where what several processes share is divided among them.
+    pub(crate) proportional: u64,
+    /// What stands in no file.
+    pub(crate) anonymous: u64,
+}
+
+impl Memory {
+    /// proc_pid_smaps_rollup(5): `Rss:     12345 kB`.
+    fn of(rollup: &str) -> Option<Self> {
+        let octets = |field| {
+            let mut lines = rollup.lines();
+            let line = lines.find_map(|line| line.strip_prefix(field))?;
+            let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+            Some(kibibytes * 1024)
+        };
+        Some(Self {
+            resident: octets("Rss:")?,
+            proportional: octets("Pss:")?,
+            anonymous: octets("Anonymous:")?,
+        })
+    }
+
+    fn plus(self, other: Self) -> Self {
+        Self {
+            resident: self.resident + other.resident,
+            proportional: self.proportional + other.proportional,
+            anonymous: self.anonymous + other.anonymous,
         }
     }
 }
@@ -275,6 +328,12 @@ mod tests {
     fn this_process_can_be_measured() {
         let this = ProcessId(std::process::id());
         assert!(this.resident().unwrap() > 0);
+        let memory = this.memory().unwrap();
+        assert!(memory.resident >= memory.proportional, "{memory:?}");
+        assert!(
+            memory.resident > memory.anonymous && memory.anonymous > 0,
+            "{memory:?}"
+        );
         this.cpu().unwrap();
     }
 }

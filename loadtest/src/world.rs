@@ -5,11 +5,14 @@
 //!   Names    a zone with names in it               dns
 //!   Fleet    many devices that are ready to come   idle-tunnels
 //!   Way      what lies between visitor and origin  peers
+//!   Million  a zone for all of the NameServers     dns-peers
 //! ```
 
 mod device;
 mod ends;
 mod fleet;
+pub(crate) mod million;
+mod name_server;
 mod names;
 mod peer;
 mod server;
@@ -30,12 +33,14 @@ use relay::tls::TlsError;
 pub(crate) use device::Device;
 pub(crate) use ends::Ends;
 pub(crate) use fleet::Fleet;
+pub(crate) use million::Million;
+pub(crate) use name_server::{FoundNameServer, NameServer, NameServerKind, UpdateDoor};
 pub(crate) use names::Names;
-pub(crate) use peer::{Found, Peer};
+pub(crate) use peer::{Found, Peer, find_program};
 pub(crate) use way::{PlainOrigin, Way};
 
 use crate::part::agents::Status;
-use crate::process::{ChildError, ProcessId};
+use crate::process::{ChildError, ProcessId, UsageError};
 
 /// How long a server, an agent or an origin may take until it is ready.
 const READY: Duration = Duration::from_secs(30);
@@ -148,6 +153,15 @@ pub(crate) enum WorldError {
         peer: &'static str,
         cause: io::Error,
     },
+    /// What a process costs cannot be read.
+    #[error(transparent)]
+    Usage(#[from] UsageError),
+    /// Our server's state could not be made.
+    #[error("{}: {cause}", .state.display())]
+    Filled { state: PathBuf, cause: String },
+    /// A name server runs, and does not answer for the zone.
+    #[error("{server} has not loaded the zone in time")]
+    NoZone { server: &'static str },
     /// The tunnel runs over something else.
     #[error("the agent came over another carrier than {0}")]
     OtherCarrier(Carrier),

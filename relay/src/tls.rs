@@ -228,16 +228,6 @@ pub(crate) fn carrier_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// How a program speaks HTTP/1.1 over TLS with a server whose certificate `roots` vouch for.
-pub(crate) fn https_client(roots: &Roots) -> Result<TlsConnector, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(Arc::clone(&roots.store))
-        .with_no_client_auth();
-    config.alpn_protocols = vec![HTTP1.to_vec()];
-    Ok(TlsConnector::from(Arc::new(config)))
-}
-
 /// TLS for HTTP/1.1 on `stream` with `host`, whose certificate `roots` must vouch for.
 ///
 /// # Errors
@@ -247,10 +237,41 @@ pub async fn connect_https(
     host: &str,
     roots: &Roots,
 ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
-    let connector = https_client(roots).map_err(io::Error::other)?;
+    connect_http(stream, host, roots, HTTP1).await
+}
+
+/// The same for HTTP/2.
+///
+/// # Errors
+/// If the handshake fails.
+pub async fn connect_http2(
+    stream: TcpStream,
+    host: &str,
+    roots: &Roots,
+) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    connect_http(stream, host, roots, HTTP2).await
+}
+
+async fn connect_http(
+    stream: TcpStream,
+    host: &str,
+    roots: &Roots,
+    protocol: &[u8],
+) -> io::Result<tokio_rustls::client::TlsStream<Prefixed>> {
+    let connector = http_client(roots, protocol).map_err(io::Error::other)?;
     connector
         .connect(server_name(host)?, Prefixed::new(Bytes::new(), stream))
         .await
+}
+
+/// How a program speaks HTTP over TLS with a server whose certificate `roots` vouch for.
+fn http_client(roots: &Roots, protocol: &[u8]) -> Result<TlsConnector, TlsError> {
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(Arc::clone(&roots.store))
+        .with_no_client_auth();
+    config.alpn_protocols = vec![protocol.to_vec()];
+    Ok(TlsConnector::from(Arc::new(config)))
 }
 
 /// How an agent speaks with an `https://` origin. `roots` must vouch for its certificate, or name it itself; without any,

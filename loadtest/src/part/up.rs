@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use control::config::{Config, Overrides};
 use control::up;
+use directory::Zone;
 use serde::{Deserialize, Serialize};
 
 /// What is wanted.
@@ -17,6 +18,12 @@ pub(crate) struct Order {
     pub(crate) udp: bool,
     /// Whether bulk may leave its tunnel.
     pub(crate) raw: bool,
+    /// The demo's, if none is named.
+    pub(crate) zone: Option<String>,
+    /// Where DNS is spoken; any port of loopback, if none is named.
+    pub(crate) dns: Option<SocketAddr>,
+    /// Threads that answer over UDP, if not as many as it takes by itself.
+    pub(crate) dns_threads: Option<u32>,
 }
 
 /// What is where, as `up` says it; only what is needed here.
@@ -31,16 +38,21 @@ pub(crate) struct Ready {
 
 pub(super) async fn play(order: Order) -> anyhow::Result<()> {
     let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
+    let zone = order.zone.as_deref().map(Zone::parse).transpose()?;
     let mut config = Config::demo(&Overrides {
+        zone,
         state: Some(order.state),
         front: Some(order.front),
-        dns: Some(any),
+        dns: Some(order.dns.unwrap_or(any)),
         admin: Some(any),
         no_udp: !order.udp,
         ..Overrides::default()
     })?;
     config.relay.http = None;
     config.relay.raw = order.raw;
+    if let (Some(ddns), Some(threads)) = (&mut config.ddns, order.dns_threads) {
+        ddns.threads = Some(i64::from(threads).try_into()?);
+    }
     let running = Box::pin(up::start(config, false)).await?;
     super::say(&running.addresses())?;
     std::future::pending().await

@@ -1,13 +1,18 @@
 //! A program that is not ours, with whatever it starts in turn.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child as StdChild, Command, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process_group};
+use tokio::time::sleep;
 
 use super::{ChildError, ProcessId, last_words};
+
+/// How often it is looked whether it has ended.
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A running program. It and its children are killed when this is dropped.
 #[derive(Debug)]
@@ -50,6 +55,19 @@ impl Program {
                 who: self.who,
                 last_words: last_words(&self.log),
             }),
+        }
+    }
+
+    /// Waits until it has ended well, and returns what it has said.
+    pub(crate) async fn finished(&mut self) -> Result<String, ChildError> {
+        loop {
+            match self.process.try_wait() {
+                Ok(None) => sleep(PAUSE).await,
+                Ok(Some(status)) if status.success() => {
+                    return Ok(fs::read_to_string(&self.log).unwrap_or_default());
+                }
+                Ok(Some(_)) | Err(_) => return self.check().map(|()| String::new()),
+            }
         }
     }
 }

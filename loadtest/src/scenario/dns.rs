@@ -4,27 +4,31 @@
 //! As with requests, the latency is that at the highest rate: mostly the wait in the server's queue.
 
 mod askers;
+mod dnsperf;
 mod mail;
-mod question;
+pub(crate) mod peers;
+mod questions;
+mod socket;
+mod update;
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Effort, Load, ScenarioError};
 use crate::progress::Progress;
+use crate::question::{NAME_ERROR, NO_ERROR, question};
 use crate::report::{Column, Round, Table};
 use crate::world::{Names, Place, Watched};
-use askers::Askers;
-use question::question;
+use askers::{Askers, Order, Pace, Tally};
+use questions::Questions;
 
 pub(crate) const NAME: &str = "dns";
 
 /// Names that do not exist, made before the load begins.
 const MISSES: usize = 4096;
 
-/// RFC 1035 section 4.1.1.
-const NO_ERROR: u8 = 0;
-const NAME_ERROR: u8 = 3;
+/// Queries under way on each socket: what a server's buffers have room for, and enough of them for whole batches.
+const WINDOW: usize = 16;
 
 static RATE: Column = Column {
     key: "queries_per_s",
@@ -60,9 +64,7 @@ static WRONG: Column = Column {
 /// What is asked for.
 struct Workload {
     name: &'static str,
-    questions: Arc<[Box<[u8]>]>,
-    /// How each is to be answered.
-    rcode: u8,
+    questions: Questions,
 }
 
 pub(crate) async fn run(
@@ -82,8 +84,11 @@ pub(crate) async fn run(
     ]
     .map(|(name, hosts, rcode)| Workload {
         name,
-        questions: hosts.iter().filter_map(|host| question(host)).collect(),
-        rcode,
+        questions: Questions::Listed {
+            questions: hosts.iter().filter_map(|host| question(host)).collect(),
+            rcode,
+            next: 0,
+        },
     });
     let mut table = Table::new(NAME, (effort.connections, "sockets"), effort.seconds, None);
     for round in 0..effort.rounds {
@@ -113,7 +118,14 @@ async fn measure(
         });
     }
     let load = Arc::new(Load::default());
-    let askers = Askers::start(names.server, workload, effort.connections, threads, &load)?;
+    let order = Order {
+        server: names.server,
+        questions: &workload.questions,
+        sockets: effort.connections,
+        threads,
+        pace: Pace::Window(WINDOW),
+    };
+    let askers = Askers::start(&order, &load)?;
     let watched = Watched {
         relay: names.process,
         agent: None,
@@ -133,12 +145,8 @@ async fn measure(
             ),
         });
     }
-    let quantile = |quantile| tally.latencies.value_at_quantile(quantile) as f64;
-    let mut figures = vec![
-        (&RATE, observed.count / observed.seconds),
-        (&P50, quantile(0.5)),
-        (&P99, quantile(0.99)),
-    ];
+    let mut figures = vec![(&RATE, observed.count / observed.seconds)];
+    figures.extend(latencies_of(&tally));
     figures.extend(
         observed
             .relay_cpu
@@ -147,4 +155,9 @@ async fn measure(
     figures.push((&LOSSES, tally.lost as f64));
     figures.push((&WRONG, tally.wrong as f64));
     Ok(figures)
+}
+
+fn latencies_of(tally: &Tally) -> [(&'static Column, f64); 2] {
+    let quantile = |quantile| tally.latencies.value_at_quantile(quantile) as f64;
+    [(&P50, quantile(0.5)), (&P99, quantile(0.99))]
 }

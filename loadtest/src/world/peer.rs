@@ -153,14 +153,14 @@ impl Peer {
                 } else {
                     RatholeOver::Tcp
                 };
-                let program = find("rathole", folder);
+                let program = find_program("rathole", folder);
                 (
                     program.map(|program| Program::Rathole { program, over }),
                     "cargo install rathole --version 0.5.0",
                 )
             }
             Self::Bore => {
-                let program = find("bore", folder);
+                let program = find_program("bore", folder);
                 (
                     program.map(|program| Program::Bore { program }),
                     "cargo install bore-cli",
@@ -168,14 +168,14 @@ impl Peer {
             }
             Self::Haproxy2 | Self::Haproxy2Splice => {
                 let splices = self == Self::Haproxy2Splice;
-                let program = find("haproxy", folder);
+                let program = find_program("haproxy", folder);
                 (
                     program.map(|program| Program::Haproxy { program, splices }),
                     "apt-get install haproxy",
                 )
             }
             Self::Nginx2 => {
-                let both = find("nginx", folder).zip(nginx_module());
+                let both = find_program("nginx", folder).zip(nginx_module());
                 (
                     both.map(|(program, module)| Program::Nginx { program, module }),
                     "apt-get install nginx libnginx-mod-stream",
@@ -183,7 +183,7 @@ impl Peer {
             }
             Self::Qbench | Self::QbenchBatch => {
                 let batch = self == Self::QbenchBatch;
-                let program = find("qbench", folder);
+                let program = find_program("qbench", folder);
                 (
                     program.map(|program| Program::Qbench { program, batch }),
                     "cargo install --path bench/src/qbench, of the reference",
@@ -203,7 +203,8 @@ impl Peer {
     }
 }
 
-fn find(name: &str, folder: Option<&Path>) -> Option<PathBuf> {
+/// Where `name` is: in `folder`, or where this system keeps programs.
+pub(crate) fn find_program(name: &str, folder: Option<&Path>) -> Option<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
     let system = SYSTEM.map(PathBuf::from);
     folder
@@ -238,8 +239,8 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mine = folder.path().join("bore");
         std::fs::write(&mine, "").unwrap();
-        assert_eq!(find("bore", Some(folder.path())), Some(mine));
-        assert!(find("sh", Some(folder.path())).is_some());
-        assert_eq!(find("no such program", None), None);
+        assert_eq!(find_program("bore", Some(folder.path())), Some(mine));
+        assert!(find_program("sh", Some(folder.path())).is_some());
+        assert_eq!(find_program("no such program", None), None);
     }
 }

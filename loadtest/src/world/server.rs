@@ -42,6 +42,9 @@ impl Server {
             front,
             udp: carrier != Carrier::Tls,
             raw: carrier != Carrier::QuicOnly,
+            zone: None,
+            dns: None,
+            dns_threads: None,
         };
         let mut child = Child::start(Namespace::Here, Part::Up, &order, folder)?;
         let ready = child.until_said(READY, |_: &up::Ready| true).await?;

@@ -79,6 +79,64 @@ fn dns_is_measured_for_names_that_exist_and_names_that_do_not() {
 }
 
 #[test]
+fn name_servers_that_are_installed_do_the_same_work_in_turn() {
+    let small = ["dns-peers", "--names", "1000", "--window", "20"];
+    let results = measured(&[&small[..], &["--workloads", "hit,miss"]].concat());
+    let peers = peers_with(&results, "start");
+    assert_eq!(peers[..2], ["causeway", "empty"], "they are always here");
+    for peer in &peers {
+        let start = row_of(&results, "start", peer);
+        for figure in ["first_answer_s", "rss_mib", "pss_mib", "anonymous_mib"] {
+            positive(start, figure);
+        }
+        answered_right(row_of(&results, "hit", peer));
+        if *peer != "empty" {
+            let miss = row_of(&results, "miss", peer);
+            answered_right(miss);
+            positive(miss, "server_cpu_to_a_hits");
+        }
+    }
+    let by_dnsperf = peers_with(&results, "hit_dnsperf");
+    assert!(
+        by_dnsperf.is_empty() || by_dnsperf == peers,
+        "{by_dnsperf:?}"
+    );
+}
+
+#[test]
+fn our_name_server_is_measured_with_all_work_there_is() {
+    let small = ["dns-peers", "--names", "1000", "--only", "causeway"];
+    let results = measured(&[&small[..], &["--updates", "50", "--load", "own"]].concat());
+    for workload in ["hit", "miss", "mix", "hit_do", "hit_paced"] {
+        answered_right(row_of(&results, workload, "causeway"));
+    }
+    let moved = row_of(&results, "hit_beside_updates", "causeway");
+    answered_right(moved);
+    let seen = row_of(&results, "update_to_visible", "causeway");
+    positive(seen, "p50_us");
+    for row in [moved, seen] {
+        positive(row, "updates_per_s");
+        assert_eq!(median(row, "failures"), 0.0, "{row}");
+    }
+    assert_eq!(
+        median(seen, "stale"),
+        0.0,
+        "an acknowledged update is seen at once"
+    );
+}
+
+#[test]
+fn a_fixed_rate_is_kept() {
+    let only = ["--only", "causeway", "--workloads", "hit_paced"];
+    let rate = ["dns-peers", "--names", "100", "--rate", "2000"];
+    let results = measured(&[&rate[..], &only].concat());
+    let row = row(&results, "hit_paced");
+    let rate = median(row, "queries_per_s");
+    assert!((1900.0..2100.0).contains(&rate), "{row}");
+    assert_eq!(median(row, "lost"), 0.0, "{row}");
+}
+
+#[test]
 fn peers_are_measured_over_a_link() {
     let peers = ["--only", "direct,causeway-quic,causeway-tls,splice2"];
     let load = ["peers", "--workloads", "keep_alive,new_connection"];
@@ -250,6 +308,27 @@ fn row<'r>(results: &'r Value, workload: &str) -> &'r Value {
     let mut rows = results.as_array().unwrap().iter();
     rows.find(|row| row["workload"] == workload)
         .unwrap_or_else(|| panic!("no {workload} in {results}"))
+}
+
+fn row_of<'r>(results: &'r Value, workload: &str, peer: &str) -> &'r Value {
+    let mut rows = results.as_array().unwrap().iter();
+    rows.find(|row| row["workload"] == workload && row["peer"] == peer)
+        .unwrap_or_else(|| panic!("no {workload} of {peer} in {results}"))
+}
+
+fn peers_with<'r>(results: &'r Value, workload: &str) -> Vec<&'r str> {
+    let rows = results.as_array().unwrap().iter();
+    let rows = rows.filter(|row| row["workload"] == workload);
+    rows.map(|row| row["peer"].as_str().unwrap()).collect()
+}
+
+/// What a name server has done when it was asked.
+fn answered_right(row: &Value) {
+    for figure in ["queries_per_s", "server_cpu_us_per_query", "p50_us"] {
+        positive(row, figure);
+    }
+    assert!(median(row, "p50_us") <= median(row, "p99_us"), "{row}");
+    assert_eq!(median(row, "wrong"), 0.0, "{row}");
 }
 
 fn median(row: &Value, figure: &str) -> f64 {

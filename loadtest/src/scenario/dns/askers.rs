@@ -1,34 +1,55 @@
-//! Threads that ask, each over sockets of its own, until they are told to stop.
+//! Threads that ask, each over sockets of its own, until they are told to stop: as fast as answers come, or so many a second
+//! whatever comes.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
-use std::os::fd::AsFd as _;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::Workload;
 use super::mail::{BATCH, Mail};
+use super::questions::Questions;
+use super::socket::{Socket, readable};
 use crate::scenario::{Load, ScenarioError, latencies, microseconds};
-
-/// Queries under way on each socket: what a server's buffers have room for, and enough of them for whole batches.
-const WINDOW: usize = 16;
 
 /// A query without an answer for this long is lost.
 const LOST: Duration = Duration::from_secs(1);
 
-/// How long a thread waits for any answer before it looks at the clock.
-const WAIT: Timespec = Timespec {
-    tv_sec: 0,
-    tv_nsec: 50_000_000,
-};
+/// How often it is looked for those.
+const LOOK: Duration = Duration::from_millis(100);
 
-/// The longest question: a header, a name of 255 octets (RFC 1035 section 2.3.4), and what stands behind it.
-const MAX_QUESTION: usize = 512;
+/// A thread that keeps a window full looks at its sockets so often. Were it woken by every answer, the server would pay for
+/// that, and each call would move a few datagrams only. What is under way meanwhile keeps a server busy.
+const PAUSE: Duration = Duration::from_micros(100);
+
+/// Queries at a fixed rate are sent so often, those of one tick together.
+const TICK: Duration = Duration::from_millis(1);
+
+/// Slots of a socket whose queries do not wait for others: every id there is.
+const ALL_IDS: usize = 1 << 16;
+
+/// How fast is asked.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Pace {
+    /// So many queries are under way on each socket, and another one is asked as soon as one is answered.
+    Window(usize),
+    /// So many a second, all sockets together. Latencies count from when a query should have been sent: one that the server,
+    /// or this thread, has kept waiting shows it.
+    Rate(u32),
+}
+
+/// What is asked, of whom, over how many sockets and by how many threads.
+#[derive(Debug)]
+pub(super) struct Order<'a> {
+    pub(super) server: SocketAddr,
+    pub(super) questions: &'a Questions,
+    pub(super) sockets: usize,
+    pub(super) threads: usize,
+    pub(super) pace: Pace,
+}
 
 /// The threads that ask. They end when this is dropped.
 pub(super) struct Askers {
@@ -46,28 +67,27 @@ pub(super) struct Tally {
 }
 
 impl Askers {
-    pub(super) fn start(
-        server: SocketAddr,
-        workload: &Workload,
-        sockets: usize,
-        threads: usize,
-        load: &Arc<Load>,
-    ) -> Result<Self, ScenarioError> {
+    pub(super) fn start(order: &Order<'_>, load: &Arc<Load>) -> Result<Self, ScenarioError> {
         let mut askers = Self {
             answered: Arc::default(),
             stop: Arc::default(),
             threads: Vec::new(),
         };
-        let threads = threads.min(sockets);
+        let threads = order.threads.min(order.sockets);
         for thread in 0..threads {
             // What does not divide evenly goes to the first ones.
-            let share = sockets / threads + usize::from(thread < sockets % threads);
-            let sockets: io::Result<Vec<_>> = (0..share).map(|_| Socket::open(server)).collect();
+            let share = |all: usize| all / threads + usize::from(thread < all % threads);
+            let (slots, pace) = match order.pace {
+                Pace::Window(window) => (window.next_power_of_two(), order.pace),
+                Pace::Rate(rate) => {
+                    let rate = share(usize::try_from(rate).unwrap_or(usize::MAX));
+                    (ALL_IDS, Pace::Rate(u32::try_from(rate).unwrap_or(u32::MAX)))
+                }
+            };
+            let sockets = (0..share(order.sockets)).map(|_| Socket::open(order.server, slots));
             let asker = Asker {
-                sockets: sockets?,
-                questions: Arc::clone(&workload.questions),
-                next: thread * workload.questions.len() / threads,
-                rcode: workload.rcode,
+                sockets: sockets.collect::<io::Result<_>>()?,
+                questions: order.questions.of_thread(thread, threads),
                 answered: Arc::clone(&askers.answered),
                 load: Arc::clone(load),
                 tally: Tally {
@@ -79,7 +99,7 @@ impl Askers {
             let stop = Arc::clone(&askers.stop);
             let spawned = thread::Builder::new()
                 .name("asker".to_owned())
-                .spawn(move || asker.ask(&stop))?;
+                .spawn(move || asker.ask(pace, &stop))?;
             askers.threads.push(spawned);
         }
         Ok(askers)
@@ -110,7 +130,7 @@ impl Drop for Askers {
     fn drop(&mut self) {
         self.stop.store(true, Relaxed);
         for thread in self.threads.drain(..) {
-            let _ = thread.join(); // within WAIT
+            let _ = thread.join(); // within a pause, or LOST
         }
     }
 }
@@ -118,209 +138,162 @@ impl Drop for Askers {
 /// One thread.
 struct Asker {
     sockets: Vec<Socket>,
-    questions: Arc<[Box<[u8]>]>,
-    /// Which question is asked next.
-    next: usize,
-    rcode: u8,
+    questions: Questions,
     answered: Arc<AtomicU64>,
     load: Arc<Load>,
     tally: Tally,
 }
 
 impl Asker {
-    fn ask(mut self, stop: &AtomicBool) -> io::Result<Tally> {
-        let mut mail = Mail::new();
-        for socket in 0..self.sockets.len() {
-            self.send(&mut mail, socket, 0..WINDOW)?;
-        }
-        while !stop.load(Relaxed) {
-            for socket in self.readable()? {
-                self.receive(&mut mail, socket)?;
-            }
-            self.give_up(&mut mail)?;
+    fn ask(mut self, pace: Pace, stop: &AtomicBool) -> io::Result<Tally> {
+        match pace {
+            Pace::Window(window) => self.keep_full(window, stop)?,
+            Pace::Rate(rate) => self.keep_pace(rate, stop)?,
         }
         Ok(self.tally)
     }
 
-    /// Waits until there is something to read, and says where.
-    fn readable(&self) -> io::Result<Vec<usize>> {
-        let mut waiting: Vec<_> = self
-            .sockets
-            .iter()
-            .map(|socket| PollFd::from_borrowed_fd(socket.udp.as_fd(), PollFlags::IN))
-            .collect();
-        match poll(&mut waiting, Some(&WAIT)) {
-            Ok(_) | Err(rustix::io::Errno::INTR) => {}
-            Err(error) => return Err(error.into()),
-        }
-        let readable = waiting.iter().enumerate();
-        Ok(readable
-            .filter(|(_, waited)| !waited.revents().is_empty())
-            .map(|(socket, _)| socket)
-            .collect())
-    }
-
-    /// Takes the answers that have come to a socket, and asks again for each. Those that come meanwhile wait for the next
-    /// turn, so that no socket has to wait for another.
-    fn receive(&mut self, mail: &mut Mail, socket: usize) -> io::Result<()> {
-        let received = mail.receive(&self.sockets[socket].udp)?;
-        let now = Instant::now();
-        let mut answered = Vec::with_capacity(BATCH);
-        for at in 0..received {
-            let answer = mail.received(at);
-            let Some((slot, asked)) = self.sockets[socket].slot_of(answer) else {
-                continue; // too late: it has been given up
-            };
-            if answered.contains(&slot) {
-                continue; // said twice
-            }
-            if self.load.is_observed() {
-                self.tally
-                    .latencies
-                    .saturating_record(microseconds(now - asked));
-                let rcode = answer[3] & 0x0f;
-                self.tally.wrong += u64::from(rcode != self.rcode);
-            }
-            answered.push(slot);
-        }
-        self.answered.fetch_add(answered.len() as u64, Relaxed);
-        self.send(mail, socket, answered)
-    }
-
-    /// Counts what has been without an answer for too long, and asks again.
-    fn give_up(&mut self, mail: &mut Mail) -> io::Result<()> {
-        let now = Instant::now();
+    fn keep_full(&mut self, window: usize, stop: &AtomicBool) -> io::Result<()> {
+        let mut mail = Mail::new();
         for socket in 0..self.sockets.len() {
-            let under_way = self.sockets[socket].under_way.iter().enumerate();
-            let lost: Vec<_> = under_way
-                .filter(|(_, query)| now - query.asked > LOST)
-                .map(|(slot, _)| slot)
-                .collect();
-            if !lost.is_empty() {
-                self.tally.lost += lost.len() as u64 * u64::from(self.load.is_observed());
-                self.send(mail, socket, lost)?;
+            self.ask_in(&mut mail, socket, 0..window)?;
+        }
+        let mut answered = Vec::with_capacity(BATCH);
+        let mut looked = Instant::now();
+        while !stop.load(Relaxed) {
+            let mut is_busy = false;
+            for socket in readable(&self.sockets)? {
+                is_busy |= self.receive(&mut mail, socket, &mut answered)? == BATCH;
+                // What comes meanwhile waits for the next turn, so that no socket has to wait for another.
+                self.ask_in(&mut mail, socket, answered.drain(..))?;
+            }
+            if looked.elapsed() > LOOK {
+                self.give_up(&mut mail)?;
+                looked = Instant::now();
+            }
+            if !is_busy {
+                thread::sleep(PAUSE);
             }
         }
         Ok(())
     }
 
-    fn send(
+    /// Takes a batch of answers that have come to a socket, and adds their slots to `answered`. Says how many datagrams that
+    /// were.
+    fn receive(
+        &mut self,
+        mail: &mut Mail,
+        socket: usize,
+        answered: &mut Vec<usize>,
+    ) -> io::Result<usize> {
+        let socket = &mut self.sockets[socket];
+        let received = socket.receive(mail)?;
+        let (now, is_observed) = (Instant::now(), self.load.is_observed());
+        let before = answered.len();
+        for at in 0..received {
+            let Some(answer) = socket.answered(mail.received(at)) else {
+                continue;
+            };
+            answered.push(answer.slot);
+            if is_observed {
+                let latency = microseconds(now.saturating_duration_since(answer.asked));
+                self.tally.latencies.saturating_record(latency);
+                self.tally.wrong += u64::from(!answer.is_right);
+            }
+        }
+        let count = answered.len() - before;
+        self.answered.fetch_add(count as u64, Relaxed);
+        Ok(received)
+    }
+
+    fn ask_in(
         &mut self,
         mail: &mut Mail,
         socket: usize,
         slots: impl IntoIterator<Item = usize>,
     ) -> io::Result<()> {
         let socket = &mut self.sockets[socket];
-        let slots: Vec<_> = slots.into_iter().collect();
-        for &slot in &slots {
-            self.next = (self.next + 1) % self.questions.len();
-            socket.ask(slot, &self.questions[self.next]);
+        let now = Instant::now();
+        for slot in slots {
+            socket.ask(mail, slot, &mut self.questions, now)?;
         }
-        for slots in slots.chunks(BATCH) {
-            let queries: Vec<_> = slots.iter().map(|&slot| socket.query(slot)).collect();
-            mail.send(&socket.udp, &queries)?;
+        socket.send(mail)
+    }
+
+    /// Counts what has been without an answer for too long, and asks again.
+    fn give_up(&mut self, mail: &mut Mail) -> io::Result<()> {
+        let Some(moment) = Instant::now().checked_sub(LOST) else {
+            return Ok(()); // the machine has just started
+        };
+        for socket in 0..self.sockets.len() {
+            let lost: Vec<_> = self.sockets[socket].waiting_since(moment).collect();
+            self.tally.lost += lost.len() as u64 * u64::from(self.load.is_observed());
+            self.ask_in(mail, socket, lost)?;
         }
         Ok(())
     }
-}
 
-/// One client's port, with what it has asked.
-struct Socket {
-    udp: UdpSocket,
-    under_way: [UnderWay; WINDOW],
-}
-
-/// A query without an answer so far.
-#[derive(Clone, Copy)]
-struct UnderWay {
-    id: u16,
-    asked: Instant,
-    octets: [u8; MAX_QUESTION],
-    length: usize,
-}
-
-impl Socket {
-    fn open(server: SocketAddr) -> io::Result<Self> {
-        let any: SocketAddr = match server {
-            SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-            SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-        };
-        let udp = UdpSocket::bind(any)?;
-        udp.connect(server)?;
-        let nothing = UnderWay {
-            id: 0,
-            asked: Instant::now(),
-            octets: [0; MAX_QUESTION],
-            length: 0,
-        };
-        Ok(Self {
-            udp,
-            under_way: [nothing; WINDOW],
-        })
-    }
-
-    /// What is asked next in a slot; an earlier query there is forgotten. Ids of a slot are those that it is the remainder of.
-    fn ask(&mut self, slot: usize, question: &[u8]) {
-        let query = &mut self.under_way[slot];
-        let next = query.id / WINDOW as u16 * WINDOW as u16;
-        query.id = next.wrapping_add(WINDOW as u16) + slot as u16;
-        query.asked = Instant::now();
-        query.length = question.len();
-        query.octets[..question.len()].copy_from_slice(question);
-        query.octets[..2].copy_from_slice(&query.id.to_be_bytes());
-    }
-
-    fn query(&self, slot: usize) -> &[u8] {
-        let query = &self.under_way[slot];
-        &query.octets[..query.length]
-    }
-
-    /// Which query this answers, and when that was asked.
-    fn slot_of(&self, answer: &[u8]) -> Option<(usize, Instant)> {
-        let (id, _) = answer.split_first_chunk::<2>()?;
-        let id = u16::from_be_bytes(*id);
-        let slot = usize::from(id) % WINDOW;
-        let under_way = &self.under_way[slot];
-        (under_way.id == id && answer.len() >= 12).then_some((slot, under_way.asked))
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::super::question::question;
-    use super::*;
-
-    #[test]
-    fn an_answer_is_known_by_its_id_and_a_late_one_is_not() {
-        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let mut socket = Socket::open(server.local_addr().unwrap()).unwrap();
+    /// Never sleeps: the time to wake up would count as the server's.
+    fn keep_pace(&mut self, rate: u32, stop: &AtomicBool) -> io::Result<()> {
         let mut mail = Mail::new();
-        let mut query = [0; 512];
-        socket.ask(2, &question("a").unwrap());
-        mail.send(&socket.udp, &[socket.query(2)]).unwrap();
-        let (length, client) = server.recv_from(&mut query).unwrap();
-        server.send_to(&query[..length], client).unwrap();
-        let received = loop {
-            match mail.receive(&socket.udp).unwrap() {
-                0 => thread::yield_now(),
-                received => break received,
+        let mut answered = Vec::with_capacity(BATCH);
+        let (mut ticks, mut asked) = (0_u32, 0_u64);
+        let begun = Instant::now();
+        while !stop.load(Relaxed) {
+            // The slots of all sockets are taken in turn, some by some.
+            let intended = begun + TICK * ticks;
+            if Instant::now() >= intended {
+                ticks += 1;
+                let due = u64::from(rate) * u64::from(ticks) * TICK.as_micros() as u64 / 1_000_000;
+                self.ask_at(&mut mail, intended, asked..due)?;
+                asked = due;
             }
-        };
-        assert_eq!(received, 1);
-        assert_eq!(socket.slot_of(mail.received(0)).unwrap().0, 2);
-        socket.ask(2, &question("a").unwrap());
-        assert_eq!(socket.slot_of(mail.received(0)), None);
+            for socket in readable(&self.sockets)? {
+                self.receive(&mut mail, socket, &mut answered)?;
+                answered.clear();
+            }
+        }
+        self.wait_for_the_last(&mut mail)
     }
 
-    #[test]
-    fn ids_go_round() {
-        let server = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
-        let mut socket = Socket::open(server.local_addr().unwrap()).unwrap();
-        let window = WINDOW as u16;
-        for (slot, last) in [(0, u16::MAX - window + 1), (3, u16::MAX - window + 4)] {
-            socket.under_way[slot].id = last;
-            socket.ask(slot, &question("a").unwrap());
-            assert_eq!(usize::from(socket.under_way[slot].id), slot);
+    /// Asks the queries of these numbers, each socket some of them.
+    fn ask_at(
+        &mut self,
+        mail: &mut Mail,
+        intended: Instant,
+        numbers: std::ops::Range<u64>,
+    ) -> io::Result<()> {
+        let sockets = self.sockets.len() as u64;
+        let is_observed = self.load.is_observed();
+        for (at, socket) in (0_u64..).zip(&mut self.sockets) {
+            // Number n is the socket's n / sockets-th.
+            let of_socket = |below: u64| (below + sockets - 1 - at) / sockets;
+            for number in of_socket(numbers.start)..of_socket(numbers.end) {
+                let slot = (number % ALL_IDS as u64) as usize;
+                let is_lost = socket.ask(mail, slot, &mut self.questions, intended)?;
+                self.tally.lost += u64::from(is_lost && is_observed);
+            }
+            socket.send(mail)?;
         }
+        Ok(())
+    }
+
+    /// Those that are on their way when it ends are not lost, unless they stay away.
+    fn wait_for_the_last(&mut self, mail: &mut Mail) -> io::Result<()> {
+        let mut answered = Vec::new();
+        let end = Instant::now();
+        let waiting = |sockets: &[Socket]| -> usize {
+            let of_socket = sockets
+                .iter()
+                .map(|socket| socket.waiting_since(end).count());
+            of_socket.sum()
+        };
+        while end.elapsed() < LOST && waiting(&self.sockets) > 0 {
+            for socket in readable(&self.sockets)? {
+                self.receive(mail, socket, &mut answered)?;
+            }
+        }
+        self.tally.lost += waiting(&self.sockets) as u64;
+        Ok(())
     }
 }

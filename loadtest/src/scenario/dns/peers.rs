@@ -1,0 +1,522 @@
+//! Our name server and its peers, with the same zone of numbered names and under the same load, in turn, so that what else
+//! this machine does hurts all alike.
+//!
+//! ```text
+//!  each round:  start every server ─► each workload: every server in turn ─► end them all
+//! ```
+//!
+//! One thread answers at each. Where memory is too little for all at a time, each server is started and ended alone.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+
+use clap::ValueEnum;
+
+use super::askers::{Askers, Order, Pace};
+use super::questions::{Drawn, Questions};
+use super::update::{UPDATES, Updates, update_to_visible};
+use super::{CPU, LOSSES, RATE, WRONG, dnsperf, latencies_of};
+use crate::progress::Progress;
+use crate::report::{Column, Round, Table};
+use crate::scenario::{Effort, FAILURES, Load, ScenarioError};
+use crate::world::million::ZONE;
+use crate::world::{FoundNameServer, Million, NameServer, NameServerKind, Watched};
+
+pub(crate) const NAME: &str = "dns-peers";
+
+/// What the hungriest of the servers takes for a name, in octets, and what else this machine needs.
+const MEMORY_FOR_A_NAME: u64 = 1500;
+const MEMORY_BESIDE: u64 = 1 << 30;
+
+static BUSY: Column = Column {
+    key: "server_busy_percent",
+    heading: "busy %",
+    decimals: 0,
+};
+static TO_A_HIT: Column = Column {
+    key: "server_cpu_to_a_hits",
+    heading: "CPU of hits",
+    decimals: 2,
+};
+static LOADED: Column = Column {
+    key: "first_answer_s",
+    heading: "first answer s",
+    decimals: 2,
+};
+static RESIDENT: Column = Column {
+    key: "rss_mib",
+    heading: "RSS MiB",
+    decimals: 1,
+};
+static PROPORTIONAL: Column = Column {
+    key: "pss_mib",
+    heading: "PSS MiB",
+    decimals: 1,
+};
+static ANONYMOUS: Column = Column {
+    key: "anonymous_mib",
+    heading: "anonymous MiB",
+    decimals: 1,
+};
+
+/// What is done, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(crate) enum DnsWorkload {
+    /// A and AAAA of random names, as fast as they are answered
+    Hit,
+    /// The same for names that do not exist
+    Miss,
+    /// Nine that exist and one that does not
+    Mix,
+    /// Those that exist, with the DO bit
+    HitDo,
+    /// Those that exist, at a fixed rate: latency
+    HitPaced,
+    /// Those that exist, while names are moved
+    HitBesideUpdates,
+    /// One name after the other is moved, and asked for as soon as that is acknowledged
+    UpdateToVisible,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Generator {
+    /// Threads of this program
+    Own,
+    /// dnsperf, where queries are asked as fast as they are answered
+    Dnsperf,
+}
+
+/// How many queries a second are asked where the rate is fixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Rate {
+    /// Half of what Knot answers here; where that is not installed, of what the first server does.
+    Half,
+    /// So many.
+    Fixed(u32),
+}
+
+/// All there is to know of what is wanted.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) servers: Vec<FoundNameServer>,
+    pub(crate) workloads: Vec<DnsWorkload>,
+    /// Whether this program's threads ask.
+    pub(crate) own: bool,
+    /// And where dnsperf is, if that does.
+    pub(crate) dnsperf: Option<PathBuf>,
+    pub(crate) names: u32,
+    /// Queries under way on each socket.
+    pub(crate) window: usize,
+    pub(crate) threads: usize,
+    pub(crate) rate: Rate,
+    /// Updates a second.
+    pub(crate) updates: u32,
+    /// Its connections are sockets.
+    pub(crate) effort: Effort,
+}
+
+impl Rate {
+    /// Reads the option's value.
+    pub(crate) fn parse(text: &str) -> Result<Self, String> {
+        if text == "half" {
+            return Ok(Self::Half);
+        }
+        let rate = text
+            .parse()
+            .ok()
+            .filter(|rate| (1..=10_000_000).contains(rate));
+        let rate = rate.map(Self::Fixed);
+        rate.ok_or_else(|| "write half, or queries a second, 10000000 at most".to_owned())
+    }
+}
+
+impl DnsWorkload {
+    fn name(self, generator: Generator) -> &'static str {
+        match (self, generator) {
+            (Self::Hit, Generator::Own) => "hit",
+            (Self::Hit, Generator::Dnsperf) => "hit_dnsperf",
+            (Self::Miss, Generator::Own) => "miss",
+            (Self::Miss, Generator::Dnsperf) => "miss_dnsperf",
+            (Self::Mix, Generator::Own) => "mix",
+            (Self::Mix, Generator::Dnsperf) => "mix_dnsperf",
+            (Self::HitDo, Generator::Own) => "hit_do",
+            (Self::HitDo, Generator::Dnsperf) => "hit_do_dnsperf",
+            (Self::HitPaced, _) => "hit_paced",
+            (Self::HitBesideUpdates, _) => "hit_beside_updates",
+            (Self::UpdateToVisible, _) => "update_to_visible",
+        }
+    }
+
+    /// Of ten queries.
+    fn misses(self) -> u32 {
+        match self {
+            Self::Miss => 10,
+            Self::Mix => 1,
+            Self::Hit
+            | Self::HitDo
+            | Self::HitPaced
+            | Self::HitBesideUpdates
+            | Self::UpdateToVisible => 0,
+        }
+    }
+
+    /// Whether nothing but the server holds it up.
+    fn saturates(self) -> bool {
+        match self {
+            Self::Hit | Self::Miss | Self::Mix | Self::HitDo => true,
+            Self::HitPaced | Self::HitBesideUpdates | Self::UpdateToVisible => false,
+        }
+    }
+
+    /// Whether a server can do it at all.
+    fn fits(self, server: NameServerKind) -> bool {
+        match self {
+            Self::Miss | Self::Mix => server.looks_up(),
+            Self::HitBesideUpdates | Self::UpdateToVisible => server.takes_updates(),
+            Self::Hit | Self::HitDo | Self::HitPaced => true,
+        }
+    }
+}
+
+/// One table.
+struct Step {
+    workload: DnsWorkload,
+    generator: Generator,
+    table: Table,
+}
+
+impl Plan {
+    /// Measures all servers: one table of how they start, and one for each workload and who asks.
+    pub(crate) async fn run(&self, progress: &Progress) -> Result<Vec<Table>, ScenarioError> {
+        let with_ours = |found: &FoundNameServer| found.kind == NameServerKind::Causeway;
+        let with_ours = self.servers.iter().any(with_ours);
+        let million = Million::make(self.names, with_ours, progress).await?;
+        let mut start = self.table("start");
+        let mut steps = self.steps();
+        let paced = |step: &Step| step.workload == DnsWorkload::HitPaced;
+        let rate = match steps.iter_mut().find(|step| paced(step)) {
+            Some(step) => self.fixed_rate(&million, &mut step.table, progress).await?,
+            None => 0,
+        };
+        let group = if self.is_room_for_all() {
+            self.servers.len()
+        } else {
+            start
+                .note("memory was too little for all at a time: each was started alone".to_owned());
+            1
+        };
+        for round in 0..self.effort.rounds {
+            for found in self.servers.chunks(group) {
+                let mut servers = Vec::new();
+                for found in found {
+                    let kind = found.kind.name();
+                    let title = format!("{kind}, start");
+                    progress.begin(self.effort.title(NAME, &title, round), 1);
+                    let server = NameServer::start(found, &million).await?;
+                    start.add(kind, figures_of_start(&server));
+                    servers.push(server);
+                }
+                let mut costs_of_hits = HashMap::new();
+                for step in &mut steps {
+                    for server in &servers {
+                        self.take(
+                            step,
+                            server,
+                            &million,
+                            rate,
+                            round,
+                            &mut costs_of_hits,
+                            progress,
+                        )
+                        .await?;
+                    }
+                }
+            }
+        }
+        Ok([start]
+            .into_iter()
+            .chain(steps.into_iter().map(|step| step.table))
+            .collect())
+    }
+
+    fn steps(&self) -> Vec<Step> {
+        let mut steps = Vec::new();
+        for &workload in &self.workloads {
+            let generators = match workload.saturates() {
+                true => [self.own, self.dnsperf.is_some()],
+                false => [true, false],
+            };
+            for (generator, is_wanted) in [Generator::Own, Generator::Dnsperf]
+                .into_iter()
+                .zip(generators)
+            {
+                if is_wanted {
+                    steps.push(Step {
+                        workload,
+                        generator,
+                        table: self.table(workload.name(generator)),
+                    });
+                }
+            }
+        }
+        steps
+    }
+
+    fn table(&self, workload: &'static str) -> Table {
+        const OURS: [&str; 1] = [NameServerKind::Causeway.name()];
+        let sockets = (self.effort.connections, "sockets");
+        let mut table = Table::of_peers(NAME, workload, sockets, self.effort.seconds, None, &OURS);
+        table.note(format!(
+            "{} names, each with A and AAAA; one thread answers",
+            self.names
+        ));
+        table
+    }
+
+    /// One workload of one server.
+    async fn take(
+        &self,
+        step: &mut Step,
+        server: &NameServer,
+        million: &Million,
+        rate: u32,
+        round: u32,
+        costs_of_hits: &mut HashMap<(&'static str, bool), f64>,
+        progress: &Progress,
+    ) -> Result<(), ScenarioError> {
+        let Step {
+            workload,
+            generator,
+            table,
+        } = step;
+        let (workload, generator, kind) = (*workload, *generator, server.kind.name());
+        if !workload.fits(server.kind) {
+            return Ok(());
+        }
+        let what = format!("{kind}, {}", workload.name(generator));
+        progress.begin(
+            self.effort.title(NAME, &what, round),
+            self.effort.seconds * 1000,
+        );
+        let mut figures = match (workload, generator) {
+            (DnsWorkload::UpdateToVisible, _) => {
+                let length = self.effort.length();
+                let Some((figures, why)) = update_to_visible(server, self.names, length).await?
+                else {
+                    return Ok(());
+                };
+                note_failure(table, kind, why);
+                figures
+            }
+            (_, Generator::Dnsperf) => {
+                let Some(program) = &self.dnsperf else {
+                    return Ok(());
+                };
+                let order = dnsperf::Order {
+                    program,
+                    queries: &million.queries(workload.misses())?,
+                    dnssec: workload == DnsWorkload::HitDo,
+                    sockets: self.effort.connections,
+                    threads: self.threads,
+                    seconds: self.effort.seconds,
+                    folder: million.folder(),
+                };
+                dnsperf::measure(server, order).await?
+            }
+            (
+                DnsWorkload::Hit
+                | DnsWorkload::Miss
+                | DnsWorkload::Mix
+                | DnsWorkload::HitDo
+                | DnsWorkload::HitPaced
+                | DnsWorkload::HitBesideUpdates,
+                Generator::Own,
+            ) => self.ask(workload, server, rate, table, progress).await?,
+        };
+        let by_dnsperf = generator == Generator::Dnsperf;
+        let cost = figures.iter().find(|(column, _)| *column == &CPU);
+        if let Some(&(_, cost)) = cost {
+            if workload == DnsWorkload::Hit {
+                costs_of_hits.insert((kind, by_dnsperf), cost);
+            } else if workload.saturates()
+                && let Some(hit) = costs_of_hits.get(&(kind, by_dnsperf))
+            {
+                figures.push((&TO_A_HIT, cost / hit));
+            }
+        }
+        table.add(kind, figures);
+        Ok(())
+    }
+
+    /// Lets this program's threads ask.
+    async fn ask(
+        &self,
+        workload: DnsWorkload,
+        server: &NameServer,
+        rate: u32,
+        table: &mut Table,
+        progress: &Progress,
+    ) -> Result<Round, ScenarioError> {
+        let name = workload.name(Generator::Own);
+        let nothing = |cause: String| ScenarioError::Nothing {
+            workload: name,
+            cause,
+        };
+        let dnssec = workload == DnsWorkload::HitDo;
+        let drawn = Drawn::new(ZONE, self.names, workload.misses().into(), dnssec);
+        let drawn = drawn.ok_or_else(|| nothing(format!("{ZONE} can be no zone")))?;
+        let pace = match workload {
+            DnsWorkload::HitPaced => Pace::Rate(rate),
+            DnsWorkload::Hit
+            | DnsWorkload::Miss
+            | DnsWorkload::Mix
+            | DnsWorkload::HitDo
+            | DnsWorkload::HitBesideUpdates
+            | DnsWorkload::UpdateToVisible => Pace::Window(self.window),
+        };
+        let order = Order {
+            server: server.address,
+            questions: &Questions::Drawn(drawn),
+            sockets: self.effort.connections,
+            threads: self.threads,
+            pace,
+        };
+        let load = Arc::new(Load::default());
+        let updates = match workload {
+            DnsWorkload::HitBesideUpdates => {
+                Updates::start(server, self.updates, self.names, &load).await?
+            }
+            DnsWorkload::Hit
+            | DnsWorkload::Miss
+            | DnsWorkload::Mix
+            | DnsWorkload::HitDo
+            | DnsWorkload::HitPaced
+            | DnsWorkload::UpdateToVisible => None,
+        };
+        let askers = Askers::start(&order, &load)?;
+        let watched = Watched {
+            relay: Some(server.process),
+            agent: None,
+        };
+        let observed = load
+            .observe(self.effort.length(), watched, progress, || {
+                askers.answered.load(Relaxed)
+            })
+            .await?;
+        let tally = askers.finish()?;
+        if observed.count == 0.0 {
+            return Err(nothing(format!("{} does not answer", server.kind.name())));
+        }
+        let mut figures = vec![(&RATE, observed.count / observed.seconds)];
+        if let Some(cpu) = observed.relay_cpu {
+            figures.push((&CPU, cpu * 1e6 / observed.count));
+            figures.push((&BUSY, cpu * 100.0 / observed.seconds));
+        }
+        figures.extend(latencies_of(&tally));
+        figures.push((&LOSSES, tally.lost as f64));
+        figures.push((&WRONG, tally.wrong as f64));
+        if let Some(updates) = updates {
+            let acknowledged = updates.acknowledged.load(Relaxed) as f64;
+            figures.push((&UPDATES, acknowledged / observed.seconds));
+            figures.push((&FAILURES, load.failures() as f64));
+            note_failure(table, server.kind.name(), load.why());
+        }
+        Ok(figures)
+    }
+
+    /// What all are asked at where the rate is fixed, with a sentence about it.
+    async fn fixed_rate(
+        &self,
+        million: &Million,
+        table: &mut Table,
+        progress: &Progress,
+    ) -> Result<u32, ScenarioError> {
+        let rate = match self.rate {
+            Rate::Fixed(rate) => rate,
+            Rate::Half => {
+                let is_knot = |found: &&FoundNameServer| found.kind == NameServerKind::Knot;
+                let knot = self.servers.iter().find(is_knot);
+                let Some(found) = knot.or(self.servers.first()) else {
+                    return Ok(0);
+                };
+                let kind = found.kind.name();
+                progress.begin(
+                    format!("{NAME}: {kind}, how fast it is"),
+                    self.effort.seconds * 1000,
+                );
+                let server = NameServer::start(found, million).await?;
+                let mut unseen = self.table("hit");
+                let hit = self
+                    .ask(DnsWorkload::Hit, &server, 0, &mut unseen, progress)
+                    .await?;
+                let all = hit.iter().find(|(column, _)| *column == &RATE);
+                let all = all.map_or(0.0, |(_, rate)| *rate);
+                table.note(format!(
+                    "the rate is half of what {kind} answered before the rounds"
+                ));
+                (all / 2.0).max(1.0) as u32
+            }
+        };
+        table.note(format!(
+            "{rate} queries a second; latencies count from when each was due"
+        ));
+        Ok(rate)
+    }
+
+    fn is_room_for_all(&self) -> bool {
+        let each = u64::from(self.names) * MEMORY_FOR_A_NAME;
+        let all = each * self.servers.len() as u64 + MEMORY_BESIDE;
+        let meminfo = fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        available_memory(&meminfo).is_none_or(|available| all <= available)
+    }
+}
+
+/// proc_meminfo(5): `MemAvailable:   12345 kB`.
+fn available_memory(meminfo: &str) -> Option<u64> {
+    let mut lines = meminfo.lines();
+    let line = lines.find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kibibytes * 1024)
+}
+
+fn figures_of_start(server: &NameServer) -> Round {
+    let mebibytes = |octets: u64| octets as f64 / f64::from(1 << 20);
+    vec![
+        (&LOADED, server.loaded.as_secs_f64()),
+        (&RESIDENT, mebibytes(server.memory.resident)),
+        (&PROPORTIONAL, mebibytes(server.memory.proportional)),
+        (&ANONYMOUS, mebibytes(server.memory.anonymous)),
+    ]
+}
+
+fn note_failure(table: &mut Table, server: &str, why: Option<String>) {
+    if let Some(why) = why {
+        table.note(format!("{server}, first failure: {why}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_or_half() {
+        assert_eq!(Rate::parse("half"), Ok(Rate::Half));
+        assert_eq!(Rate::parse("60000"), Ok(Rate::Fixed(60_000)));
+        for wrong in ["0", "-1", "fast", "10000001"] {
+            assert!(Rate::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn available_memory_is_in_octets() {
+        let meminfo = "MemTotal:  9 kB\nMemAvailable:     200 kB\n";
+        assert_eq!(available_memory(meminfo), Some(200 * 1024));
+        assert_eq!(available_memory("MemTotal: 9 kB"), None);
+    }
+}

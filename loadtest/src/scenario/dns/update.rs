@@ -1,0 +1,330 @@
+//! Updates that move names: at a fixed rate beside queries, or one after the other, each looked for as soon as it is
+//! acknowledged.
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use data_encoding::BASE64;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::client::conn::http2::{SendRequest, handshake};
+use hyper::header::AUTHORIZATION;
+use hyper::{Request, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use relay::tls::connect_http2;
+use tokio::net::{TcpStream, UdpSocket};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{interval, timeout};
+
+use super::{Column, P50, P99};
+use crate::question::{NO_ERROR, question, shows};
+use crate::report::Round;
+use crate::scenario::{FAILURES, Load, ScenarioError, latencies, microseconds};
+use crate::world::million::{ZONE, host, label};
+use crate::world::{NameServer, UpdateDoor};
+
+/// How long an update may take until it is acknowledged, and then until it is seen.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long a query waits for its answer.
+const ANSWER: Duration = Duration::from_millis(500);
+
+/// Updates under way at a time beside queries; more wait for a server that takes fewer than are wanted.
+const AT_ONCE: usize = 64;
+
+pub(super) static UPDATES: Column = Column {
+    key: "updates_per_s",
+    heading: "updates/s",
+    decimals: 0,
+};
+static STALE: Column = Column {
+    key: "stale",
+    heading: "stale",
+    decimals: 0,
+};
+
+/// Who moves names at one server; cheap to clone.
+#[derive(Clone)]
+enum Mover {
+    Dyn2 {
+        sender: SendRequest<Empty<Bytes>>,
+        cloud: String,
+        key: directory::Token,
+    },
+    Rfc2136 {
+        server: SocketAddr,
+    },
+}
+
+impl Mover {
+    /// `None` where names cannot be moved.
+    async fn at(server: &NameServer) -> Result<Option<Self>, ScenarioError> {
+        let (front, roots, key) = match &server.updates {
+            None => return Ok(None),
+            Some(UpdateDoor::Rfc2136) => {
+                let server = server.address;
+                return Ok(Some(Self::Rfc2136 { server }));
+            }
+            Some(UpdateDoor::Dyn2 { front, roots, key }) => (*front, roots, key.clone()),
+        };
+        let host = format!("cloud.{ZONE}");
+        let stream = TcpStream::connect(front).await?;
+        stream.set_nodelay(true)?;
+        let stream = TokioIo::new(connect_http2(stream, &host, roots).await?);
+        let (sender, connection) = handshake(TokioExecutor::new(), stream)
+            .await
+            .map_err(std::io::Error::other)?;
+        tokio::spawn(connection); // ends when the last sender does
+        Ok(Some(Self::Dyn2 {
+            sender,
+            cloud: format!("https://{host}:{}/nic/update", front.port()),
+            key,
+        }))
+    }
+
+    /// Gives a name another address. When this returns `Ok`, the server has acknowledged it; otherwise, why it has not.
+    async fn set(&mut self, number: u32, address: Ipv4Addr) -> Result<(), String> {
+        let set = async {
+            match self {
+                Self::Dyn2 { sender, cloud, key } => {
+                    let user = format!("{}:{}", label(number), key.reveal());
+                    let query = format!("hostname={}&myip={address}", host(number));
+                    let request = Request::get(format!("{cloud}?{query}"))
+                        .header(
+                            AUTHORIZATION,
+                            format!("Basic {}", BASE64.encode(user.as_bytes())),
+                        )
+                        .body(Empty::new())
+                        .map_err(|error| error.to_string())?;
+                    let answer = sender.send_request(request).await;
+                    let answer = answer.map_err(|error| error.to_string())?;
+                    let status = answer.status();
+                    let body = answer.into_body().collect().await;
+                    let body = body.map_err(|error| error.to_string())?.to_bytes();
+                    let is_done = body.starts_with(b"good ") || body.starts_with(b"nochg ");
+                    if status == StatusCode::OK && is_done {
+                        Ok(())
+                    } else {
+                        let word = String::from_utf8_lossy(&body);
+                        Err(format!("the answer was {status}, {word:?}"))
+                    }
+                }
+                Self::Rfc2136 { server } => {
+                    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await;
+                    let client = client.map_err(|error| error.to_string())?;
+                    let update = message(number, address).ok_or("that is no name")?;
+                    let mut answer = [0; 512];
+                    let exchanged = async {
+                        client.connect(*server).await?;
+                        client.send(&update).await?;
+                        client.recv(&mut answer).await
+                    };
+                    let length = exchanged.await.map_err(|error| error.to_string())?;
+                    match answer.get(3).map(|octet| octet & 0x0f) {
+                        Some(NO_ERROR) if length >= 12 => Ok(()),
+                        rcode => Err(format!("the answer was {rcode:?}")),
+                    }
+                }
+            }
+        };
+        let set = timeout(PATIENCE, set).await;
+        set.unwrap_or_else(|_| Err("it was not acknowledged in time".to_owned()))
+    }
+}
+
+/// An update (RFC 2136 section 2) that replaces the A records of a name by one.
+fn message(number: u32, address: Ipv4Addr) -> Option<Vec<u8>> {
+    const NAME: usize = 12;
+    /// Opcode 5; one zone, no prerequisites, two updates.
+    const HEADER: [u8; 12] = [0, 0, 5 << 3, 0, 0, 1, 0, 0, 0, 2, 0, 0];
+    let name_of = |host: &str| {
+        let question = question(host)?;
+        let end = question.len() - 15; // type, class and OPT
+        Some(question.get(NAME..end)?.to_vec())
+    };
+    let (zone, name) = (name_of(ZONE)?, name_of(&host(number))?);
+    let soa_in = [0, 6, 0, 1];
+    let all_a = [0, 1, 0, 255, 0, 0, 0, 0, 0, 0]; // section 2.5.2
+    let a_in = [0, 1, 0, 1, 0, 0, 0, 60, 0, 4];
+    let id = rand::random::<[u8; 2]>();
+    let parts: [&[u8]; 9] = [
+        &id,
+        &HEADER[2..],
+        &zone,
+        &soa_in,
+        &name,
+        &all_a,
+        &name,
+        &a_in,
+        &address.octets(),
+    ];
+    Some(parts.concat())
+}
+
+/// Another address each time, a public one.
+fn address(count: u64) -> Ipv4Addr {
+    let [.., high, low] = count.to_be_bytes();
+    Ipv4Addr::new(203, 0, high, low)
+}
+
+/// Updates of random names beside other work, until this is dropped.
+pub(super) struct Updates {
+    /// How many have been acknowledged while they were observed.
+    pub(super) acknowledged: Arc<AtomicU64>,
+    task: AbortHandle,
+}
+
+impl Updates {
+    /// So many a second. Those that fail are the load's failures.
+    pub(super) async fn start(
+        server: &NameServer,
+        rate: u32,
+        names: u32,
+        load: &Arc<Load>,
+    ) -> Result<Option<Self>, ScenarioError> {
+        let Some(mover) = Mover::at(server).await? else {
+            return Ok(None);
+        };
+        let acknowledged = Arc::<AtomicU64>::default();
+        let (load, counted) = (Arc::clone(load), Arc::clone(&acknowledged));
+        let task = tokio::spawn(async move {
+            let mut due = interval(Duration::from_secs(1) / rate);
+            let mut under_way = JoinSet::new();
+            for count in 0.. {
+                due.tick().await;
+                while under_way.try_join_next().is_some() {}
+                if under_way.len() >= AT_ONCE {
+                    under_way.join_next().await;
+                }
+                let (mut mover, load) = (mover.clone(), Arc::clone(&load));
+                let counted = Arc::clone(&counted);
+                under_way.spawn(async move {
+                    let number = rand::random_range(0..names);
+                    match mover.set(number, address(count)).await {
+                        Ok(()) => {
+                            counted.fetch_add(u64::from(load.is_observed()), Relaxed);
+                        }
+                        Err(why) => load.failed(why).await,
+                    }
+                });
+            }
+        });
+        Ok(Some(Self {
+            acknowledged,
+            task: task.abort_handle(),
+        }))
+    }
+}
+
+impl Drop for Updates {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+/// Moves random names one after the other for so long, and asks for each as soon as that is acknowledged: how many answers
+/// did not show it, and how long it took from sending the update to the answer that did. `None` where names cannot be moved.
+pub(super) async fn update_to_visible(
+    server: &NameServer,
+    names: u32,
+    length: Duration,
+) -> Result<Option<(Round, Option<String>)>, ScenarioError> {
+    let Some(mut mover) = Mover::at(server).await? else {
+        return Ok(None);
+    };
+    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+    client.connect(server.address).await?;
+    let mut times = latencies()?;
+    let (mut stale, mut failures, mut why) = (0_u64, 0_u64, None);
+    let begun = Instant::now();
+    let first = rand::random_range(0..1 << 16);
+    for count in first.. {
+        if begun.elapsed() >= length {
+            break;
+        }
+        let (number, address) = (rand::random_range(0..names), address(count));
+        let sent = Instant::now();
+        if let Err(error) = mover.set(number, address).await {
+            failures += 1;
+            why.get_or_insert(error);
+            continue;
+        }
+        match seen(&client, number, address).await? {
+            Some(before) => {
+                times.saturating_record(microseconds(sent.elapsed()));
+                stale += before;
+            }
+            None => {
+                failures += 1;
+                why.get_or_insert("an acknowledged update was not seen in time".to_owned());
+            }
+        }
+    }
+    let seconds = begun.elapsed().as_secs_f64();
+    let quantile = |quantile| times.value_at_quantile(quantile) as f64;
+    let round = vec![
+        (&UPDATES, times.len() as f64 / seconds),
+        (&P50, quantile(0.5)),
+        (&P99, quantile(0.99)),
+        (&STALE, stale as f64),
+        (&FAILURES, failures as f64),
+    ];
+    Ok(Some((round, why)))
+}
+
+/// Asks for a name until the answer shows `address`. Says how many did not; `None` if none does in time.
+async fn seen(
+    client: &UdpSocket,
+    number: u32,
+    address: Ipv4Addr,
+) -> Result<Option<u64>, ScenarioError> {
+    let mut question = question(&host(number)).unwrap_or_default();
+    let mut octets = [0; 1500];
+    let mut stale = 0;
+    let begun = Instant::now();
+    while begun.elapsed() < PATIENCE {
+        let id = rand::random::<[u8; 2]>();
+        question[..2].copy_from_slice(&id);
+        client.send(&question).await?;
+        let answer = timeout(ANSWER, async {
+            loop {
+                let length = client.recv(&mut octets).await?;
+                // Not one that comes late.
+                if octets.starts_with(&id) {
+                    return Ok::<_, std::io::Error>(length);
+                }
+            }
+        });
+        // A query may be lost: neither stale nor seen.
+        let Ok(length) = answer.await else { continue };
+        if shows(octets.get(..length?).unwrap_or_default(), address) {
+            return Ok(Some(stale));
+        }
+        stale += 1;
+    }
+    Ok(None)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_update_is_written_as_rfc_2136_has_it() {
+        let octets = message(7, Ipv4Addr::new(203, 0, 1, 2)).unwrap();
+        let zone = b"\x07example\x04test\0";
+        let name = [b"\x08h0000007", &zone[..]].concat();
+        let expected = [
+            &[40, 0, 0, 1, 0, 0, 0, 2, 0, 0][..],
+            zone,
+            &[0, 6, 0, 1],
+            &name,
+            &[0, 1, 0, 255, 0, 0, 0, 0, 0, 0],
+            &name,
+            &[0, 1, 0, 1, 0, 0, 0, 60, 0, 4, 203, 0, 1, 2],
+        ];
+        assert_eq!(octets[2..], expected.concat());
+    }
+}
