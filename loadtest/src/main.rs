@@ -157,8 +157,8 @@ struct DnsPeersOptions {
     /// Sockets, each a client of its own
     #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4000))]
     sockets: u16,
-    /// Queries under way on each of them
-    #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    /// Queries under way on each of them. For many more in all, some servers' buffers are too small
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=4096))]
     window: u16,
     /// Threads that ask [default: half of the cores]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]

@@ -31,8 +31,8 @@ impl From<sqlx::Error> for ImportError {
 }
 
 impl Store {
-    /// Registers every one of `devices` with its DDNS key, none of them paired and without a code. `progress` hears how
-    /// many are done so far.
+    /// Registers every one of `devices` with its DDNS key, in their order, none of them paired and without a code.
+    /// `progress` hears how many are done so far.
     ///
     /// # Errors
     /// [`ImportError::Taken`] for the first name that a device has, paired or not. Nothing is registered then.

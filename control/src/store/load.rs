@@ -134,7 +134,6 @@ mod tests {
     use directory::Duty;
 
     use super::super::tests::{LATER, NOW, code, key, name, store};
-    use super::*;
 
     #[tokio::test]
     async fn every_device_is_read_with_all_of_its_keys_and_nobody_elses() {
