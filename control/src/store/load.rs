@@ -131,7 +131,7 @@ fn octets<const N: usize>(
 
 #[cfg(test)]
 mod tests {
-    use directory::Duty;
+    use directory::{Duty, TokenHash};
 
     use super::super::tests::{LATER, NOW, code, key, name, store};
 

@@ -10,7 +10,9 @@ use std::path::{Path, PathBuf};
 use control::state::StateDirectory;
 use control::store::{DATABASE, Store, StoreError};
 use ddns::addresses::Addresses;
+use ddns::own::Own;
 use ddns::store::{DirectoryDisk, Log, Record};
+use ddns::table::Held;
 use directory::{DeviceName, RegistrationId, Token, Zone};
 use tempfile::TempDir;
 
@@ -178,12 +180,19 @@ fn keep_addresses(
 ) -> io::Result<()> {
     let disk = DirectoryDisk::open(state).map_err(io::Error::other)?;
     let (mut log, _) = Log::open(disk).map_err(io::Error::other)?;
-    log.rewrite(names.map(|(number, registration)| Record {
-        registration,
-        addresses: Addresses {
+    log.begin_anew(names.map(|(number, registration)| {
+        let addresses = Addresses {
             v4: Some(address(number)),
             v6: Some(address6(number)),
-        },
+        };
+        let own = Own {
+            addresses,
+            ..Own::default()
+        };
+        Record {
+            registration,
+            held: Held { own, version: 1 },
+        }
     }))
 }
 
@@ -214,10 +223,11 @@ mod tests {
         assert_eq!(devices.len(), 3);
         let disk = DirectoryDisk::open(&million.state()).unwrap();
         let (_, recovered) = Log::open(disk).unwrap();
-        let kept = recovered.unwrap().addresses_by_registration;
+        let kept = recovered.held_by_registration;
         for (number, device) in (0..).zip(devices) {
             assert_eq!(device.name.as_str(), label(number));
-            assert_eq!(kept[&device.registration].v4, Some(address(number)));
+            let own = &kept[&device.registration].own;
+            assert_eq!(own.addresses.v4, Some(address(number)));
             assert_eq!(device.ddns_key, Some(million.key.hash()));
         }
     }
