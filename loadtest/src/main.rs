@@ -25,7 +25,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::bail;
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum as _};
 use relay::program::{self, Termination};
 use tokio::runtime;
 
@@ -33,10 +33,10 @@ use part::Part;
 use part::link::Link;
 use progress::Progress;
 use report::{Machine, Table};
-use scenario::dns::peers::{DnsWorkload, Generator, Plan, Rate};
+use scenario::dns::peers::Wanted;
 use scenario::peers::Workload;
 use scenario::{Effort, ScenarioError, dns, idle_tunnels, peers, requests, throughput};
-use world::{NameServerKind, Peer, Place, WorldError, find_program};
+use world::{Peer, Place, WorldError};
 
 /// Puts a load on Causeway, and says what it carried and what that cost.
 ///
@@ -101,7 +101,12 @@ enum Measure {
     /// The same work through Causeway and through every peer that is installed, in turn
     Peers(PeersOptions),
     /// Our name server and every other one that is installed, with the same zone and the same load, in turn
-    DnsPeers(DnsPeersOptions),
+    DnsPeers {
+        #[command(flatten)]
+        wanted: Box<Wanted>,
+        #[command(flatten)]
+        pace: Pace,
+    },
     /// All but the peers in turn, each with its default number of connections
     All {
         #[command(flatten)]
@@ -133,42 +138,6 @@ struct PeersOptions {
     /// Only this work, and in this order
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD,…")]
     workloads: Vec<Workload>,
-    /// Where programs are looked for first; then where this system keeps them
-    #[arg(long, value_name = "DIR")]
-    peers_dir: Option<PathBuf>,
-    #[command(flatten)]
-    pace: Pace,
-}
-
-#[derive(Args)]
-struct DnsPeersOptions {
-    /// Names in the zone, each with A and AAAA
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    names: u32,
-    /// Only these, and in this order
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "SERVER,…")]
-    only: Vec<NameServerKind>,
-    /// Only this work, and in this order
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD,…")]
-    workloads: Vec<DnsWorkload>,
-    /// Who asks [default: both, where dnsperf is installed]
-    #[arg(long, value_enum, value_delimiter = ',', value_name = "GENERATOR,…")]
-    load: Vec<Generator>,
-    /// Sockets, each a client of its own
-    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4000))]
-    sockets: u16,
-    /// Queries under way on each of them. For many more in all, some servers' buffers are too small
-    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=4096))]
-    window: u16,
-    /// Threads that ask [default: half of the cores]
-    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
-    threads: Option<u16>,
-    /// Queries a second where the rate is fixed, or half of what Knot answers
-    #[arg(long, default_value = "half", value_parser = Rate::parse)]
-    rate: Rate,
-    /// Updates a second beside queries
-    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
-    updates: u32,
     /// Where programs are looked for first; then where this system keeps them
     #[arg(long, value_name = "DIR")]
     peers_dir: Option<PathBuf>,
@@ -315,7 +284,7 @@ impl Measure {
             | Self::Dns { options, .. }
             | Self::All { options } => options.pace,
             Self::Peers(options) => options.pace,
-            Self::DnsPeers(options) => options.pace,
+            Self::DnsPeers { pace, .. } => *pace,
         }
     }
 
@@ -344,7 +313,9 @@ impl Measure {
             ),
             Self::All { options } => (Scenario::ALL.into(), options),
             Self::Peers(options) => return compare(options, progress).await,
-            Self::DnsPeers(options) => return compare_name_servers(options, progress).await,
+            Self::DnsPeers { wanted, pace } => {
+                return compare_name_servers(*wanted, pace, progress).await;
+            }
         };
         measure(&scenarios, &options, progress).await
     }
@@ -378,48 +349,18 @@ async fn compare(options: PeersOptions, progress: &Progress) -> anyhow::Result<V
 
 /// Measures those name servers that are here, and says how to install the others.
 async fn compare_name_servers(
-    options: DnsPeersOptions,
+    wanted: Wanted,
+    pace: Pace,
     progress: &Progress,
 ) -> anyhow::Result<Vec<Table>> {
-    let folder = options.peers_dir.as_deref();
-    let mut servers = Vec::new();
-    for wanted in all_unless_named(options.only) {
-        match wanted.find(folder) {
-            Ok(server) => servers.push(server),
-            Err(missing) => progress.note(&missing),
-        }
-    }
-    if servers.is_empty() {
+    let effort = pace.effort(wanted.sockets);
+    let plan = wanted.plan(effort, half_of_the_cores(), |missing| {
+        progress.note(missing)
+    });
+    if plan.servers.is_empty() {
         bail!("none of the name servers asked for is here");
     }
-    let load = all_unless_named(options.load);
-    let mut dnsperf = None;
-    if load.contains(&Generator::Dnsperf) {
-        dnsperf = find_program("dnsperf", folder);
-        if dnsperf.is_none() {
-            progress.note("dnsperf is not here; to install it: apt-get install dnsperf");
-        }
-    }
-    let plan = Plan {
-        servers,
-        workloads: all_unless_named(options.workloads),
-        own: load.contains(&Generator::Own),
-        dnsperf,
-        names: options.names,
-        window: options.window.into(),
-        threads: options.threads.map_or_else(half_of_the_cores, usize::from),
-        rate: options.rate,
-        updates: options.updates,
-        effort: options.pace.effort(options.sockets),
-    };
     Ok(plan.run(progress).await?)
-}
-
-fn all_unless_named<T: ValueEnum + Clone>(named: Vec<T>) -> Vec<T> {
-    match named.is_empty() {
-        true => T::value_variants().to_vec(),
-        false => named,
-    }
 }
 
 /// Runs one after the other. Of several, those whose addresses are not given are left out.

@@ -7,13 +7,12 @@
 //!
 //! One thread answers at each. Where memory is too little for all at a time, each server is started and ended alone.
 
+mod plan;
+
 use std::collections::HashMap;
 use std::fs;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-
-use clap::ValueEnum;
 
 use super::askers::{Askers, Order, Pace};
 use super::questions::{Drawn, Questions};
@@ -21,9 +20,11 @@ use super::update::{UPDATES, Updates, update_to_visible};
 use super::{CPU, LOSSES, RATE, WRONG, dnsperf, latencies_of};
 use crate::progress::Progress;
 use crate::report::{Column, Round, Table};
-use crate::scenario::{Effort, FAILURES, Load, ScenarioError};
+use crate::scenario::{FAILURES, Load, ScenarioError};
 use crate::world::million::ZONE;
 use crate::world::{FoundNameServer, Million, NameServer, NameServerKind, Watched};
+use plan::{DnsWorkload, Generator, Rate};
+pub(crate) use plan::{Plan, Wanted};
 
 pub(crate) const NAME: &str = "dns-peers";
 
@@ -61,127 +62,6 @@ static ANONYMOUS: Column = Column {
     heading: "anonymous MiB",
     decimals: 1,
 };
-
-/// What is done, in this order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-#[value(rename_all = "snake_case")]
-pub(crate) enum DnsWorkload {
-    /// A and AAAA of random names, as fast as they are answered
-    Hit,
-    /// The same for names that do not exist
-    Miss,
-    /// Nine that exist and one that does not
-    Mix,
-    /// Those that exist, with the DO bit
-    HitDo,
-    /// Those that exist, at a fixed rate: latency
-    HitPaced,
-    /// Those that exist, while names are moved
-    HitBesideUpdates,
-    /// One name after the other is moved, and asked for as soon as that is acknowledged
-    UpdateToVisible,
-}
-
-/// Who asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Generator {
-    /// Threads of this program
-    Own,
-    /// dnsperf, where queries are asked as fast as they are answered
-    Dnsperf,
-}
-
-/// How many queries a second are asked where the rate is fixed.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Rate {
-    /// Half of what Knot answers here; where that is not installed, of what the first server does.
-    Half,
-    /// So many.
-    Fixed(u32),
-}
-
-/// All there is to know of what is wanted.
-#[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) servers: Vec<FoundNameServer>,
-    pub(crate) workloads: Vec<DnsWorkload>,
-    /// Whether this program's threads ask.
-    pub(crate) own: bool,
-    /// And where dnsperf is, if that does.
-    pub(crate) dnsperf: Option<PathBuf>,
-    pub(crate) names: u32,
-    /// Queries under way on each socket.
-    pub(crate) window: usize,
-    pub(crate) threads: usize,
-    pub(crate) rate: Rate,
-    /// Updates a second.
-    pub(crate) updates: u32,
-    /// Its connections are sockets.
-    pub(crate) effort: Effort,
-}
-
-impl Rate {
-    /// Reads the option's value.
-    pub(crate) fn parse(text: &str) -> Result<Self, String> {
-        if text == "half" {
-            return Ok(Self::Half);
-        }
-        let rate = text
-            .parse()
-            .ok()
-            .filter(|rate| (1..=10_000_000).contains(rate));
-        let rate = rate.map(Self::Fixed);
-        rate.ok_or_else(|| "write half, or queries a second, 10000000 at most".to_owned())
-    }
-}
-
-impl DnsWorkload {
-    fn name(self, generator: Generator) -> &'static str {
-        match (self, generator) {
-            (Self::Hit, Generator::Own) => "hit",
-            (Self::Hit, Generator::Dnsperf) => "hit_dnsperf",
-            (Self::Miss, Generator::Own) => "miss",
-            (Self::Miss, Generator::Dnsperf) => "miss_dnsperf",
-            (Self::Mix, Generator::Own) => "mix",
-            (Self::Mix, Generator::Dnsperf) => "mix_dnsperf",
-            (Self::HitDo, Generator::Own) => "hit_do",
-            (Self::HitDo, Generator::Dnsperf) => "hit_do_dnsperf",
-            (Self::HitPaced, _) => "hit_paced",
-            (Self::HitBesideUpdates, _) => "hit_beside_updates",
-            (Self::UpdateToVisible, _) => "update_to_visible",
-        }
-    }
-
-    /// Of ten queries.
-    fn misses(self) -> u32 {
-        match self {
-            Self::Miss => 10,
-            Self::Mix => 1,
-            Self::Hit
-            | Self::HitDo
-            | Self::HitPaced
-            | Self::HitBesideUpdates
-            | Self::UpdateToVisible => 0,
-        }
-    }
-
-    /// Whether nothing but the server holds it up.
-    fn saturates(self) -> bool {
-        match self {
-            Self::Hit | Self::Miss | Self::Mix | Self::HitDo => true,
-            Self::HitPaced | Self::HitBesideUpdates | Self::UpdateToVisible => false,
-        }
-    }
-
-    /// Whether a server can do it at all.
-    fn fits(self, server: NameServerKind) -> bool {
-        match self {
-            Self::Miss | Self::Mix => server.looks_up(),
-            Self::HitBesideUpdates | Self::UpdateToVisible => server.takes_updates(),
-            Self::Hit | Self::HitDo | Self::HitPaced => true,
-        }
-    }
-}
 
 /// One table.
 struct Step {
@@ -328,15 +208,7 @@ impl Plan {
                 };
                 dnsperf::measure(server, order).await?
             }
-            (
-                DnsWorkload::Hit
-                | DnsWorkload::Miss
-                | DnsWorkload::Mix
-                | DnsWorkload::HitDo
-                | DnsWorkload::HitPaced
-                | DnsWorkload::HitBesideUpdates,
-                Generator::Own,
-            ) => self.ask(workload, server, rate, table, progress).await?,
+            (_, Generator::Own) => self.ask(workload, server, rate, table, progress).await?,
         };
         let by_dnsperf = generator == Generator::Dnsperf;
         let cost = figures.iter().find(|(column, _)| *column == &CPU);
@@ -370,14 +242,10 @@ impl Plan {
         let dnssec = workload == DnsWorkload::HitDo;
         let drawn = Drawn::new(ZONE, self.names, workload.misses().into(), dnssec);
         let drawn = drawn.ok_or_else(|| nothing(format!("{ZONE} can be no zone")))?;
-        let pace = match workload {
-            DnsWorkload::HitPaced => Pace::Rate(rate),
-            DnsWorkload::Hit
-            | DnsWorkload::Miss
-            | DnsWorkload::Mix
-            | DnsWorkload::HitDo
-            | DnsWorkload::HitBesideUpdates
-            | DnsWorkload::UpdateToVisible => Pace::Window(self.window),
+        let pace = if workload == DnsWorkload::HitPaced {
+            Pace::Rate(rate)
+        } else {
+            Pace::Window(self.window)
         };
         let order = Order {
             server: server.address,
@@ -387,16 +255,10 @@ impl Plan {
             pace,
         };
         let load = Arc::new(Load::default());
-        let updates = match workload {
-            DnsWorkload::HitBesideUpdates => {
-                Updates::start(server, self.updates, self.names, &load).await?
-            }
-            DnsWorkload::Hit
-            | DnsWorkload::Miss
-            | DnsWorkload::Mix
-            | DnsWorkload::HitDo
-            | DnsWorkload::HitPaced
-            | DnsWorkload::UpdateToVisible => None,
+        let updates = if workload == DnsWorkload::HitBesideUpdates {
+            Updates::start(server, self.updates, self.names, &load).await?
+        } else {
+            None
         };
         let askers = Askers::start(&order, &load)?;
         let watched = Watched {
@@ -503,15 +365,6 @@ fn note_failure(table: &mut Table, server: &str, why: Option<String>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_rate_is_a_number_or_half() {
-        assert_eq!(Rate::parse("half"), Ok(Rate::Half));
-        assert_eq!(Rate::parse("60000"), Ok(Rate::Fixed(60_000)));
-        for wrong in ["0", "-1", "fast", "10000001"] {
-            assert!(Rate::parse(wrong).is_err(), "{wrong}");
-        }
-    }
 
     #[test]
     fn available_memory_is_in_octets() {

@@ -1,0 +1,247 @@
+//! What is to be done with which name servers.
+
+use std::path::PathBuf;
+
+use clap::{Args, ValueEnum};
+
+use crate::scenario::Effort;
+use crate::world::{FoundNameServer, NameServerKind, find_program};
+
+/// What a user wants of it.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Wanted {
+    /// Names in the zone, each with A and AAAA
+    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    names: u32,
+    /// Only these, and in this order
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "SERVER,…")]
+    only: Vec<NameServerKind>,
+    /// Only this work, and in this order
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD,…")]
+    workloads: Vec<DnsWorkload>,
+    /// Who asks [default: both, where dnsperf is installed]
+    #[arg(long, value_enum, value_delimiter = ',', value_name = "GENERATOR,…")]
+    load: Vec<Generator>,
+    /// Sockets, each a client of its own
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=4000))]
+    pub(crate) sockets: u16,
+    /// Queries under way on each of them. For many more in all, some servers' buffers are too small
+    #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=4096))]
+    window: u16,
+    /// Threads that ask [default: half of the cores]
+    #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
+    threads: Option<u16>,
+    /// Queries a second where the rate is fixed, or half of what Knot answers
+    #[arg(long, default_value = "half", value_parser = Rate::parse)]
+    rate: Rate,
+    /// Updates a second beside queries
+    #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    updates: u32,
+    /// Where programs are looked for first; then where this system keeps them
+    #[arg(long, value_name = "DIR")]
+    peers_dir: Option<PathBuf>,
+}
+
+impl Wanted {
+    /// What can be done of it here, by `threads` unless it says how many. `missing` hears what is not installed, and how to
+    /// get it.
+    pub(crate) fn plan(self, effort: Effort, threads: usize, missing: impl Fn(&str)) -> Plan {
+        let folder = self.peers_dir.as_deref();
+        let mut servers = Vec::new();
+        for kind in all_unless_named(self.only) {
+            match kind.find(folder) {
+                Ok(found) => servers.push(found),
+                Err(sentence) => missing(&sentence),
+            }
+        }
+        let load = all_unless_named(self.load);
+        let mut dnsperf = None;
+        if load.contains(&Generator::Dnsperf) {
+            dnsperf = find_program("dnsperf", folder);
+            if dnsperf.is_none() {
+                missing("dnsperf is not here; to install it: apt-get install dnsperf");
+            }
+        }
+        Plan {
+            servers,
+            workloads: all_unless_named(self.workloads),
+            own: load.contains(&Generator::Own),
+            dnsperf,
+            names: self.names,
+            window: self.window.into(),
+            threads: self.threads.map_or(threads, usize::from),
+            rate: self.rate,
+            updates: self.updates,
+            effort,
+        }
+    }
+}
+
+fn all_unless_named<T: ValueEnum + Clone>(named: Vec<T>) -> Vec<T> {
+    match named.is_empty() {
+        true => T::value_variants().to_vec(),
+        false => named,
+    }
+}
+
+/// What is done, in this order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+#[value(rename_all = "snake_case")]
+pub(super) enum DnsWorkload {
+    /// A and AAAA of random names, as fast as they are answered
+    Hit,
+    /// The same for names that do not exist
+    Miss,
+    /// Nine that exist and one that does not
+    Mix,
+    /// Those that exist, with the DO bit
+    HitDo,
+    /// Those that exist, at a fixed rate: latency
+    HitPaced,
+    /// Those that exist, while names are moved
+    HitBesideUpdates,
+    /// One name after the other is moved, and asked for as soon as that is acknowledged
+    UpdateToVisible,
+}
+
+/// Who asks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum Generator {
+    /// Threads of this program
+    Own,
+    /// dnsperf, where queries are asked as fast as they are answered
+    Dnsperf,
+}
+
+/// How many queries a second are asked where the rate is fixed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Rate {
+    /// Half of what Knot answers here; where that is not installed, of what the first server does.
+    Half,
+    /// So many.
+    Fixed(u32),
+}
+
+impl Rate {
+    /// Reads the option's value.
+    fn parse(text: &str) -> Result<Self, String> {
+        if text == "half" {
+            return Ok(Self::Half);
+        }
+        let rate = text
+            .parse()
+            .ok()
+            .filter(|rate| (1..=10_000_000).contains(rate));
+        let rate = rate.map(Self::Fixed);
+        rate.ok_or_else(|| "write half, or queries a second, 10000000 at most".to_owned())
+    }
+}
+
+impl DnsWorkload {
+    pub(super) fn name(self, generator: Generator) -> &'static str {
+        match (self, generator) {
+            (Self::Hit, Generator::Own) => "hit",
+            (Self::Hit, Generator::Dnsperf) => "hit_dnsperf",
+            (Self::Miss, Generator::Own) => "miss",
+            (Self::Miss, Generator::Dnsperf) => "miss_dnsperf",
+            (Self::Mix, Generator::Own) => "mix",
+            (Self::Mix, Generator::Dnsperf) => "mix_dnsperf",
+            (Self::HitDo, Generator::Own) => "hit_do",
+            (Self::HitDo, Generator::Dnsperf) => "hit_do_dnsperf",
+            (Self::HitPaced, _) => "hit_paced",
+            (Self::HitBesideUpdates, _) => "hit_beside_updates",
+            (Self::UpdateToVisible, _) => "update_to_visible",
+        }
+    }
+
+    /// Of ten queries.
+    pub(super) fn misses(self) -> u32 {
+        match self {
+            Self::Miss => 10,
+            Self::Mix => 1,
+            Self::Hit
+            | Self::HitDo
+            | Self::HitPaced
+            | Self::HitBesideUpdates
+            | Self::UpdateToVisible => 0,
+        }
+    }
+
+    /// Whether nothing but the server holds it up.
+    pub(super) fn saturates(self) -> bool {
+        match self {
+            Self::Hit | Self::Miss | Self::Mix | Self::HitDo => true,
+            Self::HitPaced | Self::HitBesideUpdates | Self::UpdateToVisible => false,
+        }
+    }
+
+    /// Whether a server can do it at all.
+    pub(super) fn fits(self, server: NameServerKind) -> bool {
+        match self {
+            Self::Miss | Self::Mix => server.looks_up(),
+            Self::HitBesideUpdates | Self::UpdateToVisible => server.takes_updates(),
+            Self::Hit | Self::HitDo | Self::HitPaced => true,
+        }
+    }
+}
+
+/// What is done: all there is to know of it.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) servers: Vec<FoundNameServer>,
+    pub(super) workloads: Vec<DnsWorkload>,
+    /// Whether this program's threads ask.
+    pub(super) own: bool,
+    /// And where dnsperf is, if that does.
+    pub(super) dnsperf: Option<PathBuf>,
+    pub(super) names: u32,
+    /// Queries under way on each socket.
+    pub(super) window: usize,
+    pub(super) threads: usize,
+    pub(super) rate: Rate,
+    /// Updates a second.
+    pub(super) updates: u32,
+    /// Its connections are sockets.
+    pub(super) effort: Effort,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_rate_is_a_number_or_half() {
+        assert_eq!(Rate::parse("half"), Ok(Rate::Half));
+        assert_eq!(Rate::parse("60000"), Ok(Rate::Fixed(60_000)));
+        for wrong in ["0", "-1", "fast", "10000001"] {
+            assert!(Rate::parse(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_not_here_is_told_and_left_out() {
+        let wanted = Wanted {
+            names: 1,
+            only: vec![NameServerKind::Empty, NameServerKind::Pdns],
+            workloads: Vec::new(),
+            load: vec![Generator::Own],
+            sockets: 1,
+            window: 1,
+            threads: None,
+            rate: Rate::Half,
+            updates: 1,
+            peers_dir: None,
+        };
+        let effort = Effort {
+            seconds: 1,
+            rounds: 1,
+            connections: 1,
+        };
+        let missing = std::cell::Cell::new(0);
+        let plan = wanted.plan(effort, 3, |_| missing.set(missing.get() + 1));
+        assert_eq!(plan.servers.len() + missing.get(), 2);
+        assert_eq!(plan.servers[0].kind, NameServerKind::Empty);
+        assert_eq!(plan.workloads, DnsWorkload::value_variants());
+        assert_eq!((plan.own, plan.dnsperf, plan.threads), (true, None, 3));
+    }
+}
