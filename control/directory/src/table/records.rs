@@ -149,3 +149,42 @@ impl Slab {
         self.len
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::name::DeviceName;
+    use crate::token::TokenHash;
+
+    fn device(number: usize) -> Device {
+        Device {
+            registration: RegistrationId(number as u64),
+            name: DeviceName::parse(&format!("d{number}")).unwrap(),
+            identity: None,
+            ddns_key: Some(TokenHash::of(&number.to_string())),
+            challenge_key: None,
+        }
+    }
+
+    #[test]
+    fn the_last_record_moves_into_each_hole_until_nothing_is_left() {
+        let mut records = Records::default();
+        let mut known: Vec<_> = (0..3 * Slab::CHUNK + 1)
+            .map(|number| (records.push(&device(number)), device(number)))
+            .collect();
+        while !known.is_empty() {
+            let (hole, _) = known.swap_remove(known.len() * 5 / 7);
+            if let Some(moved_from) = records.swap_remove(hole) {
+                let moved = known.iter_mut().find(|(handle, _)| *handle == moved_from);
+                moved.unwrap().0 = hole;
+            }
+            for (handle, device) in &known {
+                assert_eq!(records.device(*handle), *device);
+            }
+            let mut visited = 0;
+            records.for_each(|_| visited += 1);
+            assert_eq!(visited, known.len());
+        }
+        assert!(records.slabs[0].chunks.is_empty(), "memory is given back");
+    }
+}
