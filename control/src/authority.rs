@@ -30,6 +30,9 @@ const OPERATOR_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 /// How long a device's certificate is good; its agent renews it at two thirds.
 const DEVICE_LIFE: Duration = Duration::from_secs(90 * 24 * 60 * 60);
 
+// A name rests until the last certificate of its last holder has ended.
+const _: () = assert!(DEVICE_LIFE.as_secs() <= directory::REST.as_secs());
+
 /// Clocks differ: a certificate is good a little before it was made.
 const BACKDATED: Duration = Duration::from_secs(60 * 60);
 

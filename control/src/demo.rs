@@ -156,12 +156,13 @@ async fn pair(place: &Place<'_>, state: &State, cloud: &CloudClient) -> Result<(
             state.keep_pairing(&pairing)?;
         }
         _ => {
-            // A name left by a demo whose agent directory is gone cannot be had back by its key.
+            // A name left by a demo whose agent directory is gone cannot be had back by its key. It need not rest: the
+            // next holder is this host's demo again.
             match place.devices.remove(NAME).await {
                 Ok(()) | Err(DeviceError::Unknown(_)) => {}
                 Err(error) => return Err(error.into()),
             }
-            let added = place.devices.add(NAME).await?;
+            let added = place.devices.reclaim(NAME).await?;
             agent::pair(state, cloud, &added.code).await?;
         }
     }

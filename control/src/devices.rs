@@ -62,7 +62,7 @@ pub enum DeviceError {
     /// Nobody has the name.
     #[error("there is no device named {0}")]
     Unknown(DeviceName),
-    /// The name has a holder.
+    /// The name has a holder, or may not be given.
     #[error(transparent)]
     Register(#[from] RegisterError),
     /// The database failed.
@@ -106,8 +106,21 @@ impl Devices {
     /// old one is worthless.
     ///
     /// # Errors
-    /// If the name cannot be one or is taken.
+    /// If the name cannot be one, is taken, or may not be given.
     pub async fn add(&self, name: &str) -> Result<Added, DeviceError> {
+        self.give(name, false).await
+    }
+
+    /// The same, and a name that rests after its last holder is given back at once. For the operator, who knows that
+    /// holder or answers for the next.
+    ///
+    /// # Errors
+    /// As [`Self::add`], but for the rest.
+    pub async fn reclaim(&self, name: &str) -> Result<Added, DeviceError> {
+        self.give(name, true).await
+    }
+
+    async fn give(&self, name: &str, reclaim: bool) -> Result<Added, DeviceError> {
         let name = DeviceName::parse(name)?;
         let code = PairingCode::generate()?;
         let now = now_ms();
@@ -117,10 +130,14 @@ impl Devices {
         let devices = self.clone();
         self.to_its_end(async move {
             let mut writer = devices.writer.lock().await;
-            let device = devices
-                .store
-                .register(&name, &hash, now, expires_at)
-                .await?;
+            let device = if reclaim {
+                devices.store.reclaim(&name, &hash, now, expires_at).await?
+            } else {
+                devices
+                    .store
+                    .register(&name, &hash, now, expires_at)
+                    .await?
+            };
             writer.put(device);
             Ok(Added { host, code })
         })
@@ -147,7 +164,7 @@ impl Devices {
         .await
     }
 
-    /// Removes `name`: its tunnel is cut, its name stops resolving, nothing of it is kept.
+    /// Removes `name`: its tunnel is cut, its name stops resolving and rests, nothing else of it is kept.
     ///
     /// # Errors
     /// If nobody has the name.
@@ -156,7 +173,7 @@ impl Devices {
         let devices = self.clone();
         self.to_its_end(async move {
             let mut writer = devices.writer.lock().await;
-            if !devices.store.remove(&name).await? {
+            if !devices.store.remove(&name, now_ms()).await? {
                 return Err(DeviceError::Unknown(name));
             }
             writer.remove(&name);

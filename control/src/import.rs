@@ -6,7 +6,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
-use directory::{DeviceName, NameError, Token, TokenHash};
+use directory::{DeviceName, NameError, Token, TokenHash, Withheld};
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -50,6 +50,16 @@ pub enum ImportError {
         line: usize,
         /// The name.
         name: DeviceName,
+    },
+    /// A name may not be given.
+    #[error("line {line}: {name}: {reason}")]
+    Withheld {
+        /// Which line, from 1.
+        line: usize,
+        /// The name.
+        name: DeviceName,
+        /// Why.
+        reason: Withheld,
     },
     /// A server works on the state directory.
     #[error("a causeway is running on {}; stop it, import, and start it again", .0.display())]
@@ -114,6 +124,15 @@ impl List {
         Some(ImportError::Taken {
             line: *self.lines.get(at)?,
             name: self.names.get(at)?.clone(),
+        })
+    }
+
+    /// What is wrong with the name at a place of the list.
+    fn withheld(&self, at: usize, reason: Withheld) -> Option<ImportError> {
+        Some(ImportError::Withheld {
+            line: *self.lines.get(at)?,
+            name: self.names.get(at)?.clone(),
+            reason,
         })
     }
 }
@@ -213,6 +232,10 @@ pub async fn import(
         }
         Err(store::ImportError::Taken { at }) => {
             Err(list.taken(at).unwrap_or(StoreError::Damaged("name").into()))
+        }
+        Err(store::ImportError::Withheld { at, reason }) => {
+            let withheld = list.withheld(at, reason);
+            Err(withheld.unwrap_or(StoreError::Damaged("name").into()))
         }
         Err(store::ImportError::Store(error)) => Err(error.into()),
     }

@@ -94,6 +94,10 @@ enum DeviceCommand {
     Add {
         /// One DNS label, such as mynas.
         name: String,
+        /// Gives the name back even if it still rests after its last holder, whose certificates may be good for up to 90
+        /// days more.
+        #[arg(long)]
+        reclaim: bool,
         #[command(flatten)]
         state: StateOption,
     },
@@ -129,7 +133,7 @@ enum DeviceCommand {
         #[command(flatten)]
         state: StateOption,
     },
-    /// Removes a device: its tunnel is cut, its name stops resolving, nothing of it is kept.
+    /// Removes a device: its tunnel is cut, nothing of it is kept, and its name stops resolving and rests for 90 days.
     Remove {
         /// The device's name.
         name: String,
@@ -282,7 +286,11 @@ fn overview(running: &Running, addresses: &Addresses) -> anyhow::Result<String> 
 
 async fn device(command: DeviceCommand) -> anyhow::Result<()> {
     let (verb, state, json) = match command {
-        DeviceCommand::Add { name, state } => (DeviceVerb::Add(name).into(), state, false),
+        DeviceCommand::Add {
+            name,
+            reclaim,
+            state,
+        } => (DeviceVerb::Add { name, reclaim }.into(), state, false),
         DeviceCommand::Key { name, duty, state } => {
             (DeviceVerb::Key { name, duty }.into(), state, false)
         }
@@ -356,7 +364,10 @@ fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
         }
         Answer::Devices(devices) if json => println!("{}", serde_json::to_string_pretty(&devices)?),
         Answer::Devices(devices) => print!("{}", table(&devices)),
-        Answer::Removed => println!("removed"),
+        Answer::Removed => {
+            println!("removed");
+            eprintln!("The name rests for 90 days; `device add --reclaim` gives it back before.");
+        }
         Answer::Link { url, good_for } => {
             println!("{}", url.reveal());
             eprintln!("It works once, within {} minutes.", good_for / 60);

@@ -70,7 +70,12 @@ pub enum Verb {
 #[serde(rename_all = "snake_case")]
 pub enum DeviceVerb {
     /// Register the name and make a code for its agent.
-    Add(String),
+    Add {
+        /// Which.
+        name: String,
+        /// Whether it is given back even if it rests after its last holder.
+        reclaim: bool,
+    },
     /// Make a fresh key.
     Key {
         /// Whose.
@@ -347,15 +352,22 @@ pub(crate) fn sign_in_link(cloud: &Cloud) -> Result<String, getrandom::Error> {
 
 async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) -> Answer {
     let changed = match verb {
-        DeviceVerb::Add(name) => devices.add(&name).await.map(|added| {
-            tracing::info!(host = added.host, "a device's name was registered");
-            let control = control.map(|url| url.trim_end_matches('/').to_owned());
-            Answer::Added {
-                host: added.host,
-                code: Secret(added.code.reveal().to_string()),
-                control,
-            }
-        }),
+        DeviceVerb::Add { name, reclaim } => {
+            let added = if reclaim {
+                devices.reclaim(&name).await
+            } else {
+                devices.add(&name).await
+            };
+            added.map(|added| {
+                tracing::info!(host = added.host, reclaim, "a device's name was registered");
+                let control = control.map(|url| url.trim_end_matches('/').to_owned());
+                Answer::Added {
+                    host: added.host,
+                    code: Secret(added.code.reveal().to_string()),
+                    control,
+                }
+            })
+        }
         DeviceVerb::Key { name, duty } => devices.new_key(&name, duty.into()).await.map(|made| {
             tracing::info!(device = made.user, ?duty, "a device has a new key");
             Answer::Key {

@@ -4,6 +4,7 @@
 //!   devices.rs   names, and what is known of their holders
 //!   import.rs    many names at once
 //!   load.rs      all that is known of all devices
+//!   names.rs     which names may be given, and those that rest
 //!   pairing.rs   codes, and how a name gets its holder
 //! ```
 //!
@@ -12,6 +13,7 @@
 mod devices;
 mod import;
 mod load;
+mod names;
 mod pairing;
 
 use std::path::Path;
@@ -99,7 +101,9 @@ impl Store {
             .connect_with(options)
             .await?;
         sqlx::migrate!().run(&pool).await?;
-        Ok(Self { pool })
+        let store = Self { pool };
+        store.fill_in_skeletons().await?;
+        Ok(store)
     }
 
     /// The zone that the database belongs to.

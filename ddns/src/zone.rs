@@ -205,13 +205,15 @@ fn operators_own(
     Ok(node_by_name)
 }
 
-/// Who holds a name is the Directory's to say, so no record may stand where a device can come to be.
+/// Who holds a name is the Directory's to say, so no record may stand where a device can come to be. A reserved name is
+/// given to none; one that held it before it was reserved is answered instead of the record.
 fn check_place(name: &RecordName, zone: &Zone) -> Result<(), RecordError> {
     let full = name.in_zone(zone);
     if full.len() + 2 > MAX_NAME {
         return Err(RecordError::NameTooLong(name.clone()));
     }
     match zone.locate(&full) {
+        Place::Device(device) if device.is_reserved() => Ok(()),
         Place::Device(_) | Place::Outside => Err(RecordError::DevicesPlace(name.clone())),
         Place::Apex | Place::Operator(_) | Place::Nobody => Ok(()),
     }

@@ -13,6 +13,7 @@
 #![forbid(unsafe_code)]
 
 mod device;
+mod giving;
 mod keys;
 mod name;
 mod table;
@@ -22,6 +23,7 @@ use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use device::{Device, DeviceId, Duty, Identity, KeyError, PublicKey, RegistrationId};
+pub use giving::{NameFacts, REST, Skeleton, Withheld, may_be_given};
 use keys::Keys;
 pub use name::{DeviceName, NameError, OperatorName, Place, Zone, host_of};
 use table::Table;

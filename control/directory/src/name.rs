@@ -1,4 +1,5 @@
-//! Names under the operator's zone. What is lower-case, valid and reserved is decided here and nowhere else.
+//! Names under the operator's zone. What is lower-case and valid is decided here and nowhere else; what may be given to a
+//! new holder, in `giving`.
 
 use std::fmt;
 
@@ -124,7 +125,7 @@ impl OperatorName {
     }
 }
 
-/// A device's DNS label: lower-case, valid and not reserved, by construction.
+/// A device's DNS label: lower-case, valid and not one of the operator's hosts, by construction.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct DeviceName(Box<str>);
 
@@ -132,38 +133,11 @@ impl DeviceName {
     /// RFC 1035 section 2.3.4.
     pub const MAX_LENGTH: usize = 63;
 
-    /// Labels that would mislead people or machines if a device held them.
-    const RESERVED: [&str; 24] = [
-        "account",
-        "accounts",
-        "admin",
-        "api",
-        "autoconfig",
-        "autodiscover",
-        "connector",
-        "imap",
-        "install",
-        "isatap",
-        "localhost",
-        "login",
-        "mail",
-        "mx",
-        "ns",
-        "pop",
-        "root",
-        "security",
-        "smtp",
-        "static",
-        "status",
-        "support",
-        "wpad",
-        "www",
-    ];
-
     /// Reads a label in any case.
     ///
     /// # Errors
-    /// If it is empty, too long, not letters, digits and inner hyphens, in Punycode form, or reserved.
+    /// If it is empty, too long, not letters, digits and inner hyphens, in Punycode form, or the
+    /// operator's.
     pub fn parse(text: &str) -> Result<Self, NameError> {
         let label = text.to_ascii_lowercase();
         check_label(&label)?;
@@ -175,7 +149,7 @@ impl DeviceName {
             .strip_prefix("ns")
             .is_some_and(|rest| rest.bytes().all(|b| b.is_ascii_digit()));
         let operator = OperatorName::from_label(&label).is_some();
-        if operator || name_server || Self::RESERVED.contains(&label.as_str()) {
+        if operator || name_server {
             return Err(NameError::Reserved);
         }
         Ok(Self(label.into()))
@@ -225,8 +199,8 @@ pub enum NameError {
     /// A label with hyphens in third and fourth place.
     #[error("a name has no two hyphens in third and fourth place")]
     Punycode,
-    /// Held back for the operator.
-    #[error("this name is reserved; choose another")]
+    /// One of the operator's own hosts.
+    #[error("this name is reserved for the operator's own hosts; choose another")]
     Reserved,
 }
 
@@ -346,7 +320,7 @@ mod tests {
             ("a-", NameError::HyphenAtEdge),
             ("xn--abc", NameError::Punycode),
             ("cloud", NameError::Reserved),
-            ("WWW", NameError::Reserved),
+            ("RELAY", NameError::Reserved),
             ("ns", NameError::Reserved),
             ("ns12", NameError::Reserved),
         ];

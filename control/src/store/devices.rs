@@ -3,11 +3,13 @@
 use std::net::IpAddr;
 
 use directory::{
-    Device, DeviceId, DeviceName, Duty, Identity, PublicKey, RegistrationId, TokenHash,
+    Device, DeviceId, DeviceName, Duty, Identity, PublicKey, RegistrationId, TokenHash, Withheld,
 };
 use sqlx::sqlite::SqliteRow;
 use sqlx::{Row as _, SqliteConnection};
+use time::UtcDateTime;
 
+use super::names::{self, Resting};
 use super::{Store, StoreError, pairing};
 
 /// Why a name was not registered.
@@ -16,9 +18,29 @@ pub enum RegisterError {
     /// A device has it already.
     #[error("the name is taken by a paired device; remove that first")]
     Taken,
+    /// It may not be given.
+    #[error("{}", sentence(.0))]
+    Withheld(#[from] Withheld),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
+}
+
+/// A date says more than a number of milliseconds, and what the operator can do is control's to say.
+fn sentence(withheld: &Withheld) -> String {
+    match withheld {
+        Withheld::Reserved { .. } | Withheld::LooksReserved { .. } | Withheld::LooksHeld => {
+            withheld.to_string()
+        }
+        Withheld::Resting { until_ms } => {
+            let until = UtcDateTime::from_unix_timestamp(until_ms.div_euclid(1000))
+                .unwrap_or(UtcDateTime::MAX);
+            format!(
+                "{withheld} until {} (UTC); `device add --reclaim` gives it back before",
+                until.date()
+            )
+        }
+    }
 }
 
 impl From<sqlx::Error> for RegisterError {
@@ -31,10 +53,37 @@ impl Store {
     /// Registers `name`, or takes it again if nobody has paired under it, with a new code that replaces any earlier one.
     ///
     /// # Errors
-    /// [`RegisterError::Taken`] if a paired device has the name.
+    /// [`RegisterError::Taken`] if a paired device has the name, [`RegisterError::Withheld`] if it may not be given.
     pub async fn register(
         &self,
         name: &DeviceName,
+        code: &TokenHash,
+        now_ms: i64,
+        expires_at_ms: i64,
+    ) -> Result<Device, RegisterError> {
+        self.give(name, Resting::Withheld, code, now_ms, expires_at_ms)
+            .await
+    }
+
+    /// The same for a name that rests: the operator wants it back before its time.
+    ///
+    /// # Errors
+    /// As [`Self::register`], but for the rest.
+    pub async fn reclaim(
+        &self,
+        name: &DeviceName,
+        code: &TokenHash,
+        now_ms: i64,
+        expires_at_ms: i64,
+    ) -> Result<Device, RegisterError> {
+        self.give(name, Resting::Reclaimed, code, now_ms, expires_at_ms)
+            .await
+    }
+
+    async fn give(
+        &self,
+        name: &DeviceName,
+        resting: Resting,
         code: &TokenHash,
         now_ms: i64,
         expires_at_ms: i64,
@@ -51,13 +100,17 @@ impl Store {
                 }
                 row.try_get("registration")?
             }
-            None => sqlx::query_scalar(
-                "INSERT INTO devices (name, registered_at) VALUES ($1, $2) RETURNING registration",
-            )
-            .bind(name.as_str())
-            .bind(now_ms)
-            .fetch_one(&mut *transaction)
-            .await?,
+            None => {
+                let skeleton = names::give(&mut transaction, name, resting, now_ms).await?;
+                sqlx::query_scalar(
+                    "INSERT INTO devices (name, skeleton, registered_at) VALUES ($1, $2, $3) RETURNING registration",
+                )
+                .bind(name.as_str())
+                .bind(skeleton.as_str())
+                .bind(now_ms)
+                .fetch_one(&mut *transaction)
+                .await?
+            }
         };
         pairing::replace_code(&mut transaction, registration, code, now_ms, expires_at_ms).await?;
         let device = device(&mut transaction, registration).await?;
@@ -97,16 +150,22 @@ impl Store {
         Ok(device)
     }
 
-    /// Removes `name` with everything that hangs on it. Says whether anybody had it.
+    /// Removes `name` with everything that hangs on it, and lets it rest. Says whether anybody had it.
     ///
     /// # Errors
     /// If the database fails.
-    pub async fn remove(&self, name: &DeviceName) -> Result<bool, StoreError> {
+    pub async fn remove(&self, name: &DeviceName, now_ms: i64) -> Result<bool, StoreError> {
+        let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let removed = sqlx::query("DELETE FROM devices WHERE name = $1")
             .bind(name.as_str())
-            .execute(&self.pool)
+            .execute(&mut *transaction)
             .await?;
-        Ok(removed.rows_affected() > 0)
+        if removed.rows_affected() == 0 {
+            return Ok(false);
+        }
+        names::free(&mut transaction, name, now_ms).await?;
+        transaction.commit().await?;
+        Ok(true)
     }
 
     /// Keeps what an agent reports of its own addresses.
@@ -233,11 +292,11 @@ mod tests {
             .set_addresses(first.registration, &["192.0.2.1".parse().unwrap()])
             .await
             .unwrap();
-        assert!(store.remove(&name("mynas")).await.unwrap());
-        assert!(!store.remove(&name("mynas")).await.unwrap());
+        assert!(store.remove(&name("mynas"), NOW).await.unwrap());
+        assert!(!store.remove(&name("mynas"), NOW).await.unwrap());
 
         let second = store
-            .register(&name("mynas"), &code("b"), NOW, LATER)
+            .reclaim(&name("mynas"), &code("b"), NOW, LATER)
             .await
             .unwrap();
         assert_ne!(second.registration, first.registration);
@@ -278,5 +337,21 @@ mod tests {
             .set_key(&name("other"), Duty::Challenges, &code("k"))
             .await;
         assert_eq!(nobodys.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn a_name_that_rests_is_refused_with_the_day_on_which_it_is_free() {
+        let (_directory, store) = store().await;
+        let (mynas, code) = (name("mynas"), code("a"));
+        let register = || store.register(&mynas, &code, NOW, LATER);
+        register().await.unwrap();
+        store.remove(&mynas, NOW).await.unwrap();
+        let sentence = register().await.unwrap_err().to_string();
+        // Ninety days after 2023-11-14.
+        assert!(
+            sentence.contains("rests until 2024-02-12 (UTC)"),
+            "{sentence}"
+        );
+        assert!(sentence.contains("--reclaim"), "{sentence}");
     }
 }

@@ -1,13 +1,12 @@
 //! Many names at once, as they come from another system: all of them or none.
 
-use std::collections::HashSet;
-
-use directory::{DeviceName, TokenHash};
+use directory::{DeviceName, NameFacts, Skeleton, TokenHash, Withheld, may_be_given};
 use sqlx::SqliteConnection;
 
-use super::{Store, StoreError};
+use super::names::{self, Resting};
+use super::{RegisterError, Store, StoreError};
 
-/// Names that one statement registers, three values each; the database takes 32,766 values. More gain nothing.
+/// Names that one statement registers, four values each; the database takes 32,766 values. More gain nothing.
 const NAMES_AT_ONCE: usize = 1000;
 
 /// Why nothing was imported.
@@ -18,6 +17,14 @@ pub enum ImportError {
     Taken {
         /// Its place in the list, from 0.
         at: usize,
+    },
+    /// A name may not be given, perhaps because of another in the list.
+    #[error("name {} of the list: {reason}", at + 1)]
+    Withheld {
+        /// Its place in the list, from 0.
+        at: usize,
+        /// Why.
+        reason: Withheld,
     },
     /// The database failed.
     #[error(transparent)]
@@ -35,7 +42,8 @@ impl Store {
     /// `progress` hears how many are done so far.
     ///
     /// # Errors
-    /// [`ImportError::Taken`] for the first name that a device has, paired or not. Nothing is registered then.
+    /// [`ImportError::Taken`] for the first name that a device has, paired or not, and [`ImportError::Withheld`] for one that may
+    /// not be given. Nothing is registered then.
     pub async fn register_many(
         &self,
         devices: &[(DeviceName, TokenHash)],
@@ -43,15 +51,28 @@ impl Store {
         mut progress: impl FnMut(usize),
     ) -> Result<(), ImportError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
+        let some_rest = names::some_rest(&mut transaction, now_ms).await?;
         let mut done = 0;
         for some in devices.chunks(NAMES_AT_ONCE) {
-            match insert(&mut transaction, some, now_ms).await {
-                Err(sqlx::Error::Database(error)) if error.is_unique_violation() => {
-                    let taken = first_taken(&mut transaction, some).await?;
-                    let at = taken.ok_or(StoreError::Database(sqlx::Error::Database(error)))?;
-                    return Err(ImportError::Taken { at: done + at });
+            for (at, (name, _)) in some.iter().enumerate() {
+                let at = done + at;
+                may_be_given(name, NameFacts::default(), now_ms)
+                    .map_err(|reason| ImportError::Withheld { at, reason })?;
+            }
+            let inserted = match some_rest {
+                true => Err(None),
+                false => insert(&mut transaction, some, now_ms).await.map_err(Some),
+            };
+            if let Err(error) = inserted {
+                match error {
+                    Some(sqlx::Error::Database(error)) if error.is_unique_violation() => {}
+                    Some(error) => return Err(error.into()),
+                    None => {}
                 }
-                inserted => inserted?,
+                // One by one it is known which of them is refused, and why.
+                for (at, one) in some.iter().enumerate() {
+                    insert_one(&mut transaction, one, done + at, now_ms).await?;
+                }
             }
             done += some.len();
             progress(done);
@@ -66,10 +87,12 @@ async fn insert(
     devices: &[(DeviceName, TokenHash)],
     now_ms: i64,
 ) -> Result<(), sqlx::Error> {
-    let mut insert =
-        sqlx::QueryBuilder::new("INSERT INTO devices (name, ddns_key_hash, registered_at) ");
+    let mut insert = sqlx::QueryBuilder::new(
+        "INSERT INTO devices (name, skeleton, ddns_key_hash, registered_at) ",
+    );
     insert.push_values(devices, |mut row, (name, key)| {
         row.push_bind(name.as_str());
+        row.push_bind(Skeleton::of(name).as_str().to_owned());
         row.push_bind(key.as_bytes().as_slice());
         row.push_bind(now_ms);
     });
@@ -77,22 +100,28 @@ async fn insert(
     Ok(())
 }
 
-/// Which of them is the first that is registered, or that stands here a second time.
-async fn first_taken(
+/// Registers one, the `at`-th of the list.
+async fn insert_one(
     connection: &mut SqliteConnection,
-    devices: &[(DeviceName, TokenHash)],
-) -> Result<Option<usize>, sqlx::Error> {
-    let mut seen = HashSet::new();
-    for (at, (name, _)) in devices.iter().enumerate() {
-        let kept: Option<i64> = sqlx::query_scalar("SELECT 1 FROM devices WHERE name = $1")
-            .bind(name.as_str())
-            .fetch_optional(&mut *connection)
-            .await?;
-        if kept.is_some() || !seen.insert(name) {
-            return Ok(Some(at));
-        }
+    device: &(DeviceName, TokenHash),
+    at: usize,
+    now_ms: i64,
+) -> Result<(), ImportError> {
+    let (name, _) = device;
+    let held: Option<i64> = sqlx::query_scalar("SELECT 1 FROM devices WHERE name = $1")
+        .bind(name.as_str())
+        .fetch_optional(&mut *connection)
+        .await?;
+    if held.is_some() {
+        return Err(ImportError::Taken { at });
     }
-    Ok(None)
+    match names::give(connection, name, Resting::Withheld, now_ms).await {
+        Ok(_) => {}
+        Err(RegisterError::Withheld(reason)) => return Err(ImportError::Withheld { at, reason }),
+        Err(RegisterError::Taken) => return Err(ImportError::Taken { at }),
+        Err(RegisterError::Store(error)) => return Err(error.into()),
+    }
+    Ok(insert(connection, std::slice::from_ref(device), now_ms).await?)
 }
 
 #[cfg(test)]
@@ -142,7 +171,25 @@ mod tests {
         );
         assert_eq!(store.devices().await.unwrap().len(), 1);
 
-        store.remove(&list[NAMES_AT_ONCE + 7].0).await.unwrap();
+        let removed = store.remove(&list[NAMES_AT_ONCE + 7].0, NOW).await;
+        removed.unwrap();
+        let refused = store.register_many(&list, NOW, |_| {}).await.unwrap_err();
+        assert!(
+            matches!(
+                refused,
+                ImportError::Withheld {
+                    at: 1007,
+                    reason: Withheld::Resting { .. }
+                }
+            ),
+            "{refused}"
+        );
+        store
+            .reclaim(&list[NAMES_AT_ONCE + 7].0, &code("a"), NOW, LATER)
+            .await
+            .unwrap();
+        let removed = store.remove(&list[NAMES_AT_ONCE + 7].0, NOW).await;
+        removed.unwrap();
         for (twice, again) in [(3, 5), (4, NAMES_AT_ONCE + 2)] {
             let other = list[twice].clone();
             let before = std::mem::replace(&mut list[again], other);
@@ -151,6 +198,26 @@ mod tests {
             list[again] = before;
         }
         assert!(store.devices().await.unwrap().is_empty());
-        store.register_many(&list, NOW, |_| {}).await.unwrap();
+        let rested = NOW + 91 * 24 * 60 * 60 * 1000;
+        store.register_many(&list, rested, |_| {}).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn names_that_mislead_are_refused_in_a_list_too() {
+        let (_directory, store) = store().await;
+        for (bad, reason) in [
+            ("postmaster", "reserved"),
+            ("re1ay", "reserved"),
+            ("h000000i", "in use"),
+        ] {
+            let mut list = list(5);
+            list[3].0 = name(bad);
+            list[0].0 = name("h0000001");
+            list[1].0 = name("free");
+            let refused = store.register_many(&list, NOW, |_| {}).await.unwrap_err();
+            assert!(refused.to_string().contains(reason), "{refused}");
+            assert!(matches!(refused, ImportError::Withheld { at: 3, .. }));
+            assert!(store.devices().await.unwrap().is_empty());
+        }
     }
 }

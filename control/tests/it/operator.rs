@@ -64,7 +64,7 @@ fn removing_a_device_cuts_its_tunnel_within_a_second_and_takes_its_name() {
     );
 
     // Who gets the name next gets nothing of the old holder's.
-    server.verb(&["device", "add", "mynas"], "code");
+    server.verb(&["device", "add", "mynas", "--reclaim"], "code");
     assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "127.0.0.1\n");
     let old = update(
         &server,
@@ -104,6 +104,66 @@ fn a_key_for_challenges_changes_no_addresses_and_leaves_the_address_key_alone() 
     );
     let other = server.causeway(&["device", "key", "mynas", "--for", "everything"]);
     assert!(!other.status.success());
+}
+
+#[test]
+fn a_name_that_was_given_up_rests_until_the_operator_reclaims_it() {
+    let mut server = Server::start();
+    server.verb(&["device", "add", "mynas"], "code");
+    let removed = server.causeway(&["device", "remove", "mynas"]);
+    let advice = String::from_utf8(removed.stderr).unwrap();
+    assert!(advice.contains("rests for 90 days"), "{advice}");
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "");
+
+    let is_refused = |server: &Server, name| {
+        let output = server.causeway(&["device", "add", name]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        let until = error
+            .split_once("rests until ")
+            .map(|(_, rest)| &rest[..16]);
+        let is_a_day = until.is_some_and(|until| {
+            until.starts_with("20") && until.ends_with(" (UTC)") && until[4..5] == *"-"
+        });
+        assert!(!output.status.success() && is_a_day, "{name}: {error}");
+        assert!(error.contains("--reclaim"), "{error}");
+    };
+    is_refused(&server, "mynas");
+    is_refused(&server, "my-nas");
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "");
+    server.process.kill();
+    is_refused(&server, "mynas");
+    let server = server.restart();
+    is_refused(&server, "mynas");
+    server.verb(&["device", "add", "mynas", "--reclaim"], "code");
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "127.0.0.1\n");
+    // It is an ordinary name again: a new code for it needs nothing more.
+    server.verb(&["device", "add", "mynas"], "code");
+}
+
+#[test]
+fn names_that_would_mislead_are_refused_with_a_reason_and_numbered_ones_are_not() {
+    let server = Server::start();
+    for (name, reason) in [
+        ("wpad", "reserved: programs look it up by themselves"),
+        ("postmaster", "RFC 2142"),
+        ("mx2", "mail"),
+        ("c1oud", "can be taken for \"cloud\", which is reserved"),
+        ("dem0", "can be taken for one that is in use"),
+        ("de-rno", "can be taken for one that is in use"),
+        ("xn--dem-jua", "hyphens in third and fourth place"),
+    ] {
+        let output = server.causeway(&["device", "add", name]);
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert!(
+            !output.status.success() && error.contains(reason),
+            "{name}: {error}"
+        );
+        let host = format!("{name}.nas.localhost");
+        assert_eq!(dig(&server, &host, "A"), "", "{name}");
+    }
+    for name in ["nas-1", "nas-11", "nas-1-1", "nas-10", "nas-101"] {
+        server.verb(&["device", "add", name], "code");
+    }
 }
 
 #[test]

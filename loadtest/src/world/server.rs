@@ -65,7 +65,10 @@ pub(super) async fn start_origin(folder: &Path) -> Result<(Child, String), World
 
 /// Registers `name` at the server whose state directory is `state`.
 pub(super) async fn register(state: &Path, name: &str) -> Result<Invitation, WorldError> {
-    let verb = Verb::Device(DeviceVerb::Add(name.to_owned()));
+    let verb = Verb::Device(DeviceVerb::Add {
+        name: name.to_owned(),
+        reclaim: false,
+    });
     let refused = |reason: String| WorldError::NotRegistered {
         name: name.to_owned(),
         reason,
