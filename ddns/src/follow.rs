@@ -1,16 +1,15 @@
 //! Follows the Directory: what it says is in the table before its writer's call returns.
 //!
-//! A device added makes its name answer, a device removed makes it NXDOMAIN. The watcher and the first load may run at
-//! the same time, so neither believes what it was told: both ask the Directory again, under one lock. Whoever comes
-//! last has then seen the last of it.
+//! A device added makes its name answer, a device removed makes it NXDOMAIN. Watchers may be called at the same time, so none
+//! believes what it was told: each asks the Directory again, under one lock. Whoever comes last has then seen the last of it.
 
-use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use directory::{Change, DeviceName, Reader, RegistrationId};
+use directory::{Change, DeviceName, Reader};
 
 use crate::metrics::Metrics;
-use crate::table::{Held, Table};
+use crate::store::HeldByRegistration;
+use crate::table::Table;
 use crate::update::Queue;
 
 /// Keeps the table in step with the Directory.
@@ -22,7 +21,7 @@ pub(crate) struct Follower {
     /// Hears when a device has gone and its addresses should leave the disk.
     queue: Queue,
     /// What the log said at the start, until its device has been found in the Directory.
-    recovered: Mutex<HashMap<RegistrationId, Held>>,
+    recovered: Mutex<HeldByRegistration>,
 }
 
 impl Follower {
@@ -31,7 +30,7 @@ impl Follower {
         table: Arc<Table>,
         metrics: Arc<Metrics>,
         queue: Queue,
-        recovered: HashMap<RegistrationId, Held>,
+        recovered: HeldByRegistration,
     ) -> Arc<Self> {
         Arc::new(Self {
             directory,
@@ -53,11 +52,19 @@ impl Follower {
                 follower.settle(&device.name);
             }
         });
-        self.directory.for_each(|device| self.settle(&device.name));
+        // Whatever changes meanwhile waits for this lock, and is then looked at again.
         let mut recovered = self
             .recovered
             .lock()
             .unwrap_or_else(PoisonError::into_inner);
+        self.table.make_room_for(self.directory.len());
+        self.directory.for_each(|device| {
+            let held = recovered.remove(&device.registration);
+            self.table
+                .put(&device.name, device.registration, held.as_ref());
+        });
+        self.table.changed(crate::unix_seconds());
+        self.metrics.names(&self.table);
         std::mem::take(&mut *recovered).len()
     }
 

@@ -182,6 +182,11 @@ impl Table {
         }
     }
 
+    /// Makes room for so many devices at once.
+    pub fn make_room_for(&self, devices: usize) {
+        self.devices.make_room_for(devices);
+    }
+
     /// Puts a device there, in place of whatever held its name. `recorded` is what the log has of this registration.
     pub fn put(&self, name: &DeviceName, registration: RegistrationId, recorded: Option<&Held>) {
         let nothing = Held::default();

@@ -90,6 +90,16 @@ impl Reader {
         devices
     }
 
+    /// How many devices there are.
+    pub fn len(&self) -> usize {
+        self.0.table.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
     /// Calls `f` for every device, in no order. One that is put or removed meanwhile may be seen or not; no lock is held
     /// while `f` runs.
     pub fn for_each(&self, f: impl FnMut(Device)) {

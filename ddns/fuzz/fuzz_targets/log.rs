@@ -6,11 +6,11 @@ use ddns::store::{Ending, HeldByRegistration, read_log, read_snapshot};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|octets: &[u8]| {
-    let mut known = HeldByRegistration::new();
+    let mut known = HeldByRegistration::default();
     let all = read_log(octets, &mut known);
     assert!(all.good <= octets.len());
     if all.good > 0 {
-        let mut again = HeldByRegistration::new();
+        let mut again = HeldByRegistration::default();
         let good = read_log(&octets[..all.good], &mut again);
         assert_eq!(good.ending, Ending::Whole);
         assert_eq!(good.records, all.records);

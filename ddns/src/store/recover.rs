@@ -8,9 +8,8 @@
     clippy::unwrap_used
 )]
 
-use std::collections::HashMap;
-
 use directory::RegistrationId;
+use rustc_hash::{FxBuildHasher, FxHashMap};
 
 use crate::store::record::{Record, read_frame, read_record};
 use crate::table::Held;
@@ -22,8 +21,11 @@ pub(super) const SNAPSHOT_MAGIC: [u8; 8] = *b"cwddnsS\n";
 /// The first octet of a snapshot's last frame, which is no record's.
 pub(super) const END: u8 = 0;
 
-/// What each registration has, by its last record.
-pub type HeldByRegistration = HashMap<RegistrationId, Held>;
+/// What each registration has, by its last record. The numbers are given in turn, and nobody chooses them.
+pub type HeldByRegistration = FxHashMap<RegistrationId, Held>;
+
+/// Octets of the shortest record, without anything but a version.
+const SHORTEST: usize = 20;
 
 /// What was read of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +96,9 @@ fn beginning(octets: &[u8]) -> Ending {
 pub fn read_snapshot(octets: &[u8]) -> Option<(u64, HeldByRegistration)> {
     let rest = octets.strip_prefix(&SNAPSHOT_MAGIC)?;
     let (first_log, mut rest) = rest.split_first_chunk()?;
-    let mut known = HeldByRegistration::new();
+    // As much as there can be records at most: to grow on the way would take twice the memory.
+    let records = octets.len() / SHORTEST;
+    let mut known = HeldByRegistration::with_capacity_and_hasher(records, FxBuildHasher);
     loop {
         let (body, behind) = read_frame(rest)?;
         if body == [END] {
@@ -135,7 +139,7 @@ mod tests {
     }
 
     fn read(octets: &[u8]) -> (LogRead, HeldByRegistration) {
-        let mut known = HeldByRegistration::new();
+        let mut known = HeldByRegistration::default();
         (read_log(octets, &mut known), known)
     }
 

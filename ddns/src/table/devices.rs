@@ -64,6 +64,16 @@ impl Devices {
         }
     }
 
+    /// Makes room for so many with labels of the usual length.
+    pub(super) fn make_room_for(&self, devices: usize) {
+        let short = &self.short;
+        let mut taken = short.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = short.slots.load();
+        if slots.room() < devices {
+            short.grow(&self.hash, &slots, &mut taken, devices);
+        }
+    }
+
     /// Has `change` say who is to be at a label, where it finds whoever is there. Says who was there. If it changes anything, the
     /// name's version becomes the next; and never is it below `least`.
     pub(super) fn change(
@@ -191,7 +201,7 @@ impl<const L: usize> Shelf<L> {
         let slots = match taken.count < slots.room() {
             true => slots,
             false => {
-                self.grow(hash, &slots, &mut taken);
+                self.grow(hash, &slots, &mut taken, 0);
                 self.slots.load()
             }
         };
@@ -201,10 +211,10 @@ impl<const L: usize> Shelf<L> {
         None
     }
 
-    /// Puts larger slots in the place of these, half as many again for those who are there.
-    fn grow(&self, hash: &RandomState, slots: &Slots<L>, taken: &mut Taken) {
+    /// Puts other slots in the place of these: for a quarter more than are there, and for so many at least.
+    fn grow(&self, hash: &RandomState, slots: &Slots<L>, taken: &mut Taken, least: usize) {
         let held = slots.taken().filter(|slot| slot.read().is_some()).count();
-        let larger = Slots::with_room_for(held + held / 2 + 1);
+        let larger = Slots::with_room_for(least.max(held + held / 4 + 1));
         taken.count = held;
         for slot in slots.taken() {
             match slot.read() {
@@ -258,7 +268,25 @@ mod tests {
         assert_eq!(devices.get(b"d1000000"), None);
         assert_eq!(devices.len(), 1_000_000);
         let octets = devices.short.slots.load().places() * (size_of::<u8>() + 64);
-        assert!(octets <= 120_000_000, "{octets}");
+        assert!(octets <= 90_000_000, "{octets}");
+    }
+
+    #[test]
+    fn room_that_is_made_at_once_is_hardly_more_than_is_needed() {
+        let devices = Devices::new();
+        devices.make_room_for(1_000_000);
+        let places = devices.short.slots.load().places();
+        for number in 0..1_000_000 {
+            let name = format!("d{number}").into_bytes();
+            devices.change(&name, 0, |_| Some(numbered(number)));
+        }
+        assert_eq!(
+            devices.short.slots.load().places(),
+            places,
+            "no need to grow"
+        );
+        let octets = places * (size_of::<u8>() + 64);
+        assert!(octets <= 70_000_000, "{octets}");
     }
 
     #[test]

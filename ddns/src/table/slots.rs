@@ -16,6 +16,10 @@ use crate::sys::with_large_pages;
 /// Slots of one group.
 const GROUP: usize = 8;
 
+/// One slot in so many stays free, so that no search is long: at the worst, half of all go on to a second group's tags, which
+/// mostly stand beside the first's.
+const SPARE: usize = 16;
+
 /// Every octet's lowest bit.
 const LOWEST: u64 = 0x0101_0101_0101_0101;
 /// Every octet's highest.
@@ -30,7 +34,7 @@ pub(super) struct Slots<const L: usize> {
 impl<const L: usize> Slots<L> {
     /// Room for `labels` of them, and for some more.
     pub(super) fn with_room_for(labels: usize) -> Self {
-        let groups = labels.div_ceil(GROUP - 1).max(1);
+        let groups = (labels + labels.div_ceil(SPARE - 1)).div_ceil(GROUP).max(2);
         let mut tags = with_large_pages(groups);
         tags.extend((0..groups).map(|_| AtomicU64::new(0)));
         let mut slots = with_large_pages(groups * GROUP);
@@ -43,7 +47,8 @@ impl<const L: usize> Slots<L> {
 
     /// How many labels it takes before every search takes too long.
     pub(super) fn room(&self) -> usize {
-        self.tags.len() * (GROUP - 1)
+        let places = self.slots.len();
+        places - places.div_ceil(SPARE)
     }
 
     /// The slot of a label whose hash is `hash`.
