@@ -30,6 +30,8 @@ impl Addresses {
 pub struct ChangeSet {
     v4: Family<Ipv4Addr>,
     v6: Family<Ipv6Addr>,
+    /// What becomes of the IPv6 address that the device has then, if it has one.
+    prefix: Option<Prefix>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -43,9 +45,32 @@ enum Family<A> {
 impl ChangeSet {
     /// Takes both families back: the name leads to the relay again.
     pub fn forget_all() -> Self {
+        Self::default().forget_v4().forget_v6()
+    }
+
+    /// Also takes the IPv4 address back.
+    pub fn forget_v4(self) -> Self {
         Self {
             v4: Family::Forget,
+            ..self
+        }
+    }
+
+    /// Also takes the IPv6 address back.
+    pub fn forget_v6(self) -> Self {
+        Self {
             v6: Family::Forget,
+            prefix: None,
+            ..self
+        }
+    }
+
+    /// Also moves the device's IPv6 address into `prefix`. A device without one still has none then.
+    pub fn move_into(self, prefix: Prefix) -> Self {
+        Self {
+            v6: Family::Keep,
+            prefix: Some(prefix),
+            ..self
         }
     }
 
@@ -63,6 +88,7 @@ impl ChangeSet {
             }
             IpAddr::V6(v6) if !v6.is_unspecified() && !v6.is_multicast() => Ok(Self {
                 v6: Family::Set(v6),
+                prefix: None,
                 ..self
             }),
             IpAddr::V4(_) | IpAddr::V6(_) => Err(Unreachable),
@@ -71,10 +97,27 @@ impl ChangeSet {
 
     /// What this change makes of `before`.
     pub fn apply(&self, before: Addresses) -> Addresses {
+        let v6 = self.v6.apply(before.v6);
         Addresses {
             v4: self.v4.apply(before.v4),
-            v6: self.v6.apply(before.v6),
+            v6: match self.prefix {
+                Some(prefix) => v6.map(|address| prefix.with_interface_of(address)),
+                None => v6,
+            },
         }
+    }
+
+    /// Whether it names the family of `address`, whatever it makes of it.
+    pub fn touches(&self, address: IpAddr) -> bool {
+        match address {
+            IpAddr::V4(_) => self.v4 != Family::Keep,
+            IpAddr::V6(_) => self.v6 != Family::Keep || self.prefix.is_some(),
+        }
+    }
+
+    /// The network into which it moves the IPv6 address.
+    pub fn prefix(&self) -> Option<Prefix> {
+        self.prefix
     }
 
     /// The addresses that are set here, IPv4 first.
@@ -90,6 +133,44 @@ impl<A> Family<A> {
             Self::Set(address) => Some(address),
             Self::Forget => None,
         }
+    }
+}
+
+/// The network of a home: what changes of all its addresses when its provider gives it another (RFC 4291 section 2.5).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Prefix {
+    network: Ipv6Addr,
+    length: u32,
+}
+
+impl Prefix {
+    /// With fewer bits of the network, those of the interface would have a say in whether an address is public.
+    const LEAST: u32 = 16;
+
+    /// The first `length` bits of `address`. `None` if these are not 16 to 127, or nobody can be reached in that network.
+    pub fn new(address: Ipv6Addr, length: u32) -> Option<Self> {
+        let [first, ..] = address.segments();
+        let is_possible = first != 0 && !address.is_multicast();
+        if !is_possible || !(Self::LEAST..Ipv6Addr::BITS).contains(&length) {
+            return None;
+        }
+        let network = Ipv6Addr::from_bits(address.to_bits() & Self::mask(length));
+        Some(Self { network, length })
+    }
+
+    /// Its first address.
+    pub fn network(self) -> Ipv6Addr {
+        self.network
+    }
+
+    /// The address in it whose other bits are those of `address`.
+    fn with_interface_of(self, address: Ipv6Addr) -> Ipv6Addr {
+        let interface = address.to_bits() & !Self::mask(self.length);
+        Ipv6Addr::from_bits(self.network.to_bits() | interface)
+    }
+
+    fn mask(length: u32) -> u128 {
+        !u128::MAX.checked_shr(length).unwrap_or(0)
     }
 }
 
@@ -148,6 +229,43 @@ mod tests {
         );
         assert_eq!(ChangeSet::default().apply(both), both);
         assert!(ChangeSet::forget_all().apply(both).is_empty());
+    }
+
+    #[test]
+    fn a_prefix_moves_the_address_there_is_and_makes_none() {
+        let v6 = |text: &str| text.parse::<Ipv6Addr>().unwrap();
+        let home = |text: &str, length| {
+            ChangeSet::default().move_into(Prefix::new(v6(text), length).unwrap())
+        };
+        let before = Addresses {
+            v4: Some(Ipv4Addr::new(192, 0, 2, 1)),
+            v6: Some(v6("2001:db8:1:2:a::7")),
+        };
+        for (network, length, after) in [
+            ("2001:db8:9:8::", 64, "2001:db8:9:8:a::7"),
+            ("2001:db8:9:8::ffff", 64, "2001:db8:9:8:a::7"),
+            ("2001:db8:9:ff00::", 56, "2001:db8:9:ff02:a::7"),
+            ("2001:db8:9::", 48, "2001:db8:9:2:a::7"),
+        ] {
+            let moved = home(network, length).apply(before);
+            assert_eq!(moved.v6, Some(v6(after)), "{network}/{length}");
+            assert_eq!(moved.v4, before.v4);
+        }
+        let nowhere = home("2001:db8:9::", 48).apply(Addresses::default());
+        assert!(nowhere.is_empty());
+        // The last word on a family counts.
+        let set = home("2001:db8:9::", 48).set(ip("2001:db8::1")).unwrap();
+        assert_eq!(set.apply(before).v6, Some(v6("2001:db8::1")));
+        assert_eq!(set.forget_v6().apply(before).v6, None);
+        for (network, length) in [
+            ("2001:db8::", 15),
+            ("2001:db8::", 128),
+            ("::", 64),
+            ("::ffff:192.0.2.1", 96),
+            ("ff02::", 64),
+        ] {
+            assert_eq!(Prefix::new(v6(network), length), None, "{network}/{length}");
+        }
     }
 
     #[test]

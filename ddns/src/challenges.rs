@@ -2,6 +2,9 @@
 //! of the device's name or of one below it.
 
 use std::collections::BTreeMap;
+use std::fmt::{self, Write as _};
+
+use directory::{DeviceName, Place, Zone};
 
 use crate::protocol::{MAX_LABEL, MAX_NAME};
 
@@ -103,9 +106,57 @@ impl ChallengeHost {
         (labels.len() < MAX_NAME).then(|| Self(labels.to_ascii_lowercase().into()))
     }
 
+    /// Reads labels with dots between them, in any case; nothing is the device itself. `None` if they are no labels of letters,
+    /// digits, hyphens and underscores.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut labels = Vec::new();
+        for label in text.split('.').filter(|_| !text.is_empty()) {
+            let is_label =
+                |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'-' | b'_');
+            if !label.bytes().all(is_label) {
+                return None;
+            }
+            labels.push(u8::try_from(label.len()).ok()?);
+            labels.extend_from_slice(label.as_bytes());
+        }
+        Self::from_wire(&labels)
+    }
+
+    /// The device and the host that a challenge at `name` is for: `_acme-challenge.photos.mynas.nas.example.com`, in any case and
+    /// with or without its trailing dot. `None` if no device can have a challenge there; whether the device exists is not asked.
+    pub fn locate(name: &str, zone: &Zone) -> Option<(DeviceName, Self)> {
+        let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+        let (first, host) = name.split_once('.')?;
+        let Place::Device(device) = zone.locate(host) else {
+            return None;
+        };
+        if first.as_bytes() != CHALLENGE_LABEL {
+            return None;
+        }
+        let below = host.strip_suffix(&zone.name_of(&device))?;
+        let host = Self::parse(below.strip_suffix('.').unwrap_or(below))?;
+        Some((device, host))
+    }
+
     /// The labels.
     pub fn as_wire(&self) -> &[u8] {
         &self.0
+    }
+}
+
+/// With dots between the labels.
+impl fmt::Display for ChallengeHost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut rest = self.as_wire();
+        while let Some((&length, behind)) = rest.split_first() {
+            let (label, behind) = behind.split_at(usize::from(length).min(behind.len()));
+            write!(f, "{}", label.escape_ascii())?;
+            if !behind.is_empty() {
+                f.write_char('.')?;
+            }
+            rest = behind;
+        }
+        Ok(())
     }
 }
 
@@ -218,6 +269,46 @@ mod tests {
         }
         let long = [&[63; 64][..], &[63; 64], &[63; 64], &[63; 64]].concat();
         assert_eq!(ChallengeHost::from_wire(&long), None, "longer than a name");
+    }
+
+    #[test]
+    fn a_host_is_read_as_it_is_shown() {
+        for text in ["", "photos", "a.b-c.d_e"] {
+            let host = ChallengeHost::parse(text).unwrap();
+            assert_eq!(host.to_string(), text);
+        }
+        assert_eq!(ChallengeHost::parse("A.b"), ChallengeHost::parse("a.B"));
+        let long = "a".repeat(64);
+        for bad in [".", "a.", ".a", "a..b", "a b", "*", "\u{e4}", &long] {
+            assert_eq!(ChallengeHost::parse(bad), None, "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_challenge_belongs_to_the_device_below_which_it_stands() {
+        let zone = Zone::parse("nas.test").unwrap();
+        let locate = |name: &str| {
+            let (device, host) = ChallengeHost::locate(name, &zone)?;
+            Some((device.to_string(), host.to_string()))
+        };
+        let at = |host: &str| Some(("mynas".to_owned(), host.to_owned()));
+        assert_eq!(locate("_acme-challenge.mynas.nas.test"), at(""));
+        assert_eq!(locate("_ACME-challenge.MyNas.nas.TEST."), at(""));
+        assert_eq!(locate("_acme-challenge.a.b.mynas.nas.test."), at("a.b"));
+        for nobodys in [
+            "",
+            "_acme-challenge",
+            "mynas.nas.test",
+            "_acme-challenge.nas.test",
+            "_acme-challenge.cloud.nas.test",
+            "_acme-challenge.mynas.other.test",
+            "_acme-challenge.a b.mynas.nas.test",
+            "_acme-challenge.*.mynas.nas.test",
+            "_acme-challenge.mynas.nas.test..",
+            "photos._acme-challenge.mynas.nas.test",
+        ] {
+            assert_eq!(locate(nobodys), None, "{nobodys}");
+        }
     }
 
     #[test]

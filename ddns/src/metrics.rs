@@ -9,6 +9,7 @@ use prometheus::{
 use crate::server::{Client, Kind, Transport};
 use crate::store::{Disk, Log};
 use crate::table::Table;
+use crate::update::Door;
 use crate::update::outcome::{Outcome, UpdateError};
 
 /// Counters of one server, under `causeway_ddns_`.
@@ -32,9 +33,9 @@ pub(crate) struct Metrics {
     tcp_refused: IntCounterVec,
     /// Times that a UDP worker failed and was started again.
     worker_restarts: IntCounter,
-    /// Updates done, by whether they changed anything.
+    /// Updates done, by the door they came by and by whether they changed anything.
     updates: IntCounterVec,
-    /// Updates refused, by reason.
+    /// Updates refused, by the door they came by and by reason.
     updates_refused: IntCounterVec,
     /// How long a group of updates took from the queue to the disk.
     commit_seconds: Histogram,
@@ -199,11 +200,11 @@ impl Metrics {
                 "worker_restarts_total",
                 "Times that a UDP worker failed and was started again.",
             )?,
-            updates: names.counters("updates_total", "Updates done.", &["result"])?,
+            updates: names.counters("updates_total", "Updates done.", &["door", "result"])?,
             updates_refused: names.counters(
                 "updates_refused_total",
                 "Updates refused.",
-                &["reason"],
+                &["door", "reason"],
             )?,
             commit_seconds: names.histogram(
                 "commit_seconds",
@@ -261,23 +262,30 @@ impl Metrics {
         self.worker_restarts.inc();
     }
 
-    pub(crate) fn update(&self, result: &Result<Outcome, UpdateError>) {
+    pub(crate) fn update(&self, door: Door, result: &Result<Outcome, UpdateError>) {
+        let done = |result| {
+            let labels = [door.label(), result];
+            self.updates.with_label_values(&labels).inc();
+        };
+        let refused = |reason| self.update_refused(door, reason);
         match result {
-            Ok(Outcome::Changed(_)) => self.updates.with_label_values(&["changed"]).inc(),
-            Ok(Outcome::Unchanged(_)) => self.updates.with_label_values(&["unchanged"]).inc(),
-            Err(UpdateError::NotHeld) => self.update_refused("not_held"),
-            Err(UpdateError::NotApplied(_)) => self.update_refused("not_applied"),
-            Err(UpdateError::NotPublic) => self.update_refused("not_public"),
-            Err(UpdateError::TooOften) => self.update_refused("too_often"),
-            Err(UpdateError::Storage) => self.update_refused("storage"),
-            Err(UpdateError::Busy) => self.update_refused("busy"),
-            Err(UpdateError::Stalled) => self.update_refused("stalled"),
-            Err(UpdateError::Stopped) => self.update_refused("stopped"),
+            Ok(Outcome::Changed(_)) => done("changed"),
+            Ok(Outcome::Unchanged(_)) => done("unchanged"),
+            Err(UpdateError::NotHeld) => refused("not_held"),
+            Err(UpdateError::NotApplied(_)) => refused("not_applied"),
+            Err(UpdateError::NotPublic) => refused("not_public"),
+            Err(UpdateError::TooOften) => refused("too_often"),
+            Err(UpdateError::Storage) => refused("storage"),
+            Err(UpdateError::Busy) => refused("busy"),
+            Err(UpdateError::Stalled) => refused("stalled"),
+            Err(UpdateError::Stopped) => refused("stopped"),
         }
     }
 
-    pub(crate) fn update_refused(&self, reason: &str) {
-        self.updates_refused.with_label_values(&[reason]).inc();
+    pub(crate) fn update_refused(&self, door: Door, reason: &str) {
+        self.updates_refused
+            .with_label_values(&[door.label(), reason])
+            .inc();
     }
 
     pub(crate) fn commit<D: Disk>(&self, log: &Log<D>, took: Duration) {

@@ -1,6 +1,6 @@
 //! What a device has of its own in the zone, and how that changes.
 
-use crate::addresses::{Addresses, ChangeSet};
+use crate::addresses::{Addresses, ChangeSet, is_public};
 use crate::challenges::{ChallengeChange, Challenges, TooManyHosts};
 
 /// What updates have set for one device.
@@ -19,6 +19,8 @@ pub enum Change {
     Addresses(ChangeSet),
     /// One challenge, or all at one name.
     Challenge(ChallengeChange),
+    /// Each of these, in order; all or none.
+    All(Vec<Self>),
 }
 
 impl Change {
@@ -28,11 +30,28 @@ impl Change {
     /// If it does not apply to that.
     pub fn apply(&self, before: &Own) -> Result<Own, NotApplied> {
         let mut after = before.clone();
-        match self {
-            Self::Addresses(change) => after.addresses = change.apply(before.addresses),
-            Self::Challenge(change) => change.apply(&mut after.challenges)?,
-        }
+        self.make(&mut after)?;
         Ok(after)
+    }
+
+    fn make(&self, own: &mut Own) -> Result<(), NotApplied> {
+        match self {
+            Self::Addresses(change) => own.addresses = change.apply(own.addresses),
+            Self::Challenge(change) => change.apply(&mut own.challenges)?,
+            Self::All(changes) => changes.iter().try_for_each(|change| change.make(own))?,
+        }
+        Ok(())
+    }
+
+    /// Whether strangers can reach the networks that it moves addresses into, whichever addresses these will be.
+    pub(crate) fn moves_in_public(&self) -> bool {
+        match self {
+            Self::Addresses(change) => change
+                .prefix()
+                .is_none_or(|prefix| is_public(prefix.network().into())),
+            Self::Challenge(_) => true,
+            Self::All(changes) => changes.iter().all(Self::moves_in_public),
+        }
     }
 }
 
@@ -54,4 +73,35 @@ pub enum NotApplied {
     /// The asker's.
     #[error(transparent)]
     TooManyHosts(#[from] TooManyHosts),
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::challenges::{ChallengeHost, ChallengeValue, MAX_HOSTS};
+
+    use super::*;
+
+    #[test]
+    fn several_changes_are_made_in_order_and_all_or_none() {
+        let set = |text: &str| {
+            let change = ChangeSet::default().set(text.parse().unwrap());
+            Change::from(change.unwrap())
+        };
+        let add = |host: &str| {
+            let host = ChallengeHost::parse(host).unwrap();
+            Change::from(ChallengeChange::Add(
+                host,
+                ChallengeValue::new(b"v").unwrap(),
+            ))
+        };
+        let before = Own::default();
+        let all = Change::All(vec![set("192.0.2.1"), add("photos"), set("192.0.2.2")]);
+        let after = all.apply(&before).unwrap();
+        assert_eq!(after.addresses.v4, Some([192, 0, 2, 2].into()));
+        assert_eq!(after.challenges.iter().len(), 1);
+
+        let hosts = (0..=MAX_HOSTS).map(|number| add(&number.to_string()));
+        let too_many = [set("192.0.2.1")].into_iter().chain(hosts).collect();
+        assert!(Change::All(too_many).apply(&before).is_err());
+    }
 }

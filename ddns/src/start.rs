@@ -21,7 +21,7 @@ use self::load::Loading;
 use self::parts::Parts;
 use crate::config::{Bounded, Config, Facts};
 use crate::cookie::{Secret, SecretError, Secrets};
-use crate::http::{self, Door};
+use crate::http::{self, Doors};
 use crate::metrics::Metrics;
 use crate::server::admission::Admission;
 use crate::server::bind::{self, ListenError, Sockets};
@@ -53,12 +53,12 @@ impl Handle {
         self.addr
     }
 
-    /// For updates that do not come by HTTP.
+    /// For updates by the devices' own API.
     pub fn updater(&self) -> Updater {
         self.updater.clone()
     }
 
-    /// The routes for updates (`/nic/update`), to be merged into the server of `cloud.<zone>`. That server must put
+    /// The routes for updates (`/nic/update` and others), to be merged into the server of `cloud.<zone>`. That server must put
     /// [`ConnectInfo<SocketAddr>`](axum::extract::ConnectInfo) into the requests, and neither compress the replies nor
     /// log URLs or `Authorization` headers.
     pub fn router(&self) -> Router {
@@ -193,10 +193,9 @@ pub async fn start(
             pace: Pace::new(config.updates_per_minute.get(), Instant::now()),
         },
     );
-    let router = http::router(Door {
+    let router = http::router(Doors {
         directory,
         updater: updater.clone(),
-        metrics: Arc::clone(&metrics),
         relay: facts.relay,
     });
     let service = Service {

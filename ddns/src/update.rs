@@ -11,6 +11,7 @@
 //! than the table shows, after a failure.
 
 mod commit;
+mod door;
 pub(crate) mod outcome;
 mod pace;
 mod writer;
@@ -22,6 +23,7 @@ use directory::{DeviceName, Reader, RegistrationId};
 use tokio::sync::oneshot;
 
 pub use commit::{Committer, Update, write_snapshot};
+pub use door::Door;
 pub use outcome::{Outcome, UpdateError};
 pub(crate) use pace::Pace;
 use pace::Subject;
@@ -31,7 +33,7 @@ pub(crate) use writer::{Queue, Writer};
 use crate::addresses::is_public;
 use crate::metrics::Metrics;
 use crate::own::{Change, Own};
-use crate::table::Table;
+use crate::table::{Held, Table};
 
 /// Longer than any disk that still works takes, shorter than the patience of the clients.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -44,6 +46,7 @@ pub struct Updater {
     metrics: Arc<Metrics>,
     queue: Queue,
     limits: Arc<Limits>,
+    door: Door,
 }
 
 /// What an update may not do although it is the device's own.
@@ -68,7 +71,42 @@ impl Updater {
             metrics,
             queue,
             limits: Arc::new(limits),
+            door: Door::Api,
         }
+    }
+
+    /// The same for another door than the API's.
+    pub(crate) fn at(&self, door: Door) -> Self {
+        Self {
+            door,
+            ..self.clone()
+        }
+    }
+
+    /// What the device that holds `name` by `registration` has of its own now; `None` if it does not hold it.
+    pub fn held(&self, registration: RegistrationId, name: &DeviceName) -> Option<Held> {
+        self.table.held(name, registration)
+    }
+
+    /// The zone's serial. An update that is done is in every answer that has this serial or a later one.
+    pub fn serial(&self) -> u32 {
+        self.table.soa().serial
+    }
+
+    /// Whether an update that changes something can be stored now, as far as is known.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.queue.is_sound()
+    }
+
+    /// Counts and logs a refusal that came before [`update`](Self::update). Says why, and not who or where: users, keys and hosts are
+    /// strangers' texts.
+    pub(crate) fn refused(&self, reason: &str) {
+        self.metrics.update_refused(self.door, reason);
+        tracing::info!(
+            door = self.door.label(),
+            reason,
+            "a DDNS update was refused"
+        );
     }
 
     /// Changes what the device that holds `name` by `registration` has of its own. When this returns `Ok` the change
@@ -83,8 +121,20 @@ impl Updater {
         change: impl Into<Change>,
     ) -> Result<Outcome, UpdateError> {
         let result = self.decide(registration, name, change.into()).await;
-        self.metrics.update(&result);
+        self.metrics.update(self.door, &result);
+        self.log(&result);
         result
+    }
+
+    fn log(&self, result: &Result<Outcome, UpdateError>) {
+        let door = self.door.label();
+        match result {
+            Ok(_) => {}
+            Err(error @ (UpdateError::Storage | UpdateError::Busy | UpdateError::Stalled)) => {
+                tracing::warn!(door, %error, "a DDNS update was not done");
+            }
+            Err(error) => tracing::info!(door, %error, "a DDNS update was refused"),
+        }
     }
 
     async fn decide(
@@ -103,6 +153,9 @@ impl Updater {
         let next = change.apply(&current.own)?;
         if next == current.own && self.queue.is_sound() {
             return Ok(Outcome::Unchanged(current));
+        }
+        if !self.limits.private_addresses && !change.moves_in_public() {
+            return Err(UpdateError::NotPublic);
         }
         self.limits.check(registration, &current.own, &next)?;
         self.store(Update {

@@ -136,12 +136,12 @@ fn wrong_keys_and_foreign_names_are_refused() {
         assert_eq!(update(&server, user, key, host), "badauth\n", "{user}");
     }
     assert_eq!(
-        server.metric("causeway_ddns_updates_refused_total{reason=\"badauth\"}"),
+        server.metric(r#"causeway_ddns_updates_refused_total{door="dyn2",reason="badauth"}"#),
         4
     );
     server
         .process
-        .until_said(r#"a DDNS update was refused reason="badauth""#);
+        .until_said(r#"a DDNS update was refused door="dyn2" reason="badauth""#);
     assert!(!server.process.said().contains(&key), "a key is in the log");
     let foreign = "hostname=demo.nas.localhost&myip=203.0.113.9";
     assert_eq!(update(&server, "mynas", &key, foreign), "nohost\n");

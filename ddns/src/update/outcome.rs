@@ -12,6 +12,20 @@ pub enum Outcome {
     Unchanged(Held),
 }
 
+impl Outcome {
+    /// What the device has now.
+    pub fn held(&self) -> &Held {
+        match self {
+            Self::Changed(held) | Self::Unchanged(held) => held,
+        }
+    }
+
+    /// Whether it had something else before.
+    pub fn is_change(&self) -> bool {
+        matches!(self, Self::Changed(_))
+    }
+}
+
 /// Why an update was not done. Nothing of it is in any answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UpdateError {
@@ -39,4 +53,14 @@ pub enum UpdateError {
     /// Ours: the server is ending.
     #[error("the server is stopping")]
     Stopped,
+}
+
+impl UpdateError {
+    /// Whether the same update may be done later.
+    pub fn may_pass(self) -> bool {
+        match self {
+            Self::NotHeld | Self::NotApplied(_) | Self::NotPublic => false,
+            Self::TooOften | Self::Storage | Self::Busy | Self::Stalled | Self::Stopped => true,
+        }
+    }
 }

@@ -278,7 +278,7 @@ async fn only_the_holder_of_a_name_moves_it() {
         assert_eq!(refused, Err(UpdateError::NotHeld));
     }
     assert_eq!(
-        world.metric(r#"updates_refused_total{reason="not_held"}"#),
+        world.metric(r#"updates_refused_total{door="api",reason="not_held"}"#),
         2.0
     );
 }

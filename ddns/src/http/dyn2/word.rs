@@ -13,7 +13,7 @@ pub(super) enum Word {
     NoChange(Vec<IpAddr>),
     /// Unknown user or wrong key.
     BadAuth,
-    /// No host, or one without a dot.
+    /// A host without a dot.
     NotFqdn,
     /// Not a name of this device.
     NoHost,
@@ -22,8 +22,8 @@ pub(super) enum Word {
     /// An address that cannot be read, or where nobody can be reached. dyn2 has no word of its own for it; this one
     /// makes ddclient report and inadyn try again, where an unknown one would end inadyn.
     BadAddress,
-    /// Ours; try again later.
-    OurFault,
+    /// Ours, or too many changes; try again later. Not "abuse": ddclient would not try again, and inadyn would for ever.
+    Later,
 }
 
 impl Word {
@@ -37,7 +37,7 @@ impl Word {
             Self::NoHost => "nohost".into(),
             Self::TooManyHosts => "numhost".into(),
             Self::BadAddress => "dnserr".into(),
-            Self::OurFault => "911".into(),
+            Self::Later => "911".into(),
         }
     }
 
@@ -50,7 +50,7 @@ impl Word {
             Self::NoHost => "nohost",
             Self::TooManyHosts => "numhost",
             Self::BadAddress => "bad_address",
-            Self::OurFault => "no_source",
+            Self::Later => "no_source",
         }
     }
 }
@@ -90,7 +90,7 @@ mod tests {
             Word::NoHost,
             Word::TooManyHosts,
             Word::BadAddress,
-            Word::OurFault,
+            Word::Later,
         ] {
             let line = word.line().to_ascii_lowercase();
             for success in ["good", "nochg", "ok", "true", "updated", "success"] {

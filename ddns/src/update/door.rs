@@ -1,0 +1,29 @@
+//! By which door an update came.
+
+/// A dialect in which updates are asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Door {
+    /// `GET /nic/update`
+    Dyn2,
+    /// `GET /update`
+    DuckDns,
+    /// `POST /register` and `POST /update`
+    AcmeDns,
+    /// `POST /present` and `POST /cleanup`
+    HttpReq,
+    /// The devices' own API.
+    Api,
+}
+
+impl Door {
+    /// The word under which its updates are counted.
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Dyn2 => "dyn2",
+            Self::DuckDns => "duckdns",
+            Self::AcmeDns => "acme_dns",
+            Self::HttpReq => "httpreq",
+            Self::Api => "api",
+        }
+    }
+}
