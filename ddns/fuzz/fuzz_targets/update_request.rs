@@ -2,7 +2,7 @@
 
 #![no_main]
 
-use ddns::http::request::{MAX_HOSTS, UpdateRequest, Wish};
+use ddns::http::dyn2::request::{MAX_HOSTS, UpdateRequest, Wish};
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|query: &str| {
