@@ -5,6 +5,8 @@
 //! | `POST /api/pair` | an agent with a code | becomes a device |
 //! | `POST /api/device/certificate` | a device | its certificate |
 //! | `PUT /api/device/addresses` | a device | reports its addresses |
+//! | `GET /api/device/dns` | a device | what it has of its own in the zone |
+//! | `PATCH /api/device/dns` | a device | changes that |
 //! | `POST /api/session` | the operator with a link | signs in |
 //! | `DELETE /api/session` | the operator | signs out |
 //! | `GET /api/devices` | the operator | the devices and their state |
@@ -15,6 +17,7 @@
 
 mod device;
 mod devices;
+mod dns;
 mod document;
 mod error;
 mod pair;
@@ -71,6 +74,8 @@ pub(crate) struct Cloud {
     pub(crate) directory_changes: watch::Receiver<u64>,
     pub(crate) sign_in: SignIn,
     pub(crate) replays: ReplayGuard,
+    /// Absent if another server answers for the zone.
+    pub(crate) dns: Option<ddns::update::Updater>,
     pub(crate) metrics: Metrics,
     /// Ends the event streams.
     pub(crate) stop: CancellationToken,
@@ -124,6 +129,7 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
         .routes(routes!(pair::pair))
         .routes(routes!(device::certificate))
         .routes(routes!(device::addresses))
+        .routes(routes!(dns::own, dns::change))
         .routes(routes!(session::sign_in, session::sign_out))
         .routes(routes!(devices::list))
         .routes(routes!(devices::events))

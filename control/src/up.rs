@@ -230,6 +230,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         directory_changes,
         sign_in: SignIn::default(),
         replays: Default::default(),
+        dns: ddns.as_ref().map(ddns::Handle::updater),
         metrics: Metrics::register(&registry)?,
         stop: stop.clone(),
     });

@@ -13,7 +13,7 @@ use super::session::COOKIE_NAME;
 #[openapi(
     info(
         title = "Causeway",
-        description = "Devices pair, get their certificates and report their addresses; the operator sees them.",
+        description = "Devices pair, get their certificates, report their addresses and keep their names up to date; the operator sees them.",
     ),
     modifiers(&Shared)
 )]
@@ -70,6 +70,7 @@ fn operations(path: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         &mut path.get,
         &mut path.put,
         &mut path.post,
+        &mut path.patch,
         &mut path.delete,
     ]
     .into_iter()

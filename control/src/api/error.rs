@@ -2,9 +2,10 @@
 //! program, and the cause for the log only.
 
 use axum::Json;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{CONTENT_TYPE, RETRY_AFTER};
+use axum::http::{HeaderValue, StatusCode};
 use axum::response::{IntoResponse, Response};
+use ddns::update::UpdateError;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -16,6 +17,9 @@ use super::Metrics;
 
 /// The content type of a refusal.
 pub(super) const PROBLEM_JSON: &str = "application/problem+json";
+
+/// After so many seconds a change is free again, even at the slowest pace that can be configured.
+const LATER: HeaderValue = HeaderValue::from_static("60");
 
 macro_rules! problems {
     ($($variant:ident $status:ident $name:literal $sentence:literal,)*) => {
@@ -61,6 +65,11 @@ problems! {
     TooLong         PAYLOAD_TOO_LARGE    "too_long"          "No request of this API is longer than 64 KiB.",
     TooSlow         REQUEST_TIMEOUT      "too_slow"          "The request took too long; try again.",
     TooMany         UNPROCESSABLE_ENTITY "too_many"          "More addresses than a device has.",
+    NoDns           NOT_FOUND            "no_dns"            "Another server answers for this zone; names cannot be changed here.",
+    NotPublic       UNPROCESSABLE_ENTITY "not_public"        "The address is private or reserved: nobody out there can reach the device by it.",
+    BadChallenge    UNPROCESSABLE_ENTITY "bad_challenge"     "A challenge has a host made of labels below the device, and a value of 1 to 255 octets.",
+    TooManyChallenges UNPROCESSABLE_ENTITY "too_many_challenges" "A device has challenges at no more than 16 names, and 8 at each.",
+    TooOften        TOO_MANY_REQUESTS    "too_often"         "Too many changes in the last minutes; try again in a minute.",
     Busy            SERVICE_UNAVAILABLE  "busy"              "Too many requests at once; try again in a minute.",
     Internal        SERVICE_UNAVAILABLE  "internal"          "Something failed here; try again in a minute.",
 }
@@ -115,6 +124,18 @@ impl ApiError {
         Self::new(code, metrics, error)
     }
 
+    pub(crate) fn update(error: &UpdateError, metrics: &Metrics) -> Self {
+        let code = match error {
+            UpdateError::NotHeld => Code::UnknownDevice,
+            UpdateError::NotApplied(_) => Code::TooManyChallenges,
+            UpdateError::NotPublic => Code::NotPublic,
+            UpdateError::TooOften => Code::TooOften,
+            UpdateError::Busy => Code::Busy,
+            UpdateError::Storage | UpdateError::Stalled | UpdateError::Stopped => Code::Internal,
+        };
+        Self::new(code, metrics, error)
+    }
+
     pub(crate) fn device(error: &DeviceError, metrics: &Metrics) -> Self {
         let code = match error {
             DeviceError::TooManyAddresses => Code::TooMany,
@@ -136,6 +157,10 @@ impl IntoResponse for ApiError {
             detail: self.0.sentence(),
             code: self.0.name(),
         };
-        (status, [(CONTENT_TYPE, PROBLEM_JSON)], Json(problem)).into_response()
+        let mut response = (status, [(CONTENT_TYPE, PROBLEM_JSON)], Json(problem)).into_response();
+        if status == StatusCode::TOO_MANY_REQUESTS {
+            response.headers_mut().insert(RETRY_AFTER, LATER);
+        }
+        response
     }
 }

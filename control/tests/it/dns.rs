@@ -95,7 +95,8 @@ fn an_update_is_seen_by_the_very_next_query() {
         .replace(".nas.localhost", "");
     let key = server.verb(&["device", "key", "mynas"], "key");
     let host = "hostname=mynas.nas.localhost";
-    for i in 1..=20 {
+    // Fewer than a device may change at once.
+    for i in 1..=6 {
         let good = update(&server, &user, &key, &format!("{host}&myip=203.0.113.{i}"));
         assert_eq!(good, format!("good 203.0.113.{i}\n"));
         assert_eq!(
@@ -104,8 +105,8 @@ fn an_update_is_seen_by_the_very_next_query() {
         );
     }
     assert_eq!(
-        update(&server, &user, &key, &format!("{host}&myip=203.0.113.20")),
-        "nochg 203.0.113.20\n"
+        update(&server, &user, &key, &format!("{host}&myip=203.0.113.6")),
+        "nochg 203.0.113.6\n"
     );
     // The other family is left alone.
     assert_eq!(
@@ -116,7 +117,7 @@ fn an_update_is_seen_by_the_very_next_query() {
         dig(&server, "photos.mynas.nas.localhost", "AAAA"),
         "2001:db8::7\n"
     );
-    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "203.0.113.20\n");
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "203.0.113.6\n");
     // Without an address, the visitor's own.
     assert_eq!(update(&server, &user, &key, host), "good 127.0.0.1\n");
 }

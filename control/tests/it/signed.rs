@@ -5,6 +5,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use relay::agent::{Identity, State};
 use wire::signed_request::{CONTENT_DIGEST, Request, SIGNATURE, SIGNATURE_INPUT};
 
+use serde_json::{Value, json};
+
+use crate::dns::dig;
 use crate::process::output_of;
 use crate::world::Server;
 
@@ -46,11 +49,16 @@ impl SignedRequest {
         }
     }
 
-    /// The answer's status and body.
+    /// The answer's body and status.
     fn send(&self, server: &Server) -> String {
+        self.send_and_tell(server, "%{http_code}")
+    }
+
+    /// The answer's body, and in the last line what curl is asked for.
+    fn send_and_tell(&self, server: &Server, what: &str) -> String {
         let mut curl = server.curl();
         curl.args(["--request", self.method, "--data-binary", &self.body]);
-        curl.args(["--write-out", "\n%{http_code}"]);
+        curl.args(["--write-out", &format!("\n{what}")]);
         for header in &self.headers {
             curl.args(["--header", header]);
         }
@@ -60,6 +68,7 @@ impl SignedRequest {
 }
 
 const ADDRESSES: (&str, &str) = ("PUT", "/api/device/addresses");
+const DNS: (&str, &str) = ("PATCH", "/api/device/dns");
 const PAIR: (&str, &str) = ("POST", "/api/pair");
 
 #[test]
@@ -96,4 +105,137 @@ fn strangers_write_nothing_of_theirs_into_the_log() {
     let colourful = r#"{"code":"7X3M","software":"\u001b[31m"}"#;
     let refused = SignedRequest::new(&server, &stranger, PAIR, colourful).send(&server);
     assert!(refused.contains("bad_request"), "{refused}");
+}
+
+/// The demo device, and what it asks for.
+struct Demo<'s> {
+    server: &'s Server,
+    identity: Identity,
+}
+
+impl<'s> Demo<'s> {
+    fn of(server: &'s Server) -> Self {
+        let state = State::open(server.ready.state.join("demo-agent")).unwrap();
+        let identity = state.identity().unwrap();
+        Self { server, identity }
+    }
+
+    fn change(&self, body: &Value) -> (Value, String) {
+        self.ask(DNS, &body.to_string())
+    }
+
+    fn ask(&self, route: (&'static str, &'static str), body: &str) -> (Value, String) {
+        let request = SignedRequest::new(self.server, &self.identity, route, body);
+        let what = "%{http_code} %header{retry-after}";
+        let answer = request.send_and_tell(self.server, what);
+        let (body, status) = answer.rsplit_once('\n').unwrap();
+        (
+            serde_json::from_str(body).unwrap(),
+            status.trim().to_owned(),
+        )
+    }
+}
+
+#[test]
+fn a_device_says_where_it_is_and_gets_a_receipt() {
+    let server = Server::start();
+    let demo = Demo::of(&server);
+    let digest = "LPsIwTo7o8BoG0-vjCyGQGBWSVIPxI-i_X336eUOQZo";
+    let challenge = json!({"host": "photos", "value": digest});
+    let all = json!({
+        "ipv4": "203.0.113.7", "ipv6": "2001:db8::7", "challenges": {"add": [challenge]},
+    });
+    let (receipt, status) = demo.change(&all);
+    assert_eq!(status, "200", "{receipt}");
+    assert_eq!(receipt["name"], "demo.nas.localhost");
+    let addresses = json!({"ipv4": "203.0.113.7", "ipv6": "2001:db8::7"});
+    assert_eq!(receipt["addresses"], addresses);
+    assert_eq!(receipt["challenges"], json!([challenge]));
+    assert_eq!(
+        (&receipt["changed"], &receipt["durable"]),
+        (&json!(true), &json!(true))
+    );
+    assert!(receipt["took_us"].as_u64().unwrap() > 0);
+    assert_eq!(dig(&server, "demo.nas.localhost", "A"), "203.0.113.7\n");
+    let photos = "_acme-challenge.photos.demo.nas.localhost";
+    assert_eq!(dig(&server, photos, "TXT"), format!("\"{digest}\"\n"));
+    let soa = dig(&server, "nas.localhost", "SOA");
+    let serial = receipt["serial"].as_u64().unwrap();
+    assert!(soa.contains(&format!(" {serial} ")), "{soa}, not {serial}");
+
+    // Nothing changes; and then only what is named.
+    let (again, _) = demo.change(&all);
+    assert_eq!(
+        (&again["changed"], &again["version"]),
+        (&json!(false), &receipt["version"])
+    );
+    let (later, _) = demo.change(&json!({"ipv6": null, "challenges": {"remove": [challenge]}}));
+    assert_eq!(
+        later["addresses"],
+        json!({"ipv4": "203.0.113.7", "ipv6": null})
+    );
+    assert_eq!(later["challenges"], json!([]));
+    assert!(later["version"].as_u64() > receipt["version"].as_u64());
+    let (state, status) = demo.ask(("GET", "/api/device/dns"), "");
+    assert_eq!(status, "200");
+    for key in ["name", "version", "serial", "addresses", "challenges"] {
+        assert_eq!(state[key], later[key], "{key}");
+    }
+    let changed = r#"causeway_ddns_updates_total{door="api",result="changed"}"#;
+    assert_eq!(server.metric(changed), 2);
+}
+
+#[test]
+fn what_a_device_may_not_say_of_itself_is_refused_as_a_whole() {
+    let server = Server::start();
+    let demo = Demo::of(&server);
+    for (body, status, code) in [
+        (
+            json!({"ipv4": "203.0.113.7", "ipv6": "::"}),
+            "422",
+            "not_public",
+        ),
+        (
+            json!({"ipv4": "203.0.113.7", "name": "mynas"}),
+            "400",
+            "bad_request",
+        ),
+        (
+            json!({"ipv4": "203.0.113.7", "challenges": {"add": [{"host": "..", "value": "a"}]}}),
+            "422",
+            "bad_challenge",
+        ),
+    ] {
+        let (problem, told) = demo.change(&body);
+        assert_eq!(
+            (&problem["code"], told.as_str()),
+            (&json!(code), status),
+            "{body}"
+        );
+    }
+    assert_eq!(dig(&server, "demo.nas.localhost", "A"), "127.0.0.1\n");
+    let stranger = State::open(server.folder.path().join("stranger")).unwrap();
+    let stranger = stranger.identity().unwrap();
+    let refused = SignedRequest::new(&server, &stranger, DNS, "{}").send(&server);
+    assert!(refused.contains("unknown_device"), "{refused}");
+}
+
+#[test]
+fn a_device_that_changes_too_often_hears_when_to_come_back() {
+    let server = Server::start();
+    let demo = Demo::of(&server);
+    for last in 1..100 {
+        let (answer, status) = demo.change(&json!({"ipv4": format!("203.0.113.{last}")}));
+        if status != "200" {
+            assert!(last > 10, "after {last}");
+            assert_eq!(
+                (&answer["code"], status.as_str()),
+                (&json!("too_often"), "429 60")
+            );
+            let same = json!({"ipv4": format!("203.0.113.{}", last - 1)});
+            assert_eq!(demo.change(&same).1, "200", "it changes nothing");
+            return;
+        }
+    }
+    panic!("nobody is held up");
 }
