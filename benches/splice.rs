@@ -211,6 +211,7 @@ async fn attach(
         resolver: Resolver::Fixed(front),
         workers,
         gso: Gso::Auto,
+        dns: agent::Dns::Off,
     };
     let (sender, mut attached) = watch::channel(None);
     tokio::spawn(agent::run(config, sender, stop));

@@ -122,6 +122,7 @@ pub(crate) async fn start(
         resolver,
         workers: place.workers,
         gso: Gso::Auto,
+        dns: agent::Dns::Off,
     };
     let (attached, is_attached) = watch::channel(None);
     let mut agent = tokio::spawn(agent::run(config, attached, stop));

@@ -15,6 +15,7 @@ mod backoff;
 mod certificate;
 mod choice;
 mod cloud;
+mod dns;
 mod doctor;
 mod http;
 mod identity;
@@ -41,12 +42,13 @@ use tokio_util::task::AbortOnDropHandle;
 use wire::{CloseCode, InstanceId, Retry};
 
 pub use cloud::{CallError, Cloud};
+pub use dns::Dns;
 pub use doctor::{Finding, Health, examine};
 pub use identity::{Identity, KeyError, TlsKey};
 pub use origin::{Origin, OriginAddress, OriginError, OriginTrust, Scheme, VisitorAddress};
 pub use pair::{PairError, pair};
 pub use state::{Certificate, Pairing, State, StateError};
-pub use status::{PathStatus, Status, StatusError, TunnelStatus, ask};
+pub use status::{DnsStatus, PathStatus, Status, StatusError, TunnelStatus, ask};
 
 use crate::quic;
 pub use crate::quic::Gso;
@@ -99,6 +101,8 @@ pub struct Config {
     pub workers: Workers,
     /// Whether packets are sent in batches.
     pub gso: Gso,
+    /// Whether the agent sets the addresses of the device's name.
+    pub dns: Dns,
 }
 
 /// How the agent is attached.
@@ -162,6 +166,7 @@ pub async fn run(
         resolver,
         workers,
         gso,
+        dns,
     } = config;
     let pairing = state.pairing()?;
     let identity = state.identity()?;
@@ -208,13 +213,20 @@ pub async fn run(
         home: workers.next().clone(),
         stop: stop.clone(),
     };
+    let dns_reported = async {
+        match dns {
+            Dns::Off => std::future::pending().await,
+            Dns::Report => dns::report(&cloud, &identity, &situation).await,
+        }
+    };
     let home = keeper.home.runtime().clone();
     let kept = AbortOnDropHandle::new(home.spawn(keeper.keep(raw_heard)));
     tokio::select! {
         _ = kept => {} // it ends when the agent stops; a panic has been reported
         () = certificates.keep_fresh(&identity, &slot) => {}
         () = announce::announce(&cloud, &identity) => {}
-        () = status::answer(&certificates.state, host, situation, Arc::clone(&visitors)) => {}
+        () = dns_reported => {}
+        () = status::answer(&certificates.state, host, situation.clone(), Arc::clone(&visitors)) => {}
     }
     let _ = timeout(GOODBYE, visitors.gone()).await;
     Ok(())

@@ -10,8 +10,8 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
-    self, Cloud, Finding, Gso, Health, Origin, OriginAddress, OriginTrust, State, Status,
-    VisitorAddress,
+    self, Cloud, Dns, DnsStatus, Finding, Gso, Health, Origin, OriginAddress, OriginTrust, State,
+    Status, VisitorAddress,
 };
 use relay::program::{self, Termination};
 use relay::resolve::Resolver;
@@ -62,6 +62,9 @@ enum Verb {
         /// Whether packets go to the kernel in batches (UDP GSO); without, each costs four times as much.
         #[arg(long, value_enum, default_value_t)]
         gso: GsoOption,
+        /// Whether the device's name leads to its own public addresses instead of the relay.
+        #[arg(long, value_enum, default_value_t)]
+        dns: DnsOption,
         #[command(flatten)]
         state: StateOption,
     },
@@ -111,6 +114,24 @@ impl From<GsoOption> for Gso {
     }
 }
 
+#[derive(Clone, Copy, Default, ValueEnum)]
+enum DnsOption {
+    /// It leads to the relay, or where an update client of yours says
+    #[default]
+    Off,
+    /// It does, and follows them; only for a device that others can reach without the relay: to all others its name would be dead
+    Report,
+}
+
+impl From<DnsOption> for Dns {
+    fn from(option: DnsOption) -> Self {
+        match option {
+            DnsOption::Off => Self::Off,
+            DnsOption::Report => Self::Report,
+        }
+    }
+}
+
 #[derive(Clone, Copy, ValueEnum)]
 enum VisitorAddressOption {
     /// X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host
@@ -150,6 +171,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             origin_ca,
             origin_insecure,
             gso,
+            dns,
             state,
         } => {
             let trust = match (origin_insecure, origin_ca) {
@@ -169,6 +191,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
                 resolver: Resolver::System,
                 workers: threads.workers(),
                 gso: gso.into(),
+                dns: dns.into(),
             })
             .await
         }
@@ -218,8 +241,24 @@ fn in_words(status: &Status) -> String {
         });
     }
     lines.push(format!("visitors    {}", status.visitors));
+    lines.extend(status.dns.as_ref().map(dns_in_words));
     lines.extend(status.why.iter().map(|why| format!("because     {why}")));
     lines.join("\n")
+}
+
+fn dns_in_words(dns: &DnsStatus) -> String {
+    let addresses: Vec<_> = dns.addresses.iter().map(ToString::to_string).collect();
+    let addresses = addresses.join(", ");
+    match (&dns.problem, dns.version) {
+        (Some(problem), _) => format!("name        not led here: {problem}"),
+        (None, Some(version)) if addresses.is_empty() => {
+            format!("name        led back to the relay (version {version})")
+        }
+        (None, version) => format!(
+            "name        leads to {addresses} (version {})",
+            version.unwrap_or_default()
+        ),
+    }
 }
 
 /// Says what was found. It is a failure if something is bad.

@@ -23,6 +23,7 @@ mod memory;
 mod nginx;
 mod operator;
 mod origins;
+mod own_addresses;
 mod pairing;
 mod ports;
 mod process;

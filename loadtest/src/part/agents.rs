@@ -150,6 +150,7 @@ impl Fleet {
             resolver: self.resolver,
             workers: self.threads.workers(),
             gso: Gso::Auto,
+            dns: agent::Dns::Off,
         };
         let (sender, mut attached) = watch::channel(None);
         let stop = CancellationToken::new();

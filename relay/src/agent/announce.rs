@@ -64,7 +64,7 @@ pub(super) async fn announce(cloud: &Cloud, identity: &Identity) {
 }
 
 /// The addresses this host would use towards the world: one of each family at most. Nothing is sent to find out.
-fn own_addresses() -> BTreeSet<IpAddr> {
+pub(super) fn own_addresses() -> BTreeSet<IpAddr> {
     let address_towards = |far: IpAddr| {
         let any: IpAddr = match far {
             IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),

@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -51,6 +51,19 @@ pub struct Status {
     pub why: Vec<String>,
     /// The same for machines.
     pub reasons: Vec<String>,
+    /// What it has told the zone; absent if it is not to, or has not yet.
+    pub dns: Option<DnsStatus>,
+}
+
+/// Where the device's name leads, as far as the agent has a say in it.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct DnsStatus {
+    /// This host's public addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The version at which the zone has them; absent if it does not.
+    pub version: Option<u32>,
+    /// Why it does not, in words.
+    pub problem: Option<String>,
 }
 
 /// How its tunnel is.
@@ -95,6 +108,7 @@ pub(super) struct Known {
     pub(super) standing: Option<Standing>,
     pub(super) raw_came: u64,
     pub(super) raw_missed: u64,
+    pub(super) dns: Option<DnsStatus>,
 }
 
 /// The tunnel that takes new visitors.
@@ -118,6 +132,7 @@ impl Situation {
             standing: None,
             raw_came: 0,
             raw_missed: 0,
+            dns: None,
         })))
     }
 
@@ -140,6 +155,7 @@ impl Situation {
                 .iter()
                 .map(|reason| reason.name().to_owned())
                 .collect(),
+            dns: known.dns.clone(),
         }
     }
 }

@@ -54,6 +54,7 @@ async fn a_stranger_with_a_key_of_its_own_gets_no_tunnel() {
             resolver: relay::resolve::Resolver::Fixed(world.front),
             workers: world.threads.workers(),
             gso: relay::agent::Gso::Auto,
+            dns: relay::agent::Dns::Off,
         };
         let stop = tokio_util::sync::CancellationToken::new();
         let (attached, _) = tokio::sync::watch::channel(None);

@@ -238,6 +238,7 @@ impl World {
             resolver: Resolver::Fixed(front),
             workers: self.threads.workers(),
             gso: Gso::Auto,
+            dns: agent::Dns::Off,
         };
         let stop = CancellationToken::new();
         let (sender, attached) = watch::channel(None);
