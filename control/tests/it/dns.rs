@@ -148,6 +148,20 @@ fn wrong_keys_and_foreign_names_are_refused() {
     assert_eq!(update(&server, "mynas", &key, foreign), "nohost\n");
     assert_eq!(dig(&server, "demo.nas.localhost", "A"), "127.0.0.1\n");
 
+    // A key in the URL is in no log either.
+    for path in [
+        format!("/update?domains=demo&token={key}&ip=203.0.113.9"),
+        format!("/update/demo/{key}/203.0.113.9"),
+    ] {
+        let mut curl = server.curl();
+        curl.arg(server.url("cloud", &path));
+        assert_eq!(output_of(curl), "KO");
+    }
+    server
+        .process
+        .until_said(r#"a DDNS update was refused door="duckdns" reason="badauth""#);
+    assert!(!server.process.said().contains(&key), "a key is in the log");
+
     // A fresh key replaces the old one.
     let fresh = server.verb(&["device", "key", "mynas"], "key");
     assert_eq!(update(&server, "mynas", &key, host), "badauth\n");
