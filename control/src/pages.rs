@@ -11,7 +11,7 @@ use axum::http::header::{
     CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, HOST, REFERRER_POLICY,
     X_CONTENT_TYPE_OPTIONS,
 };
-use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, Version};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
@@ -73,8 +73,12 @@ async fn only_this_host(State(cloud): State<Arc<Cloud>>, request: Request, next:
         .uri()
         .authority()
         .map(|authority| authority.as_str())
-        .or_else(in_head)
-        .unwrap_or_default();
+        .or_else(in_head);
+    // HTTP/1.0 has no such header; a browser, which could be led here by another name, always sends it.
+    if host.is_none() && request.version() == Version::HTTP_10 {
+        return next.run(request).await;
+    }
+    let host = host.unwrap_or_default();
     match cloud.zone.locate(host_of(host)) {
         Place::Operator(OperatorName::Cloud) => next.run(request).await,
         Place::Apex | Place::Operator(_) | Place::Device(_) | Place::Nobody | Place::Outside => {

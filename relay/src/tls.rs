@@ -50,6 +50,9 @@ pub(crate) const HTTP2: &[u8] = b"h2";
 /// HTTP/1.1, the same (RFC 7301 section 6).
 pub(crate) const HTTP1: &[u8] = b"http/1.1";
 
+/// HTTP/1.0, the same. A client that speaks no other names no other (`curl --http1.0`), and some update clients are that old.
+const HTTP1_0: &[u8] = b"http/1.0";
+
 /// Why certificates or keys cannot be used. Always the operator's or the device's own fault, never a peer's.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -177,7 +180,7 @@ pub(crate) fn relay_quic(certificate: CertificateSlot) -> Result<ServerConfig, T
 
 /// How the server process accepts visitors of the operator's own hosts.
 pub(crate) fn operator_acceptor(certificate: CertificateSlot) -> Result<TlsAcceptor, TlsError> {
-    visitor_acceptor(certificate, &[HTTP2, HTTP1])
+    visitor_acceptor(certificate, &[HTTP2, HTTP1, HTTP1_0])
 }
 
 /// How an agent accepts visitors; `alpn` in order of preference, empty if the origin's protocol is not HTTP.

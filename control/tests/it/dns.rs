@@ -123,6 +123,45 @@ fn an_update_is_seen_by_the_very_next_query() {
 }
 
 #[test]
+fn certificate_clients_set_challenges_at_the_cloud_over_http_1_0_too() {
+    let server = Server::start();
+    server.verb(&["device", "add", "mynas"], "code");
+    let key = server.verb(&["device", "key", "mynas", "--for", "challenges"], "key");
+    let digest = "LPsIwTo7o8BoG0-vjCyGQGBWSVIPxI-i_X336eUOQZo";
+    let post = |path: &str, headers: &[&str], body: &str| {
+        let mut curl = server.curl();
+        curl.args(["--http1.0", "--fail", "--data", body]);
+        for header in headers {
+            curl.args(["--header", header]);
+        }
+        curl.args(["--user", &format!("mynas:{key}")]);
+        curl.arg(server.url("cloud", path));
+        output_of(curl)
+    };
+    let host = "_acme-challenge.photos.mynas.nas.localhost";
+    let body = format!(r#"{{"fqdn":"{host}.","value":"{digest}"}}"#);
+    assert_eq!(post("/present", &[], &body), "{}");
+    assert_eq!(dig(&server, host, "TXT"), format!("\"{digest}\"\n"));
+    let without_host = "Host:"; // curl leaves it out then
+    assert_eq!(post("/cleanup", &[without_host], &body), "{}");
+    assert_eq!(dig(&server, host, "TXT"), "");
+
+    let account: serde_json::Value = serde_json::from_str(&post("/register", &[], "")).unwrap();
+    let text = |key: &str| account[key].as_str().unwrap().to_owned();
+    let user = format!("X-Api-User: {}", text("username"));
+    let password = format!("X-Api-Key: {}", text("password"));
+    let body = format!(
+        r#"{{"subdomain":"{}","txt":"{digest}"}}"#,
+        text("subdomain")
+    );
+    let done = post("/update", &[&user, &password], &body);
+    assert_eq!(done, format!(r#"{{"txt":"{digest}"}}"#));
+    let found = dig(&server, &text("fulldomain"), "TXT");
+    assert_eq!(found, format!("\"{digest}\"\n"));
+    assert!(!server.process.said().contains(&key), "a key is in the log");
+}
+
+#[test]
 fn wrong_keys_and_foreign_names_are_refused() {
     let server = Server::start();
     server.verb(&["device", "add", "mynas"], "code");
