@@ -120,29 +120,42 @@ impl Updater {
         name: &DeviceName,
         change: impl Into<Change>,
     ) -> Result<Outcome, UpdateError> {
-        let result = self.decide(registration, name, change.into()).await;
-        self.metrics.update(self.door, &result);
-        self.log(&result);
-        result
+        self.begin(registration, name, change).outcome().await
     }
 
-    fn log(&self, result: &Result<Outcome, UpdateError>) {
-        let door = self.door.label();
-        match result {
-            Ok(_) => {}
-            Err(error @ (UpdateError::Storage | UpdateError::Busy | UpdateError::Stalled)) => {
-                tracing::warn!(door, %error, "a DDNS update was not done");
-            }
-            Err(error) => tracing::info!(door, %error, "a DDNS update was refused"),
-        }
-    }
-
-    async fn decide(
+    /// Begins an update without waiting for the disk. Those that are begun one after the other are made in that order.
+    pub(crate) fn begin(
         &self,
         registration: RegistrationId,
         name: &DeviceName,
-        change: Change,
-    ) -> Result<Outcome, UpdateError> {
+        change: impl Into<Change>,
+    ) -> Begun {
+        Begun {
+            metrics: Arc::clone(&self.metrics),
+            door: self.door,
+            progress: self.decide(registration, name, change.into()),
+        }
+    }
+
+    fn decide(&self, registration: RegistrationId, name: &DeviceName, change: Change) -> Progress {
+        match self.decide_by_table(registration, name, &change) {
+            Ok(Some(outcome)) => Progress::Decided(Ok(outcome)),
+            Ok(None) => self.store(Update {
+                registration,
+                name: name.clone(),
+                change,
+            }),
+            Err(error) => Progress::Decided(Err(error)),
+        }
+    }
+
+    /// What can be said by what is in the table now; `None` if the change is to be stored.
+    fn decide_by_table(
+        &self,
+        registration: RegistrationId,
+        name: &DeviceName,
+        change: &Change,
+    ) -> Result<Option<Outcome>, UpdateError> {
         if self.directory.registration_by_name(name) != Some(registration) {
             return Err(UpdateError::NotHeld);
         }
@@ -152,27 +165,62 @@ impl Updater {
             .ok_or(UpdateError::NotHeld)?;
         let next = change.apply(&current.own)?;
         if next == current.own && self.queue.is_sound() {
-            return Ok(Outcome::Unchanged(current));
+            return Ok(Some(Outcome::Unchanged(current)));
         }
         if !self.limits.private_addresses && !change.moves_in_public() {
             return Err(UpdateError::NotPublic);
         }
         self.limits.check(registration, &current.own, &next)?;
-        self.store(Update {
-            registration,
-            name: name.clone(),
-            change,
-        })
-        .await
+        Ok(None)
     }
 
-    async fn store(&self, update: Update) -> Result<Outcome, UpdateError> {
+    fn store(&self, update: Update) -> Progress {
         let (reply, outcome) = oneshot::channel();
-        self.queue.push(Request { update, reply })?;
-        tokio::time::timeout(DEADLINE, outcome)
-            .await
-            .map_err(|_| UpdateError::Stalled)?
-            .map_err(|_| UpdateError::Stopped)?
+        match self.queue.push(Request { update, reply }) {
+            Ok(()) => Progress::Waits(outcome),
+            Err(error) => Progress::Decided(Err(error)),
+        }
+    }
+}
+
+/// An update that has been begun. It is made whether anybody waits for it or not.
+#[derive(Debug)]
+pub(crate) struct Begun {
+    metrics: Arc<Metrics>,
+    door: Door,
+    progress: Progress,
+}
+
+#[derive(Debug)]
+enum Progress {
+    Decided(Result<Outcome, UpdateError>),
+    Waits(oneshot::Receiver<Result<Outcome, UpdateError>>),
+}
+
+impl Begun {
+    /// Waits for what becomes of it.
+    pub(crate) async fn outcome(self) -> Result<Outcome, UpdateError> {
+        let result = match self.progress {
+            Progress::Decided(result) => result,
+            Progress::Waits(outcome) => match tokio::time::timeout(DEADLINE, outcome).await {
+                Ok(told) => told.unwrap_or(Err(UpdateError::Stopped)),
+                Err(_) => Err(UpdateError::Stalled),
+            },
+        };
+        self.metrics.update(self.door, &result);
+        log(self.door, &result);
+        result
+    }
+}
+
+fn log(door: Door, result: &Result<Outcome, UpdateError>) {
+    let door = door.label();
+    match result {
+        Ok(_) => {}
+        Err(error @ (UpdateError::Storage | UpdateError::Busy | UpdateError::Stalled)) => {
+            tracing::warn!(door, %error, "a DDNS update was not done");
+        }
+        Err(error) => tracing::info!(door, %error, "a DDNS update was refused"),
     }
 }
 
