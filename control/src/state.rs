@@ -6,10 +6,12 @@ use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
+use ddns::tsig::Master;
 use relay::files::{self, Readers};
 use zeroize::Zeroizing;
 
 const LOCK: &str = "lock";
+const TSIG_SECRET: &str = "tsig.secret";
 
 /// A state directory.
 #[derive(Clone, Debug)]
@@ -151,6 +153,14 @@ impl StateDirectory {
             Err(cause) => return Err(StateError::Io { path, cause }),
         }
         Ok(secret)
+    }
+
+    /// What the secrets of signed updates are made of: these are gone when it is, and no database is enough to forge one.
+    ///
+    /// # Errors
+    /// As of [`secret`](Self::secret).
+    pub fn tsig_master(&self) -> Result<Master, StateError> {
+        self.secret(TSIG_SECRET).map(Master::new)
     }
 
     /// Replaces a file as a whole, durably.

@@ -434,6 +434,7 @@ async fn start_ddns(
             vec![listen]
         },
         relay: public,
+        master: state.tsig_master()?,
     };
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 pub use self::record::{DeviceRecord, Record, RecordData, RecordName, RecordNameError, ValueError};
 use crate::server::Nsid;
+use crate::tsig::Master;
 
 /// Settings of the DNS server. Unknown keys are errors.
 #[derive(Clone, Debug, Deserialize)]
@@ -116,6 +117,8 @@ pub struct Facts {
     pub relay: Vec<IpAddr>,
     /// Where this server is found by others: the addresses of `ns1`.
     pub nameserver: Vec<IpAddr>,
+    /// What the secrets of keys for signed updates are made of.
+    pub master: Master,
 }
 
 /// A whole number that the configuration may set between two limits.

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //!                 a query                                        an update
-//!       server/udp.rs  server/tcp.rs                    http.rs          (the agent, through control)
-//!                    │ bytes                                │                      │
+//!       server/udp.rs  server/tcp.rs ── signed ──► dynamic.rs    http.rs    (the agent, through control)
+//!                    │ bytes                        tsig.rs  │      │                  │
 //!               query.rs     bytes → Query                update.rs   who asks, what changes, is it stored
 //!                    │                                      │ bounded queue
 //!               answer.rs    (Query, Table) → Answer      update/writer.rs   one thread, groups of updates
@@ -19,7 +19,8 @@
 //! **Answered**: SOA, NS, A, AAAA and TXT of the zone; every device of the Directory, with whatever stands below it;
 //! NODATA and NXDOMAIN with the SOA record. A device has the addresses that its updates have set, or else the relay's.
 //!
-//! **Refused**: names outside the zone, other classes, zone transfers; other operations are not implemented.
+//! **Refused**: names outside the zone, other classes, zone transfers, updates that nobody has signed; operations other than query
+//! and update are not implemented.
 //!
 //! **Limited**: what one network gets over UDP (`server/rate.rs`), unless its cookies show that it is where it says
 //! (`cookie.rs`).
@@ -34,9 +35,11 @@ pub mod answer;
 pub mod challenges;
 pub mod config;
 pub mod cookie;
+pub mod dynamic;
 pub mod encode;
 mod follow;
 pub mod http;
+mod message;
 mod metrics;
 pub mod own;
 pub mod protocol;
@@ -48,6 +51,7 @@ pub mod store;
 #[allow(unsafe_code)]
 mod sys;
 pub mod table;
+pub mod tsig;
 pub mod update;
 pub mod zone;
 

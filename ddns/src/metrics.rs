@@ -37,6 +37,10 @@ pub(crate) struct Metrics {
     updates: IntCounterVec,
     /// Updates refused, by the door they came by and by reason.
     updates_refused: IntCounterVec,
+    /// Signed messages, by what their signatures proved.
+    signed: IntCounterVec,
+    /// UPDATE messages with a good signature, by how they ended.
+    dynamic_updates: IntCounterVec,
     /// How long a group of updates took from the queue to the disk.
     commit_seconds: Histogram,
     /// Octets of the log of updates, and of its snapshot.
@@ -66,12 +70,16 @@ pub(crate) enum Dropped {
     NotSent,
     /// The reply could not be written: a fault of ours.
     NotWritten,
+    /// It is signed, and more of those wait than can be taken.
+    TooManySigned,
+    /// It is an update that has come before, and the reply to the first is on its way.
+    UnderWay,
     /// Its network has had its share.
     Limited,
 }
 
 impl Dropped {
-    const COUNT: usize = 7;
+    const COUNT: usize = 9;
     const ALL: [Self; Self::COUNT] = [
         Self::Short,
         Self::Response,
@@ -79,6 +87,8 @@ impl Dropped {
         Self::PortZero,
         Self::NotSent,
         Self::NotWritten,
+        Self::TooManySigned,
+        Self::UnderWay,
         Self::Limited,
     ];
 
@@ -90,6 +100,8 @@ impl Dropped {
             Self::PortZero => "port_zero",
             Self::NotSent => "not_sent",
             Self::NotWritten => "not_written",
+            Self::TooManySigned => "too_many_signed",
+            Self::UnderWay => "under_way",
             Self::Limited => "limited",
         }
     }
@@ -206,6 +218,16 @@ impl Metrics {
                 "Updates refused.",
                 &["door", "reason"],
             )?,
+            signed: names.counters(
+                "signed_messages_total",
+                "Signed messages, by what their signatures proved.",
+                &["signature"],
+            )?,
+            dynamic_updates: names.counters(
+                "dynamic_updates_total",
+                "UPDATE messages with a good signature, by how they ended.",
+                &["rcode"],
+            )?,
             commit_seconds: names.histogram(
                 "commit_seconds",
                 "How long a group of updates took from the queue to the disk.",
@@ -286,6 +308,14 @@ impl Metrics {
         self.updates_refused
             .with_label_values(&[door.label(), reason])
             .inc();
+    }
+
+    pub(crate) fn signed(&self, signature: &'static str) {
+        self.signed.with_label_values(&[signature]).inc();
+    }
+
+    pub(crate) fn dynamic_update(&self, end: &'static str) {
+        self.dynamic_updates.with_label_values(&[end]).inc();
     }
 
     pub(crate) fn commit<D: Disk>(&self, log: &Log<D>, took: Duration) {

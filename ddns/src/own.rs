@@ -2,6 +2,7 @@
 
 use crate::addresses::{Addresses, ChangeSet, is_public};
 use crate::challenges::{ChallengeChange, Challenges, TooManyHosts};
+use crate::dynamic::change::{DynamicChange, Unmet};
 
 /// What updates have set for one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,6 +22,8 @@ pub enum Change {
     Challenge(ChallengeChange),
     /// Each of these, in order; all or none.
     All(Vec<Self>),
+    /// All that an UPDATE asks for, if what it demands is so (RFC 2136).
+    Dynamic(Box<DynamicChange>),
 }
 
 impl Change {
@@ -39,6 +42,7 @@ impl Change {
             Self::Addresses(change) => own.addresses = change.apply(own.addresses),
             Self::Challenge(change) => change.apply(&mut own.challenges)?,
             Self::All(changes) => changes.iter().try_for_each(|change| change.make(own))?,
+            Self::Dynamic(change) => *own = change.apply(own)?,
         }
         Ok(())
     }
@@ -49,7 +53,7 @@ impl Change {
             Self::Addresses(change) => change
                 .prefix()
                 .is_none_or(|prefix| is_public(prefix.network().into())),
-            Self::Challenge(_) => true,
+            Self::Challenge(_) | Self::Dynamic(_) => true,
             Self::All(changes) => changes.iter().all(Self::moves_in_public),
         }
     }
@@ -58,6 +62,12 @@ impl Change {
 impl From<ChangeSet> for Change {
     fn from(change: ChangeSet) -> Self {
         Self::Addresses(change)
+    }
+}
+
+impl From<DynamicChange> for Change {
+    fn from(change: DynamicChange) -> Self {
+        Self::Dynamic(Box::new(change))
     }
 }
 
@@ -73,6 +83,9 @@ pub enum NotApplied {
     /// The asker's.
     #[error(transparent)]
     TooManyHosts(#[from] TooManyHosts),
+    /// The asker's: what it demands is not so.
+    #[error(transparent)]
+    Unmet(#[from] Unmet),
 }
 
 #[cfg(test)]

@@ -8,6 +8,14 @@ pub const MAX_NAME: usize = 255;
 pub const MAX_LABEL: usize = 63;
 /// The internet's class, the only one served.
 pub const CLASS_IN: u16 = 1;
+/// No class at all; what it means in an UPDATE, RFC 2136 sections 2.4 and 2.5 say.
+pub const CLASS_NONE: u16 = 254;
+/// Any class; the same, and the class of a TSIG record (RFC 8945 section 4.2).
+pub const CLASS_ANY: u16 = 255;
+/// The operation of a query (RFC 1035 section 4.1.1).
+pub const QUERY: u8 = 0;
+/// The operation of an update (RFC 2136 section 2.2).
+pub const UPDATE: u8 = 5;
 /// What a client without EDNS can take over UDP (RFC 1035 section 4.2.1).
 pub const PLAIN_UDP_LIMIT: usize = 512;
 /// The most we send over UDP, and the most we say that we take: no path in use fragments it (DNS flag day 2020).
@@ -46,6 +54,8 @@ impl Type {
     pub const SVCB: Self = Self(64);
     /// How a web server is reached (RFC 9460).
     pub const HTTPS: Self = Self(65);
+    /// A signature of the whole message (RFC 8945); no type of a question.
+    pub const TSIG: Self = Self(250);
     /// Zone transfer of what changed (RFC 1995).
     pub const IXFR: Self = Self(251);
     /// Zone transfer (RFC 5936).
@@ -54,6 +64,11 @@ impl Type {
     pub const ANY: Self = Self(255);
     /// Which CA may issue certificates (RFC 8659).
     pub const CAA: Self = Self(257);
+
+    /// Whether it says something of messages or questions, so that no zone has such records (RFC 6895 section 3.1).
+    pub fn is_meta(self) -> bool {
+        self == Self::OPT || (128..=255).contains(&self.0)
+    }
 }
 
 /// An option of EDNS (RFC 6891 section 6.1.2).
@@ -71,19 +86,31 @@ impl OptionCode {
     pub const ZONEVERSION: Self = Self(19);
 }
 
-/// How a query ended (RFC 1035 section 4.1.1; RFC 6891 section 9).
+/// How a query or an update ended (RFC 1035 section 4.1.1; RFC 2136 section 2.2; RFC 6891 section 9).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Rcode {
     /// The name exists; the record may not.
     NoError,
     /// The message cannot be read.
     FormErr,
+    /// A fault of ours.
+    ServFail,
     /// The name does not exist.
     NxDomain,
     /// The operation is not known here.
     NotImp,
     /// Not ours to answer.
     Refused,
+    /// A name exists that should not.
+    YxDomain,
+    /// Records exist that should not.
+    YxRrset,
+    /// Records do not exist that should.
+    NxRrset,
+    /// Not our zone, or not who it says (RFC 8945 section 5.2).
+    NotAuth,
+    /// A name is not in the zone.
+    NotZone,
     /// A version of EDNS that is not known here.
     BadVers,
     /// A server cookie is missing or not ours (RFC 7873 section 8).
@@ -96,10 +123,15 @@ impl Rcode {
         match self {
             Self::NoError | Self::BadVers => 0,
             Self::FormErr => 1,
+            Self::ServFail => 2,
             Self::NxDomain => 3,
             Self::NotImp => 4,
             Self::Refused => 5,
-            Self::BadCookie => 7,
+            Self::YxDomain => 6,
+            Self::YxRrset | Self::BadCookie => 7,
+            Self::NxRrset => 8,
+            Self::NotAuth => 9,
+            Self::NotZone => 10,
         }
     }
 
@@ -107,7 +139,17 @@ impl Rcode {
     pub fn high_bits(self) -> u8 {
         match self {
             Self::BadVers | Self::BadCookie => 1,
-            Self::NoError | Self::FormErr | Self::NxDomain | Self::NotImp | Self::Refused => 0,
+            Self::NoError
+            | Self::FormErr
+            | Self::ServFail
+            | Self::NxDomain
+            | Self::NotImp
+            | Self::Refused
+            | Self::YxDomain
+            | Self::YxRrset
+            | Self::NxRrset
+            | Self::NotAuth
+            | Self::NotZone => 0,
         }
     }
 }

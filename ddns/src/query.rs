@@ -17,7 +17,8 @@ mod reader;
 use self::reader::Reader;
 use crate::cookie::Cookie;
 use crate::protocol::{
-    CLASS_IN, Ede, HEADER_LEN, MAX_NAME, PLAIN_UDP_LIMIT, Rcode, Refusal, Type, UDP_LIMIT,
+    CLASS_IN, Ede, HEADER_LEN, MAX_NAME, PLAIN_UDP_LIMIT, QUERY, Rcode, Refusal, Type, UDP_LIMIT,
+    UPDATE,
 };
 
 pub use self::edns::{Edns, Options};
@@ -35,6 +36,8 @@ pub enum Parsed<'m> {
     CookieOnly(Head<'m>, Cookie),
     /// To be refused with this code.
     Refuse(Head<'m>, Refusal),
+    /// A query or an update that has a TSIG record at its end (RFC 8945).
+    Signed,
     /// Not to be answered at all.
     Silence(Silence),
 }
@@ -152,16 +155,18 @@ pub fn parse(message: &[u8]) -> Parsed<'_> {
     if flags & QR != 0 {
         return Parsed::Silence(Silence::Response);
     }
-    // RFC 1035 section 4.1.1, opcode. The rest of such a message has a form of its own and is not looked at.
-    if head.opcode != 0 {
-        return Parsed::Refuse(head, Rcode::NotImp.into());
-    }
     let counts = Counts {
         questions: u16::from_be_bytes([qd_high, qd_low]),
         answers: u16::from_be_bytes([an_high, an_low]),
         authorities: u16::from_be_bytes([ns_high, ns_low]),
         additionals: u16::from_be_bytes([ar_high, ar_low]),
     };
+    match head.opcode {
+        QUERY => {}
+        UPDATE => return parse_update(head, body, &counts),
+        // RFC 1035 section 4.1.1, opcode. The rest of such a message has a form of its own and is not looked at.
+        _ => return Parsed::Refuse(head, Rcode::NotImp.into()),
+    }
     // RFC 9619 section 4: "A DNS message with OPCODE = 0 and QDCOUNT > 1 MUST be treated as an incorrectly formatted
     // message."
     match counts.questions {
@@ -184,7 +189,13 @@ fn parse_no_question<'m>(mut head: Head<'m>, body: &'m [u8], counts: &Counts) ->
     if counts.answers != 0 || counts.authorities != 0 {
         return Parsed::Refuse(head, Rcode::FormErr.into());
     }
-    head.edns = read_records(body, 0, counts.additionals).flatten();
+    let Some(records) = read_records(body, 0, counts.additionals) else {
+        return Parsed::Refuse(head, Rcode::FormErr.into());
+    };
+    if records.is_signed {
+        return Parsed::Signed;
+    }
+    head.edns = records.edns;
     match head.edns {
         Some(edns) if edns.version != 0 => Parsed::Refuse(head, Rcode::BadVers.into()),
         Some(edns) => edns.options.cookie.map_or_else(
@@ -206,13 +217,16 @@ fn parse_question<'m>(mut head: Head<'m>, body: &'m [u8], counts: &Counts) -> Pa
     if counts.answers != 0 || has_authorities {
         return Parsed::Refuse(head, Rcode::FormErr.into());
     }
-    let Some(edns) = read_records(rest, counts.authorities, counts.additionals) else {
+    let Some(records) = read_records(rest, counts.authorities.into(), counts.additionals) else {
         return Parsed::Refuse(head, Rcode::FormErr.into());
     };
-    head.edns = edns;
+    if records.is_signed {
+        return Parsed::Signed;
+    }
+    head.edns = records.edns;
     // RFC 6891 section 6.1.3: "If a responder does not implement the VERSION level of the request, then it MUST
     // respond with RCODE=BADVERS."
-    if edns.is_some_and(|edns| edns.version != 0) {
+    if head.edns.is_some_and(|edns| edns.version != 0) {
         return Parsed::Refuse(head, Rcode::BadVers.into());
     }
     if question.qclass != CLASS_IN {
@@ -227,6 +241,24 @@ fn parse_question<'m>(mut head: Head<'m>, body: &'m [u8], counts: &Counts) -> Pa
         name: question.name,
         qtype: question.qtype,
     })
+}
+
+/// An update that nobody has signed is nobody's (RFC 2136 section 3.3).
+fn parse_update<'m>(mut head: Head<'m>, body: &'m [u8], counts: &Counts) -> Parsed<'m> {
+    let question = read_question(body).filter(|_| counts.questions == 1);
+    let Some((zone, rest)) = question else {
+        return Parsed::Refuse(head, Rcode::FormErr.into());
+    };
+    head.question = zone.octets;
+    let before = u32::from(counts.answers).saturating_add(counts.authorities.into());
+    let Some(records) = read_records(rest, before, counts.additionals) else {
+        return Parsed::Refuse(head, Rcode::FormErr.into());
+    };
+    if records.is_signed {
+        return Parsed::Signed;
+    }
+    head.edns = records.edns;
+    Parsed::Refuse(head, Refusal::because(Rcode::Refused, Ede::Prohibited))
 }
 
 const QR: u8 = 0x80;
@@ -258,15 +290,27 @@ fn read_question(body: &[u8]) -> Option<(Question<'_>, &[u8])> {
     Some((question, reader.0))
 }
 
-/// Walks the records behind the question and reads the OPT record among the additional ones. `None` is FORMERR.
-fn read_records(rest: &[u8], authorities: u16, additionals: u16) -> Option<Option<Edns>> {
+/// What the additional records say of the message.
+struct Additional {
+    edns: Option<Edns>,
+    /// The last one is a TSIG record.
+    is_signed: bool,
+}
+
+/// Walks the records behind the question: those `before` the additional ones, and these. `None` is FORMERR.
+fn read_records(rest: &[u8], before: u32, additionals: u16) -> Option<Additional> {
     let mut reader = Reader(rest);
-    for _ in 0..authorities {
+    for _ in 0..before {
         reader.record()?;
     }
-    let mut edns = None;
+    let (mut edns, mut is_signed) = (None, false);
     for _ in 0..additionals {
+        // RFC 8945 section 5.1: a TSIG record is the only one, and the last of all.
+        if is_signed {
+            return None;
+        }
         let record = reader.record()?;
+        is_signed = record.rtype == Type::TSIG;
         if record.rtype == Type::OPT {
             // RFC 6891 section 6.1.1: "If a query message with more than one OPT RR is received, a FORMERR (RCODE=1)
             // MUST be returned."
@@ -277,7 +321,10 @@ fn read_records(rest: &[u8], authorities: u16, additionals: u16) -> Option<Optio
         }
     }
     // Octets that belong to nothing: whoever wrote this meant something else than we read.
-    reader.0.is_empty().then_some(edns)
+    reader
+        .0
+        .is_empty()
+        .then_some(Additional { edns, is_signed })
 }
 
 #[cfg(test)]
@@ -314,7 +361,10 @@ mod tests {
     fn query(message: &[u8]) -> Query<'_> {
         match parse(message) {
             Parsed::Query(query) => query,
-            refused @ (Parsed::CookieOnly(..) | Parsed::Refuse(..) | Parsed::Silence(_)) => {
+            refused @ (Parsed::CookieOnly(..)
+            | Parsed::Refuse(..)
+            | Parsed::Signed
+            | Parsed::Silence(_)) => {
                 panic!("{refused:?}")
             }
         }
@@ -323,7 +373,10 @@ mod tests {
     fn refusal(message: &[u8]) -> (Rcode, bool) {
         match parse(message) {
             Parsed::Refuse(head, refusal) => (refusal.rcode, !head.question.is_empty()),
-            taken @ (Parsed::Query(_) | Parsed::CookieOnly(..) | Parsed::Silence(_)) => {
+            taken @ (Parsed::Query(_)
+            | Parsed::CookieOnly(..)
+            | Parsed::Signed
+            | Parsed::Silence(_)) => {
                 panic!("{taken:?}")
             }
         }
@@ -435,7 +488,7 @@ mod tests {
 
     #[test]
     fn other_operations_are_not_implemented_whatever_follows() {
-        for opcode in 1..16 {
+        for opcode in (1..16).filter(|opcode| *opcode != UPDATE) {
             let message = [0, 0, opcode << 3, 0, 9, 9, 9, 9, 9, 9, 9, 9];
             assert_eq!(refusal(&message), (Rcode::NotImp, false));
         }
@@ -505,10 +558,41 @@ mod tests {
 
     #[test]
     fn records_that_mean_nothing_here_are_passed_over() {
-        let mut additional = b"\xC0\x0C\0\xFA\0\xFF\0\0\0\0\0\x03abc".to_vec();
+        let mut additional = b"\xC0\x0C\0\xF9\0\xFF\0\0\0\0\0\x03abc".to_vec();
         additional.extend(opt(1232, 0, 0, &[]));
         let message = message(0, [0, 0, 0, 0, 0, 2], &additional);
         assert!(query(&message).head.edns.is_some());
+    }
+
+    const TSIG: &[u8] = b"\xC0\x0C\0\xFA\0\xFF\0\0\0\0\0\x03abc";
+
+    #[test]
+    fn a_signature_at_the_end_makes_a_message_signed() {
+        let opt = opt(1232, 1, 0, &[]);
+        for (flags, signed) in [(0, true), (UPDATE << 3, true), (2 << 3, false)] {
+            let alone = message(flags, ONE_ADDITIONAL, TSIG);
+            let last = message(flags, [0, 0, 0, 0, 0, 2], &[&opt, TSIG].concat());
+            for message in [alone, last] {
+                assert_eq!(matches!(parse(&message), Parsed::Signed), signed);
+            }
+        }
+        for flags in [0, UPDATE << 3] {
+            for records in [[TSIG, &opt[..]].concat(), TSIG.repeat(2)] {
+                let elsewhere = message(flags, [0, 0, 0, 0, 0, 2], &records);
+                assert_eq!(refusal(&elsewhere), (Rcode::FormErr, true));
+            }
+        }
+    }
+
+    #[test]
+    fn an_update_without_a_signature_is_refused_if_it_can_be_read() {
+        let update = |counts, records: &[u8]| refusal(&message(UPDATE << 3, counts, records));
+        let record = b"\xC0\x0C\0\x01\0\x01\0\0\0\0\0\x04abcd";
+        let all = [&record.repeat(2)[..], &opt(1232, 0, 0, &[])].concat();
+        assert_eq!(update([0, 1, 0, 1, 0, 1], &all), (Rcode::Refused, true));
+        assert_eq!(update([0, 1, 0, 2, 0, 1], &all), (Rcode::FormErr, true));
+        let most = [255; 6];
+        assert_eq!(update(most, &all), (Rcode::FormErr, true));
     }
 
     proptest! {

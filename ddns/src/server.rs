@@ -5,6 +5,7 @@
 //!  context.rs    what an answer depends on besides the question and the table
 //!  udp.rs        receive a batch, answer in place, send the batch
 //!  rate.rs       how many answers a network gets over UDP
+//!  signed.rs     signed datagrams, whose replies come later
 //!  tcp.rs        the same with lengths in front, and limits on time and number
 //!  admission.rs  how many TCP connections, in all and from one address
 //!  supervise.rs  a failed UDP worker starts again, and is counted
@@ -14,6 +15,7 @@ pub(crate) mod admission;
 pub(crate) mod bind;
 pub(crate) mod context;
 pub(crate) mod rate;
+pub(crate) mod signed;
 pub(crate) mod supervise;
 pub(crate) mod tcp;
 pub(crate) mod udp;
@@ -42,6 +44,8 @@ pub enum Response {
         /// What the client's cookie has shown.
         client: Client,
     },
+    /// It is signed, and [`dynamic`](crate::dynamic) is to answer it.
+    Signed,
     /// There is none to be sent.
     Silence(Silence),
     /// `out` had no room for it.
@@ -90,6 +94,7 @@ pub fn respond(table: &Table, context: &Context<'_>, message: &[u8], out: &mut [
         }
         Parsed::CookieOnly(head, cookie) => (head, context.confirm(&cookie), None),
         Parsed::Refuse(head, refusal) => (head, Answer::Refusal(refusal), None),
+        Parsed::Signed => return Response::Signed,
         Parsed::Silence(why) => return Response::Silence(why),
     };
     let judged = context.judge(&head);
@@ -119,6 +124,7 @@ pub fn respond_in_short(context: &Context<'_>, message: &[u8], out: &mut [u8]) -
             (head, answer)
         }
         Parsed::Refuse(head, refusal) => (head, Answer::Refusal(refusal)),
+        Parsed::Signed => return Response::Signed,
         Parsed::Silence(why) => return Response::Silence(why),
     };
     let judged = context.judge(&head);
@@ -182,7 +188,8 @@ fn send(
 
 const TC: u8 = 0x02;
 
-fn limit(transport: Transport, head: &Head<'_>) -> usize {
+/// The most octets of a reply.
+pub(crate) fn limit(transport: Transport, head: &Head<'_>) -> usize {
     match transport {
         Transport::Udp => head.udp_limit(),
         Transport::Tcp => TCP_LIMIT,
@@ -229,10 +236,22 @@ pub enum Kind {
     BadVers,
     /// With a cookie for the next query.
     BadCookie,
+    /// With a fault of ours.
+    ServFail,
+    /// With a prerequisite of an update: a name should not exist.
+    YxDomain,
+    /// The same: records should not exist.
+    YxRrset,
+    /// The same: records should exist.
+    NxRrset,
+    /// With an update of another's zone, or with a signature that proves nothing.
+    NotAuth,
+    /// With an update outside its zone.
+    NotZone,
 }
 
 impl Kind {
-    pub(crate) const COUNT: usize = 8;
+    pub(crate) const COUNT: usize = 14;
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::NoError,
         Self::NoData,
@@ -242,6 +261,12 @@ impl Kind {
         Self::Refused,
         Self::BadVers,
         Self::BadCookie,
+        Self::ServFail,
+        Self::YxDomain,
+        Self::YxRrset,
+        Self::NxRrset,
+        Self::NotAuth,
+        Self::NotZone,
     ];
 
     fn of(answer: &Answer<'_>) -> Self {
@@ -249,15 +274,7 @@ impl Kind {
             Answer::Records(_) | Answer::Soa(_) | Answer::Elsewhere => Self::NoError,
             Answer::NoData(_) => Self::NoData,
             Answer::NoName(_) => Self::NxDomain,
-            Answer::Refusal(refusal) => match refusal.rcode {
-                Rcode::NoError => Self::NoError,
-                Rcode::NxDomain => Self::NxDomain,
-                Rcode::FormErr => Self::FormErr,
-                Rcode::NotImp => Self::NotImp,
-                Rcode::Refused => Self::Refused,
-                Rcode::BadVers => Self::BadVers,
-                Rcode::BadCookie => Self::BadCookie,
-            },
+            Answer::Refusal(refusal) => refusal.rcode.into(),
         }
     }
 
@@ -271,6 +288,32 @@ impl Kind {
             Self::Refused => "refused",
             Self::BadVers => "badvers",
             Self::BadCookie => "badcookie",
+            Self::ServFail => "servfail",
+            Self::YxDomain => "yxdomain",
+            Self::YxRrset => "yxrrset",
+            Self::NxRrset => "nxrrset",
+            Self::NotAuth => "notauth",
+            Self::NotZone => "notzone",
+        }
+    }
+}
+
+impl From<Rcode> for Kind {
+    fn from(rcode: Rcode) -> Self {
+        match rcode {
+            Rcode::NoError => Self::NoError,
+            Rcode::NxDomain => Self::NxDomain,
+            Rcode::FormErr => Self::FormErr,
+            Rcode::NotImp => Self::NotImp,
+            Rcode::Refused => Self::Refused,
+            Rcode::BadVers => Self::BadVers,
+            Rcode::BadCookie => Self::BadCookie,
+            Rcode::ServFail => Self::ServFail,
+            Rcode::YxDomain => Self::YxDomain,
+            Rcode::YxRrset => Self::YxRrset,
+            Rcode::NxRrset => Self::NxRrset,
+            Rcode::NotAuth => Self::NotAuth,
+            Rcode::NotZone => Self::NotZone,
         }
     }
 }

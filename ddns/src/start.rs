@@ -21,17 +21,18 @@ use self::load::Loading;
 use self::parts::Parts;
 use crate::config::{Bounded, Config, Facts};
 use crate::cookie::{Secret, SecretError, Secrets};
+use crate::dynamic;
 use crate::http::{self, Doors};
 use crate::metrics::Metrics;
 use crate::server::admission::Admission;
 use crate::server::bind::{self, ListenError, Sockets};
 use crate::server::rate::Limiter;
 use crate::server::supervise::supervise;
-use crate::server::{Identity, tcp, udp};
+use crate::server::{Identity, signed, tcp, udp};
 use crate::store::{OpenError, ReadError};
 use crate::table::Table;
 use crate::unix_seconds;
-use crate::update::{Limits, Pace, Updater, Writer};
+use crate::update::{Door, Limits, Pace, Updater, Writer};
 use crate::zone::{Contents, RecordError};
 
 /// More of them gain nothing until the machine has little else to do; the configuration can say otherwise.
@@ -193,6 +194,13 @@ pub async fn start(
             pace: Pace::new(config.updates_per_minute.get(), Instant::now()),
         },
     );
+    let door = dynamic::Door::new(
+        directory.clone(),
+        Arc::clone(&table),
+        updater.at(Door::Dynamic),
+        facts.master,
+        Arc::clone(&metrics),
+    );
     let router = http::router(Doors {
         directory,
         updater: updater.clone(),
@@ -202,6 +210,7 @@ pub async fn start(
         table: Arc::clone(&table),
         identity,
         limiter: Arc::new(limiter),
+        door: Arc::new(door),
         metrics,
     };
     let parts = run(parts, sockets, &config, &service, |metrics| {
@@ -227,6 +236,7 @@ struct Service {
     table: Arc<Table>,
     identity: Arc<Identity>,
     limiter: Arc<Option<Limiter>>,
+    door: Arc<dynamic::Door>,
     metrics: Arc<Metrics>,
 }
 
@@ -257,13 +267,16 @@ fn run(
         write(&counting);
         Ok(())
     })?;
+    let (datagrams, queue) = signed::queue();
     for socket in sockets.udp {
-        let service = service.clone();
+        let (service, datagrams) = (service.clone(), datagrams.clone());
+        let socket = Arc::new(socket);
         let stopping = parts.stopping();
         parts.thread("ddns-udp", move || {
             let work = || {
                 udp::work(
                     &socket,
+                    &datagrams,
                     &service.table,
                     &service.identity,
                     Option::as_ref(&service.limiter),
@@ -274,6 +287,14 @@ fn run(
             supervise(&stopping, work, || service.metrics.worker_restarted())
         })?;
     }
+    parts.task(signed::serve(
+        queue,
+        Arc::clone(&service.door),
+        Arc::clone(&service.identity),
+        Arc::clone(&service.limiter),
+        Arc::clone(&service.metrics),
+        parts.stop.clone(),
+    ));
     let admission = Admission::new(
         config.tcp_connections.count(),
         config.tcp_connections_per_address.count(),
@@ -287,6 +308,7 @@ fn run(
         listener,
         Arc::clone(&service.table),
         Arc::clone(&service.identity),
+        Arc::clone(&service.door),
         Arc::clone(&service.metrics),
         admission,
         parts.stop.clone(),

@@ -53,9 +53,17 @@ impl Class {
         match kind {
             Kind::NoError => Self::Positive,
             Kind::NoData | Kind::NxDomain => Self::Negative,
-            Kind::FormErr | Kind::NotImp | Kind::Refused | Kind::BadVers | Kind::BadCookie => {
-                Self::Error
-            }
+            Kind::FormErr
+            | Kind::NotImp
+            | Kind::Refused
+            | Kind::BadVers
+            | Kind::BadCookie
+            | Kind::ServFail
+            | Kind::YxDomain
+            | Kind::YxRrset
+            | Kind::NxRrset
+            | Kind::NotAuth
+            | Kind::NotZone => Self::Error,
         }
     }
 }

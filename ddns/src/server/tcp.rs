@@ -1,22 +1,29 @@
-//! DNS over TCP (RFC 7766): many queries on a connection, pipelined, each behind two octets of length.
+//! DNS over TCP (RFC 7766): many queries on a connection, pipelined, each behind two octets of length. Queries are answered at once,
+//! and updates when they are on the disk: neither waits for the other.
 //!
 //! The functions stand in the order in which a connection passes them.
+
+mod incoming;
+mod under_way;
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use self::incoming::Incoming;
+use self::under_way::UnderWay;
+use crate::dynamic::{Door, Reply, Taken};
 use crate::encode::MAX_REPLY;
 use crate::metrics::{Dropped, Metrics, Tally};
 use crate::query::Silence;
 use crate::server::admission::{Admission, Admitted};
-use crate::server::{Context, Identity, Response, Transport, respond};
+use crate::server::{Client, Context, Identity, Response, Transport, respond};
 use crate::table::Table;
 use crate::unix_seconds;
 
@@ -26,7 +33,8 @@ const IDLE: Duration = Duration::from_secs(10);
 const WHOLE_MESSAGE: Duration = Duration::from_secs(5);
 /// So long a client may take to read what it has asked for.
 const WRITE: Duration = Duration::from_secs(5);
-/// The longest message taken. No query comes near it: the longest question has 259 octets.
+/// The longest message taken. No query comes near it, whose question has 259 octets at most, nor an update of all that a device
+/// may have.
 const MAX_MESSAGE: usize = 4096;
 /// Octets of length in front of a message (RFC 1035 section 4.2.2).
 const LENGTH: usize = 2;
@@ -40,6 +48,7 @@ pub(crate) async fn serve(
     listener: TcpListener,
     table: Arc<Table>,
     identity: Arc<Identity>,
+    door: Arc<Door>,
     metrics: Arc<Metrics>,
     admission: Admission,
     stop: CancellationToken,
@@ -58,6 +67,7 @@ pub(crate) async fn serve(
                             client: client.ip(),
                             table: Arc::clone(&table),
                             identity: Arc::clone(&identity),
+                            door: Arc::clone(&door),
                             metrics: Arc::clone(&metrics),
                             _admitted: admitted,
                         };
@@ -87,6 +97,7 @@ struct Connection {
     client: IpAddr,
     table: Arc<Table>,
     identity: Arc<Identity>,
+    door: Arc<Door>,
     metrics: Arc<Metrics>,
     _admitted: Admitted,
 }
@@ -116,6 +127,7 @@ impl Connection {
             client: self.client,
             table: &self.table,
             identity: &self.identity,
+            door: &self.door,
             metrics: &self.metrics,
         };
         let end = converse(&mut stream, &asker).await;
@@ -164,6 +176,7 @@ struct Asker<'c> {
     client: IpAddr,
     table: &'c Table,
     identity: &'c Identity,
+    door: &'c Arc<Door>,
     metrics: &'c Metrics,
 }
 
@@ -173,30 +186,98 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     let mut incoming = Incoming::new();
+    let mut under_way = UnderWay::new();
     let mut replies = Vec::new();
     loop {
-        let end = answer_all(&mut incoming, &mut replies, asker);
-        if !replies.is_empty() {
-            match timeout(WRITE, stream.write_all(&replies)).await {
-                Err(_) => return End::SlowReader,
-                Ok(Err(_)) => return End::Broken,
-                Ok(Ok(())) => replies.clear(),
-            }
+        let end = answer_all(&mut incoming, &mut under_way, &mut replies, asker);
+        gather(&mut under_way, &mut replies, asker);
+        if let Err(end) = write(stream, &mut replies).await {
+            return end;
         }
-        match end {
-            Some(end) => return end,
-            None if incoming.has_whole_message() => {}
-            None => {
-                if let Err(end) = incoming.receive(stream).await {
-                    return end;
-                }
-            }
+        if let Some(end) = end {
+            return end;
+        }
+        let is_waiting = incoming.has_whole_message();
+        if is_waiting && !under_way.is_full() {
+            continue;
+        }
+        tokio::select! {
+            // What is done first: it makes room.
+            biased;
+            reply = under_way.next() => put(&reply, &mut replies, asker),
+            received = incoming.receive(stream), if !is_waiting => match received {
+                Ok(()) => {}
+                Err(End::Closed) => return finish(stream, &mut under_way, asker).await,
+                Err(end) => return end,
+            },
         }
     }
 }
 
+/// The client asks no more, but may still listen.
+async fn finish<S>(stream: &mut S, under_way: &mut UnderWay, asker: &Asker<'_>) -> End
+where
+    S: AsyncWrite + Unpin,
+{
+    let mut replies = Vec::new();
+    while !under_way.is_empty() {
+        let Ok(reply) = timeout(IDLE, under_way.next()).await else {
+            return End::NotWritten;
+        };
+        put(&reply, &mut replies, asker);
+        gather(under_way, &mut replies, asker);
+        if let Err(end) = write(stream, &mut replies).await {
+            return end;
+        }
+    }
+    End::Closed
+}
+
+/// Writes the replies that there are.
+async fn write<S: AsyncWrite + Unpin>(stream: &mut S, replies: &mut Vec<u8>) -> Result<(), End> {
+    if replies.is_empty() {
+        return Ok(());
+    }
+    match timeout(WRITE, stream.write_all(replies)).await {
+        Err(_) => Err(End::SlowReader),
+        Ok(Err(_)) => Err(End::Broken),
+        Ok(Ok(())) => {
+            replies.clear();
+            Ok(())
+        }
+    }
+}
+
+/// Adds the replies to updates that are done, as far as there is room.
+fn gather(under_way: &mut UnderWay, replies: &mut Vec<u8>, asker: &Asker<'_>) {
+    while replies.len() < MAX_GATHERED {
+        let Some(reply) = under_way.try_next() else {
+            return;
+        };
+        put(&reply, replies, asker);
+    }
+}
+
+/// Adds the reply to an update.
+fn put(reply: &Reply, replies: &mut Vec<u8>, asker: &Asker<'_>) {
+    let mut tally = Tally::default();
+    put_one(reply, replies, &mut tally);
+    asker.metrics.add(Transport::Tcp, &mut tally);
+}
+
+fn put_one(reply: &Reply, replies: &mut Vec<u8>, tally: &mut Tally) {
+    replies.extend((reply.octets.len() as u16).to_be_bytes());
+    replies.extend_from_slice(&reply.octets);
+    tally.reply(reply.kind, false, Client::Unknown);
+}
+
 /// Answers the whole messages there are, as far as there is room for the replies. Says if the connection should end.
-fn answer_all(incoming: &mut Incoming, replies: &mut Vec<u8>, asker: &Asker<'_>) -> Option<End> {
+fn answer_all(
+    incoming: &mut Incoming,
+    under_way: &mut UnderWay,
+    replies: &mut Vec<u8>,
+    asker: &Asker<'_>,
+) -> Option<End> {
     let context = Context {
         transport: Transport::Tcp,
         client: asker.client,
@@ -205,11 +286,11 @@ fn answer_all(incoming: &mut Incoming, replies: &mut Vec<u8>, asker: &Asker<'_>)
     };
     let mut tally = Tally::default();
     let mut end = None;
-    while end.is_none() && replies.len() < MAX_GATHERED {
+    while end.is_none() && replies.len() < MAX_GATHERED && !under_way.is_full() {
         let Some(message) = incoming.next_message() else {
             break;
         };
-        end = answer_one(message, replies, asker.table, &context, &mut tally);
+        end = answer_one(message, under_way, replies, asker, &context, &mut tally);
     }
     if incoming.is_too_long() {
         tally.dropped(Dropped::TooLong, 1);
@@ -221,15 +302,16 @@ fn answer_all(incoming: &mut Incoming, replies: &mut Vec<u8>, asker: &Asker<'_>)
 
 fn answer_one(
     message: &[u8],
+    under_way: &mut UnderWay,
     replies: &mut Vec<u8>,
-    table: &Table,
+    asker: &Asker<'_>,
     context: &Context<'_>,
     tally: &mut Tally,
 ) -> Option<End> {
     let start = replies.len();
     replies.resize(start + LENGTH + MAX_REPLY, 0);
     let (length, out) = replies[start..].split_at_mut(LENGTH);
-    match respond(table, context, message, out) {
+    match respond(asker.table, context, message, out) {
         Response::Reply {
             len,
             kind,
@@ -239,6 +321,15 @@ fn answer_one(
             length.copy_from_slice(&(len as u16).to_be_bytes());
             replies.truncate(start + LENGTH + len);
             tally.reply(kind, truncated, client);
+            None
+        }
+        Response::Signed => {
+            replies.truncate(start);
+            match asker.door.take(context, message) {
+                Taken::Reply(reply) => put_one(&reply, replies, tally),
+                Taken::Waits(waiting) => under_way.add(*waiting, asker.door.tasks()),
+                Taken::Nothing => tally.dropped(Dropped::UnderWay, 1),
+            }
             None
         }
         Response::Silence(why) => {
@@ -258,83 +349,15 @@ fn answer_one(
     }
 }
 
-/// What has come of the stream and is not answered yet.
-struct Incoming {
-    octets: Box<[u8]>,
-    start: usize,
-    end: usize,
-    /// When the message that has begun must be whole.
-    deadline: Option<Instant>,
-}
-
-impl Incoming {
-    fn new() -> Self {
-        Self {
-            octets: vec![0; LENGTH + MAX_MESSAGE].into(),
-            start: 0,
-            end: 0,
-            deadline: None,
-        }
-    }
-
-    /// The length of the message that begins, if that much is there.
-    fn length(&self) -> Option<usize> {
-        let length = self.octets[self.start..self.end].first_chunk::<LENGTH>()?;
-        Some(u16::from_be_bytes(*length).into())
-    }
-
-    fn has_whole_message(&self) -> bool {
-        self.length()
-            .is_some_and(|length| self.start + LENGTH + length <= self.end)
-    }
-
-    fn is_too_long(&self) -> bool {
-        self.length().is_some_and(|length| length > MAX_MESSAGE)
-    }
-
-    fn next_message(&mut self) -> Option<&[u8]> {
-        if !self.has_whole_message() {
-            return None;
-        }
-        let begin = self.start + LENGTH;
-        let end = begin + self.length()?;
-        self.start = end;
-        self.deadline = None;
-        Some(&self.octets[begin..end])
-    }
-
-    /// Waits for more; there is room, since no whole message is there and none is too long.
-    async fn receive<S: AsyncRead + Unpin>(&mut self, stream: &mut S) -> Result<(), End> {
-        self.octets.copy_within(self.start..self.end, 0);
-        self.end -= self.start;
-        self.start = 0;
-
-        let now = Instant::now();
-        let (deadline, late) = if self.end == 0 {
-            (now + IDLE, End::Idle)
-        } else {
-            let deadline = *self.deadline.get_or_insert(now + WHOLE_MESSAGE);
-            (deadline, End::SlowSender)
-        };
-        match timeout_at(deadline, stream.read(&mut self.octets[self.end..])).await {
-            Err(_) => Err(late),
-            Ok(Err(_)) => Err(End::Broken),
-            Ok(Ok(0)) => Err(End::Closed),
-            Ok(Ok(len)) => {
-                self.end += len;
-                Ok(())
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use prometheus::Registry;
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt as _, duplex};
+    use tokio::time::Instant;
 
     use super::*;
     use crate::cookie::{Secret, Secrets};
+    use crate::dynamic::door::tests as doors;
     use crate::table::tests::with_devices;
 
     fn message() -> Vec<u8> {
@@ -351,8 +374,9 @@ mod tests {
         F: Future,
     {
         let (ours, mut theirs) = duplex(64 << 10);
-        let table = with_devices();
-        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let table = Arc::new(with_devices());
+        let metrics = Arc::new(Metrics::register(&Registry::new()).unwrap());
+        let door = doors::door(&table, &metrics);
         let identity = Identity {
             secrets: Secrets::new(Secret::random().unwrap(), None),
             nsid: None,
@@ -362,6 +386,7 @@ mod tests {
                 client: std::net::Ipv4Addr::LOCALHOST.into(),
                 table: &table,
                 identity: &identity,
+                door: &door,
                 metrics: &metrics,
             };
             let end = converse(&mut theirs, &asker).await;

@@ -3,13 +3,17 @@
 //! The functions stand in the order in which a datagram passes them.
 
 use std::io;
-use std::net::UdpSocket;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::AsFd;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+
+use tokio::sync::mpsc;
 
 use crate::metrics::{Dropped, Limited, Metrics, Tally};
 use crate::query::Silence;
 use crate::server::rate::{Class, Limiter};
+use crate::server::signed::Datagram;
 use crate::server::{
     Client, Context, Identity, Kind, Response, Transport, respond, respond_in_short,
 };
@@ -21,7 +25,8 @@ use crate::table::Table;
 /// # Errors
 /// If the socket does not work.
 pub(crate) fn work(
-    socket: &UdpSocket,
+    socket: &Arc<UdpSocket>,
+    signed: &mpsc::Sender<Datagram>,
     table: &Table,
     identity: &Identity,
     limiter: Option<&Limiter>,
@@ -30,6 +35,8 @@ pub(crate) fn work(
 ) -> io::Result<()> {
     let mut batch = Batch::new();
     let mut worker = Worker {
+        socket,
+        signed,
         table,
         identity,
         limiter,
@@ -66,6 +73,8 @@ fn is_pause(error: &io::Error) -> bool {
 }
 
 struct Worker<'s> {
+    socket: &'s Arc<UdpSocket>,
+    signed: &'s mpsc::Sender<Datagram>,
     table: &'s Table,
     identity: &'s Identity,
     limiter: Option<&'s Limiter>,
@@ -127,9 +136,23 @@ impl Worker<'_> {
                 exchange.reply(len);
                 self.tally.reply(kind, truncated, client);
             }
+            Response::Signed => self.hand_over(exchange, source.ip()),
             Response::Silence(Silence::Short) => self.tally.dropped(Dropped::Short, 1),
             Response::Silence(Silence::Response) => self.tally.dropped(Dropped::Response, 1),
             Response::NoRoom => self.tally.dropped(Dropped::NotWritten, 1),
+        }
+    }
+
+    /// The only allocation on this way, which a query never takes.
+    fn hand_over(&mut self, mut exchange: Exchange<'_>, client: IpAddr) {
+        let datagram = Datagram {
+            socket: Arc::clone(self.socket),
+            origin: exchange.origin(),
+            client,
+            message: exchange.parts().0.into(),
+        };
+        if self.signed.try_send(datagram).is_err() {
+            self.tally.dropped(Dropped::TooManySigned, 1);
         }
     }
 

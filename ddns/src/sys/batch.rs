@@ -18,6 +18,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr::{self, NonNull, addr_of_mut};
 use std::slice;
 
+use super::Origin;
 use crate::protocol::UDP_LIMIT;
 
 /// Datagrams in one batch; more are no faster.
@@ -37,7 +38,7 @@ struct Slot {
 
 /// `cmsghdr` wants the alignment of a `size_t`.
 #[repr(C, align(8))]
-struct Control([u8; CONTROL]);
+pub(super) struct Control([u8; CONTROL]);
 
 /// The buffers of one thread.
 pub(crate) struct Batch {
@@ -237,6 +238,15 @@ impl Exchange<'_> {
             }
             _ => None,
         }
+    }
+
+    /// The same, and the address that it was sent to, for a reply that does not leave with the batch.
+    pub(crate) fn origin(&self) -> Origin {
+        let header = &self.header().msg_hdr;
+        let knows_local_address = keep_local_address(header);
+        // SAFETY: the header points to the source and the control message of its own slot, which have these types; the borrow of
+        // `self` keeps every other reference and the kernel away from them.
+        unsafe { Origin::of(header, knows_local_address) }
     }
 
     /// The datagram, and the octets that the reply may have.

@@ -11,6 +11,8 @@ pub enum Door {
     AcmeDns,
     /// `POST /present` and `POST /cleanup`
     HttpReq,
+    /// UPDATE messages (RFC 2136).
+    Dynamic,
     /// The devices' own API.
     Api,
 }
@@ -23,6 +25,7 @@ impl Door {
             Self::DuckDns => "duckdns",
             Self::AcmeDns => "acme_dns",
             Self::HttpReq => "httpreq",
+            Self::Dynamic => "dynamic",
             Self::Api => "api",
         }
     }

@@ -3,13 +3,13 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
-const TYPES: [(&str, u16); 24] = [
+pub(crate) const TYPES: [(&str, u16); 24] = [
     ("A", 1),
     ("NS", 2),
     ("CNAME", 5),
@@ -104,6 +104,7 @@ struct Edns {
     options: Vec<u8>,
 }
 
+const TSIG: u16 = 250;
 const NSID: u16 = 3;
 const COOKIE: u16 = 10;
 const EDE: u16 = 15;
@@ -170,7 +171,7 @@ pub(crate) fn framed(message: &[u8]) -> Vec<u8> {
     [&(message.len() as u16).to_be_bytes()[..], message].concat()
 }
 
-pub(crate) async fn read_framed(stream: &mut TcpStream) -> Option<Vec<u8>> {
+pub(crate) async fn read_framed(stream: &mut (impl AsyncRead + Unpin)) -> Option<Vec<u8>> {
     let len = stream.read_u16().await.ok()?;
     let mut reply = vec![0; len.into()];
     stream.read_exact(&mut reply).await.ok()?;
@@ -223,12 +224,18 @@ pub(crate) fn decode(message: &[u8]) -> Vec<String> {
 }
 
 fn head(flags: u16, rcode: u16) -> String {
-    const RCODES: [(&str, u16); 7] = [
+    const RCODES: [(&str, u16); 13] = [
         ("NOERROR", 0),
         ("FORMERR", 1),
+        ("SERVFAIL", 2),
         ("NXDOMAIN", 3),
         ("NOTIMP", 4),
         ("REFUSED", 5),
+        ("YXDOMAIN", 6),
+        ("YXRRSET", 7),
+        ("NXRRSET", 8),
+        ("NOTAUTH", 9),
+        ("NOTZONE", 10),
         ("BADVERS", 16),
         ("BADCOOKIE", 23),
     ];
@@ -319,6 +326,10 @@ impl Reader<'_> {
             assert_eq!(self.at, end, "options longer than the record");
             return line;
         }
+        if rtype == TSIG {
+            assert_eq!((section, class, ttl), ("additional", 255, 0));
+            return self.tsig(&name);
+        }
         assert_eq!(class, 1);
         let data = match rtype {
             1 => Ipv4Addr::from_octets(self.take(4).try_into().unwrap()).to_string(),
@@ -336,6 +347,31 @@ impl Reader<'_> {
             "{section} {name} {ttl} {} {data}",
             name_of(rtype, &TYPES, "TYPE")
         )
+    }
+
+    fn tsig(&mut self, key: &str) -> String {
+        const ERRORS: [(&str, u16); 4] = [
+            ("BADSIG", 16),
+            ("BADKEY", 17),
+            ("BADTIME", 18),
+            ("BADTRUNC", 22),
+        ];
+        let algorithm = self.name();
+        self.take(6);
+        let fudge = self.u16();
+        let mac_len = self.u16();
+        self.take(mac_len.into());
+        self.take(2);
+        let mut line = format!("tsig {key} {algorithm} fudge={fudge} mac={mac_len}");
+        match self.u16() {
+            0 => {}
+            error => line = format!("{line} {}", name_of(error, &ERRORS, "ERROR")),
+        }
+        match self.u16() {
+            0 => {}
+            len => line = format!("{line} other={}", hex(self.take(len.into()))),
+        }
+        line
     }
 
     fn option(&mut self) -> String {
@@ -367,7 +403,7 @@ impl Reader<'_> {
     }
 }
 
-fn wire(name: &str) -> Vec<u8> {
+pub(crate) fn wire(name: &str) -> Vec<u8> {
     let mut wire = Vec::new();
     for label in name.split('.').filter(|label| !label.is_empty()) {
         wire.push(label.len() as u8);
@@ -378,7 +414,7 @@ fn wire(name: &str) -> Vec<u8> {
 }
 
 /// `TYPE1000` and `CLASS9` are numbers too.
-fn number_of(word: &str, table: &[(&str, u16)]) -> u16 {
+pub(crate) fn number_of(word: &str, table: &[(&str, u16)]) -> u16 {
     let known = table.iter().find(|(name, _)| *name == word);
     known.map_or_else(
         || {

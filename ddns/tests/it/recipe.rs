@@ -6,7 +6,8 @@ use std::path::Path;
 use ddns::addresses::ChangeSet;
 use directory::DeviceName;
 
-use crate::dns::{ask_tcp, decode, query, receive, udp_socket, unhex};
+use crate::dns::{ask_tcp, ask_udp, decode, query, receive, udp_socket, unhex};
+use crate::signing::{SignedMessage, Signer, update};
 use crate::world::World;
 
 /// The operator's own records in the zone of every recipe.
@@ -51,8 +52,12 @@ async fn cook(file: &Path) -> Vec<String> {
     let mut world = World::with_config(&config()).await;
     let mut mistakes = Vec::new();
     let mut last_cookie = String::new();
+    let mut last_update = None;
     for step in read(file) {
-        for (heard, asked) in step.run(&mut world, &mut last_cookie).await {
+        for (heard, asked) in step
+            .run(&mut world, &mut last_cookie, &mut last_update)
+            .await
+        {
             if !matches(&step.expected, &heard) {
                 let heard = heard.join("\n    ");
                 let expected = step.expected.join("\n    ");
@@ -100,10 +105,14 @@ impl Step {
         &self,
         world: &mut World,
         last_cookie: &mut String,
+        last: &mut Option<(Signer, SignedMessage)>,
     ) -> Vec<(Vec<String>, &'static str)> {
         let line = self
             .line
             .replace("cookie=last", &format!("cookie={last_cookie}"));
+        if let Some(rest) = line.strip_prefix("update") {
+            return self.update(rest, world, last).await;
+        }
         let words: Vec<_> = line.split_whitespace().collect();
         match words[..] {
             ["device", name] => _ = world.directory.add(name),
@@ -112,12 +121,22 @@ impl Step {
             ["offline", name] => offline(world, name).await,
             ["ask", ref rest @ ..] => {
                 let (transports, rest) = transports(rest);
-                let heard = talk(world.v4(), transports, &query(rest)).await;
+                let mut rest = rest.to_vec();
+                if let Some(signer) = Signer::take(&mut rest, &world.directory) {
+                    let message = signer.sign(&query(&rest));
+                    return talk_signed(world.v4(), transports, &signer, &message).await;
+                }
+                let heard = talk(world.v4(), transports, &query(&rest)).await;
                 if let Some(cookie) = cookie(&heard) {
                     *last_cookie = cookie;
                 }
                 return heard;
             }
+            ["again", transport] => {
+                let (signer, message) = last.as_ref().unwrap();
+                return talk_signed(world.v4(), &[transport], signer, message).await;
+            }
+            ["key", name] => _ = world.directory.new_keys(name),
             ["send", ref rest @ ..] => {
                 let (transports, rest) = transports(rest);
                 return talk(world.v4(), transports, &unhex(&rest.concat())).await;
@@ -125,6 +144,36 @@ impl Step {
             _ => panic!("{}: no such step: {}", self.place, self.line),
         }
         Vec::new()
+    }
+
+    /// An update changes something, so it is sent once: over UDP, if it is not said otherwise.
+    async fn update(
+        &self,
+        rest: &str,
+        world: &World,
+        last: &mut Option<(Signer, SignedMessage)>,
+    ) -> Vec<(Vec<String>, &'static str)> {
+        let (options, statements) = rest.split_once(": ").unwrap_or((rest, ""));
+        let mut words: Vec<_> = options.split_whitespace().collect();
+        let signer = Signer::take(&mut words, &world.directory);
+        let transport = match words.first() {
+            Some(&"tcp") => "tcp",
+            _ => "udp",
+        };
+        words.retain(|word| !["udp", "tcp"].contains(word));
+        let zone = match words[..] {
+            [] => "nas.test",
+            [word] => word.strip_prefix("zone=").unwrap(),
+            _ => panic!("{}: no such options: {options}", self.place),
+        };
+        let message = update(zone, statements);
+        let Some(signer) = signer else {
+            return talk(world.v4(), &[transport], &message).await;
+        };
+        let message = signer.sign(&message);
+        let heard = talk_signed(world.v4(), &[transport], &signer, &message).await;
+        *last = Some((signer, message));
+        heard
     }
 }
 
@@ -158,6 +207,28 @@ async fn talk(
             _ => ask_tcp(server, message).await,
         };
         let lines = reply.map_or_else(|| vec!["silence".into()], |reply| decode(&reply));
+        heard.push((lines, transport));
+    }
+    heard
+}
+
+/// Signed messages are always answered here; and not before those behind them.
+async fn talk_signed(
+    server: SocketAddr,
+    transports: &[&str],
+    signer: &Signer,
+    message: &SignedMessage,
+) -> Vec<(Vec<String>, &'static str)> {
+    let mut heard = Vec::new();
+    for &transport in transports {
+        let (reply, transport) = match transport {
+            "udp" => (ask_udp(server, &message.octets).await, "udp"),
+            _ => (ask_tcp(server, &message.octets).await.unwrap(), "tcp"),
+        };
+        let mut lines = decode(&reply);
+        if signer.is_signed(message, &reply) {
+            lines[0] += " signed";
+        }
         heard.push((lines, transport));
     }
     heard

@@ -4,7 +4,8 @@ use std::io::ErrorKind;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
-use crate::dns::{ask_tcp, ask_udp, decode, query};
+use crate::dns::{ask_tcp, ask_udp, decode, query, receive, udp_socket};
+use crate::signing::Signer;
 use crate::world::World;
 
 /// Octets of the reply for each octet of the query.
@@ -202,4 +203,36 @@ async fn who_shows_a_cookie_or_comes_by_tcp_is_not_limited() {
     }
     let good = world.metric(r#"cookies_total{cookie="good",transport="udp"}"#);
     assert_eq!(good, 50.0);
+}
+
+/// Whoever has no key can name one and sign with anything: the replies to that are errors like others. A good signature cannot
+/// come from elsewhere than its key's owner.
+#[tokio::test]
+async fn signatures_that_prove_nothing_are_limited_and_good_ones_are_not() {
+    const EACH: usize = 50;
+    let config = "listen = \"127.0.0.1:0\"\nthreads = 1\nresponses_per_second = 1\nslip = 0";
+    let mut world = World::with_config(config).await;
+    world.directory.add("home");
+    let question = query(&["nas.test", "SOA"]);
+    let client = udp_socket(world.v4()).await;
+    let nobody = Signer::of("nobody", &world.directory);
+    for _ in 0..EACH {
+        client.send(&nobody.sign(&question).octets).await.unwrap();
+    }
+    let home = Signer::of("home", &world.directory);
+    let mut refused = 0;
+    for _ in 0..EACH {
+        let message = home.sign(&question);
+        client.send(&message.octets).await.unwrap();
+        let mut reply = receive(&client).await;
+        while !home.is_signed(&message, &reply) {
+            assert!(decode(&reply)[0].starts_with("NOTAUTH"));
+            refused += 1;
+            reply = receive(&client).await;
+        }
+        assert_eq!(decode(&reply)[0], "NOERROR aa");
+    }
+    assert!((1..10).contains(&refused), "{refused}");
+    let dropped = world.metric(r#"dropped_total{reason="limited",transport="udp"}"#);
+    assert_eq!(dropped as usize, EACH - refused);
 }

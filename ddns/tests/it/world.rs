@@ -4,12 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use ddns::addresses::ChangeSet;
+use ddns::tsig::Master;
 use ddns::update::{Outcome, UpdateError};
 use ddns::{Config, Facts, Handle, StartError};
 use directory::{Device, DeviceName, Reader, RegistrationId, Token, Writer, Zone};
 use prometheus::Registry;
 use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
+use zeroize::Zeroizing;
 
 /// A running server and everything around it.
 pub(crate) struct World {
@@ -106,8 +108,14 @@ pub(crate) async fn start(
         state: state.into(),
         relay: vec![ip("192.0.2.250"), ip("2001:db8::250")],
         nameserver: vec![ip("192.0.2.53"), ip("2001:db8::53")],
+        master: master(),
     };
     ddns::start(config, facts, directory.clone(), registry, stop.clone()).await
+}
+
+/// What the secrets of all keys are made of.
+pub(crate) fn master() -> Master {
+    Master::new(Zeroizing::new([7; Master::LEN]))
 }
 
 /// Who holds which name.
@@ -130,13 +138,24 @@ impl Directory {
     /// Registers `name` anew and returns its key.
     pub(crate) fn add(&mut self, name: &str) -> Token {
         self.last_registration += 1;
-        let key = Token::generate().unwrap();
+        self.put(name, RegistrationId(self.last_registration))
+    }
+
+    /// Makes new keys for a device, which ends the old ones.
+    pub(crate) fn new_keys(&mut self, name: &str) -> Token {
+        let parsed = DeviceName::parse(name).unwrap();
+        let device = self.reader.device_by_name(&parsed).unwrap();
+        self.put(name, device.registration)
+    }
+
+    fn put(&mut self, name: &str, registration: RegistrationId) -> Token {
+        let (key, challenge_key) = (Token::generate().unwrap(), Token::generate().unwrap());
         self.writer.put(Device {
-            registration: RegistrationId(self.last_registration),
+            registration,
             name: DeviceName::parse(name).unwrap(),
             identity: None,
             ddns_key: Some(key.hash()),
-            challenge_key: None,
+            challenge_key: Some(challenge_key.hash()),
         });
         key
     }
