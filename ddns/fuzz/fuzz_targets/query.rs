@@ -81,7 +81,7 @@ fuzz_target!(|message: &[u8]| {
 fn replied(response: Response) -> Option<(usize, Client)> {
     match response {
         Response::Reply { len, client, .. } => Some((len, client)),
-        Response::Silence(_) => None,
+        Response::Signed | Response::Silence(_) => None,
         Response::NoRoom => panic!("a reply without room"),
     }
 }
@@ -90,7 +90,7 @@ fn head(message: &[u8]) -> Head<'_> {
     match parse(message) {
         Parsed::Query(query) => query.head,
         Parsed::CookieOnly(head, _) | Parsed::Refuse(head, _) => head,
-        Parsed::Silence(_) => panic!("a reply to what gets none"),
+        Parsed::Signed | Parsed::Silence(_) => panic!("a reply to what gets none here"),
     }
 }
 
