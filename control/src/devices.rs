@@ -10,6 +10,7 @@ use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use ddns::tsig;
 use directory::{DeviceName, Duty, NameError, PairingCode, PublicKey, Reader, Token, Writer};
 use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
@@ -31,6 +32,7 @@ pub struct Devices {
     writer: Arc<Mutex<Writer>>,
     changes: TaskTracker,
     authority: Arc<Authority>,
+    master: tsig::Master,
 }
 
 /// A name that was registered, and the code for its agent.
@@ -51,6 +53,10 @@ pub struct DutyKey {
     pub user: String,
     /// Shown once.
     pub key: Token,
+    /// The name of the same key for signed updates.
+    pub tsig_name: String,
+    /// Shown once.
+    pub tsig_secret: tsig::Secret,
 }
 
 /// Why something was not done with a device.
@@ -86,6 +92,7 @@ impl Devices {
         mut writer: Writer,
         directory: Reader,
         authority: Arc<Authority>,
+        master: tsig::Master,
     ) -> Result<Self, StoreError> {
         store.each_device(|device| writer.put(device)).await?;
         Ok(Self {
@@ -94,6 +101,7 @@ impl Devices {
             writer: Arc::new(Mutex::new(writer)),
             changes: TaskTracker::new(),
             authority,
+            master,
         })
     }
 
@@ -153,13 +161,21 @@ impl Devices {
         let host = self.directory.zone().name_of(&name);
         let key = Token::generate()?;
         let hash = key.hash();
+        let tsig_name = tsig::key::name_of(&name, duty, self.directory.zone());
+        let tsig_secret = self.master.secret(&hash);
         let devices = self.clone();
         self.to_its_end(async move {
             let mut writer = devices.writer.lock().await;
             let user = name.to_string();
             let device = devices.store.set_key(&name, duty, &hash).await?;
             writer.put(device.ok_or(DeviceError::Unknown(name))?);
-            Ok(DutyKey { host, user, key })
+            Ok(DutyKey {
+                host,
+                user,
+                key,
+                tsig_name,
+                tsig_secret,
+            })
         })
         .await
     }
@@ -305,7 +321,8 @@ mod tests {
         let store = Store::open(&state.file(DATABASE), &zone).await.unwrap();
         let authority = Arc::new(Authority::open(&state, &zone).unwrap());
         let (writer, directory) = directory::directory(zone.clone());
-        let devices = Devices::load(store, writer, directory.clone(), authority)
+        let master = state.tsig_master().unwrap();
+        let devices = Devices::load(store, writer, directory.clone(), authority, master)
             .await
             .unwrap();
         for times in 1..40 {

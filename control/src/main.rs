@@ -13,7 +13,9 @@ use control::authority::Authority;
 use control::config::{Config, Overrides};
 use control::devices::Devices;
 use control::import::{self, List};
-use control::operator::{self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, Verb};
+use control::operator::{
+    self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, ShownKey, Verb,
+};
 use control::state::StateDirectory;
 use control::store::{DATABASE, Store};
 use control::up::{self, Addresses, Running};
@@ -122,6 +124,9 @@ enum DeviceCommand {
         /// What it may change, and nothing else.
         #[arg(long = "for", value_name = "DUTY", value_enum, default_value_t = KeyDuty::Addresses)]
         duty: KeyDuty,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         state: StateOption,
     },
@@ -291,9 +296,12 @@ async fn device(command: DeviceCommand) -> anyhow::Result<()> {
             reclaim,
             state,
         } => (DeviceVerb::Add { name, reclaim }.into(), state, false),
-        DeviceCommand::Key { name, duty, state } => {
-            (DeviceVerb::Key { name, duty }.into(), state, false)
-        }
+        DeviceCommand::Key {
+            name,
+            duty,
+            json,
+            state,
+        } => (DeviceVerb::Key { name, duty }.into(), state, json),
         DeviceCommand::Remove { name, state } => (DeviceVerb::Remove(name).into(), state, false),
         DeviceCommand::List { json, state } => (Verb::ListDevices, state, json),
         DeviceCommand::Import {
@@ -351,15 +359,23 @@ fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
                 "Within ten minutes, on the device: causeway-agent pair --control {control} --code CODE"
             );
         }
-        Answer::Key {
+        Answer::Key(key) if json => println!("{}", serde_json::to_string_pretty(&key)?),
+        Answer::Key(ShownKey {
             duty,
             host,
             user,
             key,
-        } => {
+            tsig,
+        }) => {
             println!("host: {host}");
             println!("user: {user}");
             println!("key: {}", key.reveal());
+            println!(
+                "tsig: {}:{} {}",
+                tsig.algorithm,
+                tsig.name,
+                tsig.secret.reveal()
+            );
             eprintln!("{}", advice(duty, &host));
         }
         Answer::Devices(devices) if json => println!("{}", serde_json::to_string_pretty(&devices)?),
@@ -382,11 +398,12 @@ fn advice(duty: KeyDuty, host: &str) -> String {
     match duty {
         KeyDuty::Addresses => format!(
             "It changes the addresses of {host} and nothing else. Give it to a DDNS client that speaks dyndns2, as the \
-             password of that user."
+             password of that user; or to nsupdate, as the key after `tsig:`."
         ),
         KeyDuty::Challenges => format!(
             "It sets the ACME challenges of {host} and nothing else. Give it to a certificate client as the password \
-             of that user: lego's httpreq (HTTPREQ_USERNAME, HTTPREQ_PASSWORD), or acme-dns where it asks /register."
+             of that user: lego's httpreq (HTTPREQ_USERNAME, HTTPREQ_PASSWORD), or acme-dns where it asks /register. Clients \
+             that speak RFC 2136 (certbot's dns-rfc2136, lego's rfc2136) want the algorithm, name and secret after `tsig:`."
         ),
     }
 }
@@ -438,7 +455,8 @@ async fn offline(path: &Path, verb: Verb) -> anyhow::Result<Answer> {
     let zone = store.zone().await?;
     let authority = Arc::new(Authority::open(&state, &zone)?);
     let (writer, directory) = directory::directory(zone);
-    let devices = Devices::load(store, writer, directory, authority).await?;
+    let master = state.tsig_master()?;
+    let devices = Devices::load(store, writer, directory, authority, master).await?;
     let answer = operator::act_offline(&devices, verb).await;
     devices.close().await;
     Ok(answer)

@@ -126,16 +126,7 @@ pub enum Answer {
         control: Option<String>,
     },
     /// The key is made.
-    Key {
-        /// What it is for.
-        duty: KeyDuty,
-        /// What a client gives as its user.
-        user: String,
-        /// And as its password.
-        key: Secret,
-        /// The device's full name.
-        host: String,
-    },
+    Key(ShownKey),
     /// The devices.
     Devices(Vec<ListedDevice>),
     /// The device is gone.
@@ -149,6 +140,32 @@ pub enum Answer {
     },
     /// It was not done.
     Refused(String),
+}
+
+/// A key on its way to the one who may see it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownKey {
+    /// What it is for.
+    pub duty: KeyDuty,
+    /// The device's full name.
+    pub host: String,
+    /// What a client gives as its user.
+    pub user: String,
+    /// And as its password.
+    pub key: Secret,
+    /// The same right, for clients that sign (RFC 2136, RFC 8945).
+    pub tsig: ShownTsig,
+}
+
+/// What a client that signs is to be told.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownTsig {
+    /// `hmac-sha256`; 384 and 512 work as well.
+    pub algorithm: String,
+    /// The name of the key.
+    pub name: String,
+    /// Its secret, in base64.
+    pub secret: Secret,
 }
 
 /// A secret on its way to the one who may see it; never in a log.
@@ -370,12 +387,17 @@ async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) ->
         }
         DeviceVerb::Key { name, duty } => devices.new_key(&name, duty.into()).await.map(|made| {
             tracing::info!(device = made.user, ?duty, "a device has a new key");
-            Answer::Key {
+            Answer::Key(ShownKey {
                 duty,
                 host: made.host,
                 user: made.user,
                 key: Secret(made.key.reveal().to_owned()),
-            }
+                tsig: ShownTsig {
+                    algorithm: "hmac-sha256".to_owned(),
+                    name: made.tsig_name,
+                    secret: Secret(made.tsig_secret.reveal().to_string()),
+                },
+            })
         }),
         DeviceVerb::Remove(name) => devices.remove(&name).await.map(|()| {
             tracing::info!(device = name, "a device was removed");

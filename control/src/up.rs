@@ -192,6 +192,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         writer,
         directory.clone(),
         Arc::clone(&authority),
+        state.tsig_master()?,
     )
     .await?;
 

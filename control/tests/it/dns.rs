@@ -1,7 +1,8 @@
 //! What dig hears from the running server, and how fast an update is seen.
 
+use std::io::Write as _;
 use std::net::SocketAddr;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use crate::process::output_of;
 use crate::world::{Place, Server};
@@ -205,4 +206,64 @@ fn wrong_keys_and_foreign_names_are_refused() {
     let fresh = server.verb(&["device", "key", "mynas"], "key");
     assert_eq!(update(&server, "mynas", &key, host), "badauth\n");
     assert_eq!(update(&server, "mynas", &fresh, host), "good 203.0.113.9\n");
+}
+
+/// Sends an update by nsupdate with a key as `device key` prints it, and gives what is said about it: nothing if it is done.
+fn nsupdate(server: &Server, key: &str, update: &str) -> String {
+    let dns = server.ready.dns;
+    let lines = format!(
+        "server {} {}\nkey {key}\nzone nas.localhost\nupdate {update}\nsend\n",
+        dns.ip(),
+        dns.port()
+    );
+    let mut nsupdate = Command::new("nsupdate");
+    let mut child = nsupdate
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("nsupdate has to be installed");
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(lines.as_bytes()).unwrap();
+    drop(stdin);
+    let output = child.wait_with_output().unwrap();
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+#[test]
+fn the_key_that_is_printed_signs_updates_also_after_a_restart() {
+    let mut server = Server::start();
+    server.verb(&["device", "add", "mynas"], "code");
+    let addresses = server.verb(&["device", "key", "mynas"], "tsig");
+    let made = server.causeway(&["device", "key", "mynas", "--for", "challenges", "--json"]);
+    let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+    let tsig = |part: &str| made["tsig"][part].as_str().unwrap();
+    assert_eq!(tsig("name"), "_acme-challenge.mynas.nas.localhost");
+    let challenges = format!("{}:{} {}", tsig("algorithm"), tsig("name"), tsig("secret"));
+
+    let address = "add mynas.nas.localhost. 60 A 203.0.113.7";
+    let challenge = "add _acme-challenge.mynas.nas.localhost. 60 TXT proof";
+    assert!(nsupdate(&server, &challenges, address).contains("REFUSED"));
+    assert!(nsupdate(&server, &addresses, challenge).contains("REFUSED"));
+    assert_eq!(nsupdate(&server, &addresses, address), "");
+    assert_eq!(nsupdate(&server, &challenges, challenge), "");
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "203.0.113.7\n");
+    let name = "_acme-challenge.mynas.nas.localhost";
+    assert_eq!(dig(&server, name, "TXT"), "\"proof\"\n");
+    let (_, secret) = addresses.split_once(' ').unwrap();
+    for secret in [secret, tsig("secret")] {
+        assert!(
+            !server.process.said().contains(secret),
+            "a secret in the log"
+        );
+    }
+
+    server.process.kill();
+    server = server.restart();
+    let address = "add mynas.nas.localhost. 60 A 203.0.113.8";
+    assert_eq!(nsupdate(&server, &addresses, address), "");
+    assert_eq!(dig(&server, "mynas.nas.localhost", "A"), "203.0.113.8\n");
+    let fresh = server.verb(&["device", "key", "mynas"], "tsig");
+    assert!(nsupdate(&server, &addresses, address).contains("BADSIG"));
+    assert_eq!(nsupdate(&server, &fresh, address), "");
 }
