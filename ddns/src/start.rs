@@ -213,6 +213,8 @@ pub async fn start(
         door: Arc::new(door),
         metrics,
     };
+    // Before anybody can ask, and not when its thread comes to run.
+    writer.show(&committer);
     let parts = run(parts, sockets, &config, &service, |metrics| {
         writer.run(committer, metrics);
     })?;

@@ -114,7 +114,6 @@ impl Writer {
 
     /// Commits until it is told to stop. What waits then is still committed and answered.
     pub(crate) fn run<D: Disk>(self, mut committer: Committer<D>, metrics: &Metrics) {
-        self.show(&committer);
         let mut group = Vec::with_capacity(GROUP);
         let mut snapshots = Snapshots {
             signs: Arc::clone(&self.signs),
@@ -192,7 +191,8 @@ impl Writer {
         }
     }
 
-    fn show<D: Disk>(&self, committer: &Committer<D>) {
+    /// Tells whether the log says what the table says.
+    pub(crate) fn show<D: Disk>(&self, committer: &Committer<D>) {
         let is_sound = committer.log().is_sound();
         self.signs.sound.store(is_sound, Ordering::Release);
     }

@@ -65,7 +65,10 @@ async fn every_update_of_a_full_pipe_is_acknowledged_and_in_the_next_answer() {
         }
     }
     let done = (DEVICES * ROUNDS) as f64;
-    assert_eq!(world.metric(r#"updates_total{result="changed"}"#), done);
+    assert_eq!(
+        world.metric(r#"updates_total{door="dynamic",result="changed"}"#),
+        done
+    );
     assert_eq!(
         world.metric(r#"dynamic_updates_total{rcode="noerror"}"#),
         done
