@@ -8,7 +8,7 @@
 //!                    │                                      │ bounded queue
 //!               answer.rs    (Query, Table) → Answer      update/writer.rs   one thread, groups of updates
 //!                    │                                      │
-//!               encode.rs    (Answer, limit) → bytes      store.rs   the log: append, sync
+//!               encode.rs    (Answer, limit) → bytes      store.rs   the log: append, sync; snapshots beside it
 //!                    │                                      │
 //!                    └───────────────►  table.rs  ◄─────────┘
 //!                                          ▲ names, in place
@@ -16,8 +16,9 @@
 //!                       the zone's own records          the devices of the Directory
 //! ```
 //!
-//! **Answered**: SOA, NS, A, AAAA and TXT of the zone; every device of the Directory, with whatever stands below it;
-//! NODATA and NXDOMAIN with the SOA record. A device has the addresses that its updates have set, or else the relay's.
+//! **Answered**: the zone's SOA, NS, addresses and the operator's records; every device of the Directory, with whatever stands
+//! below it; NODATA and NXDOMAIN with the SOA record. A device has the addresses that its updates have set, or else the relay's,
+//! the records that the operator gives to all devices, and at `_acme-challenge` its challenges.
 //!
 //! **Refused**: names outside the zone, other classes, zone transfers, updates that nobody has signed; operations other than query
 //! and update are not implemented.
