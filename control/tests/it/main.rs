@@ -32,5 +32,6 @@ mod shutdown;
 mod signed;
 mod transfer;
 mod udp_blocked;
+mod update_clients;
 mod websocket;
 mod world;
