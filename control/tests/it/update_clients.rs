@@ -2,6 +2,7 @@
 //! system knows where the cloud is.
 
 mod addresses;
+mod certificates;
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
