@@ -403,7 +403,8 @@ fn advice(duty: KeyDuty, host: &str) -> String {
         KeyDuty::Challenges => format!(
             "It sets the ACME challenges of {host} and nothing else. Give it to a certificate client as the password \
              of that user: lego's httpreq (HTTPREQ_USERNAME, HTTPREQ_PASSWORD), or acme-dns where it asks /register. Clients \
-             that speak RFC 2136 (certbot's dns-rfc2136, lego's rfc2136) want the algorithm, name and secret after `tsig:`."
+             that speak RFC 2136 (certbot's dns-rfc2136, lego's rfc2136) want the algorithm, name and secret after `tsig:`; \
+             certbot the algorithm in capitals."
         ),
     }
 }
