@@ -186,7 +186,11 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let store = Store::open(&state.file(DATABASE), &config.zone).await?;
     let authority = Arc::new(Authority::open(&state, &config.zone)?);
     let (writer, directory) = directory::directory(config.zone.clone());
-    let directory_changes = count_changes(&directory);
+    // Both are read at once: with a million devices each takes most of a second.
+    let updates = config
+        .ddns
+        .as_ref()
+        .map(|_| ddns::Storage::read(state.path().to_owned()));
     let devices = Devices::load(
         store.clone(),
         writer,
@@ -195,6 +199,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         state.tsig_master()?,
     )
     .await?;
+    let directory_changes = count_changes(&directory);
 
     let registry = Registry::new();
     let certificates = OperatorCertificates::issue(Arc::clone(&authority))?;
@@ -215,7 +220,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let mut parts = Supervisor::default();
-    let ddns = start_ddns(&config, &state, &directory, &registry, end.clone()).await?;
+    let ddns = start_ddns(&config, &state, updates, &directory, &registry, end.clone()).await?;
 
     let cloud = Arc::new(Cloud {
         zone: config.zone.clone(),
@@ -418,17 +423,18 @@ impl Running {
 async fn start_ddns(
     config: &Config,
     state: &StateDirectory,
+    updates: Option<ddns::Storage>,
     directory: &directory::Reader,
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Option<ddns::Handle>, UpError> {
-    let Some(ddns) = &config.ddns else {
+    let (Some(ddns), Some(storage)) = (&config.ddns, updates) else {
         return Ok(None);
     };
     let public = config.public_addresses();
     let listen = ddns.listen.ip().to_canonical();
     let facts = ddns::Facts {
-        state: state.path().to_owned(),
+        storage,
         nameserver: if listen.is_unspecified() {
             public.clone()
         } else {

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 pub use self::record::{DeviceRecord, Record, RecordData, RecordName, RecordNameError, ValueError};
 use crate::server::Nsid;
+use crate::start::Storage;
 use crate::tsig::Master;
 
 /// Settings of the DNS server. Unknown keys are errors.
@@ -108,10 +109,10 @@ impl TryFrom<Vec<PathBuf>> for SecretFiles {
 pub struct TooManySecrets;
 
 /// What only the composition root knows.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Facts {
-    /// An existing directory of the state directory's file system, where the log of updates is kept (`ddns.log`).
-    pub state: PathBuf,
+    /// The updates of earlier runs.
+    pub storage: Storage,
     /// Where visitors find the relay: the addresses of the zone's name, of the operator's hosts, and of every device
     /// without its own.
     pub relay: Vec<IpAddr>,

@@ -58,7 +58,7 @@ pub mod zone;
 
 pub use config::{Config, Facts};
 pub use server::bind::ListenError;
-pub use start::{Handle, StartError, StopError, start};
+pub use start::{Handle, StartError, StopError, Storage, start};
 
 /// The clock of the zone's serial.
 fn unix_seconds() -> u32 {

@@ -18,6 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::load::Loading;
+pub use self::load::Storage;
 use self::parts::Parts;
 use crate::config::{Bounded, Config, Facts};
 use crate::cookie::{Secret, SecretError, Secrets};
@@ -175,15 +176,13 @@ pub async fn start(
     let (writer, queue) = Writer::new();
     let parts = Parts::new(stop.child_token(), queue.clone());
     let loading = Loading {
-        state: facts.state,
+        storage: facts.storage,
         directory: directory.clone(),
         table: Arc::clone(&table),
         metrics: Arc::clone(&metrics),
         queue: queue.clone(),
     };
-    let (committer, follower) = tokio::task::spawn_blocking(|| loading.load())
-        .await
-        .map_err(|_| StartError::Bug)??;
+    let (committer, follower) = loading.load().await?;
     let updater = Updater::new(
         directory.clone(),
         Arc::clone(&table),

@@ -191,17 +191,20 @@ impl Table {
     pub fn put(&self, name: &DeviceName, registration: RegistrationId, recorded: Option<&Held>) {
         let nothing = Held::default();
         let held = recorded.unwrap_or(&nothing);
-        self.challenged.set(registration, &held.own.challenges);
+        let has_challenges = !held.own.challenges.is_empty();
+        if has_challenges {
+            self.challenged.set(registration, &held.own.challenges);
+        }
         let before = self.devices.change(label(name), held.version, |_| {
             Some(Device {
                 registration,
                 addresses: held.own.addresses,
-                has_challenges: !held.own.challenges.is_empty(),
+                has_challenges,
                 is_recorded: recorded.is_some(),
             })
         });
         if let Some(before) = before
-            && before.registration != registration
+            && (before.registration != registration || !has_challenges)
         {
             self.forget_challenges(&before);
         }

@@ -4,16 +4,42 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use directory::Reader;
+use tokio::task::JoinHandle;
 
 use super::StartError;
 use crate::follow::Follower;
 use crate::metrics::Metrics;
-use crate::store::{DirectoryDisk, Log};
+use crate::store::{DirectoryDisk, Log, Recovered};
 use crate::table::Table;
 use crate::update::{Committer, Queue};
 
+/// The updates on disk, while they are being read. That needs nothing else of the server, so it can begin while others begin too.
+#[derive(Debug)]
+pub struct Storage {
+    path: PathBuf,
+    reading: JoinHandle<Result<(Log<DirectoryDisk>, Recovered), StartError>>,
+}
+
+impl Storage {
+    /// Takes hold of an existing directory, in which the updates are kept (`ddns.*`), and begins to read them. Call it within a
+    /// tokio runtime.
+    pub fn read(path: PathBuf) -> Self {
+        let reading = tokio::task::spawn_blocking({
+            let path = path.clone();
+            move || {
+                let disk = DirectoryDisk::open(&path).map_err(|source| StartError::State {
+                    path: path.clone(),
+                    source,
+                })?;
+                Log::open(disk).map_err(|source| StartError::Log { path, source })
+            }
+        });
+        Self { path, reading }
+    }
+}
+
 pub(super) struct Loading {
-    pub(super) state: PathBuf,
+    pub(super) storage: Storage,
     pub(super) directory: Reader,
     pub(super) table: Arc<Table>,
     pub(super) metrics: Arc<Metrics>,
@@ -21,16 +47,40 @@ pub(super) struct Loading {
 }
 
 impl Loading {
+    pub(super) async fn load(
+        self,
+    ) -> Result<(Committer<DirectoryDisk>, Arc<Follower>), StartError> {
+        let Storage { path, reading } = self.storage;
+        let (log, recovered) = reading.await.map_err(|_| StartError::Bug)??;
+        let filling = Filling {
+            path,
+            log,
+            recovered,
+            directory: self.directory,
+            table: self.table,
+            metrics: self.metrics,
+            queue: self.queue,
+        };
+        tokio::task::spawn_blocking(|| filling.fill())
+            .await
+            .map_err(|_| StartError::Bug)?
+    }
+}
+
+struct Filling {
+    path: PathBuf,
+    log: Log<DirectoryDisk>,
+    recovered: Recovered,
+    directory: Reader,
+    table: Arc<Table>,
+    metrics: Arc<Metrics>,
+    queue: Queue,
+}
+
+impl Filling {
     /// Fills the table and begins to follow the Directory. What is no longer anybody's leaves the disk.
-    pub(super) fn load(self) -> Result<(Committer<DirectoryDisk>, Arc<Follower>), StartError> {
-        let disk = DirectoryDisk::open(&self.state).map_err(|source| StartError::State {
-            path: self.state.clone(),
-            source,
-        })?;
-        let (log, recovered) = Log::open(disk).map_err(|source| StartError::Log {
-            path: self.state.clone(),
-            source,
-        })?;
+    fn fill(self) -> Result<(Committer<DirectoryDisk>, Arc<Follower>), StartError> {
+        let Self { log, recovered, .. } = self;
         let is_new = recovered.is_new;
         let follower = Follower::new(
             self.directory,
@@ -56,7 +106,7 @@ impl Loading {
         match ready {
             Ok(()) => Ok((committer, follower)),
             Err(source) if is_new => Err(StartError::NewLog {
-                path: self.state,
+                path: self.path,
                 source,
             }),
             // A full disk must not take the answers down; updates are refused until it has room.

@@ -6,7 +6,7 @@ use std::path::Path;
 use ddns::addresses::ChangeSet;
 use ddns::tsig::Master;
 use ddns::update::{Outcome, UpdateError};
-use ddns::{Config, Facts, Handle, StartError};
+use ddns::{Config, Facts, Handle, StartError, Storage};
 use directory::{Device, DeviceName, Reader, RegistrationId, Token, Writer, Zone};
 use prometheus::Registry;
 use tempfile::TempDir;
@@ -105,7 +105,7 @@ pub(crate) async fn start(
     };
     let config: Config = toml::from_str(&config).unwrap();
     let facts = Facts {
-        state: state.into(),
+        storage: Storage::read(state.into()),
         relay: vec![ip("192.0.2.250"), ip("2001:db8::250")],
         nameserver: vec![ip("192.0.2.53"), ip("2001:db8::53")],
         master: master(),
