@@ -121,6 +121,15 @@ fn add(world: &mut World, name: &str) -> (Token, Token) {
     (key, challenge_key)
 }
 
+/// What is said to a dyn2 update.
+pub(crate) async fn dyn2(addr: SocketAddr, user: &str, key: &str, query: &str) -> String {
+    let request = format!(
+        "GET /nic/update?{query} HTTP/1.1\r\nHost: cloud.nas.test\r\n{}\r\n\r\n",
+        basic(user, key)
+    );
+    send(addr, &request).await.body
+}
+
 fn basic(user: &str, key: &str) -> String {
     let credentials = BASE64.encode(format!("{user}:{key}").as_bytes());
     format!("Authorization: Basic {credentials}")

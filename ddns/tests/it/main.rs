@@ -7,12 +7,15 @@
     reason = "a test says by a panic what is wrong; the lints' own exception covers only unit tests"
 )]
 
+mod child;
 mod cookies;
 mod dig;
 mod dns;
 mod fake_disk;
 mod following;
+mod full_disk;
 mod http;
+mod kills;
 mod nsupdate;
 mod pipelined;
 mod recipe;
@@ -21,5 +24,6 @@ mod shutdown;
 mod signing;
 mod sockets;
 mod storage;
+mod traced;
 mod update;
 mod world;
