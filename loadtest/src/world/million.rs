@@ -15,6 +15,7 @@ use ddns::store::{DirectoryDisk, Log, Record};
 use ddns::table::Held;
 use directory::{DeviceName, RegistrationId, Token, Zone};
 use tempfile::TempDir;
+use zeroize::Zeroizing;
 
 use super::WorldError;
 use crate::progress::Progress;
@@ -32,6 +33,8 @@ pub(crate) struct Million {
     folder: TempDir,
     /// With which every name of our server may be updated.
     key: Token,
+    /// What signs updates of every name, as its owner would be told it.
+    tsig: Zeroizing<String>,
 }
 
 impl Million {
@@ -41,17 +44,18 @@ impl Million {
         with_ours: bool,
         progress: &Progress,
     ) -> Result<Self, WorldError> {
-        let million = Self {
+        let mut million = Self {
             names,
             folder: tempfile::tempdir()?,
             key: Token::generate().map_err(io::Error::from)?,
+            tsig: Zeroizing::default(),
         };
         progress.begin("writing the zone".to_owned(), names.into());
         write_zone(&million.zone_file(), names)?;
         if with_ours {
             progress.begin("registering devices".to_owned(), names.into());
             let state = million.state();
-            fill(&state, names, &million.key, progress)
+            million.tsig = fill(&state, names, &million.key, progress)
                 .await
                 .map_err(|error| WorldError::Filled {
                     state,
@@ -76,9 +80,21 @@ impl Million {
         self.folder.path()
     }
 
+    /// Whether all this is in a file system that is gone when the power is: tmpfs(5).
+    pub(crate) fn is_in_memory(&self) -> io::Result<bool> {
+        const TMPFS_MAGIC: i64 = 0x0102_1994;
+        let found = rustix::fs::statfs(self.folder.path())?;
+        Ok(found.f_type == TMPFS_MAGIC)
+    }
+
     /// What our server knows of the key.
     pub(super) fn key(&self) -> &Token {
         &self.key
+    }
+
+    /// The secret of the keys that sign updates, in base64.
+    pub(super) fn tsig(&self) -> &Zeroizing<String> {
+        &self.tsig
     }
 
     /// A file of questions for dnsperf: names at random, of both families, so many of ten for names that do not exist.
@@ -152,8 +168,14 @@ enum FillError {
     Log(#[from] io::Error),
 }
 
-/// Makes the state directory of a server that has all names, each with its addresses and one key.
-async fn fill(state: &Path, names: u32, key: &Token, progress: &Progress) -> Result<(), FillError> {
+/// Makes the state directory of a server that has all names, each with its addresses and one key. Returns what signs for all of
+/// them.
+async fn fill(
+    state: &Path,
+    names: u32,
+    key: &Token,
+    progress: &Progress,
+) -> Result<Zeroizing<String>, FillError> {
     let state = StateDirectory::open(state)?;
     let store = Store::open(&state.file(DATABASE), &Zone::parse(ZONE)?).await?;
     let names = (0..names).map(|number| DeviceName::parse(&label(number)));
@@ -170,7 +192,7 @@ async fn fill(state: &Path, names: u32, key: &Token, progress: &Progress) -> Res
     store.close().await;
     // Both are in the order in which they were registered.
     keep_addresses(state.path(), (0..).zip(registrations))?;
-    Ok(())
+    Ok(state.tsig_master()?.secret(&key.hash()).reveal())
 }
 
 /// Writes the log of updates as if each registration had set its name's addresses.

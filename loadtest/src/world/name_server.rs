@@ -13,6 +13,7 @@ use directory::Token;
 use relay::tls::Roots;
 use tempfile::TempDir;
 use tokio::time::sleep;
+use zeroize::Zeroizing;
 
 use super::million::{Million, ZONE, address, host};
 use super::peer::find_program;
@@ -125,11 +126,13 @@ pub(crate) struct NameServer {
 /// Where names are moved.
 #[derive(Clone, Debug)]
 pub(crate) enum UpdateDoor {
-    /// dyn2 over HTTPS, for a user and his key.
+    /// dyn2 over HTTPS, for a user and his key; or signed updates where queries go.
     Dyn2 {
         front: SocketAddr,
         roots: Roots,
         key: Token,
+        /// The secret that signs for every name, in base64.
+        tsig: Zeroizing<String>,
     },
     /// RFC 2136, at the address where queries go.
     Rfc2136,
@@ -205,6 +208,7 @@ impl NameServer {
                     front: ready.front,
                     roots: Roots::from_pem(&read(&ready.ca)?)?,
                     key: million.key().clone(),
+                    tsig: million.tsig().clone(),
                 })
             }
             Running::Ours(_) => None,

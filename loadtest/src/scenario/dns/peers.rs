@@ -7,6 +7,7 @@
 //!
 //! One thread answers at each. Where memory is too little for all at a time, each server is started and ended alone.
 
+mod flood;
 mod plan;
 
 use std::collections::HashMap;
@@ -78,11 +79,20 @@ impl Plan {
         let million = Million::make(self.names, with_ours, progress).await?;
         let mut start = self.table("start");
         let mut steps = self.steps();
-        let paced = |step: &Step| step.workload == DnsWorkload::HitPaced;
-        let rate = match steps.iter_mut().find(|step| paced(step)) {
-            Some(step) => self.fixed_rate(&million, &mut step.table, progress).await?,
-            None => 0,
-        };
+        if million.is_in_memory()? {
+            let sentence = "the state was in memory, where a sync is nothing: set TMPDIR to a disk";
+            for step in steps.iter_mut().filter(|step| step.workload.floods()) {
+                step.table.note(sentence.to_owned());
+            }
+        }
+        let mut rate = 0;
+        if steps.iter().any(|step| step.workload.is_paced()) {
+            let (fixed, sentence) = self.fixed_rate(&million, progress).await?;
+            for step in steps.iter_mut().filter(|step| step.workload.is_paced()) {
+                step.table.note(sentence.clone());
+            }
+            rate = fixed;
+        }
         let group = if self.is_room_for_all() {
             self.servers.len()
         } else {
@@ -136,10 +146,14 @@ impl Plan {
                 .zip(generators)
             {
                 if is_wanted {
+                    let mut table = self.table(workload.name(generator));
+                    if workload.floods() {
+                        table.note(self.pipes.sentence());
+                    }
                     steps.push(Step {
                         workload,
                         generator,
-                        table: self.table(workload.name(generator)),
+                        table,
                     });
                 }
             }
@@ -193,6 +207,17 @@ impl Plan {
                 note_failure(table, kind, why);
                 figures
             }
+            (DnsWorkload::Updates | DnsWorkload::UpdatesBesideHits, _) => {
+                let beside = (workload == DnsWorkload::UpdatesBesideHits).then_some(rate);
+                match self.flood(beside, server, table, progress).await? {
+                    Some(figures) => figures,
+                    None => return Ok(()),
+                }
+            }
+            (DnsWorkload::UpdatesNsupdate, _) => match self.nsupdate(server, million).await? {
+                Some(figures) => figures,
+                None => return Ok(()),
+            },
             (_, Generator::Dnsperf) => {
                 let Some(program) = &self.dnsperf else {
                     return Ok(());
@@ -291,20 +316,19 @@ impl Plan {
         Ok(figures)
     }
 
-    /// What all are asked at where the rate is fixed, with a sentence about it.
+    /// What all are asked at where the rate is fixed, and a sentence about it.
     async fn fixed_rate(
         &self,
         million: &Million,
-        table: &mut Table,
         progress: &Progress,
-    ) -> Result<u32, ScenarioError> {
-        let rate = match self.rate {
-            Rate::Fixed(rate) => rate,
+    ) -> Result<(u32, String), ScenarioError> {
+        let (rate, reason) = match self.rate {
+            Rate::Fixed(rate) => (rate, String::new()),
             Rate::Half => {
                 let is_knot = |found: &&FoundNameServer| found.kind == NameServerKind::Knot;
                 let knot = self.servers.iter().find(is_knot);
                 let Some(found) = knot.or(self.servers.first()) else {
-                    return Ok(0);
+                    return Ok((0, String::new()));
                 };
                 let kind = found.kind.name();
                 progress.begin(
@@ -318,16 +342,14 @@ impl Plan {
                     .await?;
                 let all = hit.iter().find(|(column, _)| *column == &RATE);
                 let all = all.map_or(0.0, |(_, rate)| *rate);
-                table.note(format!(
-                    "the rate is half of what {kind} answered before the rounds"
-                ));
-                (all / 2.0).max(1.0) as u32
+                let reason = format!(", half of what {kind} answered before the rounds");
+                ((all / 2.0).max(1.0) as u32, reason)
             }
         };
-        table.note(format!(
-            "{rate} queries a second; latencies count from when each was due"
-        ));
-        Ok(rate)
+        let sentence = format!(
+            "{rate} queries a second{reason}; their latencies count from when each was due"
+        );
+        Ok((rate, sentence))
     }
 
     fn is_room_for_all(&self) -> bool {

@@ -1,5 +1,9 @@
 //! Updates that move names: at a fixed rate beside queries, or one after the other, each looked for as soon as it is
-//! acknowledged.
+//! acknowledged; and as many as a server takes, by this program or by nsupdate.
+
+pub(super) mod nsupdate;
+pub(super) mod pipes;
+mod signature;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -18,6 +22,8 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, timeout};
 
+pub(super) use self::pipes::{Flood, Pipes};
+use self::signature::Signer;
 use super::{Column, P50, P99};
 use crate::question::{NO_ERROR, question, shows};
 use crate::report::Round;
@@ -37,6 +43,17 @@ const AT_ONCE: usize = 64;
 pub(super) static UPDATES: Column = Column {
     key: "updates_per_s",
     heading: "updates/s",
+    decimals: 0,
+};
+/// Beside queries, without what those cost.
+pub(super) static UPDATE_CPU: Column = Column {
+    key: "server_cpu_us_per_update",
+    heading: "server CPU µs an update",
+    decimals: 1,
+};
+pub(super) static UPDATE_P99: Column = Column {
+    key: "update_p99_us",
+    heading: "update p99 µs",
     decimals: 0,
 };
 static STALE: Column = Column {
@@ -67,7 +84,9 @@ impl Mover {
                 let server = server.address;
                 return Ok(Some(Self::Rfc2136 { server }));
             }
-            Some(UpdateDoor::Dyn2 { front, roots, key }) => (*front, roots, key.clone()),
+            Some(UpdateDoor::Dyn2 {
+                front, roots, key, ..
+            }) => (*front, roots, key.clone()),
         };
         let host = format!("cloud.{ZONE}");
         let stream = TcpStream::connect(front).await?;
@@ -136,15 +155,9 @@ impl Mover {
 
 /// An update (RFC 2136 section 2) that replaces the A records of a name by one.
 fn message(number: u32, address: Ipv4Addr) -> Option<Vec<u8>> {
-    const NAME: usize = 12;
     /// Opcode 5; one zone, no prerequisites, two updates.
     const HEADER: [u8; 12] = [0, 0, 5 << 3, 0, 0, 1, 0, 0, 0, 2, 0, 0];
-    let name_of = |host: &str| {
-        let question = question(host)?;
-        let end = question.len() - 15; // type, class and OPT
-        Some(question.get(NAME..end)?.to_vec())
-    };
-    let (zone, name) = (name_of(ZONE)?, name_of(&host(number))?);
+    let (zone, name) = (wire(ZONE)?, wire(&host(number))?);
     let soa_in = [0, 6, 0, 1];
     let all_a = [0, 1, 0, 255, 0, 0, 0, 0, 0, 0]; // section 2.5.2
     let a_in = [0, 1, 0, 1, 0, 0, 0, 60, 0, 4];
@@ -163,10 +176,18 @@ fn message(number: u32, address: Ipv4Addr) -> Option<Vec<u8>> {
     Some(parts.concat())
 }
 
-/// Another address each time, a public one.
+/// A name as it is written in messages.
+fn wire(host: &str) -> Option<Vec<u8>> {
+    const NAME: usize = 12;
+    let question = question(host)?;
+    let end = question.len() - 15; // type, class and OPT
+    Some(question.get(NAME..end)?.to_vec())
+}
+
+/// Another address each time, a public one. There are more of them than names, so that no name gets the one that it has.
 fn address(count: u64) -> Ipv4Addr {
-    let [.., high, low] = count.to_be_bytes();
-    Ipv4Addr::new(203, 0, high, low)
+    let [.., high, middle, low] = count.to_be_bytes();
+    Ipv4Addr::new(11, high, middle, low)
 }
 
 /// Updates of random names beside other work, until this is dropped.

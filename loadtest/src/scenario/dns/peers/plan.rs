@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 
+use super::super::update::Pipes;
 use crate::scenario::Effort;
 use crate::world::{FoundNameServer, NameServerKind, find_program};
 
@@ -37,6 +38,12 @@ pub(crate) struct Wanted {
     /// Updates a second beside queries
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     updates: u32,
+    /// Connections over which our server gets as many updates as it takes. It lets an address have 50
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u16).range(1..=50))]
+    pipes: u16,
+    /// Updates under way on each of them. It takes 256 at a time
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pipe_window: u16,
     /// Where programs are looked for first; then where this system keeps them
     #[arg(long, value_name = "DIR")]
     peers_dir: Option<PathBuf>,
@@ -62,9 +69,18 @@ impl Wanted {
                 missing("dnsperf is not here; to install it: apt-get install dnsperf");
             }
         }
+        let mut workloads = all_unless_named(self.workloads);
+        let mut nsupdate = None;
+        if workloads.contains(&DnsWorkload::UpdatesNsupdate) {
+            nsupdate = find_program("nsupdate", folder);
+            if nsupdate.is_none() {
+                missing("nsupdate is not here; to install it: apt-get install bind9-dnsutils");
+                workloads.retain(|&workload| workload != DnsWorkload::UpdatesNsupdate);
+            }
+        }
         Plan {
             servers,
-            workloads: all_unless_named(self.workloads),
+            workloads,
             own: load.contains(&Generator::Own),
             dnsperf,
             names: self.names,
@@ -72,6 +88,11 @@ impl Wanted {
             threads: self.threads.map_or(threads, usize::from),
             rate: self.rate,
             updates: self.updates,
+            pipes: Pipes {
+                connections: self.pipes.into(),
+                window: self.pipe_window.into(),
+            },
+            nsupdate,
             effort,
         }
     }
@@ -102,6 +123,12 @@ pub(super) enum DnsWorkload {
     HitBesideUpdates,
     /// One name after the other is moved, and asked for as soon as that is acknowledged
     UpdateToVisible,
+    /// As many names are moved as the server takes
+    Updates,
+    /// The same beside queries at a fixed rate
+    UpdatesBesideHits,
+    /// As many as four processes of nsupdate move
+    UpdatesNsupdate,
 }
 
 /// Who asks.
@@ -151,6 +178,9 @@ impl DnsWorkload {
             (Self::HitPaced, _) => "hit_paced",
             (Self::HitBesideUpdates, _) => "hit_beside_updates",
             (Self::UpdateToVisible, _) => "update_to_visible",
+            (Self::Updates, _) => "updates",
+            (Self::UpdatesBesideHits, _) => "updates_beside_hits",
+            (Self::UpdatesNsupdate, _) => "updates_nsupdate",
         }
     }
 
@@ -163,7 +193,10 @@ impl DnsWorkload {
             | Self::HitDo
             | Self::HitPaced
             | Self::HitBesideUpdates
-            | Self::UpdateToVisible => 0,
+            | Self::UpdateToVisible
+            | Self::Updates
+            | Self::UpdatesBesideHits
+            | Self::UpdatesNsupdate => 0,
         }
     }
 
@@ -171,15 +204,34 @@ impl DnsWorkload {
     pub(super) fn saturates(self) -> bool {
         match self {
             Self::Hit | Self::Miss | Self::Mix | Self::HitDo => true,
-            Self::HitPaced | Self::HitBesideUpdates | Self::UpdateToVisible => false,
+            Self::HitPaced
+            | Self::HitBesideUpdates
+            | Self::UpdateToVisible
+            | Self::Updates
+            | Self::UpdatesBesideHits
+            | Self::UpdatesNsupdate => false,
         }
+    }
+
+    /// Whether as many names are moved as the server takes from this program.
+    pub(super) fn floods(self) -> bool {
+        matches!(self, Self::Updates | Self::UpdatesBesideHits)
+    }
+
+    /// Whether queries come at the fixed rate.
+    pub(super) fn is_paced(self) -> bool {
+        matches!(self, Self::HitPaced | Self::UpdatesBesideHits)
     }
 
     /// Whether a server can do it at all.
     pub(super) fn fits(self, server: NameServerKind) -> bool {
         match self {
             Self::Miss | Self::Mix => server.looks_up(),
-            Self::HitBesideUpdates | Self::UpdateToVisible => server.takes_updates(),
+            Self::HitBesideUpdates
+            | Self::UpdateToVisible
+            | Self::Updates
+            | Self::UpdatesBesideHits
+            | Self::UpdatesNsupdate => server.takes_updates(),
             Self::Hit | Self::HitDo | Self::HitPaced => true,
         }
     }
@@ -201,6 +253,10 @@ pub(crate) struct Plan {
     pub(super) rate: Rate,
     /// Updates a second.
     pub(super) updates: u32,
+    /// Of workloads that move as many names as a server takes.
+    pub(super) pipes: Pipes,
+    /// Where that program is, if it is wanted.
+    pub(super) nsupdate: Option<PathBuf>,
     /// Its connections are sockets.
     pub(super) effort: Effort,
 }
@@ -230,6 +286,8 @@ mod tests {
             threads: None,
             rate: Rate::Half,
             updates: 1,
+            pipes: 1,
+            pipe_window: 1,
             peers_dir: None,
         };
         let effort = Effort {
@@ -239,9 +297,12 @@ mod tests {
         };
         let missing = std::cell::Cell::new(0);
         let plan = wanted.plan(effort, 3, |_| missing.set(missing.get() + 1));
-        assert_eq!(plan.servers.len() + missing.get(), 2);
+        let found = plan.servers.len() + usize::from(plan.nsupdate.is_some());
+        assert_eq!(found + missing.get(), 3);
         assert_eq!(plan.servers[0].kind, NameServerKind::Empty);
-        assert_eq!(plan.workloads, DnsWorkload::value_variants());
+        let mut all = DnsWorkload::value_variants().to_vec();
+        all.retain(|&work| work != DnsWorkload::UpdatesNsupdate || plan.nsupdate.is_some());
+        assert_eq!(plan.workloads, all);
         assert_eq!((plan.own, plan.dnsperf, plan.threads), (true, None, 3));
     }
 }
