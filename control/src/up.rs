@@ -442,6 +442,7 @@ async fn start_ddns(
         },
         relay: public,
         master: state.tsig_master()?,
+        certificate: None,
     };
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,

@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 pub use self::record::{DeviceRecord, Record, RecordData, RecordName, RecordNameError, ValueError};
 use crate::server::Nsid;
+use crate::server::tls::Certificate;
 use crate::start::Storage;
 use crate::tsig::Master;
 
@@ -19,6 +20,9 @@ pub struct Config {
     /// Where DNS is spoken, UDP and TCP on one port. `[::]` takes IPv4 as well; port 0 takes a free port.
     /// Default `[::]:53`.
     pub listen: SocketAddr,
+    /// Where DNS is spoken over TLS (RFC 7858), by the certificate of `ns1`; 853 is the usual port, 0 takes a free one. Default:
+    /// nowhere.
+    pub dot: Option<SocketAddr>,
     /// Threads that answer over UDP, 1 to 64. Default: one for each core, but two at most.
     pub threads: Option<Bounded<1, 64>>,
     /// How long others may keep an address of a device or of ours, 1 to 86400. Default 60: an address that has moved is
@@ -27,7 +31,7 @@ pub struct Config {
     /// How long others may keep that a name or record does not exist, 1 to 60. Default 60. More would hold up the first
     /// certificate of a device, whose challenge has just been asked for in vain.
     pub negative_ttl_seconds: Bounded<1, 60>,
-    /// TCP connections in all, 1 to 100000; each needs up to 30 KiB. Default 1000.
+    /// TCP connections in all, those with TLS among them, 1 to 100000; each needs up to 30 KiB, and 60 KiB with TLS. Default 1000.
     pub tcp_connections: Bounded<1, 100_000>,
     /// TCP connections from one address (IPv4) or one /56 (IPv6, what a home is given), 1 to 100000. Default 50.
     pub tcp_connections_per_address: Bounded<1, 100_000>,
@@ -61,6 +65,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen: SocketAddr::from((Ipv6Addr::UNSPECIFIED, 53)),
+            dot: None,
             threads: None,
             ttl_seconds: Bounded(60),
             negative_ttl_seconds: Bounded(60),
@@ -120,6 +125,8 @@ pub struct Facts {
     pub nameserver: Vec<IpAddr>,
     /// What the secrets of keys for signed updates are made of.
     pub master: Master,
+    /// What `ns1` proves over TLS that it is. Needed where `dot` is set.
+    pub certificate: Option<Certificate>,
 }
 
 /// A whole number that the configuration may set between two limits.
@@ -186,6 +193,7 @@ mod tests {
         let config = read(
             r#"
             listen = "127.0.0.1:5300"
+            dot = "127.0.0.1:8530"
             threads = 4
             ttl_seconds = 30
             negative_ttl_seconds = 15
@@ -204,6 +212,7 @@ mod tests {
             "#,
         )
         .unwrap();
+        assert_eq!(config.dot.map(|dot| dot.port()), Some(8530));
         assert_eq!(config.threads.map(Bounded::get), Some(4));
         assert_eq!(config.responses_per_second.get(), 0);
         assert_eq!(config.slip.get(), 1);

@@ -26,6 +26,8 @@
 //! **Limited**: what one network gets over UDP (`server/rate.rs`), unless its cookies show that it is where it says
 //! (`cookie.rs`).
 //!
+//! **Over TLS** (RFC 7858, `server/tls.rs`): the same as over TCP, if the configuration has a port for it and control a certificate.
+//!
 //! Reading order: `server/udp.rs`, `query.rs`, `answer.rs`, `encode.rs`. Those last three await nothing and read
 //! neither clock nor socket. An update is acknowledged when it is on the disk and the next query sees it, not before.
 
@@ -58,6 +60,7 @@ pub mod zone;
 
 pub use config::{Config, Facts};
 pub use server::bind::ListenError;
+pub use server::tls::{Certificate, CertificateError};
 pub use start::{Handle, StartError, StopError, Storage, start};
 
 /// The clock of the zone's serial.

@@ -25,12 +25,14 @@ pub(crate) struct Metrics {
     limited: [IntCounter; Limited::COUNT],
     /// Replies sent, by transport and by the cookie that came with the query.
     cookies: [[IntCounter; Client::COUNT]; Transport::COUNT],
-    /// TCP connections taken. Open now = opened - closed.
-    tcp_opened: IntCounter,
-    /// TCP connections ended, by reason.
+    /// TCP connections taken, by transport. Open now = opened - closed.
+    tcp_opened: IntCounterVec,
+    /// TCP connections ended, by transport and reason.
     tcp_closed: IntCounterVec,
-    /// TCP connections not taken, by the limit that was reached.
+    /// TCP connections not taken, by transport and by the limit that was reached.
     tcp_refused: IntCounterVec,
+    /// TLS handshakes that came to nothing, by reason.
+    handshakes_failed: IntCounterVec,
     /// Times that a UDP worker failed and was started again.
     worker_restarts: IntCounter,
     /// Updates done, by the door they came by and by whether they changed anything.
@@ -197,16 +199,25 @@ impl Metrics {
             queries: Transport::ALL.map(by_kind),
             truncated: names.counter("truncated_total", "Replies that did not fit and said so.")?,
             dropped: Transport::ALL.map(by_reason),
-            tcp_opened: names.counter("tcp_connections_opened_total", "TCP connections taken.")?,
+            tcp_opened: names.counters(
+                "tcp_connections_opened_total",
+                "TCP connections taken.",
+                &["transport"],
+            )?,
             tcp_closed: names.counters(
                 "tcp_connections_closed_total",
                 "TCP connections ended.",
-                &["reason"],
+                &["transport", "reason"],
             )?,
             tcp_refused: names.counters(
                 "tcp_connections_refused_total",
                 "TCP connections not taken because a limit was reached.",
-                &["limit"],
+                &["transport", "limit"],
+            )?,
+            handshakes_failed: names.counters(
+                "tls_handshakes_failed_total",
+                "TLS handshakes that came to nothing.",
+                &["reason"],
             )?,
             worker_restarts: names.counter(
                 "worker_restarts_total",
@@ -268,16 +279,26 @@ impl Metrics {
         }
     }
 
-    pub(crate) fn tcp_opened(&self) {
-        self.tcp_opened.inc();
+    pub(crate) fn tcp_opened(&self, transport: Transport) {
+        self.tcp_opened
+            .with_label_values(&[transport.label()])
+            .inc();
     }
 
-    pub(crate) fn tcp_closed(&self, reason: &str) {
-        self.tcp_closed.with_label_values(&[reason]).inc();
+    pub(crate) fn tcp_closed(&self, transport: Transport, reason: &str) {
+        self.tcp_closed
+            .with_label_values(&[transport.label(), reason])
+            .inc();
     }
 
-    pub(crate) fn tcp_refused(&self, limit: &str) {
-        self.tcp_refused.with_label_values(&[limit]).inc();
+    pub(crate) fn tcp_refused(&self, transport: Transport, limit: &str) {
+        self.tcp_refused
+            .with_label_values(&[transport.label(), limit])
+            .inc();
+    }
+
+    pub(crate) fn handshake_failed(&self, reason: &str) {
+        self.handshakes_failed.with_label_values(&[reason]).inc();
     }
 
     pub(crate) fn worker_restarted(&self) {

@@ -7,6 +7,7 @@
 //!  rate.rs       how many answers a network gets over UDP
 //!  signed.rs     signed datagrams, whose replies come later
 //!  tcp.rs        the same with lengths in front, and limits on time and number
+//!  tls.rs        the handshake before that, on a port of its own
 //!  admission.rs  how many TCP connections, in all and from one address
 //!  supervise.rs  a failed UDP worker starts again, and is counted
 //! ```
@@ -18,6 +19,7 @@ pub(crate) mod rate;
 pub(crate) mod signed;
 pub(crate) mod supervise;
 pub(crate) mod tcp;
+pub(crate) mod tls;
 pub(crate) mod udp;
 
 use crate::answer::{Answer, answer};
@@ -192,7 +194,7 @@ const TC: u8 = 0x02;
 pub(crate) fn limit(transport: Transport, head: &Head<'_>) -> usize {
     match transport {
         Transport::Udp => head.udp_limit(),
-        Transport::Tcp => TCP_LIMIT,
+        Transport::Tcp | Transport::Dot => TCP_LIMIT,
     }
 }
 
@@ -203,16 +205,19 @@ pub enum Transport {
     Udp,
     /// With two octets of length in front.
     Tcp,
+    /// The same within TLS (RFC 7858).
+    Dot,
 }
 
 impl Transport {
-    pub(crate) const COUNT: usize = 2;
-    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Udp, Self::Tcp];
+    pub(crate) const COUNT: usize = 3;
+    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Udp, Self::Tcp, Self::Dot];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Udp => "udp",
             Self::Tcp => "tcp",
+            Self::Dot => "dot",
         }
     }
 }

@@ -29,6 +29,7 @@ use crate::server::admission::Admission;
 use crate::server::bind::{self, ListenError, Sockets};
 use crate::server::rate::Limiter;
 use crate::server::supervise::supervise;
+use crate::server::tls::{Acceptor, Certificate, CertificateError};
 use crate::server::{Identity, signed, tcp, udp};
 use crate::store::{OpenError, ReadError};
 use crate::table::Table;
@@ -43,6 +44,7 @@ const DEFAULT_WORKERS: usize = 2;
 #[derive(Debug)]
 pub struct Handle {
     addr: SocketAddr,
+    dot: Option<SocketAddr>,
     updater: Updater,
     router: Router,
     stop: DropGuard,
@@ -53,6 +55,11 @@ impl Handle {
     /// Where DNS is spoken, UDP and TCP.
     pub fn addr(&self) -> SocketAddr {
         self.addr
+    }
+
+    /// Where it is spoken over TLS.
+    pub fn dot(&self) -> Option<SocketAddr> {
+        self.dot
     }
 
     /// For updates by the devices' own API.
@@ -96,6 +103,15 @@ pub enum StartError {
     /// The operator's: the port is taken, or not allowed.
     #[error("{0}; choose another with `listen` in [ddns]")]
     Listen(#[from] ListenError),
+    /// The operator's: the same for TLS.
+    #[error("{0}; choose another with `dot` in [ddns]")]
+    ListenDot(#[source] ListenError),
+    /// The operator's: DNS is to be spoken over TLS, and there is no certificate for it.
+    #[error("`dot` in [ddns] needs a certificate, and there is none")]
+    NoCertificate,
+    /// The operator's, or the system's.
+    #[error("no DNS over TLS: {0}")]
+    Certificate(#[from] CertificateError),
     /// The operator's.
     #[error("{0} (in [[ddns.record]])")]
     Record(#[from] RecordError),
@@ -172,6 +188,8 @@ pub async fn start(
     let limiter = Limiter::new(config.responses_per_second.get(), config.slip.get())?;
     let sockets = bind::bind(config.listen, workers(&config))?;
     let addr = sockets.addr;
+    let over_tls = OverTls::new(&config, facts.certificate)?;
+    let dot = over_tls.as_ref().map(|over_tls| over_tls.addr);
 
     let (writer, queue) = Writer::new();
     let parts = Parts::new(stop.child_token(), queue.clone());
@@ -214,12 +232,13 @@ pub async fn start(
     };
     // Before anybody can ask, and not when its thread comes to run.
     writer.show(&committer);
-    let parts = run(parts, sockets, &config, &service, |metrics| {
+    let parts = run(parts, (sockets, over_tls), &config, &service, |metrics| {
         writer.run(committer, metrics);
     })?;
     tracing::info!(%addr, devices = table.devices(), "DNS is answered");
     Ok(Handle {
         addr,
+        dot,
         updater,
         router,
         stop: parts.stop.clone().drop_guard(),
@@ -229,6 +248,28 @@ pub async fn start(
             ended
         }),
     })
+}
+
+/// The listener for TLS, and the handshake on it.
+struct OverTls {
+    addr: SocketAddr,
+    listener: TcpListener,
+    acceptor: Acceptor,
+}
+
+impl OverTls {
+    fn new(config: &Config, certificate: Option<Certificate>) -> Result<Option<Self>, StartError> {
+        let Some(listen) = config.dot else {
+            return Ok(None);
+        };
+        let acceptor = Acceptor::new(certificate.ok_or(StartError::NoCertificate)?)?;
+        let (addr, listener) = bind::bind_dot(listen).map_err(StartError::ListenDot)?;
+        Ok(Some(Self {
+            addr,
+            listener,
+            acceptor,
+        }))
+    }
 }
 
 /// What all who answer share.
@@ -258,7 +299,7 @@ fn identity(config: &Config) -> Result<Identity, SecretError> {
 /// Starts the threads and the task.
 fn run(
     mut parts: Parts,
-    sockets: Sockets,
+    (sockets, over_tls): (Sockets, Option<OverTls>),
     config: &Config,
     service: &Service,
     write: impl FnOnce(&Metrics) + Send + 'static,
@@ -305,15 +346,22 @@ fn run(
         transport: "TCP",
         source,
     })?;
-    parts.task(tcp::serve(
-        listener,
-        Arc::clone(&service.table),
-        Arc::clone(&service.identity),
-        Arc::clone(&service.door),
-        Arc::clone(&service.metrics),
+    let asked = tcp::Service {
+        table: Arc::clone(&service.table),
+        identity: Arc::clone(&service.identity),
+        door: Arc::clone(&service.door),
+        metrics: Arc::clone(&service.metrics),
         admission,
-        parts.stop.clone(),
-    ));
+    };
+    if let Some(OverTls {
+        listener, acceptor, ..
+    }) = over_tls
+    {
+        let (asked, stop) = (asked.clone(), parts.stop.clone());
+        parts.task(tcp::serve(listener, Some(acceptor), asked, stop));
+    }
+    let stop = parts.stop.clone();
+    parts.task(tcp::serve(listener, None, asked, stop));
     Ok(parts)
 }
 

@@ -19,7 +19,7 @@ use crate::protocol::{MAX_NAME, POINTER_TO_QUESTION, Type};
 use crate::rrset::{MAX_RRSET, Rrset, SoaTemplate};
 
 /// The label of the name server's name.
-const NAME_SERVER: &str = "ns1";
+pub const NAME_SERVER: &str = "ns1";
 /// Seconds. The name server's name does not move.
 const NS_TTL: u32 = 3600;
 /// A character-string's most octets (RFC 1035 section 3.3).

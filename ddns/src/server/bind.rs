@@ -1,4 +1,4 @@
-//! Takes one port for UDP and TCP.
+//! Takes one port for UDP and TCP, and another for TLS.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -35,7 +35,7 @@ pub(crate) struct Sockets {
 pub struct ListenError {
     /// Where.
     pub addr: SocketAddr,
-    /// `UDP` or `TCP`.
+    /// `UDP`, `TCP` or `TLS`.
     pub transport: &'static str,
     /// What the system says.
     pub source: io::Error,
@@ -51,6 +51,19 @@ pub(crate) fn bind(listen: SocketAddr, workers: usize) -> Result<Sockets, Listen
             result => return result,
         }
     }
+}
+
+/// Takes `listen` for DNS over TLS. Says where it is as well.
+pub(crate) fn bind_dot(
+    listen: SocketAddr,
+) -> Result<(SocketAddr, tokio::net::TcpListener), ListenError> {
+    bind_tcp(listen)
+        .and_then(|tcp| Ok((tcp.local_addr()?, tokio::net::TcpListener::from_std(tcp)?)))
+        .map_err(|source| ListenError {
+            addr: listen,
+            transport: "TLS",
+            source,
+        })
 }
 
 /// TCP first: its port is exclusive, whereas a UDP port can be shared unseen with an older process of ours.

@@ -1,12 +1,12 @@
 //! DNS over TCP (RFC 7766): many queries on a connection, pipelined, each behind two octets of length. Queries are answered at once,
-//! and updates when they are on the disk: neither waits for the other.
+//! and updates when they are on the disk: neither waits for the other. DNS over TLS (RFC 7858) is the same behind a handshake.
 //!
 //! The functions stand in the order in which a connection passes them.
 
 mod incoming;
 mod under_way;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -23,6 +23,7 @@ use crate::encode::MAX_REPLY;
 use crate::metrics::{Dropped, Metrics, Tally};
 use crate::query::Silence;
 use crate::server::admission::{Admission, Admitted};
+use crate::server::tls::{self, Acceptor};
 use crate::server::{Client, Context, Identity, Response, Transport, respond};
 use crate::table::Table;
 use crate::unix_seconds;
@@ -42,17 +43,35 @@ const LENGTH: usize = 2;
 const MAX_GATHERED: usize = 16 << 10;
 /// After an error of accept, which tends to be a lack of descriptors: others may be given back meanwhile.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// TLS handshakes under way at a time: they cost more than all that follows, and whoever is silent holds one for five seconds.
+const MAX_HANDSHAKES: usize = 256;
+/// The same of one address, so that it takes several to shut others out.
+const MAX_HANDSHAKES_OF_ONE: usize = 32;
 
-/// Takes connections until `stop`, then ends them.
+/// What is asked over connections, and how many there may be.
+#[derive(Clone)]
+pub(crate) struct Service {
+    pub(crate) table: Arc<Table>,
+    pub(crate) identity: Arc<Identity>,
+    pub(crate) door: Arc<Door>,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Of all listeners together.
+    pub(crate) admission: Admission,
+}
+
+/// Takes connections until `stop`, then ends them. With an `acceptor` they begin with its handshake.
 pub(crate) async fn serve(
     listener: TcpListener,
-    table: Arc<Table>,
-    identity: Arc<Identity>,
-    door: Arc<Door>,
-    metrics: Arc<Metrics>,
-    admission: Admission,
+    acceptor: Option<Acceptor>,
+    service: Service,
     stop: CancellationToken,
 ) {
+    let gate = Gate {
+        handshakes: acceptor
+            .as_ref()
+            .map(|_| Admission::new(MAX_HANDSHAKES, MAX_HANDSHAKES_OF_ONE)),
+        service,
+    };
     let mut connections = JoinSet::new();
     loop {
         tokio::select! {
@@ -62,16 +81,11 @@ pub(crate) async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, client)) => {
-                    if let Some(admitted) = admit(&admission, client, &metrics) {
-                        let connection = Connection {
-                            client: client.ip(),
-                            table: Arc::clone(&table),
-                            identity: Arc::clone(&identity),
-                            door: Arc::clone(&door),
-                            metrics: Arc::clone(&metrics),
-                            _admitted: admitted,
+                    if let Some(connection) = gate.admit(client.ip()) {
+                        match acceptor.clone() {
+                            None => connections.spawn(connection.run(stream)),
+                            Some(acceptor) => connections.spawn(connection.run_tls(stream, acceptor)),
                         };
-                        connections.spawn(connection.run(stream));
                     }
                 }
                 Err(error) => {
@@ -84,54 +98,106 @@ pub(crate) async fn serve(
     connections.shutdown().await;
 }
 
-/// A connection that is not admitted is closed without a word: DNS has none for it.
-fn admit(admission: &Admission, client: SocketAddr, metrics: &Metrics) -> Option<Admitted> {
-    let client: IpAddr = client.ip();
-    admission
-        .admit(client)
-        .inspect_err(|full| metrics.tcp_refused(full.label()))
-        .ok()
+struct Gate {
+    service: Service,
+    /// Of a listener for TLS.
+    handshakes: Option<Admission>,
+}
+
+impl Gate {
+    /// A connection that is not admitted is closed without a word: DNS has none for it.
+    fn admit(&self, client: IpAddr) -> Option<Connection> {
+        let transport = match self.handshakes {
+            Some(_) => Transport::Dot,
+            None => Transport::Tcp,
+        };
+        let refused = |limit| self.service.metrics.tcp_refused(transport, limit);
+        let handshake = match &self.handshakes {
+            Some(handshakes) => handshakes
+                .admit(client)
+                .inspect_err(|_| refused("handshakes"))
+                .ok()
+                .map(Some)?,
+            None => None,
+        };
+        let admitted = self.service.admission.admit(client);
+        let admitted = admitted.inspect_err(|full| refused(full.label())).ok()?;
+        Some(Connection {
+            client,
+            transport,
+            service: self.service.clone(),
+            handshake,
+            _admitted: admitted,
+        })
+    }
 }
 
 struct Connection {
     client: IpAddr,
-    table: Arc<Table>,
-    identity: Arc<Identity>,
-    door: Arc<Door>,
-    metrics: Arc<Metrics>,
+    transport: Transport,
+    service: Service,
+    /// Until the handshake is done.
+    handshake: Option<Admitted>,
     _admitted: Admitted,
 }
 
 /// Counts a connection as closed however its task ends.
 struct Closing {
     metrics: Arc<Metrics>,
+    transport: Transport,
     reason: &'static str,
 }
 
 impl Drop for Closing {
     fn drop(&mut self) {
-        self.metrics.tcp_closed(self.reason);
+        self.metrics.tcp_closed(self.transport, self.reason);
     }
 }
 
 impl Connection {
     async fn run(self, mut stream: TcpStream) {
-        self.metrics.tcp_opened();
-        let mut closing = Closing {
-            metrics: Arc::clone(&self.metrics),
-            reason: "stopped",
+        let mut closing = self.open(&stream);
+        closing.reason = converse(&mut stream, &self.asker()).await.label();
+    }
+
+    async fn run_tls(mut self, stream: TcpStream, acceptor: Acceptor) {
+        let mut closing = self.open(&stream);
+        let mut stream = match acceptor.accept(stream).await {
+            Ok(stream) => stream,
+            Err(failure) => {
+                self.service.metrics.handshake_failed(failure.label());
+                closing.reason = "handshake";
+                return;
+            }
         };
+        self.handshake = None;
+        let end = converse(&mut stream, &self.asker()).await;
+        closing.reason = end.label();
+        if end.is_heard() {
+            tls::say_goodbye(&mut stream).await;
+        }
+    }
+
+    fn open(&self, stream: &TcpStream) -> Closing {
+        self.service.metrics.tcp_opened(self.transport);
         // Replies are whole when they are written; to wait for more would only delay them.
         let _ = stream.set_nodelay(true);
-        let asker = Asker {
+        Closing {
+            metrics: Arc::clone(&self.service.metrics),
+            transport: self.transport,
+            reason: "stopped",
+        }
+    }
+
+    fn asker(&self) -> Asker<'_> {
+        Asker {
             client: self.client,
-            table: &self.table,
-            identity: &self.identity,
-            door: &self.door,
-            metrics: &self.metrics,
-        };
-        let end = converse(&mut stream, &asker).await;
-        closing.reason = end.label();
+            transport: self.transport,
+            table: &self.service.table,
+            identity: &self.service.identity,
+            door: &self.service.door,
+            metrics: &self.service.metrics,
+        }
     }
 }
 
@@ -169,11 +235,17 @@ impl End {
             Self::NotWritten => "not_written",
         }
     }
+
+    /// Whether the client may still listen.
+    fn is_heard(self) -> bool {
+        !matches!(self, Self::SlowReader | Self::Broken)
+    }
 }
 
 /// Who asks, and what of.
 struct Asker<'c> {
     client: IpAddr,
+    transport: Transport,
     table: &'c Table,
     identity: &'c Identity,
     door: &'c Arc<Door>,
@@ -238,7 +310,12 @@ async fn write<S: AsyncWrite + Unpin>(stream: &mut S, replies: &mut Vec<u8>) -> 
     if replies.is_empty() {
         return Ok(());
     }
-    match timeout(WRITE, stream.write_all(replies)).await {
+    let written = async {
+        stream.write_all(replies).await?;
+        // TLS may have taken what the system has not.
+        stream.flush().await
+    };
+    match timeout(WRITE, written).await {
         Err(_) => Err(End::SlowReader),
         Ok(Err(_)) => Err(End::Broken),
         Ok(Ok(())) => {
@@ -262,7 +339,7 @@ fn gather(under_way: &mut UnderWay, replies: &mut Vec<u8>, asker: &Asker<'_>) {
 fn put(reply: &Reply, replies: &mut Vec<u8>, asker: &Asker<'_>) {
     let mut tally = Tally::default();
     put_one(reply, replies, &mut tally);
-    asker.metrics.add(Transport::Tcp, &mut tally);
+    asker.metrics.add(asker.transport, &mut tally);
 }
 
 fn put_one(reply: &Reply, replies: &mut Vec<u8>, tally: &mut Tally) {
@@ -279,7 +356,7 @@ fn answer_all(
     asker: &Asker<'_>,
 ) -> Option<End> {
     let context = Context {
-        transport: Transport::Tcp,
+        transport: asker.transport,
         client: asker.client,
         now: unix_seconds(),
         identity: asker.identity,
@@ -296,7 +373,7 @@ fn answer_all(
         tally.dropped(Dropped::TooLong, 1);
         end = end.or(Some(End::TooLong));
     }
-    asker.metrics.add(Transport::Tcp, &mut tally);
+    asker.metrics.add(asker.transport, &mut tally);
     end
 }
 
@@ -384,6 +461,7 @@ mod tests {
         let server = async {
             let asker = Asker {
                 client: std::net::Ipv4Addr::LOCALHOST.into(),
+                transport: Transport::Tcp,
                 table: &table,
                 identity: &identity,
                 door: &door,

@@ -11,6 +11,7 @@ mod child;
 mod cookies;
 mod dig;
 mod dns;
+mod dot;
 mod fake_disk;
 mod following;
 mod full_disk;

@@ -96,7 +96,10 @@ async fn connections_beyond_the_limit_are_closed_and_counted() {
     }
     let mut third = TcpStream::connect(world.v4()).await.unwrap();
     assert!(matches!(third.read(&mut [0]).await, Ok(0) | Err(_)));
-    let series = r#"tcp_connections_refused_total{limit="of_one_address"}"#;
+    let series = r#"tcp_connections_refused_total{limit="of_one_address",transport="tcp"}"#;
     assert_eq!(world.metric(series), 1.0);
-    assert_eq!(world.metric("tcp_connections_opened_total"), 2.0);
+    assert_eq!(
+        world.metric(r#"tcp_connections_opened_total{transport="tcp"}"#),
+        2.0
+    );
 }

@@ -13,6 +13,8 @@ use tempfile::TempDir;
 use tokio_util::sync::CancellationToken;
 use zeroize::Zeroizing;
 
+use crate::dot::certificate;
+
 /// A running server and everything around it.
 pub(crate) struct World {
     pub(crate) directory: Directory,
@@ -109,6 +111,7 @@ pub(crate) async fn start(
         relay: vec![ip("192.0.2.250"), ip("2001:db8::250")],
         nameserver: vec![ip("192.0.2.53"), ip("2001:db8::53")],
         master: master(),
+        certificate: Some(certificate()),
     };
     ddns::start(config, facts, directory.clone(), registry, stop.clone()).await
 }

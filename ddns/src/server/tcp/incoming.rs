@@ -1,5 +1,7 @@
 //! What a client sends, cut into messages.
 
+use std::io;
+
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::time::{Instant, timeout_at};
 
@@ -68,6 +70,8 @@ impl Incoming {
         };
         match timeout_at(deadline, stream.read(&mut self.octets[self.end..])).await {
             Err(_) => Err(late),
+            // TLS says so when the client has ended without its last word, as many do; lengths say what is whole here.
+            Ok(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => Err(End::Closed),
             Ok(Err(_)) => Err(End::Broken),
             Ok(Ok(0)) => Err(End::Closed),
             Ok(Ok(len)) => {
