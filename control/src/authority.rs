@@ -151,8 +151,19 @@ impl Authority {
         &self,
         name: OperatorName,
     ) -> Result<OperatorCertificate, AuthorityError> {
+        self.host_certificate(self.zone.operator_name(name))
+    }
+
+    /// The same for the name server of the zone, which proves by it over TLS who it is.
+    ///
+    /// # Errors
+    /// If it cannot be made.
+    pub fn name_server_certificate(&self) -> Result<OperatorCertificate, AuthorityError> {
+        self.host_certificate(name_server(&self.zone))
+    }
+
+    fn host_certificate(&self, host: String) -> Result<OperatorCertificate, AuthorityError> {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-        let host = self.zone.operator_name(name);
         let params = leaf_params(&host, vec![host.clone()], OPERATOR_LIFE)?;
         let certificate = params.signed_by(&key, &self.issuer)?;
         Ok(OperatorCertificate {
@@ -200,6 +211,11 @@ impl Authority {
             not_after: made_at + DEVICE_LIFE.as_secs(),
         })
     }
+}
+
+/// The full name of the zone's name server.
+pub(crate) fn name_server(zone: &Zone) -> String {
+    format!("{}.{zone}", ddns::zone::NAME_SERVER)
 }
 
 fn authority_params(zone: &Zone) -> CertificateParams {

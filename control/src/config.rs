@@ -77,6 +77,8 @@ pub struct Overrides {
     pub http: Option<SocketAddr>,
     /// `--dns`
     pub dns: Option<SocketAddr>,
+    /// `--dot`
+    pub dot: Option<SocketAddr>,
     /// `--admin`
     pub admin: Option<SocketAddr>,
     /// `--no-udp`
@@ -90,6 +92,7 @@ impl Overrides {
             "relay.front" => (self.front.is_some(), "--front"),
             "relay.http" => (self.http.is_some(), "--http"),
             "ddns.listen" => (self.dns.is_some(), "--dns"),
+            "ddns.dot" => (self.dot.is_some(), "--dot"),
             "admin.listen" => (self.admin.is_some(), "--admin"),
             _ => return None,
         };
@@ -191,6 +194,9 @@ impl Config {
         if let Some(dns) = overrides.dns {
             self.ddns.get_or_insert_default().listen = dns;
         }
+        if overrides.dot.is_some() {
+            self.ddns.get_or_insert_default().dot = overrides.dot;
+        }
         if let Some(admin) = overrides.admin {
             self.admin.listen = admin;
         }
@@ -253,6 +259,8 @@ impl Config {
         let mut listeners = vec![("relay.front", self.relay.front)];
         listeners.extend(self.relay.http.map(|address| ("relay.http", address)));
         listeners.extend(self.ddns.as_ref().map(|ddns| ("ddns.listen", ddns.listen)));
+        let dot = self.ddns.as_ref().and_then(|ddns| ddns.dot);
+        listeners.extend(dot.map(|address| ("ddns.dot", address)));
         listeners.push(("admin.listen", self.admin.listen));
         listeners
     }
@@ -516,6 +524,11 @@ listen = "127.0.0.1:5300"
             fault
                 .starts_with("causeway.toml:7: relay.http: 127.0.0.1:8443 is taken by relay.front"),
             "{fault}"
+        );
+        let fault = self::fault(&format!("{GOOD}dot = \"127.0.0.1:5300\"\n"));
+        assert_eq!(
+            fault,
+            "causeway.toml:12: ddns.dot: 127.0.0.1:5300 is taken by ddns.listen already"
         );
     }
 

@@ -70,6 +70,9 @@ struct UpOptions {
     /// Where DNS is spoken, UDP and TCP [demo: 127.0.0.1:5300]
     #[arg(long, value_name = "ADDR")]
     dns: Option<SocketAddr>,
+    /// Where DNS is spoken over TLS [demo: 127.0.0.1:8853]
+    #[arg(long, value_name = "ADDR")]
+    dot: Option<SocketAddr>,
     /// Where metrics and health are answered [default: 127.0.0.1:9400]
     #[arg(long, value_name = "ADDR")]
     admin: Option<SocketAddr>,
@@ -230,6 +233,7 @@ impl UpOptions {
             front: self.front,
             http: self.http,
             dns: self.dns,
+            dot: self.dot,
             admin: self.admin,
             no_udp: self.no_udp,
         };
@@ -254,6 +258,17 @@ fn overview(running: &Running, addresses: &Addresses) -> anyhow::Result<String> 
     if let Some(dns) = addresses.dns {
         let name = running.demo_host().unwrap_or(&addresses.zone);
         rows.push(("DNS", format!("dig @{} -p {} {name}", dns.ip(), dns.port())));
+    }
+    if let Some(dot) = addresses.dot {
+        let asked = format!(
+            "kdig @{} -p {} +tls-ca={} +tls-hostname={} {}",
+            dot.ip(),
+            dot.port(),
+            addresses.ca.display(),
+            running.name_server(),
+            running.demo_host().unwrap_or(&addresses.zone)
+        );
+        rows.push(("DNS over TLS", asked));
     }
     rows.push(("metrics", format!("http://{}/metrics", addresses.admin)));
     rows.push((

@@ -84,6 +84,15 @@ pub(crate) async fn dns(address: SocketAddr, zone: &str) -> io::Result<()> {
     .await
 }
 
+/// Whether the DNS server at `address` proves over TLS that it is `host`.
+pub(crate) async fn dot(address: SocketAddr, host: &str, roots: &Roots) -> io::Result<()> {
+    in_time(async {
+        let stream = TcpStream::connect(reachable(address)).await?;
+        tls::connect_dot(stream, host, roots).await.map(drop)
+    })
+    .await
+}
+
 fn soa_query(id: [u8; 2], zone: &str) -> Vec<u8> {
     let mut query = id.to_vec();
     query.extend_from_slice(&[0, 0, 0, 1, 0, 0, 0, 0, 0, 0]);

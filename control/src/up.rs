@@ -23,7 +23,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{Admin, Watched};
 use crate::api::{self, Cloud, Metrics, https_url};
-use crate::authority::{Authority, AuthorityError};
+use crate::authority::{self, Authority, AuthorityError};
 use crate::config::Config;
 use crate::demo::{self, DemoError, Place};
 use crate::devices::Devices;
@@ -67,6 +67,9 @@ pub enum UpError {
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The same for DNS over TLS.
+    #[error(transparent)]
+    NameServerCertificate(#[from] ddns::CertificateError),
     /// The threads that carry bytes.
     #[error("no thread to carry bytes: {0}")]
     Workers(io::Error),
@@ -148,10 +151,10 @@ fn relay_with_option(error: &relay::server::StartError) -> String {
 
 /// The same for the DNS server.
 fn ddns_with_option(error: &ddns::StartError) -> String {
-    if matches!(error, ddns::StartError::Listen(_)) {
-        format!("{error}, or with --dns")
-    } else {
-        error.to_string()
+    match error {
+        ddns::StartError::Listen(_) => format!("{error}, or with --dns"),
+        ddns::StartError::ListenDot(_) => format!("{error}, or with --dot"),
+        _ => error.to_string(),
     }
 }
 
@@ -163,6 +166,7 @@ pub struct Running {
     state: StateDirectory,
     relay: relay::server::Handle,
     dns: Option<SocketAddr>,
+    dot: Option<SocketAddr>,
     admin: SocketAddr,
     /// The demo device's full name.
     demo: Option<String>,
@@ -202,7 +206,8 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let directory_changes = count_changes(&directory);
 
     let registry = Registry::new();
-    let certificates = OperatorCertificates::issue(Arc::clone(&authority))?;
+    let with_dot = config.ddns.as_ref().is_some_and(|ddns| ddns.dot.is_some());
+    let certificates = OperatorCertificates::issue(Arc::clone(&authority), with_dot)?;
     let (cloud_visitors, visitors) = mpsc::channel(CLOUD_QUEUE);
     let workers = match config.relay.workers {
         Some(count) => WorkerThreads::start(count),
@@ -220,7 +225,16 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let mut parts = Supervisor::default();
-    let ddns = start_ddns(&config, &state, updates, &directory, &registry, end.clone()).await?;
+    let ddns = start_ddns(
+        &config,
+        &state,
+        updates,
+        certificates.name_server.clone(),
+        &directory,
+        &registry,
+        end.clone(),
+    )
+    .await?;
 
     let cloud = Arc::new(Cloud {
         zone: config.zone.clone(),
@@ -242,6 +256,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     });
     let mut router = api::router(Arc::clone(&cloud));
     let dns = ddns.as_ref().map(ddns::Handle::addr);
+    let dot = ddns.as_ref().and_then(ddns::Handle::dot);
     if let Some(ddns) = ddns {
         router = router.merge(ddns.router());
         // A part of it that failed has said so in the log.
@@ -305,6 +320,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         state,
         relay,
         dns,
+        dot,
         admin: admin_address,
         demo,
         stop,
@@ -329,6 +345,8 @@ pub struct Addresses {
     pub http: Option<SocketAddr>,
     /// Where DNS is spoken, UDP and TCP.
     pub dns: Option<SocketAddr>,
+    /// Where DNS is spoken over TLS.
+    pub dot: Option<SocketAddr>,
     /// Where metrics and health are answered.
     pub admin: SocketAddr,
     /// The file with the certificate to trust for the zone.
@@ -345,6 +363,7 @@ impl Running {
             front: self.relay.front(),
             http: self.relay.http(),
             dns: self.dns,
+            dot: self.dot,
             admin: self.admin,
             ca: self.authority.certificate_file().to_owned(),
             state: self.state.path().to_owned(),
@@ -354,6 +373,11 @@ impl Running {
     /// `https://cloud.<zone>[:port]/`
     pub fn cloud_url(&self) -> String {
         operator::cloud_url(&self.cloud)
+    }
+
+    /// The full name of the zone's name server, which it proves over TLS.
+    pub fn name_server(&self) -> String {
+        authority::name_server(&self.cloud.zone)
     }
 
     /// The demo device's full name, if there is one.
@@ -387,6 +411,11 @@ impl Running {
             probe::dns(dns, self.cloud.zone.as_str())
                 .await
                 .map_err(silent("ddns"))?;
+        }
+        if let Some(dot) = self.dot {
+            probe::dot(dot, &self.name_server(), &roots)
+                .await
+                .map_err(silent("ddns over TLS"))?;
         }
         probe::http(self.admin, "/readyz")
             .await
@@ -424,6 +453,7 @@ async fn start_ddns(
     config: &Config,
     state: &StateDirectory,
     updates: Option<ddns::Storage>,
+    certificate: Option<ddns::Certificate>,
     directory: &directory::Reader,
     registry: &Registry,
     stop: CancellationToken,
@@ -442,7 +472,7 @@ async fn start_ddns(
         },
         relay: public,
         master: state.tsig_master()?,
-        certificate: None,
+        certificate,
     };
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,
@@ -488,10 +518,12 @@ struct OperatorCertificates {
     authority: Arc<Authority>,
     cloud: CertificateSlot,
     relay: CertificateSlot,
+    /// Where DNS is spoken over TLS.
+    name_server: Option<ddns::Certificate>,
 }
 
 impl OperatorCertificates {
-    fn issue(authority: Arc<Authority>) -> Result<Self, UpError> {
+    fn issue(authority: Arc<Authority>, with_dot: bool) -> Result<Self, UpError> {
         let slot = |name| {
             let certificate = authority.operator_certificate(name)?;
             Ok::<_, UpError>(CertificateSlot::from_pem(
@@ -499,7 +531,13 @@ impl OperatorCertificates {
                 &certificate.key,
             )?)
         };
+        let name_server = || {
+            let certificate = authority.name_server_certificate()?;
+            let slot = ddns::Certificate::from_pem(&certificate.chain, &certificate.key)?;
+            Ok::<_, UpError>(slot)
+        };
         Ok(Self {
+            name_server: with_dot.then(name_server).transpose()?,
             cloud: slot(OperatorName::Cloud)?,
             relay: slot(OperatorName::Relay)?,
             authority,
@@ -534,6 +572,10 @@ impl OperatorCertificates {
             let certificate = self.authority.operator_certificate(name)?;
             slot.replace(&certificate.chain, &certificate.key)?;
         }
+        if let Some(slot) = &self.name_server {
+            let certificate = self.authority.name_server_certificate()?;
+            slot.replace(&certificate.chain, &certificate.key)?;
+        }
         Ok(())
     }
 }
@@ -552,6 +594,13 @@ mod tests {
         };
         let taken = UpError::from(ddns::StartError::from(taken)).to_string();
         assert!(taken.contains("192.0.2.1:53") && taken.ends_with("or with --dns"));
+        let taken = ddns::ListenError {
+            addr: SocketAddr::from(([192, 0, 2, 1], 853)),
+            transport: "TLS",
+            source: io::ErrorKind::AddrInUse.into(),
+        };
+        let taken = UpError::from(ddns::StartError::ListenDot(taken)).to_string();
+        assert!(taken.contains("`dot`") && taken.ends_with("or with --dot"));
         let other = UpError::from(ddns::StartError::Bug).to_string();
         assert!(!other.contains("--dns"), "{other}");
     }

@@ -50,6 +50,9 @@ pub(crate) const HTTP2: &[u8] = b"h2";
 /// HTTP/1.1, the same (RFC 7301 section 6).
 pub(crate) const HTTP1: &[u8] = b"http/1.1";
 
+/// DNS over TLS, the same (RFC 7858).
+const DOT: &[u8] = b"dot";
+
 /// HTTP/1.0, the same. A client that speaks no other names no other (`curl --http1.0`), and some update clients are that old.
 const HTTP1_0: &[u8] = b"http/1.0";
 
@@ -240,7 +243,7 @@ pub async fn connect_https(
     host: &str,
     roots: &Roots,
 ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
-    connect_http(stream, host, roots, HTTP1).await
+    connect(stream, host, roots, HTTP1).await
 }
 
 /// The same for HTTP/2.
@@ -252,23 +255,35 @@ pub async fn connect_http2(
     host: &str,
     roots: &Roots,
 ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
-    connect_http(stream, host, roots, HTTP2).await
+    connect(stream, host, roots, HTTP2).await
 }
 
-async fn connect_http(
+/// The same for DNS (RFC 7858).
+///
+/// # Errors
+/// If the handshake fails.
+pub async fn connect_dot(
+    stream: TcpStream,
+    host: &str,
+    roots: &Roots,
+) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    connect(stream, host, roots, DOT).await
+}
+
+async fn connect(
     stream: TcpStream,
     host: &str,
     roots: &Roots,
     protocol: &[u8],
 ) -> io::Result<tokio_rustls::client::TlsStream<Prefixed>> {
-    let connector = http_client(roots, protocol).map_err(io::Error::other)?;
+    let connector = program_client(roots, protocol).map_err(io::Error::other)?;
     connector
         .connect(server_name(host)?, Prefixed::new(Bytes::new(), stream))
         .await
 }
 
-/// How a program speaks HTTP over TLS with a server whose certificate `roots` vouch for.
-fn http_client(roots: &Roots, protocol: &[u8]) -> Result<TlsConnector, TlsError> {
+/// How a program speaks `protocol` over TLS with a server whose certificate `roots` vouch for.
+fn program_client(roots: &Roots, protocol: &[u8]) -> Result<TlsConnector, TlsError> {
     let mut config = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()?
         .with_root_certificates(Arc::clone(&roots.store))

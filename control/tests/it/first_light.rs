@@ -75,6 +75,7 @@ fn ready_tells_a_person_and_a_program_what_is_where() {
         server.url("demo", "/"),
         server.url("cloud", "/#sign-in="),
         format!("dig @127.0.0.1 -p {}", server.ready.dns.port()),
+        format!("kdig @127.0.0.1 -p {}", server.ready.dot.port()),
         server.ready.ca.display().to_string(),
         server.ready.state.display().to_string(),
         "causeway device add".to_owned(),
@@ -87,6 +88,7 @@ fn ready_tells_a_person_and_a_program_what_is_where() {
         server.ready.front,
         server.ready.http,
         server.ready.dns,
+        server.ready.dot,
         server.ready.admin,
     ] {
         assert!(address.ip().is_loopback() && address.port() != 0);
@@ -96,7 +98,8 @@ fn ready_tells_a_person_and_a_program_what_is_where() {
 #[test]
 fn every_listener_takes_ipv6() {
     let options = [
-        "--front", "[::1]:0", "--http", "[::1]:0", "--dns", "[::1]:0", "--admin", "[::1]:0",
+        "--front", "[::1]:0", "--http", "[::1]:0", "--dns", "[::1]:0", "--dot", "[::1]:0",
+        "--admin", "[::1]:0",
     ];
     let server = Server::start_with(Place::Host, &options);
     assert!(

@@ -17,6 +17,7 @@ mod chromium;
 mod clients;
 mod crash;
 mod dns;
+mod dot;
 mod first_light;
 mod kernel;
 mod memory;

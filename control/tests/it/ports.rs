@@ -47,7 +47,7 @@ fn garbage_silence_and_a_byte_a_second_are_closed_on_every_port() {
     let ready = &server.ready;
     let before = server.process.memory().0;
     std::thread::scope(|scope| {
-        for address in [ready.front, ready.http, ready.admin, ready.dns] {
+        for address in [ready.front, ready.http, ready.admin, ready.dns, ready.dot] {
             scope.spawn(move || {
                 assert!(
                     until_closed(address, &[&[]]) < Duration::from_secs(15),
@@ -98,11 +98,11 @@ fn garbage_silence_and_a_byte_a_second_are_closed_on_every_port() {
 fn a_port_in_use_is_named_with_the_option_that_changes_it() {
     let taken = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = taken.local_addr().unwrap().to_string();
-    for option in ["--front", "--http", "--dns", "--admin"] {
+    for option in ["--front", "--http", "--dns", "--dot", "--admin"] {
         let folder = tempfile::tempdir().unwrap();
         let mut command = Command::new(causeway());
         command.args(["up", "--demo", "--state"]).arg(folder.path());
-        for free in ["--front", "--http", "--dns", "--admin"] {
+        for free in ["--front", "--http", "--dns", "--dot", "--admin"] {
             command.args([
                 free,
                 if free == option {
@@ -138,6 +138,8 @@ fn a_state_directory_in_use_and_one_of_another_zone_are_named() {
             "--front",
             "127.0.0.1:0",
             "--http",
+            "127.0.0.1:0",
+            "--dot",
             "127.0.0.1:0",
         ]);
         command

@@ -99,6 +99,7 @@ pub(crate) struct Ready {
     pub(crate) front: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) dns: SocketAddr,
+    pub(crate) dot: SocketAddr,
     pub(crate) admin: SocketAddr,
     pub(crate) ca: PathBuf,
     pub(crate) state: PathBuf,
@@ -135,6 +136,7 @@ impl Server {
             ("--front", FREE),
             ("--http", FREE),
             ("--dns", FREE),
+            ("--dot", FREE),
             ("--admin", FREE),
         ] {
             if !options.contains(&option) {
@@ -159,12 +161,14 @@ impl Server {
             front,
             http,
             dns,
+            dot,
             admin,
             ..
         } = &self.ready;
-        let [front, http, dns, admin] = [front, http, dns, admin].map(ToString::to_string);
+        let [front, http, dns, dot, admin] =
+            [front, http, dns, dot, admin].map(ToString::to_string);
         let options = [
-            "--front", &front, "--http", &http, "--dns", &dns, "--admin", &admin,
+            "--front", &front, "--http", &http, "--dns", &dns, "--dot", &dot, "--admin", &admin,
         ];
         Self::start_on(self.place.clone(), Arc::clone(&self.folder), &options)
     }

@@ -51,6 +51,7 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
     config.relay.http = None;
     config.relay.raw = order.raw;
     if let Some(ddns) = &mut config.ddns {
+        ddns.dot = None;
         // All queries come from one network, which would soon have had its share. The highest limit counts like any.
         ddns.responses_per_second = 1_000_000_i64.try_into()?;
         if let Some(threads) = order.dns_threads {
