@@ -151,10 +151,12 @@ fn relay_with_option(error: &relay::server::StartError) -> String {
 
 /// The same for the DNS server.
 fn ddns_with_option(error: &ddns::StartError) -> String {
-    match error {
-        ddns::StartError::Listen(_) => format!("{error}, or with --dns"),
-        ddns::StartError::ListenDot(_) => format!("{error}, or with --dot"),
-        _ => error.to_string(),
+    if matches!(error, ddns::StartError::Listen(_)) {
+        format!("{error}, or with --dns")
+    } else if matches!(error, ddns::StartError::ListenDot(_)) {
+        format!("{error}, or with --dot")
+    } else {
+        error.to_string()
     }
 }
 

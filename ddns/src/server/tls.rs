@@ -150,24 +150,30 @@ pub(crate) enum Failure {
 
 impl Failure {
     fn of(error: &io::Error) -> Self {
+        use rustls::Error;
         let Some(cause) = error.get_ref().and_then(|cause| cause.downcast_ref()) else {
-            return match error.kind() {
-                io::ErrorKind::UnexpectedEof => Self::Closed,
-                _ => Self::Broken,
-            };
+            let is_end = error.kind() == io::ErrorKind::UnexpectedEof;
+            return if is_end { Self::Closed } else { Self::Broken };
         };
-        match cause {
-            rustls::Error::AlertReceived(_) => Self::Declined,
-            rustls::Error::PeerIncompatible(_) | rustls::Error::NoApplicationProtocol => {
-                Self::Incompatible
-            }
-            rustls::Error::InvalidMessage(_)
-            | rustls::Error::InappropriateMessage { .. }
-            | rustls::Error::InappropriateHandshakeMessage { .. }
-            | rustls::Error::PeerMisbehaved(_)
-            | rustls::Error::PeerSentOversizedRecord
-            | rustls::Error::DecryptError => Self::Malformed,
-            _ => Self::Ours,
+        if matches!(cause, Error::AlertReceived(_)) {
+            Self::Declined
+        } else if matches!(
+            cause,
+            Error::PeerIncompatible(_) | Error::NoApplicationProtocol
+        ) {
+            Self::Incompatible
+        } else if matches!(
+            cause,
+            Error::InvalidMessage(_)
+                | Error::InappropriateMessage { .. }
+                | Error::InappropriateHandshakeMessage { .. }
+                | Error::PeerMisbehaved(_)
+                | Error::PeerSentOversizedRecord
+                | Error::DecryptError
+        ) {
+            Self::Malformed
+        } else {
+            Self::Ours
         }
     }
 

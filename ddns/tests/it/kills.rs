@@ -61,12 +61,13 @@ async fn no_kill_under_load_loses_an_acknowledged_update_or_spoils_the_log() {
         let stop = CancellationToken::new();
         let asking = tokio::spawn(ask(address, Arc::clone(&movers), stop.clone()));
         tokio::time::sleep(Duration::from_micros(dice.roll(UNDER_LOAD))).await;
-        stop.cancel(); // nobody is to miss the answers of a server that is no more
+        // Who asks ends just before, so as not to miss the answers of a server that is no more.
+        stop.cancel();
+        answers += asking.await.unwrap();
         server.kill();
         for task in moving {
             task.await.unwrap();
         }
-        answers += asking.await.unwrap();
         acknowledged += heard.load(SeqCst);
         under_way += u64::from(movers.iter().any(|mover| mover.is_under_way()));
     }
@@ -174,7 +175,7 @@ async fn ask(server: SocketAddr, movers: Arc<[Mover]>, stop: CancellationToken) 
     for mover in movers.iter().cycle() {
         let done = mover.done.load(SeqCst);
         tokio::select! {
-            // Stopping first: the server is killed right after it.
+            // Stopping first, as answers come all the time.
             biased;
             () = stop.cancelled() => break,
             step = mover.step(server) => {

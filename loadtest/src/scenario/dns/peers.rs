@@ -214,7 +214,8 @@ impl Plan {
                     None => return Ok(()),
                 }
             }
-            (DnsWorkload::UpdatesNsupdate, _) => match self.nsupdate(server, million).await? {
+            (DnsWorkload::UpdatesNsupdate, _) => match self.nsupdate(server, million, table).await?
+            {
                 Some(figures) => figures,
                 None => return Ok(()),
             },

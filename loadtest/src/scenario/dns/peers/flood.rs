@@ -100,11 +100,17 @@ impl Plan {
         &self,
         server: &NameServer,
         million: &Million,
+        table: &mut Table,
     ) -> Result<Option<Round>, ScenarioError> {
         let Some(program) = &self.nsupdate else {
             return Ok(None);
         };
         let (length, folder) = (self.effort.length(), million.folder());
-        nsupdate::measure(server, program, self.names, length, folder).await
+        let measured = nsupdate::measure(server, program, self.names, length, folder);
+        let Some((figures, why)) = measured.await? else {
+            return Ok(None);
+        };
+        note_failure(table, server.kind.name(), why);
+        Ok(Some(figures))
     }
 }

@@ -20,14 +20,14 @@ const AT_ONCE: usize = 4;
 /// Messages in a file.
 const MESSAGES: u32 = 500;
 
-/// Runs them until `length` has passed, and to their end. `None` where names cannot be moved.
+/// Runs them until `length` has passed, and to their end. Says the first of their complaints too. `None` where names cannot be moved.
 pub(crate) async fn measure(
     server: &NameServer,
     program: &Path,
     names: u32,
     length: Duration,
     folder: &Path,
-) -> Result<Option<Round>, ScenarioError> {
+) -> Result<Option<(Round, Option<String>)>, ScenarioError> {
     let Some(door) = &server.updates else {
         return Ok(None);
     };
@@ -35,7 +35,7 @@ pub(crate) async fn measure(
     for file in 0..AT_ONCE {
         files.push(folder.join(format!("nsupdate-{file}")));
     }
-    let (mut sent, mut failures) = (0, 0);
+    let (mut sent, mut failures, mut why) = (0, 0, None);
     let (begun, before) = (Instant::now(), server.process.cpu()?);
     let mut running = JoinSet::new();
     while begun.elapsed() < length || !running.is_empty() {
@@ -48,20 +48,22 @@ pub(crate) async fn measure(
             running.spawn_blocking(move || run(&program, file));
         }
         if let Some(ended) = running.join_next().await {
-            let (file, failed) = ended.map_err(io::Error::from)??;
+            let (file, complaints) = ended.map_err(io::Error::from)??;
             files.push(file);
             sent += MESSAGES;
-            failures += failed;
+            failures += u32::try_from(complaints.len()).unwrap_or(u32::MAX);
+            why = why.or_else(|| complaints.into_iter().next());
         }
     }
     let seconds = begun.elapsed().as_secs_f64();
     let cpu = server.process.cpu()?.saturating_sub(before).as_secs_f64();
     let done = f64::from(sent.saturating_sub(failures));
-    Ok(Some(vec![
+    let round = vec![
         (&UPDATES, done / seconds),
         (&UPDATE_CPU, cpu * 1e6 / done.max(1.0)),
         (&FAILURES, f64::from(failures)),
-    ]))
+    ];
+    Ok(Some((round, why)))
 }
 
 /// What nsupdate(1) reads: a message for each name, signed by the key of that name where updates are signed.
@@ -83,17 +85,18 @@ fn batch(server: &NameServer, door: &UpdateDoor, names: u32, first: u32) -> Stri
     batch
 }
 
-/// Runs it to its end, and counts its complaints, one for each message that was not done.
-fn run(program: &Path, file: PathBuf) -> io::Result<(PathBuf, u32)> {
+/// Runs it to its end, and returns its complaints, one for each message that was not done.
+fn run(program: &Path, file: PathBuf) -> io::Result<(PathBuf, Vec<String>)> {
     let ran = Command::new(program)
         .arg(&file)
         .stdin(Stdio::null())
         .output()?;
     let said = [ran.stdout, ran.stderr].concat();
     let said = String::from_utf8_lossy(&said);
-    let mut complaints = said.lines().filter(|line| !line.is_empty()).count();
-    if !ran.status.success() {
-        complaints = complaints.max(1);
+    let lines = said.lines().filter(|line| !line.is_empty());
+    let mut complaints: Vec<_> = lines.map(str::to_owned).collect();
+    if !ran.status.success() && complaints.is_empty() {
+        complaints.push(ran.status.to_string());
     }
-    Ok((file, u32::try_from(complaints).unwrap_or(u32::MAX)))
+    Ok((file, complaints))
 }
