@@ -6,13 +6,14 @@
 //!   agent   near: the origin      brings it; only where it passes TLS through and ends none
 //! ```
 //!
-//! `splice/raw.rs` has what passes over the raw connection.
+//! `splice/raw.rs` has what passes over the raw connection, `splice/outside.rs` what ends a pump from outside.
 //!
 //! A visitor at rest is to cost little: what few visitors come to do is boxed, so that it is no part of every pump.
 //!
 //! Who broke what decides what the other side sees: an orderly end is passed on as an orderly end, anything else as a
 //! reset. The functions stand in the order in which a visitor meets them.
 
+mod outside;
 mod raw;
 
 use std::collections::VecDeque;
@@ -32,12 +33,13 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
 use tokio::io::Interest;
 use tokio::net::TcpStream;
-use tokio::time::{Sleep, sleep, timeout};
-use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 use wire::ResetCode;
 use wire::frame::Ticket;
 use wire::segment::{self, Notice};
 
+use self::outside::{Cut, Idle};
 use crate::buffers;
 use crate::carrier::direction::Burst;
 use crate::carrier::raw::{Dialler, Door, SealKey};
@@ -45,16 +47,6 @@ use crate::carrier::{self, Carrier, Received, Receiver, Sender};
 use crate::congestion;
 use crate::liveness::SignsOfLife;
 use crate::turns::Turn;
-
-/// How often a visitor is looked at for having moved nothing.
-const IDLE_TICK: Duration = Duration::from_secs(600);
-
-/// A visitor of whom this many ticks saw no byte is sent away: an hour of silence on an open WebSocket is somebody who
-/// left without a word.
-const IDLE_TICKS: u32 = 6;
-
-/// The same once one direction has ended: nobody keeps half a connection in silence.
-const HALF_CLOSED_IDLE_TICKS: u32 = 1;
 
 /// How long the near end may still send after the far one has stopped listening and said all it had to say. Closing before
 /// that makes the kernel send a reset, which can overtake the last bytes.
@@ -523,95 +515,6 @@ where
     }
 }
 
-// What ends a pump from outside. Both are looked at whenever the task runs, and have woken it if there is something to see: so
-// they are polled once, and asked afterwards, which is cheaper.
-
-pin_project! {
-    /// The order to end.
-    struct Cut<'a> {
-        token: &'a CancellationToken,
-        #[pin]
-        cancelled: WaitForCancellationFuture<'a>,
-        waits: bool,
-    }
-}
-
-impl<'a> Cut<'a> {
-    fn by(token: &'a CancellationToken) -> Self {
-        Self {
-            token,
-            cancelled: token.cancelled(),
-            waits: false,
-        }
-    }
-}
-
-impl Future for Cut<'_> {
-    type Output = ();
-
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let this = self.project();
-        if !std::mem::replace(this.waits, true) {
-            return this.cancelled.poll(cx);
-        }
-        match this.token.is_cancelled() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
-        }
-    }
-}
-
-pin_project! {
-    /// Ready once nothing has passed for too long.
-    struct Idle {
-        #[pin]
-        tick: Sleep,
-        waits: bool,
-        // Those of which no octet was seen.
-        ticks: u32,
-        octets: u64,
-    }
-}
-
-impl Idle {
-    fn now() -> Self {
-        Self {
-            tick: sleep(IDLE_TICK),
-            waits: false,
-            ticks: 0,
-            octets: 0,
-        }
-    }
-
-    fn poll<O>(mut self: Pin<&mut Self>, cx: &mut Context<'_>, pump: &Pump<'_, O>) -> Poll<()> {
-        loop {
-            let this = self.as_mut().project();
-            if *this.waits && !this.tick.is_elapsed() {
-                return Poll::Pending;
-            }
-            *this.waits = true;
-            let mut tick = this.tick;
-            ready!(tick.as_mut().poll(cx));
-            let octets = pump.outwards.octets.load(Relaxed) + pump.inwards.octets.load(Relaxed);
-            *this.ticks = match octets == *this.octets {
-                true => *this.ticks + 1,
-                false => 0,
-            };
-            *this.octets = octets;
-            let limit = match pump.half_closed.load(Relaxed) {
-                true => HALF_CLOSED_IDLE_TICKS,
-                false => IDLE_TICKS,
-            };
-            if *this.ticks >= limit {
-                return Poll::Ready(());
-            }
-            let next = tick.deadline() + IDLE_TICK;
-            tick.reset(next);
-            *this.waits = false;
-        }
-    }
-}
-
 /// Reads what is there, 0 being the end. Where there is less than room for, there is no more: that spares the next look.
 fn read_some(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
     let mut short = None;
@@ -686,55 +589,4 @@ pub(crate) async fn drain(stream: &TcpStream, time: Duration) {
 fn reset(near: &TcpStream) {
     // If it fails the connection is gone already.
     let _ = SockRef::from(near).set_linger(Some(Duration::ZERO));
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::net::TcpListener;
-    use tokio::time::Instant;
-
-    use super::*;
-
-    /// How long it takes until a visitor is sent away of whom an octet is seen in the first tick and none afterwards.
-    async fn sent_away_after(half_closed: bool) -> Duration {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let near = TcpStream::connect(listener.local_addr().unwrap()).await;
-        let (near, signs) = (near.unwrap(), SignsOfLife::default());
-        let cut = CancellationToken::new();
-        let pump = Pump::new(&near, RawWay::Never, &cut, &signs);
-        pump.moved_outwards(1);
-        pump.half_closed.store(half_closed, Relaxed);
-        let begun = Instant::now();
-        let mut idle = pin!(Idle::now());
-        poll_fn(|cx| idle.as_mut().poll(cx, &pump)).await;
-        begun.elapsed()
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn who_moves_nothing_is_sent_away_and_sooner_with_half_a_connection() {
-        let ticks = |ticks| IDLE_TICK * ticks..IDLE_TICK * ticks + IDLE_TICK / 100;
-        let whole = sent_away_after(false).await;
-        assert!(ticks(1 + IDLE_TICKS).contains(&whole), "{whole:?}");
-        let half = sent_away_after(true).await;
-        let limit = ticks(1 + HALF_CLOSED_IDLE_TICKS);
-        assert!(limit.contains(&half), "{half:?}");
-    }
-
-    #[tokio::test]
-    async fn an_order_to_end_is_heard_before_and_after_it_is_waited_for() {
-        let token = CancellationToken::new();
-        let mut cut = pin!(Cut::by(&token));
-        poll_fn(|cx| {
-            assert!(cut.as_mut().poll(cx).is_pending());
-            assert!(cut.as_mut().poll(cx).is_pending());
-            Poll::Ready(())
-        })
-        .await;
-        let (token, waits) = (token.clone(), cut);
-        tokio::spawn(async move { token.cancel() });
-        waits.await;
-        let ended = CancellationToken::new();
-        ended.cancel();
-        Cut::by(&ended).await;
-    }
 }

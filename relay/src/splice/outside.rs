@@ -1,0 +1,169 @@
+//! What ends a pump from outside. Both are looked at whenever the task runs, and have woken it if there is something to see: so
+//! they are polled once, and asked afterwards, which is cheaper.
+
+use std::pin::Pin;
+use std::sync::atomic::Ordering::Relaxed;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pin_project_lite::pin_project;
+use tokio::time::{Sleep, sleep};
+use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
+
+use super::Pump;
+
+/// How often a visitor is looked at for having moved nothing.
+const IDLE_TICK: Duration = Duration::from_secs(600);
+
+/// A visitor of whom this many ticks saw no byte is sent away: an hour of silence on an open WebSocket is somebody who
+/// left without a word.
+const IDLE_TICKS: u32 = 6;
+
+/// The same once one direction has ended: nobody keeps half a connection in silence.
+const HALF_CLOSED_IDLE_TICKS: u32 = 1;
+
+pin_project! {
+    /// The order to end.
+    pub(super) struct Cut<'a> {
+        token: &'a CancellationToken,
+        #[pin]
+        cancelled: WaitForCancellationFuture<'a>,
+        waits: bool,
+    }
+}
+
+impl<'a> Cut<'a> {
+    pub(super) fn by(token: &'a CancellationToken) -> Self {
+        Self {
+            token,
+            cancelled: token.cancelled(),
+            waits: false,
+        }
+    }
+}
+
+impl Future for Cut<'_> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.project();
+        if !std::mem::replace(this.waits, true) {
+            return this.cancelled.poll(cx);
+        }
+        match this.token.is_cancelled() {
+            true => Poll::Ready(()),
+            false => Poll::Pending,
+        }
+    }
+}
+
+pin_project! {
+    /// Ready once nothing has passed for too long.
+    pub(super) struct Idle {
+        #[pin]
+        tick: Sleep,
+        waits: bool,
+        // Those of which no octet was seen.
+        ticks: u32,
+        octets: u64,
+    }
+}
+
+impl Idle {
+    pub(super) fn now() -> Self {
+        Self {
+            tick: sleep(IDLE_TICK),
+            waits: false,
+            ticks: 0,
+            octets: 0,
+        }
+    }
+
+    pub(super) fn poll<O>(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        pump: &Pump<'_, O>,
+    ) -> Poll<()> {
+        loop {
+            let this = self.as_mut().project();
+            if *this.waits && !this.tick.is_elapsed() {
+                return Poll::Pending;
+            }
+            *this.waits = true;
+            let mut tick = this.tick;
+            ready!(tick.as_mut().poll(cx));
+            let octets = pump.outwards.octets.load(Relaxed) + pump.inwards.octets.load(Relaxed);
+            *this.ticks = match octets == *this.octets {
+                true => *this.ticks + 1,
+                false => 0,
+            };
+            *this.octets = octets;
+            let limit = match pump.half_closed.load(Relaxed) {
+                true => HALF_CLOSED_IDLE_TICKS,
+                false => IDLE_TICKS,
+            };
+            if *this.ticks >= limit {
+                return Poll::Ready(());
+            }
+            let next = tick.deadline() + IDLE_TICK;
+            tick.reset(next);
+            *this.waits = false;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::pin::pin;
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio::time::Instant;
+
+    use super::super::RawWay;
+    use super::*;
+    use crate::liveness::SignsOfLife;
+
+    /// How long it takes until a visitor is sent away of whom an octet is seen in the first tick and none afterwards.
+    async fn sent_away_after(half_closed: bool) -> Duration {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (near, signs) = (near.unwrap(), SignsOfLife::default());
+        let cut = CancellationToken::new();
+        let pump = Pump::new(&near, RawWay::Never, &cut, &signs);
+        pump.moved_outwards(1);
+        pump.half_closed.store(half_closed, Relaxed);
+        let begun = Instant::now();
+        let mut idle = pin!(Idle::now());
+        poll_fn(|cx| idle.as_mut().poll(cx, &pump)).await;
+        begun.elapsed()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_moves_nothing_is_sent_away_and_sooner_with_half_a_connection() {
+        let ticks = |ticks| IDLE_TICK * ticks..IDLE_TICK * ticks + IDLE_TICK / 100;
+        let whole = sent_away_after(false).await;
+        assert!(ticks(1 + IDLE_TICKS).contains(&whole), "{whole:?}");
+        let half = sent_away_after(true).await;
+        let limit = ticks(1 + HALF_CLOSED_IDLE_TICKS);
+        assert!(limit.contains(&half), "{half:?}");
+    }
+
+    #[tokio::test]
+    async fn an_order_to_end_is_heard_before_and_after_it_is_waited_for() {
+        let token = CancellationToken::new();
+        let mut cut = pin!(Cut::by(&token));
+        poll_fn(|cx| {
+            assert!(cut.as_mut().poll(cx).is_pending());
+            assert!(cut.as_mut().poll(cx).is_pending());
+            Poll::Ready(())
+        })
+        .await;
+        let (token, waits) = (token.clone(), cut);
+        tokio::spawn(async move { token.cancel() });
+        waits.await;
+        let ended = CancellationToken::new();
+        ended.cancel();
+        Cut::by(&ended).await;
+    }
+}
