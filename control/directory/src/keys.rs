@@ -3,7 +3,7 @@
 //! Neither hash proves anything. Whoever is found is asked for the key itself.
 
 use std::hash::{BuildHasher as _, RandomState};
-use std::sync::{PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock, RwLockWriteGuard};
 
 use hashbrown::HashTable;
 use hashbrown::hash_table::Entry;
@@ -41,25 +41,16 @@ impl Keys {
         ask: impl Fn(NameHash) -> Option<T>,
     ) -> Option<T> {
         let hash = self.hash(key);
-        let holdings = self
-            .shard(hash)
-            .read()
-            .unwrap_or_else(PoisonError::into_inner);
-        holdings
+        let shard = self.shard(hash).read();
+        shard
+            .unwrap_or_else(PoisonError::into_inner)
             .iter_hash(hash)
             .filter(|holding| holding.key == hash)
             .find_map(|holding| ask(holding.name))
     }
 
     pub(crate) fn insert(&self, key: &PublicKey, name: NameHash) {
-        let holding = Holding {
-            key: self.hash(key),
-            name,
-        };
-        let mut holdings = self
-            .shard(holding.key)
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let (holding, mut holdings) = self.change(key, name);
         if let Entry::Vacant(entry) =
             holdings.entry(holding.key, |other| *other == holding, |other| other.key)
         {
@@ -68,17 +59,24 @@ impl Keys {
     }
 
     pub(crate) fn remove(&self, key: &PublicKey, name: NameHash) {
-        let holding = Holding {
-            key: self.hash(key),
-            name,
-        };
-        let mut holdings = self
-            .shard(holding.key)
-            .write()
-            .unwrap_or_else(PoisonError::into_inner);
+        let (holding, mut holdings) = self.change(key, name);
         if let Ok(entry) = holdings.find_entry(holding.key, |other| *other == holding) {
             entry.remove();
         }
+    }
+
+    /// What is kept of a key and a name, and where, to be changed.
+    fn change(
+        &self,
+        key: &PublicKey,
+        name: NameHash,
+    ) -> (Holding, RwLockWriteGuard<'_, HashTable<Holding>>) {
+        let key = self.hash(key);
+        let shard = self.shard(key).write();
+        (
+            Holding { key, name },
+            shard.unwrap_or_else(PoisonError::into_inner),
+        )
     }
 
     fn hash(&self, key: &PublicKey) -> u64 {
