@@ -44,6 +44,11 @@ impl Follower {
     /// Begins to follow, and puts every device there is in the table. What the log said of others is forgotten.
     /// Returns how many registrations those were.
     pub(crate) fn start(self: &Arc<Self>) -> usize {
+        // Whatever changes meanwhile waits for this lock, and is then looked at again.
+        let mut recovered = self
+            .recovered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
         // Weak, so that the Directory does not keep a stopped server alive.
         let follower = Arc::downgrade(self);
         self.directory.watch(move |change| {
@@ -52,11 +57,6 @@ impl Follower {
                 follower.settle(&device.name);
             }
         });
-        // Whatever changes meanwhile waits for this lock, and is then looked at again.
-        let mut recovered = self
-            .recovered
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
         self.table.make_room_for(self.directory.len());
         self.directory.for_each(|device| {
             let held = recovered.remove(&device.registration);

@@ -88,7 +88,7 @@ impl Updater {
         self.table.held(name, registration)
     }
 
-    /// The zone's serial. An update that is done is in every answer that has this serial or a later one.
+    /// The zone's serial. An update that is done is in every answer from then on, and this serial or a later one is with it.
     pub fn serial(&self) -> u32 {
         self.table.soa().serial
     }
@@ -123,7 +123,8 @@ impl Updater {
         self.begin(registration, name, change).outcome().await
     }
 
-    /// Begins an update without waiting for the disk. Those that are begun one after the other are made in that order.
+    /// Begins an update without waiting for the disk. Those that are begun one after the other are made in that order; but one that
+    /// does not apply to what is there now, before those under way, is refused.
     pub(crate) fn begin(
         &self,
         registration: RegistrationId,
@@ -159,12 +160,15 @@ impl Updater {
         if self.directory.registration_by_name(name) != Some(registration) {
             return Err(UpdateError::NotHeld);
         }
+        // Before the table is looked at: one that is under way may be this device's, and the promise that nothing changes would be
+        // broken by it.
+        let is_settled = self.queue.is_empty() && self.queue.is_sound();
         let current = self
             .table
             .held(name, registration)
             .ok_or(UpdateError::NotHeld)?;
         let next = change.apply(&current.own)?;
-        if next == current.own && self.queue.is_sound() {
+        if next == current.own && is_settled {
             return Ok(Some(Outcome::Unchanged(current)));
         }
         if !self.limits.private_addresses && !change.moves_in_public() {

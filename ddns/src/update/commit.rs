@@ -36,7 +36,7 @@ pub struct Committer<D: Disk> {
     last_repair: Option<Instant>,
 }
 
-/// Writes a snapshot of `table`, as it is when each device's turn comes. Ends early when `is_wanted` says no.
+/// Writes a snapshot of `table`: of each device as it is at some moment after the snapshot was begun. Ends early when `is_wanted` says no.
 ///
 /// # Errors
 /// As the disk says; the log goes on, and so do the logs before it.

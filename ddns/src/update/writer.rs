@@ -2,7 +2,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -14,8 +14,8 @@ use crate::store::{Disk, Written};
 use crate::update::commit::{Committer, Update, write_snapshot};
 use crate::update::{Outcome, UpdateError};
 
-/// Updates that may wait for the disk: at 200 bytes each it is under a megabyte, and a disk that syncs in 5 ms clears
-/// it in 20 ms.
+/// Updates that may wait for the disk. A disk that syncs in 5 ms clears them in 20 ms; and they are 200 octets each, or as many as
+/// a message has, which are 4 KiB at most.
 const QUEUE: usize = 4096;
 /// Updates that one sync makes last.
 const GROUP: usize = 1024;
@@ -57,17 +57,28 @@ struct Signs {
     stop: AtomicBool,
     /// From the writer: the log says what the table says.
     sound: AtomicBool,
+    /// Updates that are in the queue or on their way to the disk.
+    under_way: AtomicUsize,
 }
 
 impl Queue {
     /// Gives the writer an update to commit.
     pub(super) fn push(&self, request: Request) -> Result<(), UpdateError> {
+        self.signs.under_way.fetch_add(1, Ordering::SeqCst);
         self.sender
             .try_send(Message::Update(request))
-            .map_err(|error| match error {
-                TrySendError::Full(_) => UpdateError::Busy,
-                TrySendError::Disconnected(_) => UpdateError::Stopped,
+            .map_err(|error| {
+                self.signs.under_way.fetch_sub(1, Ordering::SeqCst);
+                match error {
+                    TrySendError::Full(_) => UpdateError::Busy,
+                    TrySendError::Disconnected(_) => UpdateError::Stopped,
+                }
             })
+    }
+
+    /// Whether the table says what will come of everything that was pushed before this call.
+    pub(super) fn is_empty(&self) -> bool {
+        self.signs.under_way.load(Ordering::SeqCst) == 0
     }
 
     /// Whether the log is known to say what the table says.
@@ -124,7 +135,7 @@ impl Writer {
         loop {
             let stopping = self.signs.stop.load(Ordering::Acquire);
             snapshots.tidy |= self.signs.tidy.swap(false, Ordering::Acquire);
-            if !self.gather(&mut group, stopping, snapshots.look()) {
+            if !self.gather(&mut group, stopping, snapshots.look(&committer)) {
                 break;
             }
             if !group.is_empty() {
@@ -133,7 +144,7 @@ impl Writer {
             snapshots.attend(&mut committer, metrics);
             self.show(&committer);
         }
-        // Told to stop by the same sign, it ends at once.
+        // Told to stop by the same sign, it ends soon.
         snapshots.end(&mut committer, metrics);
     }
 
@@ -181,6 +192,9 @@ impl Writer {
             .map(|request| (request.update, request.reply))
             .unzip();
         let outcomes = committer.commit(&updates, began);
+        self.signs
+            .under_way
+            .fetch_sub(updates.len(), Ordering::SeqCst);
         // Before anybody hears of a failure, so that nobody is told "unchanged" after it.
         self.show(committer);
         metrics.commit(committer.log(), began.elapsed());
@@ -214,11 +228,11 @@ struct Running {
 }
 
 impl Snapshots {
-    /// When to look at them next, if ever.
-    fn look(&self) -> Option<Instant> {
+    /// When to look at them next, if ever. An unsound log is begun anew although nobody updates: perhaps nobody does because it is.
+    fn look<D: Disk>(&self, committer: &Committer<D>) -> Option<Instant> {
         match self.running {
             Some(_) => Some(Instant::now() + LOOK),
-            None => self.tidy.then_some(self.next),
+            None => (self.tidy || !committer.log().is_sound()).then_some(self.next),
         }
     }
 
@@ -230,11 +244,12 @@ impl Snapshots {
                 self.end(committer, metrics);
             }
         }
-        let is_due = self.tidy || committer.wants_snapshot();
+        let is_sound = committer.log().is_sound();
+        let is_due = self.tidy || !is_sound || committer.wants_snapshot();
         if !is_due || self.running.is_some() || Instant::now() < self.next {
             return;
         }
-        if committer.log().is_sound() {
+        if is_sound {
             self.begin(committer, metrics);
         } else {
             let began = Instant::now();
@@ -252,7 +267,10 @@ impl Snapshots {
             thread::Builder::new()
                 .name("ddns-snapshot".into())
                 .spawn(move || {
-                    let is_wanted = || !signs.stop.load(Ordering::Relaxed);
+                    // What a log that has to be begun anew waits for must not take long.
+                    let is_wanted = || {
+                        !signs.stop.load(Ordering::Relaxed) && signs.sound.load(Ordering::Acquire)
+                    };
                     write_snapshot(snapshot, &table, is_wanted)
                 })
         });

@@ -79,6 +79,37 @@ fn address(number: usize, round: usize) -> String {
     format!("10.{round}.{}.{}", number / 250, number % 250 + 1)
 }
 
+/// The second would change nothing if the first were not under way.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_update_that_undoes_the_one_before_it_is_not_taken_for_no_change() {
+    let mut world = World::start().await;
+    world.directory.add("home");
+    let signer = Signer::of("home", &world.directory);
+    for round in 0..50 {
+        let there = format!("192.0.2.{}", round + 1);
+        let messages = [
+            "add home.nas.test A",
+            "delete home.nas.test A; add home.nas.test A",
+        ]
+        .into_iter()
+        .zip(["203.0.113.7", &there])
+        .map(|(words, address)| signer.sign(&update("nas.test", &format!("{words} {address}"))));
+        let before = signer.sign(&update("nas.test", &format!("add home.nas.test A {there}")));
+        let mut stream = TcpStream::connect(world.v4()).await.unwrap();
+        stream.write_all(&framed(&before.octets)).await.unwrap();
+        read_framed(&mut stream).await.unwrap();
+        let pipe: Vec<_> = messages
+            .flat_map(|message| framed(&message.octets))
+            .collect();
+        stream.write_all(&pipe).await.unwrap();
+        for _ in 0..2 {
+            let reply = read_framed(&mut stream).await.unwrap();
+            assert_eq!(reply[3] & 0xF, 0);
+        }
+        assert_eq!(resolve(world.v4(), "home.nas.test", "A").await, there);
+    }
+}
+
 /// A query does not wait for the disk on which an update before it waits.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_query_overtakes_an_update() {
