@@ -18,6 +18,8 @@ mod verify;
 
 use aws_lc_rs::hmac;
 
+use crate::protocol::CLASS_ANY;
+
 pub use key::{Master, Secret};
 pub use record::{Malformed, Signature, Signed, split};
 pub use sign::{Signer, tell};
@@ -30,7 +32,7 @@ pub const FUDGE: u16 = 300;
 /// What messages are signed with. The same secret serves for all: they are keyed hashes of different functions.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Algorithm {
-    /// HMAC-SHA-256, which the RFC demands.
+    /// HMAC-SHA-256, which the RFC recommends.
     Sha256,
     /// HMAC-SHA-384.
     Sha384,
@@ -41,8 +43,8 @@ pub enum Algorithm {
 impl Algorithm {
     const ALL: [Self; 3] = [Self::Sha256, Self::Sha384, Self::Sha512];
 
-    /// By its name on the wire, in lower case. Others are unknown: SHA-1 and MD5 are not to be relied on, and the names with a
-    /// shorter length are optional (RFC 8945 section 6).
+    /// By its name on the wire, in lower case. Others are unknown here. RFC 8945 section 6 has servers know SHA-1 and MD5 too, while it
+    /// advises against their use; a client that is set to one is told BADKEY. The names with a shorter length are optional.
     pub fn by_name(name: &[u8]) -> Option<Self> {
         Self::ALL
             .into_iter()
@@ -89,7 +91,6 @@ struct Variables<'v> {
 
 impl Variables<'_> {
     fn put_into(&self, digest: &mut hmac::Context) {
-        const CLASS_ANY: u16 = 255;
         const TTL: u32 = 0;
         digest.update(self.key);
         digest.update(&CLASS_ANY.to_be_bytes());

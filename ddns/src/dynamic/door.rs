@@ -39,8 +39,6 @@ pub(crate) struct Door {
 pub(crate) struct Reply {
     pub(crate) octets: Vec<u8>,
     pub(crate) kind: Kind,
-    /// It is signed, because its message was, and rightly: so it goes to nobody who has not asked.
-    pub(crate) is_signed: bool,
 }
 
 /// What is to be said to a message.
@@ -176,11 +174,7 @@ impl Door {
         let reply = match respond(&self.table, context, &signed.message, &mut octets) {
             Response::Reply { len, kind, .. } => {
                 octets.truncate(len);
-                Reply {
-                    octets,
-                    kind,
-                    is_signed: false,
-                }
+                Reply { octets, kind }
             }
             Response::Signed | Response::Silence(_) | Response::NoRoom => {
                 unsigned(&signed.message, Rcode::ServFail)
@@ -222,6 +216,10 @@ impl Door {
             Ok(Seen::Settled(rcode)) => {
                 self.metrics.dynamic_update("repeated");
                 rcode
+            }
+            Ok(Seen::TooMany) => {
+                self.metrics.dynamic_update("too_many");
+                Rcode::Refused
             }
             Ok(Seen::UnderWay) => {
                 self.metrics.dynamic_update("under_way");
@@ -272,7 +270,6 @@ impl Waiting {
         Reply {
             octets,
             kind: rcode.into(),
-            is_signed: true,
         }
     }
 }
@@ -302,13 +299,11 @@ fn unsigned(message: &[u8], rcode: Rcode) -> Reply {
     Reply {
         octets: reply(message, rcode),
         kind: rcode.into(),
-        is_signed: false,
     }
 }
 
 fn sign(mut reply: Reply, signer: &Signer, fault: Option<Fault>, now: u64) -> Taken {
     signer.sign(&mut reply.octets, fault, now);
-    reply.is_signed = true;
     Taken::Reply(reply)
 }
 

@@ -13,13 +13,11 @@
 )]
 
 use crate::message::{Header, Reader, Record};
-use crate::protocol::{HEADER_LEN, Rcode, Type};
+use crate::protocol::{Rcode, Type};
 
 /// What an UPDATE says, before anybody asks what it means.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct UpdateMessage<'m> {
-    /// The zone section as it came.
-    pub zone_section: &'m [u8],
     /// The zone's name, as all names here on the wire and in lower case.
     pub zone: Box<[u8]>,
     /// The zone's class.
@@ -66,7 +64,6 @@ impl<'m> UpdateMessage<'m> {
         let zone = reader.name()?;
         let ztype = Type(reader.u16()?);
         let class = reader.u16()?;
-        let zone_section = message.get(HEADER_LEN..reader.at())?;
         // The same: "and that the RR's ZTYPE is SOA, else signal FORMERR to the requestor."
         if ztype != Type::SOA {
             return None;
@@ -85,7 +82,6 @@ impl<'m> UpdateMessage<'m> {
             }
         }
         reader.is_at_end().then_some(Self {
-            zone_section,
             zone,
             class,
             prerequisites,
@@ -134,7 +130,6 @@ mod tests {
     fn an_update_is_a_zone_and_lines() {
         let octets = update([1, 1, 1, 1], 6, LINES);
         let message = UpdateMessage::parse(&octets).unwrap();
-        assert_eq!(message.zone_section, b"\x03NAS\x04test\0\0\x06\0\x01");
         assert_eq!(
             (&*message.zone, message.class),
             (&b"\x03nas\x04test\0"[..], 1)

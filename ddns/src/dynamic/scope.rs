@@ -164,7 +164,6 @@ mod tests {
 
     fn message<'m>(prerequisites: Vec<Line<'m>>, updates: Vec<Line<'m>>) -> UpdateMessage<'m> {
         UpdateMessage {
-            zone_section: &[],
             zone: ZONE.into(),
             class: CLASS_IN,
             prerequisites,

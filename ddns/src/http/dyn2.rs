@@ -64,8 +64,18 @@ impl Asking<'_> {
             return vec![self.own_word(&change).await];
         }
         let mut words = Vec::with_capacity(asked.hosts.len());
+        // Where the disk does not answer, the client waits for it once and not for each time that its name stands there.
+        let mut later = None;
         for host in &asked.hosts {
-            words.push(self.word(host, &change).await);
+            let word = match (self.refusal(host), later.clone()) {
+                (Some(word), _) => self.refused(word),
+                (None, Some(later)) => self.refused(later),
+                (None, None) => self.own_word(&change).await,
+            };
+            if word == Word::Later {
+                later = Some(word.clone());
+            }
+            words.push(word);
         }
         words
     }
@@ -81,15 +91,14 @@ impl Asking<'_> {
         }
     }
 
-    async fn word(&self, host: &str, change: &Result<ChangeSet, Word>) -> Word {
+    /// Why a host cannot be moved: it is not the device's own full name, or it is one below that.
+    fn refusal(&self, host: &str) -> Option<Word> {
         if !host.contains('.') {
-            return self.refused(Word::NotFqdn);
+            return Some(Word::NotFqdn);
         }
-        // The device's own full name, and none below it.
-        if own_name(host, self.doors.directory.zone()).is_none_or(|name| name != self.device.name) {
-            return self.refused(Word::NoHost);
-        }
-        self.own_word(change).await
+        let name = own_name(host, self.doors.directory.zone());
+        name.is_none_or(|name| name != self.device.name)
+            .then_some(Word::NoHost)
     }
 
     async fn own_word(&self, change: &Result<ChangeSet, Word>) -> Word {

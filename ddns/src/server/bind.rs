@@ -25,7 +25,7 @@ pub(crate) struct Sockets {
     /// The address they have in common.
     pub(crate) addr: SocketAddr,
     pub(crate) tcp: TcpListener,
-    /// One for each worker; the kernel deals the clients out among them.
+    /// One for each worker; the kernel deals the datagrams out among them.
     pub(crate) udp: Vec<UdpSocket>,
 }
 

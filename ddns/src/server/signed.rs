@@ -55,10 +55,9 @@ pub(crate) async fn serve(
             identity: &identity,
         };
         match door.take(&context, &datagram.message) {
-            // Signatures that prove nothing are within what a network gets of any errors.
-            Taken::Reply(reply)
-                if !reply.is_signed && is_over(&limiter, datagram.client, reply.kind) =>
-            {
+            // A signature says who has written a message and not from where it comes, and whoever has seen one can send it from
+            // another's address; only what has been done for the first time is answered whatever the network has got.
+            Taken::Reply(reply) if is_over(&limiter, datagram.client, reply.kind) => {
                 let mut tally = Tally::default();
                 tally.limited(Limited::Dropped);
                 tally.dropped(Dropped::Limited, 1);
@@ -78,6 +77,12 @@ pub(crate) async fn serve(
             }
         }
     }
+    queue.close();
+    let mut tally = Tally::default();
+    while queue.try_recv().is_ok() {
+        tally.dropped(Dropped::TooManySigned, 1);
+    }
+    metrics.add(Transport::Udp, &mut tally);
     door.tasks().close();
     door.tasks().wait().await;
 }

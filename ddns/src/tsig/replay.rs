@@ -6,8 +6,8 @@
 //! - the same message again, because its reply got lost or because somebody has copied it, gets the same code;
 //! - one that was signed more than [`DISORDER`] before the newest of its key is refused, as RFC 8945 section 5.2.3 recommends.
 //!
-//! Memory is bounded: where it does not reach, the oldest is forgotten, and what is as old is refused. So is, after a start, what
-//! was signed before it.
+//! Memory is bounded, for each key and in all. A key that has used up its share is refused until some of it is too old; where
+//! the whole does not reach, the oldest is forgotten, and what is as old is refused. So is, after a start, what was signed before it.
 
 use std::collections::{HashMap, VecDeque};
 
@@ -18,9 +18,14 @@ use crate::protocol::Rcode;
 
 /// Seconds. Messages overtake each other on their way, their times are whole seconds, and one key may be in use on two machines.
 const DISORDER: u64 = 5;
-/// Messages that are remembered, at 200 octets each. 870 a second never fill it; at 20,000 a second it reaches back for thirteen
-/// seconds, and only clients whose clocks are further behind are refused.
+/// Messages that are remembered, at 200 octets each. 430 a second never fill it, whenever they say that they were signed; at
+/// 20,000 a second it reaches back for thirteen seconds, and only clients whose clocks are further behind are refused.
 const CAPACITY: usize = 1 << 18;
+/// Of one key: three a second for as long as a signature is good, and many more than a device may change. No single key can make
+/// others be forgotten.
+const OF_ONE_KEY: u32 = 1024;
+/// Those that are too old are forgotten so many at a time, so that no message waits for the rest of a busy time to go.
+const FORGOTTEN_AT_ONCE: usize = 16;
 
 /// A key, for as long as its device holds the name.
 pub type KeyId = (RegistrationId, Duty);
@@ -54,12 +59,22 @@ pub enum Seen {
     UnderWay,
     /// It has, and this became of it.
     Settled(Rcode),
+    /// It has not, but its key has come so often that it is not taken.
+    TooMany,
+}
+
+/// What is known of a key.
+#[derive(Clone, Copy, Debug, Default)]
+struct OfKey {
+    newest: u64,
+    /// Messages that are remembered.
+    count: u32,
 }
 
 /// Remembers messages.
 #[derive(Debug)]
 pub struct Guard {
-    newest_by_key: HashMap<KeyId, u64>,
+    known_by_key: HashMap<KeyId, OfKey>,
     outcome_by_message: HashMap<(KeyId, [u8; 16]), Option<Rcode>>,
     /// In the order in which they came.
     order: VecDeque<Message>,
@@ -76,7 +91,7 @@ impl Guard {
 
     fn with_capacity(capacity: usize, now: u64) -> Self {
         Self {
-            newest_by_key: HashMap::new(),
+            known_by_key: HashMap::new(),
             outcome_by_message: HashMap::new(),
             order: VecDeque::new(),
             forgotten: now.saturating_sub(1),
@@ -97,12 +112,18 @@ impl Guard {
         if let Some(outcome) = self.outcome_by_message.get(&(key, mac)) {
             return Ok(outcome.map_or(Seen::UnderWay, Seen::Settled));
         }
-        let newest = self.newest_by_key.get(&key).copied().unwrap_or(0);
-        if time_signed <= self.forgotten || time_signed.saturating_add(DISORDER) < newest {
+        self.forget_the_old(now);
+        let known = self.known_by_key.get(&key).copied().unwrap_or_default();
+        if time_signed <= self.forgotten || time_signed.saturating_add(DISORDER) < known.newest {
             return Err(Fault::BadTime);
         }
+        if known.count >= OF_ONE_KEY {
+            return Ok(Seen::TooMany);
+        }
         self.make_room(now);
-        self.newest_by_key.insert(key, newest.max(time_signed));
+        let known = self.known_by_key.entry(key).or_default();
+        known.newest = known.newest.max(time_signed);
+        known.count = known.count.saturating_add(1);
         self.outcome_by_message.insert((key, mac), None);
         self.order.push_back(message);
         Ok(Seen::Never)
@@ -112,27 +133,50 @@ impl Guard {
     pub fn settle(&mut self, message: &Message, outcome: Rcode) {
         let place = (message.key, message.mac);
         if outcome == Rcode::ServFail {
-            self.outcome_by_message.remove(&place);
+            self.forget(message);
         } else if let Some(there) = self.outcome_by_message.get_mut(&place) {
             *there = Some(outcome);
         }
     }
 
-    /// Forgets what nobody would take any more, and the oldest if there is no room otherwise.
+    /// Forgets some of what nobody would take any more.
+    fn forget_the_old(&mut self, now: u64) {
+        for _ in 0..FORGOTTEN_AT_ONCE {
+            match self.order.front() {
+                Some(oldest) if oldest.time_signed.saturating_add(FUDGE.into()) < now => {
+                    self.forget_first();
+                }
+                Some(_) | None => return,
+            }
+        }
+    }
+
+    /// Forgets the first that came, if there is no room otherwise.
     fn make_room(&mut self, now: u64) {
-        while let Some(&oldest) = self.order.front() {
-            let is_good = oldest.time_signed.saturating_add(FUDGE.into()) >= now;
-            if is_good && self.order.len() < self.capacity {
-                return;
-            }
-            if is_good {
-                // Whoever signs in the future must not make the present refused.
-                self.forgotten = self.forgotten.max(oldest.time_signed.min(now));
-            }
-            self.order.pop_front();
-            self.outcome_by_message.remove(&(oldest.key, oldest.mac));
-            if self.newest_by_key.get(&oldest.key) == Some(&oldest.time_signed) {
-                self.newest_by_key.remove(&oldest.key);
+        while self.order.len() >= self.capacity
+            && let Some(oldest) = self.forget_first()
+        {
+            // Whoever signs in the future must not make the present refused.
+            self.forgotten = self.forgotten.max(oldest.time_signed.min(now));
+        }
+    }
+
+    fn forget_first(&mut self) -> Option<Message> {
+        let oldest = self.order.pop_front()?;
+        self.forget(&oldest);
+        Some(oldest)
+    }
+
+    /// Forgets a message, unless that has been done.
+    fn forget(&mut self, message: &Message) {
+        let place = (message.key, message.mac);
+        if self.outcome_by_message.remove(&place).is_none() {
+            return;
+        }
+        if let Some(known) = self.known_by_key.get_mut(&message.key) {
+            known.count = known.count.saturating_sub(1);
+            if known.count == 0 {
+                self.known_by_key.remove(&message.key);
             }
         }
     }
@@ -224,6 +268,33 @@ mod tests {
     }
 
     #[test]
+    fn no_key_takes_more_than_its_share_and_shuts_others_out() {
+        let mut guard = Guard::new(START);
+        let mut mac = 0_u32;
+        let mut flood = |guard: &mut Guard, now| {
+            mac += 1;
+            let mac = [mac.to_be_bytes(); 8];
+            let key = (RegistrationId(1), Duty::Addresses);
+            guard.admit(Message::new(key, now + 300, mac.as_flattened()), now)
+        };
+        for _ in 0..OF_ONE_KEY {
+            assert_eq!(flood(&mut guard, START), Ok(Seen::Never));
+        }
+        for second in 0..600 {
+            let now = START + second;
+            assert_eq!(flood(&mut guard, now), Ok(Seen::TooMany));
+            let other = guard.admit(message(3 + second, now, 1), now);
+            assert_eq!(other, Ok(Seen::Never));
+        }
+        // What is too old goes by and by, and makes room.
+        let later = START + 601;
+        for _ in 0..OF_ONE_KEY {
+            assert_eq!(flood(&mut guard, later), Ok(Seen::Never));
+        }
+        assert_eq!(flood(&mut guard, later), Ok(Seen::TooMany));
+    }
+
+    #[test]
     fn nothing_is_kept_beyond_its_time() {
         let mut guard = Guard::new(START);
         for second in 0..1000 {
@@ -231,7 +302,7 @@ mod tests {
             guard.admit(message, START + second).unwrap();
         }
         assert_eq!(guard.order.len(), 301);
-        assert_eq!(guard.newest_by_key.len(), 301);
+        assert_eq!(guard.known_by_key.len(), 301);
         assert_eq!(guard.outcome_by_message.len(), 301);
         assert_eq!(guard.forgotten, START - 1);
     }

@@ -79,7 +79,12 @@ pub(super) async fn report(cloud: &Cloud, identity: &Identity, situation: &Situa
             .await;
         match answer {
             Ok(DnsReceipt { version }) => {
-                tracing::info!(version, "the name leads to this device's own addresses");
+                match now == Public::default() {
+                    true => tracing::info!(version, "the name leads to the relay again"),
+                    false => {
+                        tracing::info!(version, "the name leads to this device's own addresses")
+                    }
+                }
                 situation.known().dns = Some(now.status(Some(version), None));
                 told = now;
                 settled = Some(Settled::for_good(now));
