@@ -13,7 +13,8 @@
 //! - Appended records count once the file is synced, and only then does anybody hear of them.
 //! - A record says all that a registration has, so it does not matter if a snapshot knows of it already.
 //! - Nothing is appended behind octets whose sync has failed: the kernel may have dropped them and told us once. All is written anew
-//!   instead, from what the table answers with.
+//!   instead, from what the table answers with; and as a process cannot know what the one before it was told, all is written
+//!   anew after a start.
 //! - A snapshot counts once it is synced, renamed, and the rename synced. The log that goes on from it was begun before it, so
 //!   whatever has been acknowledged stands in one of them; and what it replaces goes only then.
 

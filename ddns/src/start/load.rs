@@ -97,9 +97,10 @@ impl Filling {
             );
         }
         let mut committer = Committer::new(log, Arc::clone(&self.table));
-        let ready = match forgotten {
-            0 => committer.resume(),
-            _ => committer.begin_anew(),
+        // Otherwise the thread that writes does it first of all, and answers do not wait for it.
+        let ready = match is_new || forgotten > 0 {
+            true => committer.begin_anew(),
+            false => Ok(()),
         };
         self.metrics.log(committer.log());
         self.metrics.names(&self.table);

@@ -31,12 +31,6 @@ pub trait Disk: Clone + Debug + Send + 'static {
     /// As the file system says.
     fn create(&self, name: &str) -> io::Result<Self::File>;
 
-    /// The file `name`, to be appended to.
-    ///
-    /// # Errors
-    /// As the file system says, or if there is none.
-    fn resume(&self, name: &str) -> io::Result<Self::File>;
-
     /// Gives the file `from` the name `to`, in place of what had it. Lasts once [`sync`](Self::sync) has returned.
     ///
     /// # Errors
@@ -140,10 +134,6 @@ impl Disk for DirectoryDisk {
         let file = private(self.0.path.join(name))?;
         file.set_len(0)?;
         Ok(file)
-    }
-
-    fn resume(&self, name: &str) -> io::Result<File> {
-        OpenOptions::new().append(true).open(self.0.path.join(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {

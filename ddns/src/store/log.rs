@@ -19,8 +19,6 @@ pub struct Log<D: Disk> {
     file: Option<D::File>,
     /// One of those that were found ends in what is no record.
     is_torn: bool,
-    /// Whether the last one that was found can be gone on with as it is.
-    is_whole: bool,
     /// Behind the last snapshot.
     behind: Size,
     /// Behind the one that is being written.
@@ -43,8 +41,8 @@ pub struct Recovered {
 }
 
 impl<D: Disk> Log<D> {
-    /// Reads the snapshot and the logs that are there, if any. The log takes records only after [`resume`](Self::resume) or
-    /// [`begin_anew`](Self::begin_anew).
+    /// Reads the snapshot and the logs that are there, if any. The log takes records only after [`begin_anew`](Self::begin_anew):
+    /// what is seen of a file whose sync has failed may not be on the disk, and only the process before this one was told.
     ///
     /// # Errors
     /// If there is a file that cannot be read or is not of ours. Nothing has been changed, whatever happens.
@@ -64,7 +62,6 @@ impl<D: Disk> Log<D> {
             number: numbers.last().copied().unwrap_or(first),
             file: None,
             is_torn: false,
-            is_whole: false,
             behind: Size::default(),
             behind_next: Size::default(),
         };
@@ -85,7 +82,7 @@ impl<D: Disk> Log<D> {
         match read.ending {
             Ending::Foreign => return Err(ReadError::Foreign(number)),
             // One that was never begun; nothing was ever appended to it.
-            Ending::Torn if read.good == 0 => self.is_whole = false,
+            Ending::Torn if read.good == 0 => {}
             Ending::Torn => {
                 let torn = octets.len().saturating_sub(read.good);
                 tracing::warn!(
@@ -94,30 +91,12 @@ impl<D: Disk> Log<D> {
                     "a log of updates ends in octets that are no record, as after a crash; they are dropped"
                 );
                 self.is_torn = true;
-                self.is_whole = false;
             }
-            Ending::Whole => self.is_whole = !self.is_torn,
+            Ending::Whole => {}
         }
         self.behind.octets += octets.len() as u64;
         self.behind.records += read.records;
         Ok(())
-    }
-
-    /// Goes on with the last log as it is. Says whether that can be done; if not, all has to be written anew.
-    ///
-    /// What a process before this one has appended was perhaps never synced, and nobody told; but from now on it is answered.
-    ///
-    /// # Errors
-    /// As the disk says.
-    pub fn resume(&mut self) -> io::Result<bool> {
-        if !self.is_whole {
-            return Ok(false);
-        }
-        let mut file = self.disk.resume(&name(self.number))?;
-        file.sync()?;
-        self.disk.sync()?;
-        self.file = Some(file);
-        Ok(true)
     }
 
     /// Whether records can be appended; if not, [`begin_anew`](Self::begin_anew) makes it so.
@@ -187,14 +166,13 @@ impl<D: Disk> Log<D> {
     /// Writes a snapshot of these records at once, and begins the log anew behind it, whatever its state.
     ///
     /// # Errors
-    /// As the disk says. The log is not sound afterwards.
+    /// As the disk says. The log is not sound then, unless only what is superfluous could not be removed.
     pub fn begin_anew(&mut self, records: impl Iterator<Item = Record>) -> io::Result<()> {
         self.file = None;
         let file = self.create_next()?;
         let written = self.snapshot().write(records, || true)?;
-        self.finish(&written)?;
         self.file = Some(file);
-        Ok(())
+        self.finish(&written)
     }
 
     fn create_next(&mut self) -> io::Result<D::File> {

@@ -24,8 +24,8 @@ pub(super) const END: u8 = 0;
 /// What each registration has, by its last record. The numbers are given in turn, and nobody chooses them.
 pub type HeldByRegistration = FxHashMap<RegistrationId, Held>;
 
-/// Octets of the shortest record, without anything but a version.
-const SHORTEST: usize = 20;
+/// Octets of a record with both addresses, as most are.
+const USUAL: usize = 40;
 
 /// What was read of a log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,8 +96,8 @@ fn beginning(octets: &[u8]) -> Ending {
 pub fn read_snapshot(octets: &[u8]) -> Option<(u64, HeldByRegistration)> {
     let rest = octets.strip_prefix(&SNAPSHOT_MAGIC)?;
     let (first_log, mut rest) = rest.split_first_chunk()?;
-    // As much as there can be records at most: to grow on the way would take twice the memory.
-    let records = octets.len() / SHORTEST;
+    // To grow on the way takes half as much memory again.
+    let records = octets.len() / USUAL;
     let mut known = HeldByRegistration::with_capacity_and_hasher(records, FxBuildHasher);
     loop {
         let (body, behind) = read_frame(rest)?;

@@ -55,8 +55,8 @@ fn records(table: &Table) -> impl Iterator<Item = Record> {
 }
 
 impl<D: Disk> Committer<D> {
-    /// Joins a log and the table that has been loaded from it. Nothing can be committed before [`resume`](Self::resume) or
-    /// [`begin_anew`](Self::begin_anew).
+    /// Joins a log and the table that has been loaded from it. The first commit begins the log anew, unless
+    /// that has been done.
     pub fn new(log: Log<D>, table: Arc<Table>) -> Self {
         Self {
             log,
@@ -102,17 +102,6 @@ impl<D: Disk> Committer<D> {
             self.table.changed(crate::unix_seconds());
         }
         outcomes
-    }
-
-    /// Goes on with the log that was found, or writes all anew if that cannot be done.
-    ///
-    /// # Errors
-    /// As the disk says. Answers stay as they are, and updates are refused.
-    pub fn resume(&mut self) -> io::Result<()> {
-        match self.log.resume()? {
-            true => Ok(()),
-            false => self.begin_anew(),
-        }
     }
 
     /// Whether reading the log takes longer than reading a snapshot would.
@@ -208,7 +197,7 @@ impl<D: Disk> Committer<D> {
             return Err(io::Error::other("the disk failed a moment ago"));
         }
         self.begin_anew()?;
-        tracing::info!("the log of updates has been begun anew after a failure");
+        tracing::info!("the log of updates has been begun anew");
         Ok(())
     }
 }

@@ -23,6 +23,8 @@ struct State {
     /// What a crash leaves, before any of `unsynced`.
     kept_names: BTreeMap<String, usize>,
     unsynced: Vec<NameChange>,
+    /// No sync that has failed since the last crash has dropped the removal of a name.
+    is_removal_whole: bool,
     dice: Dice,
     /// Calls until the crash.
     calls_left: u64,
@@ -74,6 +76,7 @@ impl FakeDisk {
             names: BTreeMap::new(),
             kept_names: BTreeMap::new(),
             unsynced: Vec::new(),
+            is_removal_whole: true,
             dice: Dice(seed),
             calls_left: u64::MAX,
             calls: 0,
@@ -103,10 +106,20 @@ impl FakeDisk {
     pub(crate) fn kept(&self) -> Vec<u8> {
         let state = self.0.lock().unwrap();
         let named = state.kept_names.iter();
-        let inodes = named.filter(|(name, _)| !name.ends_with(".new"));
+        // Nobody can take away again what is not seen any more, before a crash shows it.
+        let inodes = named.filter(|(name, _)| {
+            !name.ends_with(".new") && (state.names.contains_key(*name) || state.is_removal_whole)
+        });
         inodes
             .flat_map(|(_, inode)| state.inodes[*inode].kept.clone())
             .collect()
+    }
+
+    /// The process has ended and the machine has not: what was not synced is still seen, and may be lost later.
+    pub(crate) fn restart(&self) {
+        let mut state = self.0.lock().unwrap();
+        state.calls_left = u64::MAX;
+        state.faults = 0;
     }
 
     /// Loses what was not synced, and works again.
@@ -130,6 +143,7 @@ impl FakeDisk {
         }
         state.calls_left = u64::MAX;
         state.faults = 0;
+        state.is_removal_whole = true;
     }
 }
 
@@ -239,16 +253,6 @@ impl Disk for FakeDisk {
         })
     }
 
-    fn resume(&self, name: &str) -> io::Result<FakeFile> {
-        let mut state = self.0.lock().unwrap();
-        state.call()?;
-        let inode = state.names.get(name).copied();
-        Ok(FakeFile {
-            disk: self.clone(),
-            inode: inode.ok_or(io::ErrorKind::NotFound)?,
-        })
-    }
-
     fn remove(&self, name: &str) -> io::Result<()> {
         let mut state = self.0.lock().unwrap();
         let came_to_end = state.call();
@@ -277,6 +281,7 @@ impl Disk for FakeDisk {
         let State {
             kept_names,
             unsynced,
+            is_removal_whole,
             dice,
             ..
         } = &mut *state;
@@ -285,6 +290,10 @@ impl Disk for FakeDisk {
             Ok(()) => all,
             Err(_) => dice.roll(all as u64 + 1) as usize,
         };
+        let dropped = &unsynced[lasting..];
+        *is_removal_whole &= !dropped
+            .iter()
+            .any(|change| matches!(change, NameChange::Remove(_)));
         // What a failed sync has not kept is never kept, unless it is done again.
         for change in unsynced.drain(..).take(lasting) {
             change.apply(kept_names);
