@@ -35,30 +35,28 @@ pub fn answer<'t>(query: &Query<'_>, table: &'t Table) -> Answer<'t> {
     let Some(below) = table.below_apex(query.name.as_wire()) else {
         return Answer::Refusal(Refusal::because(Rcode::Refused, Ede::NotAuthoritative));
     };
-    match query.qtype {
+    // Before the look-up: what is said is never older than the serial that it is said with.
+    let soa = table.soa();
+    let found = match query.qtype {
         Type::ANY => one_of_any(below, table),
-        qtype => said(table.find(below, qtype), table),
+        qtype => table.find(below, qtype),
+    };
+    match found {
+        Found::Records(records) => Answer::Records(records),
+        Found::Soa => Answer::Soa(soa),
+        Found::NoData => Answer::NoData(soa),
+        Found::NoName => Answer::NoName(soa),
     }
 }
 
 /// RFC 8482 section 4.1: one RRset that exists, a small one, is answer enough to ANY.
-fn one_of_any<'t>(below: &[u8], table: &'t Table) -> Answer<'t> {
+fn one_of_any<'t>(below: &[u8], table: &'t Table) -> Found<'t> {
     const SMALL_FIRST: [Type; 5] = [Type::A, Type::AAAA, Type::SOA, Type::NS, Type::TXT];
-    let found = SMALL_FIRST
+    SMALL_FIRST
         .into_iter()
         .map(|qtype| table.find(below, qtype))
         .find(|found| !matches!(found, Found::NoData))
-        .unwrap_or(Found::NoData);
-    said(found, table)
-}
-
-fn said<'t>(found: Found<'t>, table: &'t Table) -> Answer<'t> {
-    match found {
-        Found::Records(records) => Answer::Records(records),
-        Found::Soa => Answer::Soa(table.soa()),
-        Found::NoData => Answer::NoData(table.soa()),
-        Found::NoName => Answer::NoName(table.soa()),
-    }
+        .unwrap_or(Found::NoData)
 }
 
 #[cfg(test)]

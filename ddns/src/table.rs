@@ -145,7 +145,7 @@ impl Table {
     pub fn soa(&self) -> Soa<'_> {
         Soa {
             template: &self.contents.soa,
-            serial: self.serial.load(Ordering::Relaxed),
+            serial: self.serial.load(Ordering::Acquire),
             apex_len: self.contents.apex.len(),
         }
     }
@@ -306,7 +306,7 @@ impl Table {
         self.devices.recorded()
     }
 
-    /// Tells that the zone has changed: its serial becomes `second`, or the next one if it is there or further already.
+    /// Tells that the zone has changed, after it has: its serial becomes `second`, or the next one if it is there or further already.
     pub fn changed(&self, second: u32) {
         let next = |serial: u32| {
             // RFC 1982 section 3.2: half of all numbers are ahead.
@@ -318,7 +318,7 @@ impl Table {
             }
         };
         self.serial
-            .update(Ordering::Relaxed, Ordering::Relaxed, next);
+            .update(Ordering::Release, Ordering::Relaxed, next);
     }
 }
 
