@@ -206,4 +206,28 @@ mod tests {
             Err(StoreError::OtherZone { .. })
         ));
     }
+
+    #[tokio::test]
+    async fn keys_and_codes_of_a_database_with_whole_hashes_still_open_what_they_opened() {
+        let (directory, store) = store().await;
+        store
+            .register(&name("mynas"), &code("a"), NOW, LATER)
+            .await
+            .unwrap();
+        let whole = [code("a").as_bytes().as_slice(), &[7; 16]].concat();
+        for statement in [
+            "UPDATE devices SET ddns_key_hash = ?",
+            "UPDATE pairing_codes SET code_hash = ?",
+            "DELETE FROM _sqlx_migrations WHERE version = 5 AND length(?) = 32",
+        ] {
+            let change = sqlx::query(statement).bind(whole.as_slice());
+            change.execute(&store.pool).await.unwrap();
+        }
+        store.close().await;
+        let path = directory.path().join(DATABASE);
+        let again = Store::open(&path, &zone("nas.localhost")).await.unwrap();
+        let paired = again.pair(&code("a"), &key(1), NOW).await.unwrap();
+        assert_eq!(paired.ddns_key, Some(code("a")));
+        assert_eq!(paired.challenge_key, None);
+    }
 }

@@ -42,14 +42,20 @@ impl fmt::Debug for Token {
     }
 }
 
-/// SHA-256 of a token. The tokens have 80 bits of randomness or more, so a fast hash is enough to keep them.
+/// The first half of a token's SHA-256. The tokens have 80 bits of randomness or more, so a fast hash is enough to keep them;
+/// and to find another with the same 128 bits is no easier than to guess, while a million of them are kept in memory.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub struct TokenHash([u8; 32]);
+pub struct TokenHash([u8; Self::LEN]);
 
 impl TokenHash {
+    /// Octets.
+    pub const LEN: usize = 16;
+
     /// The hash of `secret` as its holder presents it.
     pub fn of(secret: &str) -> Self {
-        Self(Sha256::digest(secret.as_bytes()).into())
+        let mut octets = [0; Self::LEN];
+        octets.copy_from_slice(&Sha256::digest(secret.as_bytes())[..Self::LEN]);
+        Self(octets)
     }
 
     /// Whether `presented` is the secret; takes the same time whatever the answer.
@@ -58,12 +64,12 @@ impl TokenHash {
     }
 
     /// A hash read back from where it was kept.
-    pub fn from_bytes(bytes: [u8; 32]) -> Self {
+    pub fn from_bytes(bytes: [u8; Self::LEN]) -> Self {
         Self(bytes)
     }
 
     /// The bytes to keep.
-    pub fn as_bytes(&self) -> &[u8; 32] {
+    pub fn as_bytes(&self) -> &[u8; Self::LEN] {
         &self.0
     }
 }

@@ -52,7 +52,7 @@ impl Credentials {
         let device = read_user(&self.user, directory.zone())
             .and_then(|name| directory.device_by_name(&name));
         let hash = device.as_ref().and_then(|device| device.key_for(duty));
-        let nobodys = TokenHash::from_bytes([0; 32]);
+        let nobodys = TokenHash::from_bytes([0; TokenHash::LEN]);
         let matches = hash.unwrap_or(nobodys).matches(&self.key);
         device.filter(|_| hash.is_some() && matches)
     }

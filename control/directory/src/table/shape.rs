@@ -1,7 +1,7 @@
 //! How a device is packed: which octets stand for it.
 //!
 //! ```text
-//!   octets   4             8, 16 … 64       32             32               16        32
+//!   octets   4             8, 16 … 64       16             16               16        32
 //!            registration  name, NUL …      address key?   challenge key?   identity: id, public key?
 //! ```
 
@@ -43,8 +43,8 @@ impl Shape {
     pub(super) fn octets(self) -> usize {
         let optional = |has: bool, octets| if has { octets } else { 0 };
         4 + self.name_octets
-            + optional(self.address_key, 32)
-            + optional(self.challenge_key, 32)
+            + optional(self.address_key, TokenHash::LEN)
+            + optional(self.challenge_key, TokenHash::LEN)
             + optional(self.identity, 16 + 32)
     }
 
