@@ -207,6 +207,12 @@ impl Plan {
                 note_failure(table, kind, why);
                 figures
             }
+            (DnsWorkload::VisibleUnderLoad, _) => {
+                match self.visible_under_load(rate, server, table).await? {
+                    Some(figures) => figures,
+                    None => return Ok(()),
+                }
+            }
             (DnsWorkload::Updates | DnsWorkload::UpdatesBesideHits, _) => {
                 let beside = (workload == DnsWorkload::UpdatesBesideHits).then_some(rate);
                 match self.flood(beside, server, table, progress).await? {

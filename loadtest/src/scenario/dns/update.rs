@@ -1,6 +1,7 @@
 //! Updates that move names: at a fixed rate beside queries, or one after the other, each looked for as soon as it is
 //! acknowledged; and as many as a server takes, by this program or by nsupdate.
 
+mod line;
 pub(super) mod nsupdate;
 pub(super) mod pipes;
 mod signature;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use data_encoding::BASE64;
+use hdrhistogram::Histogram;
 use http_body_util::{BodyExt as _, Empty};
 use hyper::client::conn::http2::{SendRequest, handshake};
 use hyper::header::AUTHORIZATION;
@@ -22,6 +24,7 @@ use tokio::net::{TcpStream, UdpSocket};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{interval, timeout};
 
+use self::line::Line;
 pub(super) use self::pipes::{Flood, Pipes};
 use self::signature::Signer;
 use super::{Column, P50, P99};
@@ -40,6 +43,9 @@ const ANSWER: Duration = Duration::from_millis(500);
 /// Updates under way at a time beside queries; more wait for a server that takes fewer than are wanted.
 const AT_ONCE: usize = 64;
 
+/// Names that are moved and looked for at a time. Our server lets an address have 50 connections.
+const FOLLOWED_AT_ONCE: u32 = 32;
+
 pub(super) static UPDATES: Column = Column {
     key: "updates_per_s",
     heading: "updates/s",
@@ -54,6 +60,11 @@ pub(super) static UPDATE_CPU: Column = Column {
 pub(super) static UPDATE_P99: Column = Column {
     key: "update_p99_us",
     heading: "update p99 µs",
+    decimals: 0,
+};
+static TRIES: Column = Column {
+    key: "tries",
+    heading: "tries",
     decimals: 0,
 };
 static STALE: Column = Column {
@@ -73,6 +84,7 @@ enum Mover {
     Rfc2136 {
         server: SocketAddr,
     },
+    Signed(Box<Line>),
 }
 
 impl Mover {
@@ -101,6 +113,16 @@ impl Mover {
             cloud: format!("https://{host}:{}/nic/update", front.port()),
             key,
         }))
+    }
+
+    /// The same with the quickest that our server takes one after the other.
+    async fn quick_at(server: &NameServer) -> Result<Option<Self>, ScenarioError> {
+        let Some(UpdateDoor::Dyn2 { tsig, .. }) = &server.updates else {
+            return Self::at(server).await;
+        };
+        let signer = Signer::new(tsig).ok_or_else(|| std::io::Error::other("no secret"))?;
+        let line = Line::to(server.address, signer);
+        Ok(Some(Self::Signed(Box::new(line))))
     }
 
     /// Gives a name another address. When this returns `Ok`, the server has acknowledged it; otherwise, why it has not.
@@ -145,6 +167,11 @@ impl Mover {
                         Some(NO_ERROR) if length >= 12 => Ok(()),
                         rcode => Err(format!("the answer was {rcode:?}")),
                     }
+                }
+                Self::Signed(line) => {
+                    let update = message(number, address).zip(wire(&host(number)));
+                    let (update, name) = update.ok_or("that is no name")?;
+                    line.exchange(update, &name).await
                 }
             }
         };
@@ -245,54 +272,136 @@ impl Drop for Updates {
     }
 }
 
-/// Moves random names one after the other for so long, and asks for each as soon as that is acknowledged: how many answers
-/// did not show it, and how long it took from sending the update to the answer that did. `None` where names cannot be moved.
+/// Moves names for so long, and asks for each as soon as that is acknowledged: how many answers did not show it, and how long it
+/// took from sending the update to the answer that did. One after the other; `None` where names cannot be moved.
 pub(super) async fn update_to_visible(
     server: &NameServer,
     names: u32,
     length: Duration,
 ) -> Result<Option<(Round, Option<String>)>, ScenarioError> {
-    let Some(mut mover) = Mover::at(server).await? else {
-        return Ok(None);
-    };
-    let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
-    client.connect(server.address).await?;
-    let mut times = latencies()?;
-    let (mut stale, mut failures, mut why) = (0_u64, 0_u64, None);
+    match Mover::at(server).await? {
+        Some(mover) => follow(mover, 1, server, names, length).await.map(Some),
+        None => Ok(None),
+    }
+}
+
+/// The same with many at a time, each another name.
+pub(super) async fn many_to_visible(
+    server: &NameServer,
+    names: u32,
+    length: Duration,
+) -> Result<Option<(Round, Option<String>)>, ScenarioError> {
+    match Mover::quick_at(server).await? {
+        Some(mover) => follow(mover, FOLLOWED_AT_ONCE, server, names, length)
+            .await
+            .map(Some),
+        None => Ok(None),
+    }
+}
+
+async fn follow(
+    mover: Mover,
+    at_once: u32,
+    server: &NameServer,
+    names: u32,
+    length: Duration,
+) -> Result<(Round, Option<String>), ScenarioError> {
     let begun = Instant::now();
-    let first = rand::random_range(0..1 << 16);
-    for count in first.. {
-        if begun.elapsed() >= length {
-            break;
-        }
-        let (number, address) = (rand::random_range(0..names), address(count));
-        let sent = Instant::now();
-        if let Err(error) = mover.set(number, address).await {
-            failures += 1;
-            why.get_or_insert(error);
-            continue;
-        }
-        match seen(&client, number, address).await? {
-            Some(before) => {
-                times.saturating_record(microseconds(sent.elapsed()));
-                stale += before;
-            }
-            None => {
-                failures += 1;
-                why.get_or_insert("an acknowledged update was not seen in time".to_owned());
-            }
-        }
+    let next = Arc::new(AtomicU64::new(rand::random_range(0..1 << 16)));
+    let mut followers = JoinSet::new();
+    for _ in 0..at_once {
+        let follower = Follower {
+            mover: mover.clone(),
+            server: server.address,
+            names,
+            next: Arc::clone(&next),
+            until: begun + length,
+        };
+        followers.spawn(follower.follow());
+    }
+    let mut all = Followed::new()?;
+    while let Some(followed) = followers.join_next().await {
+        let followed = followed.map_err(std::io::Error::other)??;
+        // They have the same bounds.
+        let _ = all.times.add(&followed.times);
+        all.stale += followed.stale;
+        all.failures += followed.failures;
+        all.why = all.why.or(followed.why);
     }
     let seconds = begun.elapsed().as_secs_f64();
-    let quantile = |quantile| times.value_at_quantile(quantile) as f64;
+    let quantile = |quantile| all.times.value_at_quantile(quantile) as f64;
     let round = vec![
-        (&UPDATES, times.len() as f64 / seconds),
+        (&TRIES, all.times.len() as f64),
+        (&UPDATES, all.times.len() as f64 / seconds),
         (&P50, quantile(0.5)),
         (&P99, quantile(0.99)),
-        (&STALE, stale as f64),
-        (&FAILURES, failures as f64),
+        (&STALE, all.stale as f64),
+        (&FAILURES, all.failures as f64),
     ];
-    Ok(Some((round, why)))
+    Ok((round, all.why))
+}
+
+/// Moves one name after the other, and looks.
+struct Follower {
+    mover: Mover,
+    server: SocketAddr,
+    names: u32,
+    /// Counts the moves of all: no two have the same name or address at a time.
+    next: Arc<AtomicU64>,
+    until: Instant,
+}
+
+/// What has come of it.
+struct Followed {
+    times: Histogram<u64>,
+    stale: u64,
+    failures: u64,
+    /// The first failure.
+    why: Option<String>,
+}
+
+impl Followed {
+    fn new() -> Result<Self, ScenarioError> {
+        Ok(Self {
+            times: latencies()?,
+            stale: 0,
+            failures: 0,
+            why: None,
+        })
+    }
+}
+
+impl Follower {
+    async fn follow(mut self) -> Result<Followed, ScenarioError> {
+        let client = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?;
+        client.connect(self.server).await?;
+        let mut followed = Followed::new()?;
+        while Instant::now() < self.until {
+            let count = self.next.fetch_add(1, Relaxed);
+            let number = (count % u64::from(self.names)) as u32;
+            let address = address(count);
+            let sent = Instant::now();
+            if let Err(error) = self.mover.set(number, address).await {
+                followed.failures += 1;
+                followed.why.get_or_insert(error);
+                continue;
+            }
+            match seen(&client, number, address).await? {
+                Some(before) => {
+                    followed
+                        .times
+                        .saturating_record(microseconds(sent.elapsed()));
+                    followed.stale += before;
+                }
+                None => {
+                    followed.failures += 1;
+                    let why = "an acknowledged update was not seen in time";
+                    followed.why.get_or_insert(why.to_owned());
+                }
+            }
+        }
+        Ok(followed)
+    }
 }
 
 /// Asks for a name until the answer shows `address`. Says how many did not; `None` if none does in time.

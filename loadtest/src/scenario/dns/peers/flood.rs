@@ -9,7 +9,9 @@ use crate::progress::Progress;
 use crate::report::{Round, Table};
 use crate::scenario::dns::askers::{Askers, Order, Pace};
 use crate::scenario::dns::questions::{Drawn, Questions};
-use crate::scenario::dns::update::{Flood, UPDATE_CPU, UPDATE_P99, UPDATES, nsupdate};
+use crate::scenario::dns::update::{
+    Flood, UPDATE_CPU, UPDATE_P99, UPDATES, many_to_visible, nsupdate,
+};
 use crate::scenario::dns::{LOSSES, RATE};
 use crate::scenario::{Load, ScenarioError};
 use crate::world::million::ZONE;
@@ -74,6 +76,27 @@ impl Plan {
         Ok(Some(figures))
     }
 
+    /// Many names at a time are moved and looked for, beside queries.
+    pub(super) async fn visible_under_load(
+        &self,
+        beside: u32,
+        server: &NameServer,
+        table: &mut Table,
+    ) -> Result<Option<Round>, ScenarioError> {
+        let load = Arc::new(Load::default());
+        let askers = self.ask_beside(beside, server, &load)?;
+        let length = self.effort.length();
+        let followed = many_to_visible(server, self.names, length).await?;
+        let answered = askers.answered.load(Relaxed) as f64 / length.as_secs_f64();
+        askers.finish()?;
+        let Some((mut figures, why)) = followed else {
+            return Ok(None);
+        };
+        figures.push((&RATE, answered));
+        note_failure(table, server.kind.name(), why);
+        Ok(Some(figures))
+    }
+
     fn ask_beside(
         &self,
         rate: u32,
@@ -82,7 +105,7 @@ impl Plan {
     ) -> Result<Askers, ScenarioError> {
         let drawn = Drawn::new(ZONE, self.names, 0, false);
         let drawn = drawn.ok_or_else(|| ScenarioError::Nothing {
-            workload: "updates_beside_hits",
+            workload: "queries beside updates",
             cause: format!("{ZONE} can be no zone"),
         })?;
         let order = Order {

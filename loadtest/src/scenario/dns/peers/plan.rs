@@ -123,6 +123,8 @@ pub(super) enum DnsWorkload {
     HitBesideUpdates,
     /// One name after the other is moved, and asked for as soon as that is acknowledged
     UpdateToVisible,
+    /// The same with many at a time, beside queries at a fixed rate
+    VisibleUnderLoad,
     /// As many names are moved as the server takes
     Updates,
     /// The same beside queries at a fixed rate
@@ -178,6 +180,7 @@ impl DnsWorkload {
             (Self::HitPaced, _) => "hit_paced",
             (Self::HitBesideUpdates, _) => "hit_beside_updates",
             (Self::UpdateToVisible, _) => "update_to_visible",
+            (Self::VisibleUnderLoad, _) => "visible_under_load",
             (Self::Updates, _) => "updates",
             (Self::UpdatesBesideHits, _) => "updates_beside_hits",
             (Self::UpdatesNsupdate, _) => "updates_nsupdate",
@@ -194,6 +197,7 @@ impl DnsWorkload {
             | Self::HitPaced
             | Self::HitBesideUpdates
             | Self::UpdateToVisible
+            | Self::VisibleUnderLoad
             | Self::Updates
             | Self::UpdatesBesideHits
             | Self::UpdatesNsupdate => 0,
@@ -207,6 +211,7 @@ impl DnsWorkload {
             Self::HitPaced
             | Self::HitBesideUpdates
             | Self::UpdateToVisible
+            | Self::VisibleUnderLoad
             | Self::Updates
             | Self::UpdatesBesideHits
             | Self::UpdatesNsupdate => false,
@@ -220,7 +225,10 @@ impl DnsWorkload {
 
     /// Whether queries come at the fixed rate.
     pub(super) fn is_paced(self) -> bool {
-        matches!(self, Self::HitPaced | Self::UpdatesBesideHits)
+        matches!(
+            self,
+            Self::HitPaced | Self::VisibleUnderLoad | Self::UpdatesBesideHits
+        )
     }
 
     /// Whether a server can do it at all.
@@ -229,6 +237,7 @@ impl DnsWorkload {
             Self::Miss | Self::Mix => server.looks_up(),
             Self::HitBesideUpdates
             | Self::UpdateToVisible
+            | Self::VisibleUnderLoad
             | Self::Updates
             | Self::UpdatesBesideHits
             | Self::UpdatesNsupdate => server.takes_updates(),
