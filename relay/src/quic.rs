@@ -354,6 +354,25 @@ pub(crate) fn heard(connection: &Connection) -> u64 {
     connection.stats().udp_rx.datagrams
 }
 
+/// What has become of a tunnel's packets.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Packets {
+    /// Since the tunnel began.
+    pub(crate) sent: u64,
+    pub(crate) lost: u64,
+    pub(crate) round_trip: Duration,
+}
+
+/// Looks at them as they are now.
+pub(crate) fn packets(connection: &Connection) -> Packets {
+    let stats = connection.stats().path;
+    Packets {
+        sent: stats.sent_packets,
+        lost: stats.lost_packets,
+        round_trip: stats.rtt,
+    }
+}
+
 /// What a tunnel's path is like.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Path {
@@ -367,12 +386,16 @@ pub(crate) struct Path {
 
 /// Looks at the path as it is now.
 pub(crate) fn path(connection: &Connection) -> Path {
-    let stats = connection.stats().path;
+    let Packets {
+        sent,
+        lost,
+        round_trip,
+    } = packets(connection);
     let controller = connection.congestion_state().into_any();
     Path {
-        sent: stats.sent_packets,
-        lost: stats.lost_packets,
-        round_trip: stats.rtt,
+        sent,
+        lost,
+        round_trip,
         congestion: controller
             .downcast_ref::<AdaptiveController>()
             .map_or("unknown", AdaptiveController::name),

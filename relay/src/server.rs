@@ -20,6 +20,7 @@ mod redirect;
 mod refusal;
 mod register;
 mod sessions;
+mod traffic;
 
 use std::io;
 use std::net::SocketAddr;
@@ -27,9 +28,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use directory::{Change, Reader};
-use prometheus::Registry;
+use prometheus::{IntGauge, Registry};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
+use tokio::task::AbortHandle;
 use tokio::time::{interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -40,6 +42,7 @@ pub use config::Config;
 pub use front::CloudVisitor;
 pub use limits::Admitted;
 pub use presence::{Attachment, Presence, Transport};
+pub use traffic::{DeviceTraffic, Traffic};
 
 use crate::quic::{self, Endpoint};
 use crate::sys;
@@ -127,12 +130,36 @@ pub struct Handle {
     sessions: Arc<Sessions>,
     /// One for each worker that has a UDP socket.
     endpoints: Vec<Endpoint>,
+    listeners: Listeners,
+    draining: IntGauge,
     /// No new visitors.
     stop: CancellationToken,
     /// No visitors at all.
     cut: CancellationToken,
     visitors: TaskTracker,
     tunnels: TaskTracker,
+}
+
+/// Those who accept at the relay's sockets, one for each socket. They end when the relay does.
+#[derive(Clone, Debug, Default)]
+pub struct Listeners(Vec<(&'static str, AbortHandle)>);
+
+impl Listeners {
+    fn add(&mut self, transport: &'static str, accepts: AbortHandle) {
+        self.0.push((transport, accepts));
+    }
+
+    /// What nobody accepts any more, and how many of its sockets: such as `("QUIC", 1)`.
+    pub fn silent(&self) -> Vec<(&'static str, usize)> {
+        let mut silent: Vec<(&'static str, usize)> = Vec::new();
+        for (transport, _) in self.0.iter().filter(|(_, accepts)| accepts.is_finished()) {
+            match silent.iter_mut().find(|(known, _)| known == transport) {
+                Some((_, count)) => *count += 1,
+                None => silent.push((transport, 1)),
+            }
+        }
+        silent
+    }
 }
 
 /// Starts the relay. It serves when this returns.
@@ -164,6 +191,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let sessions = Arc::new(Sessions::new(
         parts.workers.clone(),
         metrics.spare_carriers(),
+        metrics.told(),
         cut.clone(),
     ));
     let presence = Presence::new();
@@ -187,6 +215,8 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let handshakes = Handshakes::default();
     let mut front_address = config.front;
     let mut endpoints = Vec::new();
+    let mut listeners = Listeners::default();
+    let draining = metrics.measured.draining();
     let mut udp = sockets.udp.into_iter();
     for (worker, tcp) in workers.iter().zip(sockets.tcp) {
         let _entered = worker.enter();
@@ -207,7 +237,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
                 .map_err(StartError::Quic)?;
             let accepted =
                 register::accept_quic(Arc::clone(&register), endpoint.clone(), handshakes.clone());
-            tunnels.spawn(accepted);
+            listeners.add("QUIC", tunnels.spawn(accepted).abort_handle());
             endpoints.push(endpoint);
         }
         front_address = tcp.local_addr().map_err(StartError::Listen)?;
@@ -225,12 +255,13 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             worker: worker.clone(),
         });
         let listener = sys::queue(tcp).map_err(StartError::Listen)?;
-        visitors.spawn(front::accept(front, listener, stop.clone()));
+        let accepted = visitors.spawn(front::accept(front, listener, stop.clone()));
+        listeners.add("TCP", accepted.abort_handle());
     }
     if let Some(http) = http {
         let http = TcpListener::from_std(http).map_err(StartError::Listen)?;
         let zone = parts.directory.zone().clone();
-        visitors.spawn(redirect::serve(
+        let served = visitors.spawn(redirect::serve(
             http,
             zone,
             front_address,
@@ -238,6 +269,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             metrics,
             stop.clone(),
         ));
+        listeners.add("plain HTTP", served.abort_handle());
     }
     tunnels.spawn_on(
         sweep(Arc::clone(&sessions), cut.clone()),
@@ -250,6 +282,8 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         drain: config.drain,
         sessions,
         endpoints,
+        listeners,
+        draining,
         stop,
         cut,
         visitors,
@@ -273,8 +307,19 @@ impl Handle {
         self.presence.clone()
     }
 
+    /// What passes for each device.
+    pub fn traffic(&self) -> Traffic {
+        Traffic::of(Arc::clone(&self.sessions))
+    }
+
+    /// Whether its sockets are attended to.
+    pub fn listeners(&self) -> Listeners {
+        self.listeners.clone()
+    }
+
     /// Stops in order: no new visitors, agents told to go, visitors given up to the configured time, then the rest.
     pub async fn shutdown(self) {
+        self.draining.set(1);
         self.stop.cancel();
         self.visitors.close();
         for endpoint in &self.endpoints {

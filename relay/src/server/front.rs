@@ -9,7 +9,7 @@ use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdTcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use directory::{DeviceId, OperatorName, Place, Reader};
@@ -34,7 +34,7 @@ use crate::tls::{self, Accepted, Prefixed};
 use crate::workers::{Served, Worker};
 
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits};
-use super::metrics::{HandedOver, Metrics, end_name};
+use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
 use super::refusal::Refusal;
 use super::register::Register;
 use super::sessions::{OpenError, Session, Sessions};
@@ -101,13 +101,14 @@ pub(crate) async fn accept(
                         // Boxed, as is the rest that is soon over: most of its life a visitor is pumped, or rests.
                         let arriving =
                             Box::pin(Arc::clone(&front).arrive(visitor, address, admitted));
-                        front.tasks.spawn(Arc::clone(&front).visit(arriving));
+                        let visit = Arc::clone(&front).visit(Instant::now(), arriving);
+                        front.tasks.spawn(visit);
                     }
                     Err(refusal) => front.metrics.visitor_refused(refusal),
                 }
             }
             Err(error) => {
-                front.metrics.accept_error();
+                front.metrics.accept_error(&error);
                 tracing::debug!(%error, "the kernel could not hand over a visitor");
                 sleep(ACCEPT_PAUSE).await;
             }
@@ -175,6 +176,7 @@ impl SentAway {
 impl Front {
     async fn visit(
         self: Arc<Self>,
+        came_at: Instant,
         arriving: Pin<Box<impl Future<Output = Result<Arrived, Box<SentAway>>>>>,
     ) {
         let guest = match arriving.await {
@@ -185,23 +187,37 @@ impl Front {
         let worker = guest.session.worker(&self.worker);
         let served = worker.serve();
         if worker == self.worker {
-            return self.host(guest, served).await;
+            return self.host(guest, came_at, served).await;
         }
-        let hosted = Arc::clone(&self).host(guest, served);
+        let hosted = Arc::clone(&self).host(guest, came_at, served);
         self.tasks.spawn_on(hosted, worker.runtime());
     }
 
     /// At the worker that is to serve the visitor.
-    async fn host(self: Arc<Self>, guest: Box<Guest>, _served: Served) {
+    async fn host(self: Arc<Self>, guest: Box<Guest>, came_at: Instant, _served: Served) {
         let mut joined = match Box::pin(self.join(guest)).await {
             Ok(joined) => joined,
             Err(sent_away) => return Box::pin(self.send_away(sent_away)).await,
         };
+        let kind = joined.carrier.kind();
+        self.metrics.measured.visitor_open(kind, came_at.elapsed());
+        joined.session.octets.to_device.add(joined.hello as u64);
         let mut moved = self.pump(&mut joined).await;
         moved.outwards += joined.hello as u64;
+        self.sessions.tell_octets(&joined.session);
         self.metrics.visitor_ended(moved);
         let end = end_name(moved.end);
-        tracing::debug!(end, "a visitor's connection has ended");
+        let Moved {
+            outwards: to_device,
+            inwards: to_visitor,
+            ..
+        } = moved;
+        tracing::debug!(
+            end,
+            to_device,
+            to_visitor,
+            "a visitor's connection has ended"
+        );
     }
 
     async fn send_away(&self, sent_away: Box<SentAway>) {
@@ -424,7 +440,11 @@ impl Front {
         address: SocketAddr,
         admitted: Admitted,
     ) -> Result<Arrived, Box<SentAway>> {
-        let refusal = match timeout(HELLO_TIME, self.cloud_acceptor.accept(visitor)).await {
+        let accepted = timeout(HELLO_TIME, self.cloud_acceptor.accept(visitor)).await;
+        self.metrics
+            .measured
+            .handshake(HandshakeKind::Cloud, Outcome::of(&accepted));
+        let refusal = match accepted {
             Ok(Ok(stream)) => {
                 let http2 = tls::protocol(&stream) == Some(tls::HTTP2);
                 let visitor = CloudVisitor {
@@ -452,11 +472,13 @@ struct Observed<'a> {
 }
 
 impl splice::Observer for Observed<'_> {
-    fn heard(&self, _octets: usize) {
+    fn heard(&self, octets: usize) {
+        self.session.octets.to_visitor.add(octets as u64);
         self.session.active();
     }
 
-    fn sent(&self, _octets: usize) {
+    fn sent(&self, octets: usize) {
+        self.session.octets.to_device.add(octets as u64);
         self.session.active();
     }
 

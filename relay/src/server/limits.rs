@@ -121,7 +121,15 @@ impl DeviceVisitors {
     }
 
     pub(crate) fn any(&self) -> bool {
-        !matches!(self.all.load(Relaxed), 0 | CLOSED)
+        self.now() > 0
+    }
+
+    /// How many there are.
+    pub(crate) fn now(&self) -> usize {
+        match self.all.load(Relaxed) {
+            CLOSED => 0,
+            count => count,
+        }
     }
 
     /// Admits nobody any more, from a moment at which there is nobody; `false` if there is somebody now.

@@ -1,5 +1,9 @@
 //! What the relay counts. Never a name, a device or an address in a label.
 
+mod measured;
+
+use std::io;
+
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use wire::CloseCode;
 
@@ -10,6 +14,9 @@ use crate::splice::{End, Moved};
 
 use super::presence::Transport;
 use super::refusal::{Refusal, Rejection};
+use super::traffic::Told;
+use measured::Measured;
+pub(crate) use measured::{HandshakeKind, Outcome, PathMetrics};
 
 /// The relay's metrics, all prefixed `causeway_relay_`.
 #[derive(Debug)]
@@ -42,10 +49,12 @@ pub(crate) struct Metrics {
     tunnels_closed: IntCounterVec,
     /// Agents that did not get as far as a tunnel, by reason.
     tunnels_refused: IntCounterVec,
-    /// Connections that the kernel could not hand over (no descriptors, no memory).
-    accept_errors: IntCounter,
+    /// Connections that the kernel could not hand over, by what it lacked.
+    accept_errors: IntCounterVec,
     /// Datagrams that were nobody's, by what they were.
     datagrams_dropped: IntCounterVec,
+    /// Times, handshakes and paths.
+    pub(crate) measured: Measured,
 }
 
 impl Metrics {
@@ -131,15 +140,17 @@ impl Metrics {
                 "Agents that did not get as far as a tunnel.",
                 "reason",
             )?,
-            accept_errors: counter(
+            accept_errors: counters(
                 "causeway_relay_accept_errors_total",
                 "Connections that the kernel could not hand over.",
+                "reason",
             )?,
             datagrams_dropped: counters(
                 "causeway_relay_datagrams_dropped_total",
                 "Datagrams on the front's port that were nobody's.",
                 "reason",
             )?,
+            measured: Measured::register(registry)?,
         };
         metrics.show_all_labels();
         Ok(metrics)
@@ -178,6 +189,9 @@ impl Metrics {
         for rejection in Rejection::ALL {
             self.tunnels_refused.with_label_values(&[rejection.name()]);
         }
+        for reason in LACKS {
+            self.accept_errors.with_label_values(&[reason]);
+        }
         self.datagram_counts();
     }
 
@@ -201,12 +215,15 @@ impl Metrics {
         self.visitors_ended
             .with_label_values(&[end_name(moved.end)])
             .inc();
-        self.bytes
-            .with_label_values(&[TO_DEVICE])
-            .inc_by(moved.outwards);
-        self.bytes
-            .with_label_values(&[TO_VISITOR])
-            .inc_by(moved.inwards);
+    }
+
+    /// Where the sessions tell what passes.
+    pub(crate) fn told(&self) -> Told {
+        Told {
+            to_device: self.bytes.with_label_values(&[TO_DEVICE]),
+            to_visitor: self.bytes.with_label_values(&[TO_VISITOR]),
+            paths: self.measured.paths(),
+        }
     }
 
     pub(crate) fn spare_carriers(&self) -> IntGauge {
@@ -251,8 +268,8 @@ impl Metrics {
             .inc();
     }
 
-    pub(crate) fn accept_error(&self) {
-        self.accept_errors.inc();
+    pub(crate) fn accept_error(&self, error: &io::Error) {
+        self.accept_errors.with_label_values(&[lacks(error)]).inc();
     }
 
     pub(crate) fn datagram_counts(&self) -> DatagramCounts {
@@ -292,6 +309,21 @@ pub(crate) fn end_name(end: End) -> &'static str {
         End::Cut => "cut",
     }
 }
+
+/// What the kernel has too little of.
+fn lacks(error: &io::Error) -> &'static str {
+    use rustix::io::Errno;
+    match Errno::from_io_error(error) {
+        Some(Errno::MFILE | Errno::NFILE) => DESCRIPTORS,
+        Some(Errno::NOBUFS | Errno::NOMEM) => MEMORY,
+        Some(_) | None => OTHER,
+    }
+}
+
+const DESCRIPTORS: &str = "descriptors";
+const MEMORY: &str = "memory";
+const OTHER: &str = "other";
+const LACKS: [&str; 3] = [DESCRIPTORS, MEMORY, OTHER];
 
 fn outcome(came: bool) -> &'static str {
     if came { "came" } else { "missed" }

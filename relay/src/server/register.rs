@@ -23,7 +23,7 @@ use crate::tls::{self, Prefixed, TlsStream};
 use crate::workers::Worker;
 
 use super::limits::{Counted, CountsByAddress, HELLO_TIME};
-use super::metrics::Metrics;
+use super::metrics::{HandshakeKind, Metrics, Outcome};
 use super::presence::{Attachment, Presence};
 use super::refusal::Rejection;
 use super::sessions::{Session, Sessions, Tunnel};
@@ -68,6 +68,7 @@ pub(crate) async fn accept_quic(
     while let Some(incoming) = endpoint.accept().await {
         if handshakes.all.load(Relaxed) > RETRY_ABOVE && incoming.may_retry {
             incoming.retry();
+            register.metrics.measured.retry();
             continue;
         }
         let address = incoming.remote_address.ip();
@@ -78,14 +79,16 @@ pub(crate) async fn accept_quic(
                 .below(address, MAX_HANDSHAKES_PER_ADDRESS),
         ) else {
             incoming.refuse();
+            register.handshake(HandshakeKind::Quic, Outcome::Refused);
             register.refuse(Rejection::Busy);
             continue;
         };
         let here = Arc::clone(&register);
+        let came_at = Instant::now();
         let arriving = Box::pin(async move {
             let arrival = here.over_quic(incoming).await?;
             drop((one, of_address));
-            here.welcome(arrival).await
+            here.welcome(arrival, came_at).await
         });
         register
             .tasks
@@ -131,6 +134,7 @@ impl Register {
 
     async fn over_quic(&self, incoming: Incoming) -> Result<Arrival, Rejection> {
         let connection = timeout(HELLO_TIME, self.quic.accept(incoming)).await;
+        self.handshake(HandshakeKind::Quic, Outcome::of(&connection));
         let connection = connection
             .ok()
             .and_then(Result::ok)
@@ -173,7 +177,10 @@ impl Register {
 
     /// A connection to `relay.<zone>` on the front's TCP port: a tunnel, or a carrier for a visitor who waits.
     pub(crate) async fn over_tcp(self: &Arc<Self>, stream: Prefixed, seen_as: SocketAddr) {
-        let Ok(Ok(stream)) = timeout(HELLO_TIME, self.acceptor.accept(stream)).await else {
+        let came_at = Instant::now();
+        let accepted = timeout(HELLO_TIME, self.acceptor.accept(stream)).await;
+        self.handshake(HandshakeKind::Tls, Outcome::of(&accepted));
+        let Ok(Ok(stream)) = accepted else {
             return self.refuse(Rejection::Handshake);
         };
         match tls::protocol(&stream) {
@@ -182,7 +189,7 @@ impl Register {
                 let here = Arc::clone(self);
                 let arriving = Box::pin(async move {
                     let arrival = here.greet_over_tls(key, stream.into(), seen_as).await?;
-                    here.welcome(arrival).await
+                    here.welcome(arrival, came_at).await
                 });
                 // Its own task: a visitor's must end when it is no visitor.
                 self.tasks.spawn(Arc::clone(self).receive(arriving));
@@ -251,13 +258,17 @@ impl Register {
         device.identity.as_ref().map(|identity| identity.id)
     }
 
+    fn handshake(&self, kind: HandshakeKind, outcome: Outcome) {
+        self.metrics.measured.handshake(kind, outcome);
+    }
+
     fn refuse(&self, rejection: Rejection) {
         self.metrics.tunnel_refused(rejection);
         tracing::info!(reason = rejection.name(), "an agent was refused");
     }
 
-    /// Attaches the session, and answers the hello.
-    async fn welcome(&self, arrival: Arrival) -> Result<Attached, Rejection> {
+    /// Attaches the session of an agent who came at `came_at`, and answers the hello.
+    async fn welcome(&self, arrival: Arrival, came_at: Instant) -> Result<Attached, Rejection> {
         let Arrival {
             device,
             key,
@@ -292,8 +303,12 @@ impl Register {
         };
         // First attached, then welcomed: an agent that knows it is attached can be visited.
         self.attach(&session, hello.software);
-        if control.send(&welcome).await.is_err() {
-            session.end(CloseCode::Unresponsive);
+        match control.send(&welcome).await {
+            Ok(()) => {
+                let measured = &self.metrics.measured;
+                measured.tunnel_attach(session.transport(), came_at.elapsed());
+            }
+            Err(_) => session.end(CloseCode::Unresponsive),
         }
         Ok(Attached { session, control })
     }

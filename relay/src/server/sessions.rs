@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -27,6 +27,7 @@ use super::carriers::{Carriers, Taken, Tickets, UnknownTicket};
 use super::commands::{Commands, Full};
 use super::limits::{DeviceVisitor, DeviceVisitors};
 use super::presence::Transport;
+use super::traffic::{Growing, Octets, Told};
 
 /// How long a visitor waits for its carrier.
 const OPEN_TIME: Duration = Duration::from_secs(5);
@@ -50,6 +51,12 @@ const SILENCE_MS: u64 = 45_000;
 /// How often the sessions are looked at.
 pub(super) const SWEEP: Duration = Duration::from_millis(250);
 
+/// Every so many sweeps, the paths of tunnels over QUIC are looked at: for that a connection's lock is taken.
+const PATH_SWEEPS: u32 = 16;
+
+/// Paths of tunnels that have moved nothing for this long are not looked at: the time between two looks.
+const PATH_IDLE_MS: u64 = 4_000;
+
 /// A visitor that has moved nothing for this long does not wait any more but rests.
 const RESTS_AFTER_MS: u64 = 30_000;
 
@@ -63,6 +70,9 @@ pub(crate) struct Sessions {
     tickets: Tickets,
     /// Spare tls carriers of all sessions.
     spare_carriers: IntGauge,
+    told: Told,
+    /// How many there were.
+    sweeps: AtomicU32,
     /// Where raw connections arrive.
     pub(crate) door: Door,
 }
@@ -83,13 +93,20 @@ impl SessionsOfDevice {
 }
 
 impl Sessions {
-    pub(crate) fn new(workers: Workers, spare_carriers: IntGauge, cut: CancellationToken) -> Self {
+    pub(crate) fn new(
+        workers: Workers,
+        spare_carriers: IntGauge,
+        told: Told,
+        cut: CancellationToken,
+    ) -> Self {
         Self {
             workers,
             cut,
             sessions_by_device: DashMap::new(),
             tickets: Tickets::default(),
             spare_carriers,
+            told,
+            sweeps: AtomicU32::new(0),
             door: Door::default(),
         }
     }
@@ -129,6 +146,7 @@ impl Sessions {
         if let Tunnel::Tls { carriers, .. } = &session.tunnel {
             carriers.close();
         }
+        session.tell_path(&self.told);
         let Entry::Occupied(mut entry) = self.sessions_by_device.entry(session.device) else {
             return;
         };
@@ -143,6 +161,20 @@ impl Sessions {
         }
     }
 
+    /// Looks at every session, those of one device after each other and its newest last. The second argument says whether it is
+    /// that.
+    pub(super) fn each(&self, mut look: impl FnMut(&Session, bool)) {
+        for sessions in &self.sessions_by_device {
+            sessions.older.iter().for_each(|older| look(older, false));
+            sessions.newest.iter().for_each(|newest| look(newest, true));
+        }
+    }
+
+    /// A visitor of `session` has ended: the metrics hear of its last octets now.
+    pub(crate) fn tell_octets(&self, session: &Session) {
+        session.tell_octets(&self.told);
+    }
+
     /// Every session, for draining.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         self.sessions_by_device
@@ -153,11 +185,16 @@ impl Sessions {
 
     /// Probes the agents whose visitors wait in silence, and closes the tunnels of those that do not answer.
     pub(crate) fn sweep(&self, now: Instant) {
-        for sessions in &self.sessions_by_device {
-            for session in sessions.each() {
-                session.sweep(now);
+        let with_paths = self
+            .sweeps
+            .fetch_add(1, Relaxed)
+            .is_multiple_of(PATH_SWEEPS);
+        self.each(|session, _| {
+            session.sweep(now, &self.told);
+            if with_paths && session.idle_ms(now) < PATH_IDLE_MS {
+                session.tell_path(&self.told);
             }
-        }
+        });
     }
 
     /// Hands a tls carrier to the session that its ticket was made for. A ticket works once.
@@ -194,6 +231,9 @@ impl Sessions {
             ended: self.cut.child_token(),
             end_code: Mutex::new(None),
             visitors: DeviceVisitors::default(),
+            octets: Octets::default(),
+            packets_sent: Growing::default(),
+            packets_lost: Growing::default(),
             started: now,
             active: AtomicBool::new(false),
             active_at_ms: AtomicU64::new(0),
@@ -231,6 +271,11 @@ pub(crate) struct Session {
     ended: CancellationToken,
     end_code: Mutex<Option<CloseCode>>,
     visitors: DeviceVisitors,
+    /// What has passed.
+    pub(super) octets: Octets,
+    /// Of a tunnel over QUIC, what of its path has been told.
+    packets_sent: Growing,
+    packets_lost: Growing,
     started: Instant,
     active: AtomicBool,
     active_at_ms: AtomicU64,
@@ -370,6 +415,11 @@ impl Session {
         self.visitors.any()
     }
 
+    /// Visitors now.
+    pub(super) fn visitors(&self) -> usize {
+        self.visitors.now()
+    }
+
     /// Closes the session to visitors if it has none now.
     pub(crate) fn close_if_empty(&self) -> bool {
         self.visitors.close_if_empty()
@@ -401,10 +451,27 @@ impl Session {
             .store(self.elapsed_ms(Instant::now()), Relaxed);
     }
 
-    fn sweep(&self, now: Instant) {
+    fn tell_octets(&self, told: &Told) {
+        told.to_device.inc_by(self.octets.to_device.news());
+        told.to_visitor.inc_by(self.octets.to_visitor.news());
+    }
+
+    fn tell_path(&self, told: &Told) {
+        let Tunnel::Quic(connection) = &self.tunnel else {
+            return;
+        };
+        let path = quic::packets(connection);
+        told.paths.sent.inc_by(self.packets_sent.news_of(path.sent));
+        told.paths.lost.inc_by(self.packets_lost.news_of(path.lost));
+        let round_trip = path.round_trip.as_secs_f64();
+        told.paths.round_trips.observe(round_trip);
+    }
+
+    fn sweep(&self, now: Instant, told: &Told) {
         let now_ms = self.elapsed_ms(now);
         if self.active.swap(false, Relaxed) {
             self.active_at_ms.store(now_ms, Relaxed);
+            self.tell_octets(told);
         }
         let silent_ms = now_ms.saturating_sub(self.spoke_at_ms.load(Relaxed));
         if silent_ms > SILENCE_MS {
