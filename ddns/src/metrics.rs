@@ -193,7 +193,7 @@ impl Metrics {
             Client::ALL
                 .map(|client| cookies.with_label_values(&[transport.label(), client.label()]))
         };
-        Ok(Self {
+        let metrics = Self {
             limited: Limited::ALL.map(|action| limited.with_label_values(&[action.label()])),
             cookies: Transport::ALL.map(by_cookie),
             queries: Transport::ALL.map(by_kind),
@@ -259,7 +259,29 @@ impl Metrics {
             names: names.gauge("names", "Devices that have a name.")?,
             names_with_addresses: names
                 .gauge("names_with_addresses", "Devices that have own addresses.")?,
-        })
+        };
+        metrics.show_labels();
+        Ok(metrics)
+    }
+
+    /// A counter that is missing until it first counts cannot be told from one that was never there, and what alerts look at must
+    /// be there before it happens.
+    fn show_labels(&self) {
+        for door in Door::ALL {
+            for result in [CHANGED, UNCHANGED] {
+                self.updates.with_label_values(&[door.label(), result]);
+            }
+            for reason in OUR_REASONS {
+                self.updates_refused
+                    .with_label_values(&[door.label(), reason]);
+            }
+        }
+        for done in [true, false] {
+            self.snapshots.with_label_values(&[snapshot_label(done)]);
+        }
+        for transport in [Transport::Tcp, Transport::Dot] {
+            self.tcp_opened.with_label_values(&[transport.label()]);
+        }
     }
 
     /// Adds a tally and empties it.
@@ -310,18 +332,10 @@ impl Metrics {
             let labels = [door.label(), result];
             self.updates.with_label_values(&labels).inc();
         };
-        let refused = |reason| self.update_refused(door, reason);
         match result {
-            Ok(Outcome::Changed(_)) => done("changed"),
-            Ok(Outcome::Unchanged(_)) => done("unchanged"),
-            Err(UpdateError::NotHeld) => refused("not_held"),
-            Err(UpdateError::NotApplied(_)) => refused("not_applied"),
-            Err(UpdateError::NotPublic) => refused("not_public"),
-            Err(UpdateError::TooOften) => refused("too_often"),
-            Err(UpdateError::Storage) => refused("storage"),
-            Err(UpdateError::Busy) => refused("busy"),
-            Err(UpdateError::Stalled) => refused("stalled"),
-            Err(UpdateError::Stopped) => refused("stopped"),
+            Ok(Outcome::Changed(_)) => done(CHANGED),
+            Ok(Outcome::Unchanged(_)) => done(UNCHANGED),
+            Err(error) => self.update_refused(door, refused_label(error)),
         }
     }
 
@@ -345,7 +359,7 @@ impl Metrics {
     }
 
     pub(crate) fn snapshot<D: Disk>(&self, log: &Log<D>, done: bool) {
-        let result = if done { "done" } else { "failed" };
+        let result = snapshot_label(done);
         self.snapshots.with_label_values(&[result]).inc();
         self.log(log);
     }
@@ -361,6 +375,32 @@ impl Metrics {
         self.log_records.set(gauge(log.records()));
     }
 }
+
+const CHANGED: &str = "changed";
+const UNCHANGED: &str = "unchanged";
+
+fn snapshot_label(done: bool) -> &'static str {
+    if done { "done" } else { "failed" }
+}
+
+fn refused_label(error: &UpdateError) -> &'static str {
+    match error {
+        UpdateError::NotHeld => "not_held",
+        UpdateError::NotApplied(_) => "not_applied",
+        UpdateError::NotPublic => "not_public",
+        UpdateError::TooOften => "too_often",
+        UpdateError::Storage => STORAGE,
+        UpdateError::Busy => BUSY,
+        UpdateError::Stalled => STALLED,
+        UpdateError::Stopped => "stopped",
+    }
+}
+
+/// Why updates are refused by a fault of ours while the server runs.
+const OUR_REASONS: [&str; 3] = [STORAGE, BUSY, STALLED];
+const STORAGE: &str = "storage";
+const BUSY: &str = "busy";
+const STALLED: &str = "stalled";
 
 fn gauge(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)

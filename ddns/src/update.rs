@@ -94,7 +94,7 @@ impl Updater {
     }
 
     /// Whether an update that changes something can be stored now, as far as is known.
-    pub(crate) fn is_ready(&self) -> bool {
+    pub fn is_ready(&self) -> bool {
         self.queue.is_sound()
     }
 

@@ -18,6 +18,15 @@ pub enum Door {
 }
 
 impl Door {
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Dyn2,
+        Self::DuckDns,
+        Self::AcmeDns,
+        Self::HttpReq,
+        Self::Dynamic,
+        Self::Api,
+    ];
+
     /// The word under which its updates are counted.
     pub(crate) fn label(self) -> &'static str {
         match self {
