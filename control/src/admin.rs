@@ -1,8 +1,11 @@
 //! For the operator's machines, on a loopback listener:
 //!
-//! - `/metrics` — every part's counters, in the Prometheus text format
-//! - `/livez`   — the process answers
-//! - `/readyz`  — the service works; if not, a line for each thing that does not
+//! - `/metrics`   — every part's counters, in the Prometheus text format
+//! - `/livez`     — the process answers
+//! - `/readyz`    — the service works; if not, a line for each thing that does not; `?verbose` has a line for each check
+//! - `/buildinfo` — which program this is
+//!
+//! There is no `/startupz`: this listener is opened last, so who is answered at all is answered by a server that has started.
 //!
 //! It runs on a thread and a runtime of its own, so that it answers when the data path is busy.
 
@@ -10,36 +13,30 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
 use std::sync::Arc;
-use std::time::Duration;
 
-use axum::Router;
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Json, Router};
 use prometheus::{IntCounter, Registry, TEXT_FORMAT, TextEncoder};
+use serde::Deserialize;
 use tokio::net::TcpListener;
 use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use crate::about::BUILD;
+use crate::health::Health;
 use crate::http;
-use crate::store::Store;
 
 /// Clients at a time: a monitoring system and a person or two.
 const MAX_CLIENTS: usize = 64;
 
-/// How long the database may take to answer the question whether it does.
-const CHECK_TIME: Duration = Duration::from_secs(1);
-
 /// What the endpoints look at.
-#[derive(Debug)]
 pub(crate) struct Watched {
     pub(crate) registry: Registry,
-    pub(crate) store: Store,
-    /// Cancelled once the process takes no new work.
-    pub(crate) draining: CancellationToken,
+    pub(crate) health: Health,
 }
 
 /// A running admin listener.
@@ -99,10 +96,12 @@ fn router(watched: Watched) -> Router {
         .route("/metrics", get(metrics))
         .route("/livez", get("alive\n"))
         .route("/readyz", get(ready))
+        .route("/buildinfo", get(|| std::future::ready(Json(BUILD))))
         .with_state(Arc::new(watched))
 }
 
 async fn metrics(State(watched): State<Arc<Watched>>) -> impl IntoResponse {
+    watched.health.look().await; // which sets `causeway_check_passes`
     let text = TextEncoder::new().encode_to_string(&watched.registry.gather());
     match text {
         Ok(text) => (StatusCode::OK, [(CONTENT_TYPE, TEXT_FORMAT)], text),
@@ -114,19 +113,24 @@ async fn metrics(State(watched): State<Arc<Watched>>) -> impl IntoResponse {
     }
 }
 
-async fn ready(State(watched): State<Arc<Watched>>) -> impl IntoResponse {
-    let mut faults = String::new();
-    if watched.draining.is_cancelled() {
-        faults.push_str("draining: no new visitors are taken\n");
-    }
-    match timeout(CHECK_TIME, watched.store.check()).await {
-        Ok(Ok(())) => {}
-        Ok(Err(error)) => faults.push_str(&format!("{error}\n")),
-        Err(_) => faults.push_str("the database does not answer\n"),
-    }
-    if faults.is_empty() {
-        (StatusCode::OK, "ready\n".to_owned())
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, faults)
-    }
+/// What follows the `?` of `/readyz`.
+#[derive(Deserialize)]
+struct Wanted {
+    verbose: Option<String>,
+}
+
+async fn ready(
+    State(watched): State<Arc<Watched>>,
+    Query(wanted): Query<Wanted>,
+) -> impl IntoResponse {
+    let report = watched.health.look().await;
+    let status = match report.is_ready() {
+        true => StatusCode::OK,
+        false => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    let text = match wanted.verbose {
+        Some(_) => report.to_string(),
+        None => report.brief(),
+    };
+    (status, text)
 }

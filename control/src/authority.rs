@@ -14,6 +14,7 @@ use rcgen::{
     SerialNumber, SignatureAlgorithm,
 };
 use relay::files::Readers;
+use x509_parser::pem::parse_x509_pem;
 use zeroize::Zeroizing;
 
 use crate::state::{StateDirectory, StateError};
@@ -82,6 +83,9 @@ pub enum AuthorityError {
     /// Its files are damaged, or a certificate could not be made.
     #[error("the certificate authority cannot be used: {0}")]
     Unusable(#[from] rcgen::Error),
+    /// A certificate of this server cannot be read.
+    #[error("a certificate of this server is damaged")]
+    Damaged,
 }
 
 /// Why a signing request was refused.
@@ -213,6 +217,13 @@ impl Authority {
     }
 }
 
+/// When the first certificate of a chain in PEM ends, in seconds since 1970.
+pub(crate) fn end_of(chain: &str) -> Result<i64, AuthorityError> {
+    let (_, pem) = parse_x509_pem(chain.as_bytes()).map_err(|_| AuthorityError::Damaged)?;
+    let certificate = pem.parse_x509().map_err(|_| AuthorityError::Damaged)?;
+    Ok(certificate.validity().not_after.timestamp())
+}
+
 /// The full name of the zone's name server.
 pub(crate) fn name_server(zone: &Zone) -> String {
     format!("{}.{zone}", ddns::zone::NAME_SERVER)
@@ -313,6 +324,22 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let first = open(directory.path()).certificate_pem().to_owned();
         assert_eq!(open(directory.path()).certificate_pem(), first);
+    }
+
+    #[test]
+    fn when_a_certificate_ends_is_read_from_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let authority = open(directory.path());
+        let cloud = authority.operator_certificate(OperatorName::Cloud).unwrap();
+        for (chain, life) in [
+            (authority.certificate_pem(), AUTHORITY_LIFE),
+            (&cloud.chain, OPERATOR_LIFE),
+        ] {
+            let expected = seconds(SystemTime::now() + life);
+            let end = u64::try_from(end_of(chain).unwrap()).unwrap();
+            assert!((expected - 60..=expected).contains(&end), "{end}");
+        }
+        assert!(matches!(end_of("nothing"), Err(AuthorityError::Damaged)));
     }
 
     #[test]

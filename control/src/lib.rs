@@ -16,9 +16,11 @@ pub mod state;
 pub mod store;
 pub mod up;
 
+mod about;
 mod admin;
 mod api;
 mod demo;
+mod health;
 mod http;
 mod pages;
 mod probe;

@@ -21,12 +21,14 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use crate::about;
 use crate::admin::{Admin, Watched};
 use crate::api::{self, Cloud, Metrics, https_url};
 use crate::authority::{self, Authority, AuthorityError};
 use crate::config::Config;
 use crate::demo::{self, DemoError, Place};
 use crate::devices::Devices;
+use crate::health::{CertificateEnds, Health, Purpose};
 use crate::http::{self, ClientsRefused, Protocol};
 use crate::operator;
 use crate::pages;
@@ -208,8 +210,9 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let directory_changes = count_changes(&directory);
 
     let registry = Registry::new();
+    about::register(&registry)?;
     let with_dot = config.ddns.as_ref().is_some_and(|ddns| ddns.dot.is_some());
-    let certificates = OperatorCertificates::issue(Arc::clone(&authority), with_dot)?;
+    let certificates = OperatorCertificates::issue(Arc::clone(&authority), with_dot, &registry)?;
     let (cloud_visitors, visitors) = mpsc::channel(CLOUD_QUEUE);
     let workers = match config.relay.workers {
         Some(count) => WorkerThreads::start(count),
@@ -268,6 +271,14 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let cloud_visitors = TaskTracker::new();
     let served = serve_cloud(visitors, router, stop.clone(), cloud_visitors.clone());
     parts.run("the cloud", served);
+    let health = Health::register(
+        &registry,
+        relay.listeners(),
+        certificates.ends.clone(),
+        stop.clone(),
+        store,
+        cloud.dns.clone(),
+    )?;
     let renewed = certificates.keep_fresh(end.clone());
     parts.run("the renewal of the operator's certificates", renewed);
 
@@ -283,11 +294,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         end.clone(),
     );
     parts.run("the operator's socket", verbs);
-    let watched = Watched {
-        registry,
-        store,
-        draining: stop.clone(),
-    };
+    let watched = Watched { registry, health };
     let admin = Admin::start(
         config.admin.listen,
         watched,
@@ -522,27 +529,40 @@ struct OperatorCertificates {
     relay: CertificateSlot,
     /// Where DNS is spoken over TLS.
     name_server: Option<ddns::Certificate>,
+    ends: CertificateEnds,
 }
 
 impl OperatorCertificates {
-    fn issue(authority: Arc<Authority>, with_dot: bool) -> Result<Self, UpError> {
-        let slot = |name| {
+    fn issue(
+        authority: Arc<Authority>,
+        with_dot: bool,
+        registry: &Registry,
+    ) -> Result<Self, UpError> {
+        let mut ends = CertificateEnds::register(registry)?;
+        let end = authority::end_of(authority.certificate_pem())?;
+        ends.watch(Purpose::Authority, end);
+        let mut slot = |name, purpose| {
             let certificate = authority.operator_certificate(name)?;
+            ends.watch(purpose, authority::end_of(&certificate.chain)?);
             Ok::<_, UpError>(CertificateSlot::from_pem(
                 &certificate.chain,
                 &certificate.key,
             )?)
         };
-        let name_server = || {
+        let cloud = slot(OperatorName::Cloud, Purpose::Cloud)?;
+        let relay = slot(OperatorName::Relay, Purpose::Relay)?;
+        let mut name_server = || {
             let certificate = authority.name_server_certificate()?;
+            ends.watch(Purpose::NameServer, authority::end_of(&certificate.chain)?);
             let slot = ddns::Certificate::from_pem(&certificate.chain, &certificate.key)?;
             Ok::<_, UpError>(slot)
         };
         Ok(Self {
-            name_server: with_dot.then(name_server).transpose()?,
-            cloud: slot(OperatorName::Cloud)?,
-            relay: slot(OperatorName::Relay)?,
+            name_server: with_dot.then(&mut name_server).transpose()?,
+            cloud,
+            relay,
             authority,
+            ends,
         })
     }
 
@@ -567,16 +587,20 @@ impl OperatorCertificates {
     }
 
     fn renew(&self) -> Result<(), UpError> {
-        for (name, slot) in [
-            (OperatorName::Cloud, &self.cloud),
-            (OperatorName::Relay, &self.relay),
+        for (name, slot, purpose) in [
+            (OperatorName::Cloud, &self.cloud, Purpose::Cloud),
+            (OperatorName::Relay, &self.relay, Purpose::Relay),
         ] {
             let certificate = self.authority.operator_certificate(name)?;
             slot.replace(&certificate.chain, &certificate.key)?;
+            self.ends
+                .renewed(purpose, authority::end_of(&certificate.chain)?);
         }
         if let Some(slot) = &self.name_server {
             let certificate = self.authority.name_server_certificate()?;
             slot.replace(&certificate.chain, &certificate.key)?;
+            self.ends
+                .renewed(Purpose::NameServer, authority::end_of(&certificate.chain)?);
         }
         Ok(())
     }

@@ -19,6 +19,7 @@ mod crash;
 mod dns;
 mod dot;
 mod first_light;
+mod health;
 mod kernel;
 mod memory;
 mod nginx;
