@@ -24,6 +24,7 @@ mod kernel;
 mod memory;
 mod nginx;
 mod operator;
+mod ops;
 mod origins;
 mod own_addresses;
 mod pairing;
