@@ -35,7 +35,7 @@ use axum::routing::{any, get};
 use axum::{Json, Router};
 use directory::Zone;
 use prometheus::{IntCounterVec, Opts, Registry};
-use relay::server::Presence;
+use relay::server::{Presence, Traffic};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -70,6 +70,7 @@ pub(crate) struct Cloud {
     pub(crate) relays: Vec<String>,
     pub(crate) devices: Devices,
     pub(crate) presence: Presence,
+    pub(crate) traffic: Traffic,
     /// Changes whenever the Directory does.
     pub(crate) directory_changes: watch::Receiver<u64>,
     pub(crate) sign_in: SignIn,

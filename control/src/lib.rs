@@ -14,6 +14,7 @@ pub mod operator;
 pub mod sign_in;
 pub mod state;
 pub mod store;
+pub mod top;
 pub mod up;
 
 mod about;

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
@@ -18,6 +19,7 @@ use control::operator::{
 };
 use control::state::StateDirectory;
 use control::store::{DATABASE, Store};
+use control::top;
 use control::up::{self, Addresses, Running};
 use directory::Zone;
 use indicatif::{ProgressBar, ProgressStyle};
@@ -48,6 +50,31 @@ enum Command {
     },
     /// Prints a link with which the operator signs in to the pages, once.
     SignIn(StateOption),
+    /// Shows what passes for each device, live, the busiest first.
+    Top(TopOptions),
+}
+
+#[derive(Args)]
+struct TopOptions {
+    /// For programs: an object a line.
+    #[arg(long)]
+    json: bool,
+    /// Ends after the first measurement, as it does where standard output is no terminal.
+    #[arg(long)]
+    once: bool,
+    /// How long is measured each time, from 100ms to 5s.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    interval: Duration,
+    #[command(flatten)]
+    state: StateOption,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if !(top::SHORTEST..=top::LONGEST).contains(&interval) {
+        return Err("it is measured for 100ms at least and 5s at most".to_owned());
+    }
+    Ok(interval)
 }
 
 #[derive(Args)]
@@ -172,6 +199,20 @@ async fn act(command: Command) -> anyhow::Result<()> {
         }
         Command::Device { verb } => device(verb).await,
         Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
+        Command::Top(TopOptions {
+            json,
+            once,
+            interval,
+            state,
+        }) => {
+            let state = state.directory.unwrap_or_else(StateDirectory::default_path);
+            let wish = top::Wish {
+                json,
+                once,
+                interval,
+            };
+            Ok(top::show(&state, wish).await?)
+        }
     }
 }
 
@@ -403,6 +444,7 @@ fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
             println!("{}", url.reveal());
             eprintln!("It works once, within {} minutes.", good_for / 60);
         }
+        Answer::Top(_) => bail!("the answer is to another question"),
         Answer::Refused(sentence) => bail!(sentence),
     }
     Ok(())

@@ -23,6 +23,7 @@ use crate::api::{Cloud, DeviceRow, DeviceState, https_url, rows};
 use crate::devices::Devices;
 use crate::http::ACCEPT_PAUSE;
 use crate::sign_in::LINK_LIFE;
+use crate::top::{self, Top};
 
 /// The socket's name in the state directory.
 pub const SOCKET: &str = "causeway.sock";
@@ -63,6 +64,13 @@ pub enum Verb {
     ListDevices,
     /// Make a link to sign in with.
     SignIn,
+    /// Measure what passes for each device.
+    Top {
+        /// For how long, in milliseconds.
+        interval_ms: u64,
+        /// How many of the busiest devices are wanted.
+        most: usize,
+    },
 }
 
 /// What can be changed about the device of a name.
@@ -138,6 +146,8 @@ pub enum Answer {
         /// For how long, in seconds.
         good_for: u64,
     },
+    /// What passes.
+    Top(Top),
     /// It was not done.
     Refused(String),
 }
@@ -273,6 +283,7 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
         Verb::SignIn => {
             Answer::Refused("there is nothing to sign in to: no causeway is running".to_owned())
         }
+        Verb::Top { .. } => Answer::Refused("nothing passes: no causeway is running".to_owned()),
         Verb::Device(verb) => change(devices, verb, None).await,
     }
 }
@@ -349,6 +360,10 @@ async fn act(cloud: &Cloud, verb: Verb) -> Answer {
             },
             Err(error) => Answer::Refused(error.to_string()),
         },
+        Verb::Top { interval_ms, most } => {
+            let interval = Duration::from_millis(interval_ms);
+            Answer::Top(top::measure(cloud, interval, most).await)
+        }
         Verb::Device(verb) => change(&cloud.devices, verb, Some(cloud_url(cloud))).await,
     }
 }

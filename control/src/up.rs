@@ -252,6 +252,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         )],
         devices,
         presence: relay.presence(),
+        traffic: relay.traffic(),
         directory_changes,
         sign_in: SignIn::default(),
         replays: Default::default(),

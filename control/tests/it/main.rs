@@ -33,6 +33,7 @@ mod process;
 mod refusals;
 mod shutdown;
 mod signed;
+mod top;
 mod transfer;
 mod udp_blocked;
 mod update_clients;
