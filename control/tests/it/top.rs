@@ -69,6 +69,12 @@ fn what_passes_is_shown_and_counted_while_it_passes() {
             "nothing more is counted than {before}"
         );
     }
+    // So are the packets that carry it, and how long they take.
+    let round_trips = "causeway_relay_quic_rtt_seconds_count";
+    while server.metric(round_trips) == 0 {
+        assert!(Instant::now() < deadline, "no round trip is measured");
+    }
+    assert!(server.metric("causeway_relay_quic_packets_sent_total") > 0);
     // No device, name or address is in a metric.
     let mut curl = Command::new("curl");
     curl.args([

@@ -61,7 +61,10 @@ pub(crate) async fn serve(
                     metrics.visitor_refused(refusal);
                 }
             },
-            Err(_) => sleep(ACCEPT_PAUSE).await,
+            Err(error) => {
+                metrics.accept_error(&error);
+                sleep(ACCEPT_PAUSE).await;
+            }
         }
     }
 }

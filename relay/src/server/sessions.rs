@@ -146,7 +146,7 @@ impl Sessions {
         if let Tunnel::Tls { carriers, .. } = &session.tunnel {
             carriers.close();
         }
-        session.tell_path(&self.told);
+        session.tell_packets(&self.told);
         let Entry::Occupied(mut entry) = self.sessions_by_device.entry(session.device) else {
             return;
         };
@@ -191,8 +191,12 @@ impl Sessions {
             .is_multiple_of(PATH_SWEEPS);
         self.each(|session, _| {
             session.sweep(now, &self.told);
-            if with_paths && session.idle_ms(now) < PATH_IDLE_MS {
-                session.tell_path(&self.told);
+            if with_paths
+                && session.idle_ms(now) < PATH_IDLE_MS
+                && let Some(round_trip) = session.tell_packets(&self.told)
+            {
+                let round_trips = &self.told.paths.round_trips;
+                round_trips.observe(round_trip.as_secs_f64());
             }
         });
     }
@@ -456,15 +460,16 @@ impl Session {
         told.to_visitor.inc_by(self.octets.to_visitor.news());
     }
 
-    fn tell_path(&self, told: &Told) {
+    /// Tells what has become of the packets of a tunnel over QUIC, and gives the time of its round trip.
+    fn tell_packets(&self, told: &Told) -> Option<Duration> {
         let Tunnel::Quic(connection) = &self.tunnel else {
-            return;
+            return None;
         };
-        let path = quic::packets(connection);
-        told.paths.sent.inc_by(self.packets_sent.news_of(path.sent));
-        told.paths.lost.inc_by(self.packets_lost.news_of(path.lost));
-        let round_trip = path.round_trip.as_secs_f64();
-        told.paths.round_trips.observe(round_trip);
+        let packets = quic::packets(connection);
+        let (sent, lost) = (packets.sent, packets.lost);
+        told.paths.sent.inc_by(self.packets_sent.news_of(sent));
+        told.paths.lost.inc_by(self.packets_lost.news_of(lost));
+        Some(packets.round_trip)
     }
 
     fn sweep(&self, now: Instant, told: &Told) {

@@ -222,7 +222,7 @@ impl PathMetrics {
                 registry,
                 Histogram::with_opts(times(
                     "causeway_relay_quic_rtt_seconds",
-                    "Round trips to agents over QUIC, every four seconds for each that has visitors moving something.",
+                    "Round trips to agents over QUIC, every four seconds of each whose visitors move something.",
                 ))?,
             )?,
         })
