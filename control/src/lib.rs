@@ -11,6 +11,7 @@ pub mod config;
 pub mod devices;
 pub mod import;
 pub mod operator;
+pub mod ready;
 pub mod sign_in;
 pub mod state;
 pub mod store;

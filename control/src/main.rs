@@ -11,12 +11,13 @@ use std::time::Duration;
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
 use control::authority::Authority;
-use control::config::{Config, Overrides};
+use control::config::{AdminConfig, Config, Overrides};
 use control::devices::Devices;
 use control::import::{self, List};
 use control::operator::{
     self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, ShownKey, Verb,
 };
+use control::ready;
 use control::state::StateDirectory;
 use control::store::{DATABASE, Store};
 use control::top;
@@ -24,7 +25,7 @@ use control::up::{self, Addresses, Running};
 use directory::Zone;
 use indicatif::{ProgressBar, ProgressStyle};
 use relay::files::{self, Readers};
-use relay::program::{self, Termination};
+use relay::program::{self, ServiceManager, Termination};
 
 /// The remote-access cloud of a NAS vendor or a self-hoster.
 #[derive(Parser)]
@@ -42,6 +43,12 @@ enum Command {
     Check {
         /// The file.
         file: PathBuf,
+    },
+    /// Asks the server that runs on this host whether it works; the exit code says it too.
+    Health {
+        /// Its admin listener.
+        #[arg(long, value_name = "ADDR", default_value_t = AdminConfig::default().listen)]
+        admin: SocketAddr,
     },
     /// Registers, lists and removes devices.
     Device {
@@ -197,6 +204,11 @@ async fn act(command: Command) -> anyhow::Result<()> {
             println!("{}: good", file.display());
             Ok(())
         }
+        Command::Health { admin } => {
+            ready::ask(admin).await?;
+            println!("ready");
+            Ok(())
+        }
         Command::Device { verb } => device(verb).await,
         Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
         Command::Top(TopOptions {
@@ -236,9 +248,13 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     }
     print!("{}", overview(&running, &addresses)?);
     println!("ready");
+    let manager = ServiceManager::of_environment();
+    manager.ready();
+    let _watch = manager.watch(running.workers());
     let end = tokio::select! {
         () = termination.received() => {
             eprintln!("stopping; a second signal ends at once");
+            manager.stopping();
             Ok(())
         }
         ended = running.failed() => {

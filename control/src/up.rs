@@ -15,7 +15,7 @@ use directory::OperatorName;
 use prometheus::Registry;
 use relay::server::{CloudVisitor, Parts, Secret};
 use relay::tls::{CertificateSlot, Roots, TlsError};
-use relay::workers::WorkerThreads;
+use relay::workers::{WorkerThreads, Workers};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
@@ -180,7 +180,7 @@ pub struct Running {
     end: CancellationToken,
     parts: Supervisor,
     cloud_visitors: TaskTracker,
-    _workers: WorkerThreads,
+    workers: WorkerThreads,
     _lock: StateLock,
 }
 
@@ -337,7 +337,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         end,
         parts,
         cloud_visitors,
-        _workers: workers,
+        workers,
         _lock: lock,
     };
     running.probe().await?;
@@ -378,6 +378,11 @@ impl Running {
             ca: self.authority.certificate_file().to_owned(),
             state: self.state.path().to_owned(),
         }
+    }
+
+    /// The threads that carry bytes.
+    pub fn workers(&self) -> Workers {
+        self.workers.workers()
     }
 
     /// `https://cloud.<zone>[:port]/`

@@ -13,7 +13,7 @@ use relay::agent::{
     self, Cloud, Dns, DnsStatus, Finding, Gso, Health, Origin, OriginAddress, OriginTrust, State,
     Status, VisitorAddress,
 };
-use relay::program::{self, Termination};
+use relay::program::{self, ServiceManager, Termination};
 use relay::resolve::Resolver;
 use relay::tls::Roots;
 use relay::workers::WorkerThreads;
@@ -311,11 +311,19 @@ async fn pair(
 async fn run(config: agent::Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let mut termination = Termination::new()?;
+    config.state.pairing()?; // without it there is nothing to wait for
+    let manager = ServiceManager::of_environment();
+    // Not only once it is attached: the device itself must come up whether there is an Internet or not.
+    manager.ready();
+    let _watch = manager.watch(config.workers.clone());
     let (attached, _) = watch::channel(None);
     let mut run = Box::pin(agent::run(config, attached, stop.clone()));
     tokio::select! {
         ended = &mut run => return Ok(ended?),
-        () = termination.received() => stop.cancel(),
+        () = termination.received() => {
+            manager.stopping();
+            stop.cancel();
+        }
     }
     tokio::select! {
         ended = &mut run => Ok(ended?),

@@ -11,6 +11,7 @@ use std::thread;
 
 use tokio::runtime::{self, EnterGuard, Handle};
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 
 /// How many are useful at most: a connection id has an octet for its worker.
 const MAX: usize = 256;
@@ -122,6 +123,18 @@ pub struct Workers {
 impl Workers {
     pub(crate) fn all(&self) -> &[Worker] {
         &self.all
+    }
+
+    /// Waits until each has done something that was asked of it now: so long as one hangs, for ever. False if one has been
+    /// stopped.
+    pub async fn have_a_turn(&self) -> bool {
+        for worker in self.all() {
+            let turn = AbortOnDropHandle::new(worker.runtime().spawn(async {}));
+            if turn.await.is_err() {
+                return false;
+            }
+        }
+        true
     }
 
     /// One after the other: for what lasts, and is alike.

@@ -31,6 +31,7 @@ mod pairing;
 mod ports;
 mod process;
 mod refusals;
+mod service;
 mod shutdown;
 mod signed;
 mod top;
