@@ -363,3 +363,16 @@ impl From<VisitorAddressOption> for VisitorAddress {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound_and_its_manual_is_left_in_target_manual() {
+        Arguments::command().debug_assert();
+        manual::leave(Arguments::command()).unwrap();
+    }
+}
