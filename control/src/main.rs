@@ -254,7 +254,6 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     let end = tokio::select! {
         () = termination.received() => {
             eprintln!("stopping; a second signal ends at once");
-            manager.stopping();
             Ok(())
         }
         ended = running.failed() => {
@@ -262,6 +261,7 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
             Err(ended.into())
         }
     };
+    manager.stopping();
     let forgotten = ready_file.map_or(Ok(()), |file| forget(&file));
     tokio::select! {
         () = Box::pin(running.shutdown()) => end.and(forgotten),
