@@ -62,6 +62,7 @@ pub mod frame;
 pub mod hello;
 pub mod proxy_v2;
 pub mod raw;
+pub mod record;
 pub mod segment;
 pub mod signed_request;
 
