@@ -105,6 +105,7 @@ impl World {
             cloud_visitors: mpsc::channel(1).0, // nobody serves the operator's pages
             workers: threads.workers(),
             secret: Secret::new([7; Secret::LENGTH].into()),
+            records: None,
         };
         let config = Config {
             front: (Ipv4Addr::LOCALHOST, 0).into(),

@@ -43,6 +43,8 @@ pub struct Config {
     pub relay: relay::server::Config,
     /// The DNS server of the zone; absent: another one serves it.
     pub ddns: Option<ddns::Config>,
+    /// Who was connected with what, for the operator alone; absent: nothing is recorded.
+    pub records: Option<relay::records::Config>,
     /// Metrics and health.
     #[serde(default)]
     pub admin: AdminConfig,
@@ -244,6 +246,10 @@ impl Config {
                 );
             }
         }
+        let records = self.records.iter().flat_map(|records| records.faults());
+        for (key, sentence) in records {
+            fault(&format!("records.{key}"), sentence);
+        }
         if let Some(ddns) = &self.ddns
             && let Err(error) = ddns::zone::check(&self.zone, ddns)
         {
@@ -426,6 +432,46 @@ listen = "127.0.0.1:5300"
         );
     }
 
+    fn records_key() -> String {
+        let key = relay::records::SecretKey::generate().unwrap();
+        key.public().to_string()
+    }
+
+    #[test]
+    fn a_records_section_without_a_good_key_is_none() {
+        let with = |rest: &str| format!("{GOOD}[records]\n{rest}\n");
+        let key = records_key();
+        let good = format!("key = \"{key}\"");
+        assert_eq!(faults(&with(&good)), Vec::<String>::new());
+        for (rest, line, said) in [
+            (String::new(), 12, "missing field `key`"),
+            (
+                "key = \"PUBLIC_KEY\"".to_owned(),
+                13,
+                "this is no public key for records",
+            ),
+            (
+                format!("key = \"{}\"", &key[..key.len() - 1]),
+                13,
+                "not as it was made",
+            ),
+            (
+                format!("{good}\nkeep = \"1h\""),
+                14,
+                "records.keep: records are kept for whole days",
+            ),
+            (
+                format!("{good}\nfull_addresses_key = \"{key}\""),
+                14,
+                "records.full_addresses_key: whole addresses must be sealed to a key of their own",
+            ),
+        ] {
+            let fault = fault(&with(&rest));
+            let at = format!("causeway.toml:{line}: ");
+            assert!(fault.starts_with(&at) && fault.contains(said), "{fault}");
+        }
+    }
+
     #[test]
     fn the_demo_is_a_good_configuration() {
         let demo = Config::demo(&Overrides::default()).unwrap();
@@ -437,13 +483,16 @@ listen = "127.0.0.1:5300"
         let text: String = include_str!("../demo.toml")
             .lines()
             .map(|line| match line.strip_prefix("# ") {
-                Some(key) if key.contains(" = ") => format!("{key}\n"),
+                Some(key) if key.contains(" = ") || key.starts_with('[') => format!("{key}\n"),
                 Some(_) | None => format!("{line}\n"),
             })
             .collect();
+        let text = text.replace("PUBLIC_KEY", &records_key());
+        let text = text.replace("OTHER_KEY", &records_key());
         let config = read(&text, &Overrides::default()).unwrap();
         assert_eq!(config.relay.public.len(), 2);
         assert!(config.ddns.unwrap().threads.is_some());
+        assert!(config.records.unwrap().full_addresses_key.is_some());
     }
 
     #[test]

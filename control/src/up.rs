@@ -147,6 +147,7 @@ fn relay_with_option(error: &relay::server::StartError) -> String {
         StartError::Tls(_)
         | StartError::Quic(_)
         | StartError::Listen(_)
+        | StartError::Records(_)
         | StartError::Metrics(_) => error.to_string(),
     }
 }
@@ -226,6 +227,10 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         cloud_visitors,
         workers: workers.workers(),
         secret: Secret::new(state.secret(RELAY_SECRET)?),
+        records: config
+            .records
+            .as_ref()
+            .map(|records| records.setup(state.path())),
     };
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());

@@ -10,6 +10,7 @@ pub mod agent;
 pub mod files;
 pub mod http_client;
 pub mod program;
+pub mod records;
 pub mod resolve;
 pub mod server;
 pub mod tls;

@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Every task hangs on a tracker of the [`Handle`]; [`Handle::shutdown`] ends them in order: no new visitors, agents told
-//! to go, visitors given time to finish, then everything that is left.
+//! to go, visitors given time to finish, then everything that is left; the records of the last are written last.
 
 mod carriers;
 mod commands;
@@ -16,6 +16,7 @@ mod limits;
 mod listen;
 mod metrics;
 mod presence;
+mod recorded;
 mod redirect;
 mod refusal;
 mod register;
@@ -45,6 +46,7 @@ pub use presence::{Attachment, Presence, Transport};
 pub use traffic::{DeviceTraffic, Traffic};
 
 use crate::quic::{self, Endpoint};
+use crate::records;
 use crate::sys;
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::workers::Workers;
@@ -55,7 +57,7 @@ use metrics::Metrics;
 use register::{Handshakes, Register};
 use sessions::Sessions;
 
-/// What the tunnels still have to send after their end.
+/// What the tunnels still have to send after their end, and the records to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
 
 /// What the relay needs from the rest of the program.
@@ -73,6 +75,8 @@ pub struct Parts {
     pub workers: Workers,
     /// The same whenever this relay starts.
     pub secret: Secret,
+    /// How a record of each visitor's connection is kept, if at all.
+    pub records: Option<records::Setup>,
 }
 
 /// Why the relay did not start.
@@ -97,6 +101,9 @@ pub enum StartError {
     /// A bound socket cannot be used.
     #[error("a listener cannot be used: {0}")]
     Listen(io::Error),
+    /// No thread could be had for the records.
+    #[error("no records can be kept: {0}")]
+    Records(io::Error),
     /// The metrics are registered twice.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -138,6 +145,7 @@ pub struct Handle {
     cut: CancellationToken,
     visitors: TaskTracker,
     tunnels: TaskTracker,
+    records: Option<records::Writer>,
 }
 
 /// Those who accept at the relay's sockets, one for each socket. They end when the relay does.
@@ -186,6 +194,12 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         .as_ref()
         .and_then(|listener| listener.local_addr().ok());
 
+    let records_metrics = records::Metrics::register(registry)?;
+    let records = parts
+        .records
+        .map(|setup| records::start(&setup, &records_metrics).map_err(StartError::Records))
+        .transpose()?;
+    let (recorder, records) = records.unzip();
     let limits = Limits::for_this_process();
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let sessions = Arc::new(Sessions::new(
@@ -250,6 +264,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             metrics: Arc::clone(&metrics),
             cloud_acceptor: cloud_acceptor.clone(),
             cloud_visitors: parts.cloud_visitors.clone(),
+            recorder: recorder.clone(),
             cut: cut.clone(),
             tasks: visitors.clone(),
             worker: worker.clone(),
@@ -288,6 +303,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         cut,
         visitors,
         tunnels,
+        records,
     })
 }
 
@@ -344,6 +360,9 @@ impl Handle {
         .await;
         self.tunnels.close();
         let _ = timeout(LAST_WORDS, self.tunnels.wait()).await;
+        if let Some(records) = self.records {
+            records.stop(LAST_WORDS).await;
+        }
     }
 }
 

@@ -7,6 +7,7 @@
 //! - the **operator's** hosts, visitor to server process: `cloud.<zone>`;
 //! - the **device's** names, visitor to agent: that TLS only passes through the relay.
 
+pub(crate) mod hpke;
 mod verify;
 
 use std::any::Any;

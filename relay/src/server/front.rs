@@ -28,6 +28,7 @@ use wire::raw::{self, Header};
 
 use crate::carrier::Carrier;
 use crate::carrier::raw::TurnedAway;
+use crate::records::Recorder;
 use crate::splice::{self, Moved};
 use crate::sys;
 use crate::tls::{self, Accepted, Prefixed};
@@ -35,6 +36,7 @@ use crate::workers::{Served, Worker};
 
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits};
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
+use super::recorded::Visit;
 use super::refusal::Refusal;
 use super::register::Register;
 use super::sessions::{OpenError, Session, Sessions};
@@ -75,6 +77,8 @@ pub(crate) struct Front {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cloud_acceptor: TlsAcceptor,
     pub(crate) cloud_visitors: mpsc::Sender<CloudVisitor>,
+    /// Keeps a record of each visitor's connection, if the operator wants any.
+    pub(crate) recorder: Option<Recorder>,
     /// Cancelled when the relay stops for good: cuts whoever is still here.
     pub(crate) cut: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -135,7 +139,7 @@ enum Arrived {
 /// A visitor whose device is attached.
 struct Guest {
     visitor: StdTcpStream,
-    address: SocketAddr,
+    visit: Visit,
     hello: Bytes,
     name: String,
     session: Arc<Session>,
@@ -145,6 +149,7 @@ struct Guest {
 /// A visitor and its device, joined by a carrier.
 struct Joined {
     visitor: TcpStream,
+    visit: Visit,
     carrier: Carrier,
     session: Arc<Session>,
     /// Octets that are on the carrier already.
@@ -206,6 +211,10 @@ impl Front {
         moved.outwards += joined.hello as u64;
         self.sessions.tell_octets(&joined.session);
         self.metrics.visitor_ended(moved);
+        if let Some(recorder) = &self.recorder {
+            let (device, carrier) = (joined.session.device, joined.carrier.kind());
+            recorder.record(joined.visit.record(device, carrier, moved));
+        }
         let end = end_name(moved.end);
         let Moved {
             outwards: to_device,
@@ -345,7 +354,7 @@ impl Front {
         };
         Ok(Arrived::Guest(Box::new(Guest {
             visitor,
-            address,
+            visit: Visit::begin(address),
             hello,
             name,
             session,
@@ -357,12 +366,13 @@ impl Front {
     async fn join(&self, guest: Box<Guest>) -> Result<Box<Joined>, Box<SentAway>> {
         let Guest {
             visitor,
-            address,
+            visit,
             hello,
             name,
             mut session,
             mut places,
         } = *guest;
+        let address = visit.address();
         let mut front = self.address;
         if front.ip().is_unspecified() {
             front = visitor.local_addr().unwrap_or(front);
@@ -399,6 +409,7 @@ impl Front {
         self.metrics.carrier_opened(carrier.kind());
         Ok(Box::new(Joined {
             visitor,
+            visit,
             carrier,
             session,
             hello: hello.len(),
@@ -429,6 +440,7 @@ impl Front {
             session.ended(),
             Observed {
                 session,
+                visit: &joined.visit,
                 metrics: &self.metrics,
             },
         )
@@ -468,6 +480,7 @@ impl Front {
 /// What becomes of a visitor's bytes, for its session and the counters.
 struct Observed<'a> {
     session: &'a Session,
+    visit: &'a Visit,
     metrics: &'a Metrics,
 }
 
@@ -483,6 +496,9 @@ impl splice::Observer for Observed<'_> {
     }
 
     fn raw(&self, came: bool) {
+        if came {
+            self.visit.uses_raw();
+        }
         self.metrics.raw_connection(came);
     }
 

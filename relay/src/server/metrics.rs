@@ -13,6 +13,7 @@ use crate::quic::DatagramCounts;
 use crate::splice::{End, Moved};
 
 use super::presence::Transport;
+use super::recorded;
 use super::refusal::{Refusal, Rejection};
 use super::traffic::Told;
 use measured::Measured;
@@ -299,15 +300,9 @@ impl HandedOver {
     }
 }
 
-/// How a visitor's connection ended, seen from here: the near end is the visitor, the far one the device.
+/// How a visitor's connection ended, in the words of its record.
 pub(crate) fn end_name(end: End) -> &'static str {
-    match end {
-        End::Done => "done",
-        End::NearGone => "visitor_gone",
-        End::FarGone => "device_gone",
-        End::Idle => "idle",
-        End::Cut => "cut",
-    }
+    recorded::end(end).name()
 }
 
 /// What the kernel has too little of.

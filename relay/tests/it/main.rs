@@ -16,6 +16,7 @@ mod half_close;
 mod http;
 mod nat;
 mod raw;
+mod records;
 mod refusals;
 mod shutdown;
 mod status;

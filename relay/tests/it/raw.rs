@@ -23,7 +23,7 @@ const HOST: &str = "demo.nas.localhost";
 
 const CAME: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
 
-fn payload(length: usize) -> Vec<u8> {
+pub(crate) fn payload(length: usize) -> Vec<u8> {
     (0..length)
         .map(|at| (at.wrapping_mul(2_654_435_761) >> 11) as u8)
         .collect()

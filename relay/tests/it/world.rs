@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use directory::{Device, DeviceName, Identity, OperatorName, Reader, RegistrationId, Writer, Zone};
+use directory::{
+    Device, DeviceId, DeviceName, Identity, OperatorName, Reader, RegistrationId, Writer, Zone,
+};
 use prometheus::{Registry, TextEncoder};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
@@ -14,6 +16,7 @@ use rcgen::{
 use relay::agent::{
     self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, State, VisitorAddress,
 };
+use relay::records;
 use relay::resolve::Resolver;
 use relay::server::{CloudVisitor, Config, Handle, Parts, Secret, Transport};
 use relay::tls::{CertificateSlot, Roots};
@@ -78,7 +81,17 @@ impl World {
         })
     }
 
+    /// A relay that keeps records.
+    pub(crate) fn recording(transport: Transport, records: records::Setup) -> Self {
+        let config = config(transport, (Ipv4Addr::LOCALHOST, 0).into());
+        Self::configured_with(config, Some(records))
+    }
+
     fn configured(config: Config) -> Self {
+        Self::configured_with(config, None)
+    }
+
+    fn configured_with(config: Config, records: Option<records::Setup>) -> Self {
         let (writer, directory) = directory::directory(Zone::parse("nas.localhost").unwrap());
         let (issuer, trust_root) = authority();
         let registry = Registry::new();
@@ -104,6 +117,7 @@ impl World {
                 cloud_visitors: cloud.clone(),
                 workers: threads.workers(),
                 secret: Secret::new([7; Secret::LENGTH].into()),
+                records: records.clone(),
             };
             relay::server::start(config.clone(), parts, registry).unwrap()
         };
@@ -193,6 +207,12 @@ impl World {
             ddns_key: None,
             challenge_key: None,
         });
+    }
+
+    /// What a device of this world is called where its name does not stand.
+    pub(crate) fn device_id(&self, name: &str) -> DeviceId {
+        let state = State::open(self.state_of(name)).unwrap();
+        DeviceId::of(&state.identity().unwrap().public_key())
     }
 
     pub(crate) fn remove(&self, name: &str) {

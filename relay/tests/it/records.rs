@@ -1,0 +1,175 @@
+//! One record for each visitor's connection, and nothing of it in the clear.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use directory::DeviceId;
+use relay::records::{Found, SecretKey, Setup, day_of, read};
+use relay::server::Transport;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::timeout;
+use wire::record::{Carrier, End, Record, Stream};
+
+use crate::byte_path::origin;
+use crate::raw::payload;
+use crate::world::{SOON, TRANSPORTS, World};
+
+const DONE: &str = "causeway_relay_visitors_ended_total{end=\"done\"}";
+const CAME: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
+const TO_DEVICE: &str = "causeway_relay_bytes_total{direction=\"to_device\"}";
+const TO_VISITOR: &str = "causeway_relay_bytes_total{direction=\"to_visitor\"}";
+
+fn setup(folder: &Path, masked: &SecretKey, full: &SecretKey) -> Setup {
+    Setup {
+        streams: vec![
+            (Stream::Masked, masked.public()),
+            (Stream::Full, full.public()),
+        ],
+        keep: Duration::from_secs(30 * 86_400),
+        folder: folder.to_owned(),
+    }
+}
+
+fn records(folder: &Path, secret: &SecretKey) -> Vec<Record> {
+    let mut records = Vec::new();
+    let all = read(folder, secret, 0, &mut |found| {
+        match found {
+            Found::Record(record) => records.push(record),
+            Found::Note(note) => panic!("{note}"),
+        }
+        Ok(())
+    });
+    all.unwrap();
+    records
+}
+
+fn ms(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH).unwrap().as_millis() as u64
+}
+
+#[tokio::test]
+async fn a_download_yields_one_right_record_and_nothing_of_it_is_in_the_clear() {
+    for (transport, length) in [
+        (Transport::Quic, 1000),
+        (Transport::Tls, 1000),
+        (Transport::Quic, 20_000_000),
+    ] {
+        let folder = tempfile::tempdir().unwrap();
+        let (masked, full) = [(); 2].map(|()| SecretKey::generate().unwrap()).into();
+        let mut world = World::recording(transport, setup(folder.path(), &masked, &full));
+        let (listener, address) = origin("tcp").await;
+        let _agent = world.agent("mynas", &address).await;
+        let before = ms(SystemTime::now());
+
+        let mut visitor = world.visit("photos.mynas.nas.localhost").await;
+        let port = visitor.get_ref().0.local_addr().unwrap().port();
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let octets = payload(length);
+        let sending = async {
+            stream.write_all(&octets).await.unwrap();
+            stream.shutdown().await.unwrap();
+            stream
+        };
+        let mut heard = Vec::new();
+        let both = async { tokio::join!(sending, visitor.read_to_end(&mut heard)) };
+        let (_stream, read) = timeout(SOON, both).await.unwrap();
+        read.unwrap();
+        assert!(heard == octets);
+        visitor.shutdown().await.unwrap();
+        world.metric_is(DONE, 1).await;
+        let after = ms(SystemTime::now());
+        let (to_device, to_visitor, came) = (
+            world.metric(TO_DEVICE),
+            world.metric(TO_VISITOR),
+            world.metric(CAME),
+        );
+        let relay = world.relay.take().unwrap();
+        timeout(SOON, relay.shutdown()).await.unwrap();
+
+        let device = world.device_id("mynas");
+        for (secret, visitor) in [
+            (&masked, "127.0.0.0/24".to_owned()),
+            (&full, format!("127.0.0.1:{port}")),
+        ] {
+            let records = records(folder.path(), secret);
+            let [record] = records[..] else {
+                panic!("{records:?}");
+            };
+            assert!(before <= record.started_ms && record.ended_ms() <= after + 1);
+            assert_eq!(record.device, device);
+            assert_eq!(record.visitor.to_string(), visitor);
+            assert_eq!(record.to_device, to_device);
+            assert_eq!(record.to_visitor, to_visitor);
+            assert!(record.to_visitor > length as u64);
+            assert_eq!(record.end, End::Done);
+            let carrier = match transport {
+                Transport::Quic => Carrier::Quic,
+                Transport::Tls => Carrier::Tls,
+            };
+            assert_eq!((record.carrier, record.raw), (carrier, length > 1000));
+            assert_eq!(came, u64::from(record.raw));
+        }
+        for stream in ["masked", "full"] {
+            let written = format!("causeway_relay_records_written_total{{stream=\"{stream}\"}}");
+            assert_eq!(world.metric(&written), 1);
+        }
+        nothing_is_in_the_clear(folder.path(), device);
+    }
+}
+
+/// Looks through all names and contents for what a record says, as octets and as text.
+fn nothing_is_in_the_clear(folder: &Path, device: DeviceId) {
+    let mut all = Vec::new();
+    for file in std::fs::read_dir(folder).unwrap() {
+        let file = file.unwrap();
+        all.extend(file.file_name().into_encoded_bytes());
+        all.extend(std::fs::read(file.path()).unwrap());
+    }
+    let today = day_of(SystemTime::now()).to_be_bytes();
+    let found = |part: &[u8]| all.windows(part.len()).any(|window| window == part);
+    // What stands there is found.
+    assert!(found(&today) && found(b".records") && found(b".addresses"));
+    let text = device.to_string();
+    for part in [
+        &device.as_bytes()[..4],
+        &device.as_bytes()[12..],
+        text.as_bytes(),
+        b"mynas",
+        b"photos",
+        b"localhost",
+        b"127.0",
+        &[127, 0, 0, 1],
+        &[4, 127, 0, 0],
+    ] {
+        assert!(!found(part), "{part:?}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_reaches_no_device_is_not_recorded_and_who_is_cut_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (masked, full) = [(); 2].map(|()| SecretKey::generate().unwrap()).into();
+    for transport in TRANSPORTS {
+        let records_folder = folder.path().join(transport.name());
+        let mut world = World::recording(transport, setup(&records_folder, &masked, &full));
+        let (listener, address) = origin("tcp").await;
+        let _agent = world.agent("mynas", &address).await;
+        world.try_visit("other.nas.localhost").await.unwrap_err();
+        let visitor = world.visit("mynas.nas.localhost").await;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        stream.write_all(b"x").await.unwrap();
+        let device = world.device_id("mynas");
+        world.remove("mynas");
+        let cut = "causeway_relay_visitors_ended_total{end=\"cut\"}";
+        world.metric_is(cut, 1).await;
+        drop((visitor, stream));
+        let relay = world.relay.take().unwrap();
+        timeout(SOON, relay.shutdown()).await.unwrap();
+        let records = records(&records_folder, &masked);
+        let ends: Vec<_> = records
+            .iter()
+            .map(|record| (record.device, record.end))
+            .collect();
+        assert_eq!(ends, [(device, End::Cut)]);
+    }
+}
