@@ -12,6 +12,7 @@ pub mod devices;
 pub mod import;
 pub mod operator;
 pub mod ready;
+pub mod records;
 pub mod sign_in;
 pub mod state;
 pub mod store;

@@ -1,12 +1,13 @@
 //! `causeway`: runs the server, checks its configuration, and carries the operator's verbs to it.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
@@ -18,6 +19,7 @@ use control::operator::{
     self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, ShownKey, Verb,
 };
 use control::ready;
+use control::records::{self, Wanted};
 use control::state::StateDirectory;
 use control::store::{DATABASE, Store};
 use control::top;
@@ -54,6 +56,11 @@ enum Command {
     Device {
         #[command(subcommand)]
         verb: DeviceCommand,
+    },
+    /// Makes the key of connection records, and reads them.
+    Records {
+        #[command(subcommand)]
+        verb: RecordsCommand,
     },
     /// Prints a link with which the operator signs in to the pages, once.
     SignIn(StateOption),
@@ -184,6 +191,37 @@ enum DeviceCommand {
     },
 }
 
+#[derive(Subcommand)]
+enum RecordsCommand {
+    /// Makes a key, and prints the line with its public half for the configuration.
+    Key {
+        /// Where the secret half goes: a new file, not to be kept on the server.
+        file: PathBuf,
+    },
+    /// Prints records, one a line, the newest last; what is damaged is said and passed over.
+    Show {
+        /// The file with the secret half of the key they are sealed to.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Of connections that had not ended before: 2026-11-27, 2026-11-27T20:15:00Z, or 2h before now.
+        #[arg(long, value_name = "MOMENT")]
+        since: Option<String>,
+        /// Of connections that had begun by then.
+        #[arg(long, value_name = "MOMENT")]
+        until: Option<String>,
+        /// Of one device.
+        #[arg(long, value_name = "NAME|ID")]
+        device: Option<String>,
+        /// For programs: an object a line.
+        #[arg(long)]
+        json: bool,
+        /// Where they are [default: records in the state directory]
+        folder: Option<PathBuf>,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
 #[tokio::main]
 async fn main() -> ExitCode {
     program::start_log();
@@ -210,6 +248,7 @@ async fn act(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Device { verb } => device(verb).await,
+        Command::Records { verb } => records(verb).await,
         Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
         Command::Top(TopOptions {
             json,
@@ -384,6 +423,62 @@ async fn device(command: DeviceCommand) -> anyhow::Result<()> {
         } => return import(&file, keys.as_deref(), json, state).await,
     };
     show(ask(state, verb).await?, json)
+}
+
+async fn records(command: RecordsCommand) -> anyhow::Result<()> {
+    let (key, since, until, device, json, folder, state) = match command {
+        RecordsCommand::Key { file } => {
+            let key = records::make_key(&file)?;
+            println!("[records]\nkey = \"{key}\"");
+            eprintln!(
+                "This belongs into the configuration. Keep {} away from the server: whoever has it reads the records, and without it \
+                 nobody does.",
+                file.display()
+            );
+            return Ok(());
+        }
+        RecordsCommand::Show {
+            key,
+            since,
+            until,
+            device,
+            json,
+            folder,
+            state,
+        } => (key, since, until, device, json, folder, state),
+    };
+    let now = SystemTime::now();
+    let moment = |text: Option<String>| {
+        text.map(|text| records::parse_moment(&text, now))
+            .transpose()
+    };
+    let wanted = Wanted {
+        since: moment(since)?,
+        until: moment(until)?,
+        device,
+        json,
+    };
+    let directory = state.directory.clone();
+    let directory = directory.unwrap_or_else(StateDirectory::default_path);
+    let folder = folder.unwrap_or_else(|| relay::records::Config::default_folder(&directory));
+    // Away from the server there are no names, and ids do as well.
+    let names = match ask(state, Verb::ListDevices).await {
+        Ok(Answer::Devices(devices)) => devices
+            .into_iter()
+            .filter_map(|device| Some((device.id?, device.name)))
+            .collect(),
+        Ok(_) | Err(_) => HashMap::new(),
+    };
+    let mut out = io::BufWriter::new(io::stdout().lock());
+    records::show(
+        &folder,
+        &key,
+        &wanted,
+        &names,
+        &mut out,
+        &mut io::stderr().lock(),
+    )?;
+    Ok(())
 }
 
 /// Registers the names in `file`, and shows their keys or keeps them in the file `keys`.

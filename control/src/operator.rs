@@ -203,6 +203,9 @@ pub struct ListedDevice {
     pub name: String,
     /// Its full name.
     pub host: String,
+    /// What it is called where its name does not stand; once it has paired.
+    #[serde(default)]
+    pub id: Option<String>,
     /// `attached`, `away` or `not_paired`; instead of the first two `unknown` when no server is running.
     pub state: String,
     /// What its tunnel runs over, while it is attached.
@@ -270,6 +273,10 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
                 .map(|device| ListedDevice {
                     name: device.name.to_string(),
                     host: zone.name_of(&device.name),
+                    id: device
+                        .identity
+                        .as_ref()
+                        .map(|identity| identity.id.to_string()),
                     state: match device.identity {
                         Some(_) => "unknown",
                         None => NOT_PAIRED,
@@ -431,6 +438,7 @@ fn listed(row: DeviceRow) -> ListedDevice {
     ListedDevice {
         name: row.name,
         host: row.host,
+        id: row.id,
         state: state.to_owned(),
         transport: row.transport.map(str::to_owned),
         addresses: row.addresses,

@@ -29,6 +29,8 @@ pub(crate) struct DeviceRow {
     pub(crate) name: String,
     /// Its full name.
     pub(crate) host: String,
+    /// What it is called where its name does not stand; once it has paired.
+    pub(crate) id: Option<String>,
     /// Where a browser reaches it.
     pub(crate) url: String,
     /// Whether it is reachable now.
@@ -75,6 +77,10 @@ pub(crate) async fn rows(cloud: &Cloud) -> Result<Vec<DeviceRow>, ApiError> {
         let addresses = cloud.devices.reported_addresses(&device).await;
         rows.push(DeviceRow {
             name: device.name.to_string(),
+            id: device
+                .identity
+                .as_ref()
+                .map(|identity| identity.id.to_string()),
             url: https_url(&host, cloud.port),
             host,
             state,

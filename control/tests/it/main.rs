@@ -30,6 +30,7 @@ mod own_addresses;
 mod pairing;
 mod ports;
 mod process;
+mod records;
 mod refusals;
 mod service;
 mod shutdown;

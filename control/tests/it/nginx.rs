@@ -44,11 +44,13 @@ impl Nginx {
         let port = match place {
             // Nobody else lives there.
             Place::Namespace(_) => 8000,
-            Place::Host | Place::Refusing(_) => TcpListener::bind("127.0.0.1:0")
-                .unwrap()
-                .local_addr()
-                .unwrap()
-                .port(),
+            Place::Host | Place::Refusing(_) | Place::SmallDisk(_) => {
+                TcpListener::bind("127.0.0.1:0")
+                    .unwrap()
+                    .local_addr()
+                    .unwrap()
+                    .port()
+            }
         };
         std::fs::create_dir(folder.path().join("www")).unwrap();
         let mut openssl = Command::new("openssl");

@@ -19,6 +19,8 @@ pub(crate) enum Place {
     Host,
     /// In a network namespace that ends with the test.
     Namespace(Arc<Namespace>),
+    /// On this host, with a disk of its own for what is under this path, which goes with the program.
+    SmallDisk(PathBuf),
     /// On this host, whose kernel refuses some system calls as strace(1) is told with `inject=`.
     Refusing(&'static str),
 }
@@ -45,6 +47,13 @@ impl Place {
             Self::Namespace(namespace) => {
                 let mut command = Command::new("ip");
                 command.args(["netns", "exec", &namespace.0]).arg(program);
+                command
+            }
+            Self::SmallDisk(path) => {
+                let mut command = Command::new("unshare");
+                let mounted = "mount -t tmpfs -o size=256k none \"$0\" && exec \"$@\"";
+                command.args(["--mount", "sh", "-c", mounted]);
+                command.arg(path).arg(program);
                 command
             }
             Self::Refusing(calls) => {
@@ -128,9 +137,11 @@ impl Server {
         let ready_file = folder.path().join("ready.json");
         let _ = std::fs::remove_file(&ready_file);
         let mut command = place.command(causeway());
-        command
-            .args(["up", "--demo", "--state"])
-            .arg(folder.path().join("state"));
+        command.arg("up");
+        if !options.contains(&"--config") {
+            command.arg("--demo");
+        }
+        command.arg("--state").arg(folder.path().join("state"));
         command.arg("--ready-file").arg(&ready_file);
         for (option, address) in [
             ("--front", FREE),
@@ -157,6 +168,11 @@ impl Server {
 
     /// The same server again, after this one has been killed, on the same ports.
     pub(crate) fn restart(&self) -> Self {
+        self.restart_with(&[])
+    }
+
+    /// The same, with these options as well.
+    pub(crate) fn restart_with(&self, more: &[&str]) -> Self {
         let Ready {
             front,
             http,
@@ -170,6 +186,7 @@ impl Server {
         let options = [
             "--front", &front, "--http", &http, "--dns", &dns, "--dot", &dot, "--admin", &admin,
         ];
+        let options = [&options[..], more].concat();
         Self::start_on(self.place.clone(), Arc::clone(&self.folder), &options)
     }
 

@@ -198,7 +198,7 @@ mod tests {
         let (start, at) = (day("2026-10-30"), Instant::now());
         assert_eq!(expiry.due_in(at), Duration::ZERO);
         let first = day_of(day("2026-09-30"));
-        let mut passed = HOUR * 0;
+        let mut passed = Duration::ZERO;
         for left in [4, 3, 2, 1, 1] {
             // A look for every hour up to the day's last, at which nothing more goes.
             for _ in 0..24 {
