@@ -7,15 +7,21 @@ use directory::DeviceId;
 use relay::records::{Found, SecretKey, Setup, day_of, read};
 use relay::server::Transport;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use wire::record::{Carrier, End, Record, Stream};
 
 use crate::byte_path::origin;
-use crate::raw::payload;
-use crate::world::{SOON, TRANSPORTS, World};
+use crate::raw::{self, payload};
+use crate::world::{SOON, TRANSPORTS, World, eventually};
 
 const DONE: &str = "causeway_relay_visitors_ended_total{end=\"done\"}";
 const CAME: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
+const WRITTEN: &str = "causeway_relay_records_written_total{stream=\"masked\"}";
+const QUEUE_FULL: &str =
+    "causeway_relay_records_dropped_total{reason=\"queue_full\",stream=\"masked\"}";
+const DISK_ERROR: &str =
+    "causeway_relay_records_dropped_total{reason=\"disk_error\",stream=\"masked\"}";
 const TO_DEVICE: &str = "causeway_relay_bytes_total{direction=\"to_device\"}";
 const TO_VISITOR: &str = "causeway_relay_bytes_total{direction=\"to_visitor\"}";
 
@@ -172,4 +178,71 @@ async fn whoever_reaches_no_device_is_not_recorded_and_who_is_cut_is() {
             .collect();
         assert_eq!(ends, [(device, End::Cut)]);
     }
+}
+
+/// Visitors of `demo`, so many at a time, until `is_enough`; each gets its octet. How many there were.
+async fn visitors(world: &World, at_once: usize, is_enough: impl Fn(u64) -> bool) -> u64 {
+    let mut count = 0;
+    while !is_enough(count) {
+        let mut visits = JoinSet::new();
+        for _ in 0..at_once {
+            let mut visitor = raw::visitor(world).await;
+            visits.spawn(async move {
+                let mut heard = Vec::new();
+                visitor.read_to_end(&mut heard).await.unwrap();
+                assert_eq!(heard, b"x");
+            });
+        }
+        timeout(SOON, visits.join_all()).await.unwrap();
+        count += at_once as u64;
+    }
+    count
+}
+
+#[tokio::test]
+async fn a_disk_that_hangs_fills_the_queue_and_keeps_no_visitor_waiting() {
+    let folder = tempfile::tempdir().unwrap();
+    let (masked, full) = [(); 2].map(|()| SecretKey::generate().unwrap()).into();
+    let mut setup = setup(folder.path(), &masked, &full);
+    setup.streams.truncate(1);
+    let world = World::recording(Transport::Quic, setup);
+    let (listener, address) = origin("tls").await;
+    let _agent = world.agent("demo", &address).await;
+    let mut origin = JoinSet::new();
+    origin.spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            tokio::spawn(async move {
+                stream.write_all(b"x").await.unwrap();
+                stream.shutdown().await.unwrap();
+                let _ = stream.read_to_end(&mut Vec::new()).await;
+            });
+        }
+    });
+    let first = visitors(&world, 1, |count| count > 0).await;
+    world.metric_is(WRITTEN, first).await;
+
+    // Whoever opens this to write waits until somebody reads.
+    let file = std::fs::read_dir(folder.path()).unwrap().next().unwrap();
+    let file = file.unwrap().path();
+    std::fs::remove_file(&file).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&file).status();
+    assert!(made.unwrap().success());
+    let hung = visitors(&world, 32, |_| world.metric(QUEUE_FULL) > 0).await;
+    let dropped = world.metric(QUEUE_FULL);
+    assert!(hung > dropped && world.metric(WRITTEN) == first);
+    let more = visitors(&world, 32, |count| count >= 320).await;
+    world.until_metric(QUEUE_FULL, dropped + more).await;
+
+    // What waits is written when the disk goes on; what cannot be is counted.
+    let reader = std::fs::OpenOptions::new().read(true).open(&file).unwrap();
+    std::fs::remove_file(&file).unwrap();
+    let all = first + hung + more;
+    eventually(|| {
+        let kept = world.metric(WRITTEN) + world.metric(QUEUE_FULL) + world.metric(DISK_ERROR);
+        kept == all
+    })
+    .await;
+    assert!(world.metric(WRITTEN) > first);
+    drop(reader);
 }
