@@ -6,7 +6,7 @@
 //! ```
 //!
 //! Every task hangs on a tracker of the [`Handle`]; [`Handle::shutdown`] ends them in order: no new visitors, agents told
-//! to go, visitors given time to finish, then everything that is left; the records of the last are written last.
+//! to go, visitors given time to finish, then everything that is left, and the last records.
 
 mod carriers;
 mod commands;
@@ -349,20 +349,26 @@ impl Handle {
         let _ = timeout(self.drain, self.visitors.wait()).await;
         self.cut.cancel();
         let _ = timeout(LAST_WORDS, self.visitors.wait()).await;
-        for endpoint in &self.endpoints {
-            quic::close_all(endpoint, CloseCode::Draining);
-        }
-        let _ = timeout(LAST_WORDS, async {
-            for endpoint in &self.endpoints {
-                endpoint.wait_idle().await;
+        // Nobody has anything to record any more.
+        let records = async {
+            if let Some(records) = self.records {
+                records.stop(2 * LAST_WORDS).await;
             }
-        })
-        .await;
-        self.tunnels.close();
-        let _ = timeout(LAST_WORDS, self.tunnels.wait()).await;
-        if let Some(records) = self.records {
-            records.stop(LAST_WORDS).await;
-        }
+        };
+        let tunnels = async {
+            for endpoint in &self.endpoints {
+                quic::close_all(endpoint, CloseCode::Draining);
+            }
+            let _ = timeout(LAST_WORDS, async {
+                for endpoint in &self.endpoints {
+                    endpoint.wait_idle().await;
+                }
+            })
+            .await;
+            self.tunnels.close();
+            let _ = timeout(LAST_WORDS, self.tunnels.wait()).await;
+        };
+        tokio::join!(records, tunnels);
     }
 }
 
