@@ -20,7 +20,7 @@ use relay::agent::{
     self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, State, VisitorAddress,
 };
 use relay::resolve::Resolver;
-use relay::server::{Config, Handle, Parts, Secret, Transport};
+use relay::server::{Config, Handle, LimitsConfig, Parts, Secret, Transport};
 use relay::tls::{CertificateSlot, Roots, connect_https};
 use relay::workers::{WorkerThreads, Workers};
 use tempfile::TempDir;
@@ -116,6 +116,7 @@ impl World {
             public: Vec::new(),
             workers: None,
             drain: std::time::Duration::ZERO,
+            limits: LimitsConfig::default(),
         };
         let relay = relay::server::start(config, parts, &Registry::new()).unwrap();
 

@@ -250,6 +250,9 @@ impl Config {
         for (key, sentence) in records {
             fault(&format!("records.{key}"), sentence);
         }
+        for (key, sentence) in self.relay.limits.faults() {
+            fault(&format!("relay.limits.{key}"), sentence);
+        }
         if let Some(ddns) = &self.ddns
             && let Err(error) = ddns::zone::check(&self.zone, ddns)
         {
@@ -418,6 +421,36 @@ listen = "127.0.0.1:5300"
         let faults = faults(text);
         assert_eq!(faults.len(), 1, "{faults:?}");
         faults.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn limits_are_read_and_what_cannot_be_is_told_with_its_line() {
+        let limited = |limits: &str| format!("{GOOD}\n[relay.limits]\n{limits}\n");
+        let good = limited("visitors_per_device = 50\nbytes_per_second_per_device = \"10MB\"");
+        let config = read(&good, &Overrides::default()).unwrap();
+        assert_eq!(config.relay.limits.visitors_per_device, Some(50));
+        assert_eq!(
+            config.relay.limits.bytes_per_second_per_device,
+            Some(10_000_000)
+        );
+        for (bad, sentence) in [
+            (
+                "unnamed = 3",
+                "14: relay.limits.unnamed: 3 cannot be; from 16 to",
+            ),
+            (
+                "bytes_per_second_per_device = \"1kB\"",
+                "14: relay.limits.bytes_per_second_per_device: 1kB cannot be; from 16kB to",
+            ),
+            (
+                "bytes_per_second_per_device = \"10\"",
+                "its unit, such as 10MB",
+            ),
+            ("visitor = 1", "unknown field `visitor`"),
+        ] {
+            let fault = fault(&limited(bad));
+            assert!(fault.contains(sentence), "{fault}");
+        }
     }
 
     #[test]

@@ -9,6 +9,7 @@
 pub mod agent;
 pub mod files;
 pub mod http_client;
+pub mod octets;
 pub mod program;
 pub mod records;
 pub mod resolve;

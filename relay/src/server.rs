@@ -41,7 +41,7 @@ use wire::{CloseCode, Features, Frame};
 pub use crate::quic::Secret;
 pub use config::Config;
 pub use front::CloudVisitor;
-pub use limits::Admitted;
+pub use limits::{Admitted, LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
 pub use presence::{Attachment, Presence, Transport};
 pub use traffic::{DeviceTraffic, Traffic};
 
@@ -134,6 +134,7 @@ pub struct Handle {
     http: Option<SocketAddr>,
     presence: Presence,
     drain: Duration,
+    limits: Limits,
     sessions: Arc<Sessions>,
     /// One for each worker that has a UDP socket.
     endpoints: Vec<Endpoint>,
@@ -200,10 +201,11 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         .map(|setup| records::start(&setup, &records_metrics).map_err(StartError::Records))
         .transpose()?;
     let (recorder, records) = records.unzip();
-    let limits = Limits::for_this_process();
+    let limits = Limits::for_this_process(&config.limits);
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let sessions = Arc::new(Sessions::new(
         parts.workers.clone(),
+        limits.clone(),
         metrics.spare_carriers(),
         metrics.told(),
         cut.clone(),
@@ -241,6 +243,8 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             metrics: Arc::clone(&metrics),
             acceptor: acceptor.clone(),
             quic: Arc::clone(&quic),
+            limits: limits.clone(),
+            tls_handshakes: Arc::default(),
             features,
             tasks: tunnels.clone(),
             worker: worker.clone(),
@@ -280,7 +284,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             http,
             zone,
             front_address,
-            limits,
+            limits.clone(),
             metrics,
             stop.clone(),
         ));
@@ -295,6 +299,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         http: http_address,
         presence,
         drain: config.drain,
+        limits,
         sessions,
         endpoints,
         listeners,
@@ -331,6 +336,11 @@ impl Handle {
     /// Whether its sockets are attended to.
     pub fn listeners(&self) -> Listeners {
         self.listeners.clone()
+    }
+
+    /// From now on these limits are in force, for all who come; nobody who is here has to leave.
+    pub fn set_limits(&self, limits: &LimitsConfig) {
+        self.limits.set(limits);
     }
 
     /// Stops in order: no new visitors, agents told to go, visitors given up to the configured time, then the rest.

@@ -4,7 +4,7 @@
 
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::time::Duration;
 
 use libc::{
@@ -19,6 +19,16 @@ use tokio::io::unix::AsyncFd;
 /// If the queue takes no more.
 pub(crate) fn queue<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: what can turn into an owned descriptor has owned that one all along, and names no other.
+    let queued = unsafe { AsyncFd::register(socket) };
+    queued.map_err(io::Error::from)
+}
+
+/// The same for a while, without a second descriptor: the queue forgets the socket when the value is dropped.
+///
+/// # Errors
+/// If the queue takes no more.
+pub(crate) fn queue_borrowed(socket: BorrowedFd<'_>) -> io::Result<AsyncFd<BorrowedFd<'_>>> {
+    // SAFETY: what is borrowed stays open, and names the same descriptor, for as long as the value can live.
     let queued = unsafe { AsyncFd::register(socket) };
     queued.map_err(io::Error::from)
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde::Deserialize;
 
+use super::limits::LimitsConfig;
 use crate::quic::Gso;
 
 /// The `[relay]` section.
@@ -36,6 +37,9 @@ pub struct Config {
     /// How long a stopping relay lets its visitors finish: `"10s"`, `"5m"`.
     #[serde(default = "default_drain", with = "humantime_serde")]
     pub drain: Duration,
+    /// The `[relay.limits]` section: what everybody may have at most.
+    #[serde(default)]
+    pub limits: LimitsConfig,
 }
 
 /// Long enough for most pages and short enough for a service manager's patience, which is often 90 s.

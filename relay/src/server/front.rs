@@ -7,6 +7,7 @@
 use std::cmp::Ordering;
 use std::io::{self, Read as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdTcpStream};
+use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -258,7 +259,7 @@ impl Front {
                 self.lead(visitor, address, octets, name, admitted).await
             }
             Ok(First::Raw(header)) => {
-                self.admit_raw(header, visitor);
+                self.admit_raw(header, visitor, address.ip());
                 Ok(Arrived::HandedOver(HandedOver::Tunnel))
             }
             Err(refusal) => Err(SentAway::telling(refusal, visitor, admitted)),
@@ -278,14 +279,17 @@ impl Front {
         }
     }
 
-    fn admit_raw(&self, header: Option<Header>, stream: StdTcpStream) {
+    fn admit_raw(&self, header: Option<Header>, stream: StdTcpStream, from: IpAddr) {
         let admitted = match header {
             Some(header) => self.sessions.door.admit(&header, stream),
             None => Err(TurnedAway::BadHeader),
         };
-        if let Err(reason) = admitted {
-            self.metrics.raw_turned_away(reason);
-            tracing::debug!(reason = reason.name(), "a raw connection was turned away");
+        match admitted {
+            Ok(()) => self.limits.was_expected(from),
+            Err(reason) => {
+                self.metrics.raw_turned_away(reason);
+                tracing::debug!(reason = reason.name(), "a raw connection was turned away");
+            }
         }
     }
 
@@ -334,7 +338,7 @@ impl Front {
         hello: Bytes,
         name: String,
         device: Option<Option<DeviceId>>,
-        admitted: Admitted,
+        mut admitted: Admitted,
     ) -> Result<Arrived, Box<SentAway>> {
         const NOBODY: DeviceId = DeviceId::from_bytes([0; 16]);
         let Some(session) = self.sessions.of(&device.flatten().unwrap_or(NOBODY)) else {
@@ -345,6 +349,9 @@ impl Front {
             };
             return Err(SentAway::telling(refusal, visitor, admitted));
         };
+        if let Err(refusal) = admitted.serve() {
+            return Err(SentAway::telling(refusal, visitor, admitted));
+        }
         let there = match session.visitor(address.ip()) {
             Ok(place) => Some((session, place)),
             Err(_) => self.newer(&session, address.ip()),
@@ -450,8 +457,16 @@ impl Front {
         &self,
         visitor: Prefixed,
         address: SocketAddr,
-        admitted: Admitted,
+        mut admitted: Admitted,
     ) -> Result<Arrived, Box<SentAway>> {
+        if let Err(refusal) = admitted.serve() {
+            return Err(SentAway::silently(refusal));
+        }
+        let Some(_under_way) = self.register.begin_tls() else {
+            let handshakes = &self.metrics.measured;
+            handshakes.handshake(HandshakeKind::Cloud, Outcome::Refused);
+            return Err(SentAway::silently(Refusal::HandshakesBusy));
+        };
         let accepted = timeout(HELLO_TIME, self.cloud_acceptor.accept(visitor)).await;
         self.metrics
             .measured
@@ -555,8 +570,7 @@ impl FirstOctets {
 
     /// Waits until there is enough. The connection is in this worker's event queue meanwhile.
     async fn wait(mut self, visitor: &StdTcpStream) -> Result<First, Refusal> {
-        let queued = visitor.try_clone().and_then(sys::queue);
-        let queued = queued.map_err(|_| Refusal::LeftEarly)?;
+        let queued = sys::queue_borrowed(visitor.as_fd()).map_err(|_| Refusal::LeftEarly)?;
         loop {
             let mut ready = queued.readable().await.map_err(|_| Refusal::LeftEarly)?;
             match self.read(visitor)? {

@@ -1,31 +1,34 @@
-//! Who may come in: bounds on visitors before anything is known of them, and on visitors in all.
+//! Who may come in: bounds on visitors before anything is known of them, on those who are served, and on handshakes.
+//!
+//! ```text
+//!   accept ─► unnamed: one descriptor, so many a second ─► its hello ─► served: two descriptors, and one of a device's places
+//! ```
+//!
+//! Descriptors are what runs out first, so they are what is counted: those who say nothing can never have so many that none is
+//! left for those who are served. All bounds may change at any time, and hold for whoever comes next.
 
-use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+mod config;
+mod counts;
+mod rate;
+
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use crate::program;
 
 use super::refusal::Refusal;
+pub use config::{LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
+pub(crate) use counts::{Counted, CountedOfAddress, CountsByAddress};
+use rate::RateByAddress;
 
 /// How long a visitor may take to say its name, and an agent to say who it is.
 pub(crate) const HELLO_TIME: Duration = Duration::from_secs(5);
 
-/// Connections whose hello has not come yet, at most. Each may hold `client_hello::MAX_READ` octets.
-const MAX_UNNAMED: usize = 4096;
-
-/// The same from one address: a quarter, so that four addresses are needed to shut others out for [`HELLO_TIME`].
-const MAX_UNNAMED_PER_ADDRESS: usize = 1024;
-
 /// Of the visitors in all, and of those of one device, one address may have this part: a household or an office behind one
 /// address is many, but never everybody.
 const PART_PER_ADDRESS: usize = 2;
-
-/// Visitors of one device at a time. Below the number of streams its agent grants, so that one is always free.
-const MAX_VISITORS_PER_DEVICE: usize = 4000;
 
 /// The count of a device's session that takes no visitors any more: above every limit.
 const CLOSED: usize = usize::MAX;
@@ -34,64 +37,231 @@ const CLOSED: usize = usize::MAX;
 /// connections beside tls carriers.
 const RESERVED_DESCRIPTORS: u64 = 2048;
 
+/// Descriptors of one who is served: its own, and its tls carrier's or its raw connection's.
+const PER_VISITOR: usize = 2;
+
+/// Of the descriptors, those who have not said their name leave at least this part to those who are served.
+const PART_FOR_SERVED: usize = 7;
+
+/// The bounds that are in force.
+#[derive(Debug, Default)]
+struct Bounds {
+    visitors: AtomicUsize,
+    visitors_per_address: AtomicUsize,
+    visitors_per_device: AtomicUsize,
+    unnamed: AtomicUsize,
+    unnamed_per_address: AtomicUsize,
+    connections_per_second: AtomicU32,
+    handshakes_per_second: AtomicU32,
+    tls_handshakes: AtomicUsize,
+    retry_above: AtomicUsize,
+    /// 0: none.
+    bytes_per_second_per_device: AtomicU64,
+}
+
 /// Counts visitors against the bounds; clones count together.
 #[derive(Clone, Debug)]
-pub(crate) struct Limits {
-    max_visitors: usize,
+pub(crate) struct Limits(Arc<Counts>);
+
+#[derive(Debug)]
+struct Counts {
+    bounds: Bounds,
+    /// How many descriptors there are for visitors.
+    descriptors: usize,
+    descriptors_taken: Arc<AtomicUsize>,
     visitors: Arc<AtomicUsize>,
     visitors_by_address: CountsByAddress,
     unnamed: Arc<AtomicUsize>,
     unnamed_by_address: CountsByAddress,
+    connections: RateByAddress,
+    /// Of addresses that are known to be real, and of those that may be forged.
+    handshakes: RateByAddress,
+    handshakes_unproved: RateByAddress,
 }
 
 impl Limits {
     /// Bounds for a process with as many descriptors as it may have; raises its soft limit to the hard one.
-    pub(crate) fn for_this_process() -> Self {
+    pub(crate) fn for_this_process(config: &LimitsConfig) -> Self {
         let descriptors = program::raise_descriptor_limit();
-        // A visitor over a tls carrier takes two descriptors here.
         let reserved = RESERVED_DESCRIPTORS.min(descriptors / 4);
-        let max_visitors = (descriptors - reserved) / 2;
-        Self::new(usize::try_from(max_visitors.max(1)).unwrap_or(usize::MAX))
+        let for_visitors = usize::try_from(descriptors - reserved).unwrap_or(usize::MAX);
+        Self::new(for_visitors, config)
     }
 
-    fn new(max_visitors: usize) -> Self {
-        Self {
-            max_visitors,
+    fn new(descriptors: usize, config: &LimitsConfig) -> Self {
+        let now = Instant::now();
+        let limits = Self(Arc::new(Counts {
+            bounds: Bounds::default(),
+            descriptors,
+            descriptors_taken: Arc::default(),
             visitors: Arc::default(),
             visitors_by_address: CountsByAddress::default(),
             unnamed: Arc::default(),
             unnamed_by_address: CountsByAddress::default(),
-        }
+            connections: RateByAddress::new(now),
+            handshakes: RateByAddress::new(now),
+            handshakes_unproved: RateByAddress::new(now),
+        }));
+        limits.set(config);
+        limits
     }
 
-    /// Lets a visitor in, or says why not.
+    /// From now on these bounds are in force. Nobody who is here has to leave.
+    pub(crate) fn set(&self, config: &LimitsConfig) {
+        let Counts {
+            bounds,
+            descriptors,
+            ..
+        } = &*self.0;
+        let possible = (descriptors / PER_VISITOR).max(1);
+        let visitors = config.visitors.unwrap_or(possible).min(possible);
+        let per_address = (visitors / PART_PER_ADDRESS).max(1);
+        let unnamed = config.unnamed.unwrap_or(config::UNNAMED);
+        let unnamed = unnamed.min(descriptors - descriptors / PART_FOR_SERVED);
+        for (bound, value) in [
+            (&bounds.visitors, visitors),
+            (
+                &bounds.visitors_per_address,
+                config.visitors_per_address.unwrap_or(per_address),
+            ),
+            (
+                &bounds.visitors_per_device,
+                config
+                    .visitors_per_device
+                    .unwrap_or(config::VISITORS_PER_DEVICE),
+            ),
+            (&bounds.unnamed, unnamed),
+            (
+                &bounds.unnamed_per_address,
+                config
+                    .unnamed_per_address
+                    .unwrap_or(config::UNNAMED_PER_ADDRESS),
+            ),
+            (
+                &bounds.tls_handshakes,
+                config
+                    .tls_handshakes_per_worker
+                    .unwrap_or(config::TLS_HANDSHAKES),
+            ),
+            (
+                &bounds.retry_above,
+                config.retry_above.unwrap_or(config::RETRY_ABOVE),
+            ),
+        ] {
+            bound.store(value, Relaxed);
+        }
+        let connections = config.connections_per_second_per_address;
+        let connections = connections.unwrap_or(config::CONNECTIONS_PER_SECOND);
+        bounds.connections_per_second.store(connections, Relaxed);
+        let handshakes = config.handshakes_per_second_per_address;
+        let handshakes = handshakes.unwrap_or(config::HANDSHAKES_PER_SECOND);
+        bounds.handshakes_per_second.store(handshakes, Relaxed);
+        let bytes = config.bytes_per_second_per_device.unwrap_or(0);
+        bounds.bytes_per_second_per_device.store(bytes, Relaxed);
+    }
+
+    /// Lets a connection in, or says why not.
     pub(crate) fn admit(&self, from: IpAddr) -> Result<Admitted, Refusal> {
-        let visitor = Counted::below(&self.visitors, self.max_visitors).ok_or(Refusal::Full)?;
-        let unnamed = Counted::below(&self.unnamed, MAX_UNNAMED).ok_or(Refusal::Full)?;
-        let per_address = (self.max_visitors / PART_PER_ADDRESS).max(1);
-        let of_address = self.visitors_by_address.below(from, per_address);
-        let unnamed_of_address = self.unnamed_by_address.below(from, MAX_UNNAMED_PER_ADDRESS);
-        let (Some(of_address), Some(unnamed_of_address)) = (of_address, unnamed_of_address) else {
-            return Err(Refusal::AddressBusy);
-        };
+        let Counts {
+            bounds,
+            descriptors,
+            ..
+        } = &*self.0;
+        let descriptor = Counted::below(&self.0.descriptors_taken, *descriptors);
+        let descriptor = descriptor.ok_or(Refusal::Full)?;
+        let unnamed = Counted::below(&self.0.unnamed, bounds.unnamed.load(Relaxed));
+        let unnamed = unnamed.ok_or(Refusal::UnnamedFull)?;
+        let per_address = bounds.unnamed_per_address.load(Relaxed);
+        let of_address = self.0.unnamed_by_address.below(from, per_address);
+        let of_address = of_address.ok_or(Refusal::AddressBusy)?;
+        let each_second = bounds.connections_per_second.load(Relaxed);
+        if !self.0.connections.take(from, each_second, Instant::now()) {
+            return Err(Refusal::AddressTooFast);
+        }
         Ok(Admitted {
-            _visitor: (visitor, of_address),
-            unnamed: Some((unnamed, unnamed_of_address)),
+            limits: self.clone(),
+            from,
+            descriptors: (descriptor, None),
+            unnamed: Some((unnamed, of_address)),
+            served: None,
         })
+    }
+
+    /// Whether one more agent from an address may begin a handshake. An address that has not been `proved` to be real has a
+    /// bucket of its own, so that whoever forges it cannot empty the other.
+    pub(crate) fn handshake(&self, from: IpAddr, proved: bool) -> bool {
+        let each_second = self.0.bounds.handshakes_per_second.load(Relaxed);
+        let handshakes = match proved {
+            true => &self.0.handshakes,
+            false => &self.0.handshakes_unproved,
+        };
+        handshakes.take(from, each_second, Instant::now())
+    }
+
+    /// The handshake was for a visitor who waits at this address's device: there may be as many as there are visitors.
+    pub(crate) fn was_carrier(&self, from: IpAddr) {
+        let each_second = self.0.bounds.handshakes_per_second.load(Relaxed);
+        self.0.handshakes.give_back(from, each_second);
+        self.was_expected(from);
+    }
+
+    /// The connection was asked for by this relay.
+    pub(crate) fn was_expected(&self, from: IpAddr) {
+        let each_second = self.0.bounds.connections_per_second.load(Relaxed);
+        self.0.connections.give_back(from, each_second);
+    }
+
+    /// How many TLS handshakes one worker may have under way.
+    pub(crate) fn tls_handshakes(&self) -> usize {
+        self.0.bounds.tls_handshakes.load(Relaxed)
+    }
+
+    /// With how many QUIC handshakes under way newcomers have to show that their address is theirs.
+    pub(crate) fn retry_above(&self) -> usize {
+        self.0.bounds.retry_above.load(Relaxed)
+    }
+
+    /// How many visitors a device may have that has no limit of its own.
+    pub(crate) fn visitors_per_device(&self) -> usize {
+        self.0.bounds.visitors_per_device.load(Relaxed)
     }
 }
 
-/// A visitor counted against the bounds, until it is dropped.
+/// A connection counted against the bounds, until it is dropped.
 #[derive(Debug)]
 pub struct Admitted {
-    _visitor: (Counted, CountedOfAddress),
+    limits: Limits,
+    from: IpAddr,
+    descriptors: (Counted, Option<Counted>),
     unnamed: Option<(Counted, CountedOfAddress)>,
+    served: Option<(Counted, CountedOfAddress)>,
 }
 
 impl Admitted {
-    /// The hello has come: only the bounds on visitors as such count from now on.
+    /// The first octets have come: it is no longer one who says nothing.
     pub(crate) fn named(&mut self) {
         self.unnamed = None;
+    }
+
+    /// It is a visitor and is to be served: it counts as one from now on.
+    pub(crate) fn serve(&mut self) -> Result<(), Refusal> {
+        let Counts {
+            bounds,
+            descriptors,
+            ..
+        } = &*self.limits.0;
+        let second = Counted::below(&self.limits.0.descriptors_taken, *descriptors);
+        self.descriptors.1 = Some(second.ok_or(Refusal::Full)?);
+        let visitor = Counted::below(&self.limits.0.visitors, bounds.visitors.load(Relaxed));
+        let visitor = visitor.ok_or(Refusal::Full)?;
+        let per_address = bounds.visitors_per_address.load(Relaxed);
+        let of_address = self
+            .limits
+            .0
+            .visitors_by_address
+            .below(self.from, per_address);
+        self.served = Some((visitor, of_address.ok_or(Refusal::AddressFull)?));
+        Ok(())
     }
 }
 
@@ -109,12 +279,12 @@ pub(crate) struct DeviceVisitors {
 }
 
 impl DeviceVisitors {
-    /// Counts a visitor in, until the value is dropped; `None` if the device has as many as it may, in all or from there.
-    pub(crate) fn admit(&self, from: IpAddr) -> Option<DeviceVisitor> {
-        let one = Counted::below(&self.all, MAX_VISITORS_PER_DEVICE)?;
-        let of_address = self
-            .by_address
-            .below(from, MAX_VISITORS_PER_DEVICE / PART_PER_ADDRESS)?;
+    /// Counts a visitor in, until the value is dropped; `None` if the device has `most`, in all or as many of them from there as
+    /// one address may have.
+    pub(crate) fn admit(&self, from: IpAddr, most: usize) -> Option<DeviceVisitor> {
+        let one = Counted::below(&self.all, most)?;
+        let per_address = most.div_ceil(PART_PER_ADDRESS);
+        let of_address = self.by_address.below(from, per_address)?;
         Some(DeviceVisitor {
             _counted: (one, of_address),
         })
@@ -139,94 +309,53 @@ impl DeviceVisitors {
     }
 }
 
-/// One, counted in a shared number until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Counted(Arc<AtomicUsize>);
-
-impl Counted {
-    /// Counts one more unless that would exceed `limit`.
-    pub(crate) fn below(counter: &Arc<AtomicUsize>, limit: usize) -> Option<Self> {
-        counter
-            .fetch_update(Relaxed, Relaxed, |count| (count < limit).then(|| count + 1))
-            .ok()?;
-        Some(Self(Arc::clone(counter)))
-    }
-}
-
-impl Drop for Counted {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
-
-/// How many there are of each address that has any; clones count together.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct CountsByAddress(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-impl CountsByAddress {
-    /// Counts one more of an address unless it would then have more than `limit`.
-    pub(crate) fn below(&self, from: IpAddr, limit: usize) -> Option<CountedOfAddress> {
-        let address = prefix(from);
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_insert(0);
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(CountedOfAddress {
-            address,
-            counts: self.clone(),
-        })
-    }
-}
-
-/// One, counted with its address until it is dropped.
-#[derive(Debug)]
-pub(crate) struct CountedOfAddress {
-    address: IpAddr,
-    counts: CountsByAddress,
-}
-
-impl Drop for CountedOfAddress {
-    fn drop(&mut self) {
-        let mut counts = self.counts.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Entry::Occupied(mut count) = counts.entry(self.address) {
-            *count.get_mut() -= 1;
-            if *count.get() == 0 {
-                count.remove();
-            }
-        }
-    }
-}
-
-/// What counts as one address: all of IPv4, and a site's /56 of IPv6.
-fn prefix(ip: IpAddr) -> IpAddr {
-    match ip.to_canonical() {
-        IpAddr::V4(ip) => ip.into(),
-        IpAddr::V6(ip) => {
-            let mut octets = ip.octets();
-            octets[7..].fill(0);
-            octets.into()
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    const MOST: usize = config::VISITORS_PER_DEVICE;
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
     }
 
+    fn limits(descriptors: usize) -> Limits {
+        Limits::new(descriptors, &LimitsConfig::default())
+    }
+
+    /// Lets in as many as may come from `from`, and lets each get as far as `then`.
+    fn fill(
+        limits: &Limits,
+        from: &str,
+        then: impl Fn(&mut Admitted) -> Result<(), Refusal>,
+    ) -> (Vec<Admitted>, Refusal) {
+        let mut held = Vec::new();
+        loop {
+            let refusal = match limits.admit(ip(from)) {
+                Ok(mut admitted) => match then(&mut admitted) {
+                    Ok(()) => {
+                        held.push(admitted);
+                        continue;
+                    }
+                    Err(refusal) => refusal,
+                },
+                Err(refusal) => refusal,
+            };
+            return (held, refusal);
+        }
+    }
+
+    fn served(admitted: &mut Admitted) -> Result<(), Refusal> {
+        admitted.named();
+        admitted.serve()
+    }
+
     #[test]
     fn one_address_cannot_take_every_place() {
-        let limits = Limits::new(usize::MAX);
-        let mut held = Vec::new();
-        while let Ok(admitted) = limits.admit(ip("2001:db8::1")) {
-            held.push(admitted);
-        }
-        assert_eq!(held.len(), MAX_UNNAMED_PER_ADDRESS);
+        let limits = limits(usize::MAX);
+        let (mut held, refusal) = fill(&limits, "2001:db8::1", |_| Ok(()));
+        assert_eq!(held.len(), config::UNNAMED_PER_ADDRESS);
+        assert_eq!(refusal, Refusal::AddressBusy);
         assert_eq!(
             limits.admit(ip("2001:db8:0:ff::2")).unwrap_err(),
             Refusal::AddressBusy
@@ -238,50 +367,107 @@ mod tests {
     }
 
     #[test]
-    fn everybody_who_leaves_makes_room() {
-        let limits = Limits::new(2);
-        let first = limits.admit(ip("192.0.2.1")).unwrap();
-        let _second = limits.admit(ip("192.0.2.2")).unwrap();
-        assert_eq!(limits.admit(ip("192.0.2.3")).unwrap_err(), Refusal::Full);
-        drop(first);
-        assert!(limits.admit(ip("192.0.2.3")).is_ok());
+    fn those_who_say_nothing_leave_descriptors_for_those_who_are_served() {
+        let limits = limits(70);
+        let mut visitor = limits.admit(ip("192.0.2.9")).unwrap();
+        visitor.named();
+        let (held, refusal) = fill(&limits, "192.0.2.1", |_| Ok(()));
+        assert_eq!((held.len(), refusal), (60, Refusal::UnnamedFull));
+        assert_eq!(visitor.serve(), Ok(()));
+        drop(held);
+        let (held, refusal) = fill(&limits, "192.0.2.1", served);
+        // Half of the 35 who can be, and of another address the rest but for the one.
+        assert_eq!((held.len(), refusal), (17, Refusal::AddressFull));
+        let (others, refusal) = fill(&limits, "192.0.2.2", served);
+        assert_eq!((others.len(), refusal), (17, Refusal::Full));
     }
 
     #[test]
-    fn one_address_may_have_half_of_the_visitors_and_leaves_nothing_behind() {
-        let limits = Limits::new(4);
-        let mut held = Vec::new();
-        while let Ok(mut admitted) = limits.admit(ip("192.0.2.1")) {
-            admitted.named();
-            held.push(admitted);
+    fn everybody_who_leaves_makes_room_and_leaves_nothing_behind() {
+        let limits = limits(4);
+        let first = fill(&limits, "192.0.2.1", served).0;
+        let second = fill(&limits, "192.0.2.2", served).0;
+        assert_eq!((first.len(), second.len()), (1, 1));
+        assert_eq!(limits.admit(ip("192.0.2.3")).unwrap_err(), Refusal::Full);
+        drop(first);
+        let (third, _) = fill(&limits, "192.0.2.3", served);
+        assert_eq!(third.len(), 1);
+        drop((second, third));
+        assert!(limits.0.visitors_by_address.is_empty());
+        assert!(limits.0.unnamed_by_address.is_empty());
+        assert_eq!(limits.0.descriptors_taken.load(Relaxed), 0);
+        assert_eq!(limits.0.visitors.load(Relaxed), 0);
+        assert_eq!(limits.0.unnamed.load(Relaxed), 0);
+    }
+
+    #[test]
+    fn an_address_that_comes_too_often_waits_and_what_was_asked_for_does_not_count() {
+        let limits = limits(1000);
+        limits.set(&LimitsConfig {
+            connections_per_second_per_address: Some(1),
+            handshakes_per_second_per_address: Some(1),
+            ..LimitsConfig::default()
+        });
+        let come = || limits.admit(ip("192.0.2.1")).map(drop);
+        for _ in 0..4 {
+            assert_eq!(come(), Ok(()));
         }
-        assert_eq!(held.len(), 2);
+        assert_eq!(come(), Err(Refusal::AddressTooFast));
+        limits.was_expected(ip("192.0.2.1"));
+        assert_eq!(come(), Ok(()));
         assert!(limits.admit(ip("192.0.2.2")).is_ok());
-        drop(held);
-        assert!(limits.visitors_by_address.0.lock().unwrap().is_empty());
-        assert!(limits.unnamed_by_address.0.lock().unwrap().is_empty());
+
+        // Who forges an address takes nothing from it.
+        while limits.handshake(ip("192.0.2.1"), false) {}
+        assert!(limits.handshake(ip("192.0.2.1"), true));
+        while limits.handshake(ip("192.0.2.1"), true) {}
+        limits.was_carrier(ip("192.0.2.1"));
+        assert!(limits.handshake(ip("192.0.2.1"), true));
+    }
+
+    #[test]
+    fn bounds_that_change_hold_for_whoever_comes_next() {
+        let limits = limits(1000);
+        let (held, _) = fill(&limits, "192.0.2.1", served);
+        assert_eq!(held.len(), 250);
+        let less = LimitsConfig {
+            visitors: Some(100),
+            ..LimitsConfig::default()
+        };
+        limits.set(&less);
+        let mut next = limits.admit(ip("192.0.2.2")).unwrap();
+        assert_eq!(served(&mut next), Err(Refusal::Full));
+        limits.set(&LimitsConfig::default());
+        let mut next = limits.admit(ip("192.0.2.2")).unwrap();
+        assert_eq!(served(&mut next), Ok(()));
     }
 
     #[test]
     fn one_address_may_have_half_of_a_device() {
         let device = DeviceVisitors::default();
-        let from_one: Vec<_> = std::iter::from_fn(|| device.admit(ip("192.0.2.1"))).collect();
-        assert_eq!(from_one.len(), MAX_VISITORS_PER_DEVICE / PART_PER_ADDRESS);
-        assert!(device.admit(ip("192.0.2.2")).is_some());
+        let from_one: Vec<_> = std::iter::from_fn(|| device.admit(ip("192.0.2.1"), MOST)).collect();
+        assert_eq!(from_one.len(), MOST / PART_PER_ADDRESS);
+        assert!(device.admit(ip("192.0.2.2"), MOST).is_some());
+        assert!(
+            device
+                .admit(ip("192.0.2.2"), MOST / PART_PER_ADDRESS)
+                .is_none()
+        );
         drop(from_one);
         assert!(!device.any());
+        assert!(device.admit(ip("192.0.2.1"), 1).is_some());
     }
 
     #[test]
     fn who_is_let_in_is_there_before_it_closes_or_not_at_all() {
         let device = DeviceVisitors::default();
-        let visitor = device.admit(ip("192.0.2.1")).unwrap();
+        let visitor = device.admit(ip("192.0.2.1"), MOST).unwrap();
         assert!(!device.close_if_empty());
         drop(visitor);
         assert!(device.close_if_empty());
         assert!(device.close_if_empty());
         assert!(!device.any());
-        assert!(device.admit(ip("192.0.2.1")).is_none());
+        assert!(device.admit(ip("192.0.2.1"), MOST).is_none());
     }
 
     #[test]
@@ -289,7 +475,7 @@ mod tests {
         for _ in 0..1000 {
             let device = DeviceVisitors::default();
             let (came, closed) = std::thread::scope(|scope| {
-                let comes = scope.spawn(|| device.admit(ip("192.0.2.1")));
+                let comes = scope.spawn(|| device.admit(ip("192.0.2.1"), MOST));
                 let closed = device.close_if_empty();
                 (comes.join().unwrap(), closed)
             });

@@ -127,6 +127,7 @@ mod tests {
     use tokio::io::AsyncReadExt as _;
 
     use super::*;
+    use crate::server::LimitsConfig;
 
     fn to(host: &str, path: &str, port: u16) -> (StatusCode, Option<String>) {
         let request = Request::builder()
@@ -159,7 +160,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::register(&registry).unwrap());
-        let limits = Limits::for_this_process();
+        let limits = Limits::for_this_process(&LimitsConfig::default());
         let admitted = || limits.admit(address.ip()).ok();
         let _others: Vec<_> = std::iter::from_fn(admitted).collect();
         let zone = Zone::parse("nas.localhost").unwrap();

@@ -3,10 +3,16 @@
 /// Why a visitor was sent away before it reached anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    /// As many visitors are here as the process can hold.
+    /// As many visitors are here as may be, or as there are descriptors for.
     Full,
+    /// Too many have not said their name yet.
+    UnnamedFull,
     /// Too many of its address have not said their name yet.
     AddressBusy,
+    /// Its address has come too often lately.
+    AddressTooFast,
+    /// As many visitors of its address are here as may be.
+    AddressFull,
     /// It did not say its name in time.
     TooSlow,
     /// It left before it said its name.
@@ -25,14 +31,19 @@ pub(crate) enum Refusal {
     NoCarrier,
     /// Its TLS with the operator's own host failed.
     Handshake,
+    /// Too many handshakes for the operator's own hosts are under way.
+    HandshakesBusy,
     /// The operator's pages are overloaded.
     CloudBusy,
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 16] = [
         Self::Full,
+        Self::UnnamedFull,
         Self::AddressBusy,
+        Self::AddressTooFast,
+        Self::AddressFull,
         Self::TooSlow,
         Self::LeftEarly,
         Self::NotTls,
@@ -42,6 +53,7 @@ impl Refusal {
         Self::DeviceFull,
         Self::NoCarrier,
         Self::Handshake,
+        Self::HandshakesBusy,
         Self::CloudBusy,
     ];
 
@@ -49,7 +61,10 @@ impl Refusal {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
+            Self::UnnamedFull => "unnamed_full",
             Self::AddressBusy => "address_busy",
+            Self::AddressTooFast => "address_too_fast",
+            Self::AddressFull => "address_full",
             Self::TooSlow => "too_slow",
             Self::LeftEarly => "left_early",
             Self::NotTls => "not_tls",
@@ -59,6 +74,7 @@ impl Refusal {
             Self::DeviceFull => "device_full",
             Self::NoCarrier => "no_carrier",
             Self::Handshake => "handshake",
+            Self::HandshakesBusy => "handshakes_busy",
             Self::CloudBusy => "cloud_busy",
         }
     }
@@ -67,7 +83,9 @@ impl Refusal {
     pub(crate) fn alerts(self) -> bool {
         matches!(
             self,
-            Self::NoName
+            Self::Full
+                | Self::AddressFull
+                | Self::NoName
                 | Self::UnknownName
                 | Self::NotAttached
                 | Self::DeviceFull
@@ -81,6 +99,8 @@ impl Refusal {
 pub(crate) enum Rejection {
     /// Too many handshakes are under way, in all or from its address.
     Busy,
+    /// Agents at its address have begun too many handshakes lately.
+    TooFast,
     /// The TLS or QUIC handshake failed or was not finished in time.
     Handshake,
     /// It speaks another protocol than the tunnel's or the carrier's.
@@ -98,8 +118,9 @@ pub(crate) enum Rejection {
 }
 
 impl Rejection {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
         Self::Busy,
+        Self::TooFast,
         Self::Handshake,
         Self::WrongProtocol,
         Self::NoKey,
@@ -113,6 +134,7 @@ impl Rejection {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Busy => "busy",
+            Self::TooFast => "too_fast",
             Self::Handshake => "handshake",
             Self::WrongProtocol => "wrong_protocol",
             Self::NoKey => "no_key",

@@ -22,16 +22,13 @@ use crate::quic::{self, Connection, Endpoint, Incoming, RelaySide};
 use crate::tls::{self, Prefixed, TlsStream};
 use crate::workers::Worker;
 
-use super::limits::{Counted, CountsByAddress, HELLO_TIME};
+use super::limits::{Counted, CountsByAddress, HELLO_TIME, Limits};
 use super::metrics::{HandshakeKind, Metrics, Outcome};
 use super::presence::{Attachment, Presence};
 use super::refusal::Rejection;
 use super::sessions::{Session, Sessions, Tunnel};
 
-/// With more handshakes than this under way, an agent must first show that its address is its own (RFC 9000 section 8.1).
-const RETRY_ABOVE: usize = 256;
-
-/// Handshakes under way at a time, of all and of one address. Each costs a key exchange and a signature, and stays for
+/// QUIC handshakes under way at a time, of all and of one address. Each costs a key exchange and a signature, and stays for
 /// [`HELLO_TIME`] at most. Agents behind one address that are refused come again with their back-off.
 const MAX_HANDSHAKES: usize = 4096;
 const MAX_HANDSHAKES_PER_ADDRESS: usize = 1024;
@@ -44,6 +41,9 @@ pub(crate) struct Register {
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) acceptor: TlsAcceptor,
     pub(crate) quic: Arc<RelaySide>,
+    pub(crate) limits: Limits,
+    /// TLS handshakes under way at this worker, the operator's own hosts' among them.
+    pub(crate) tls_handshakes: Arc<AtomicUsize>,
     /// What this relay does.
     pub(crate) features: Features,
     /// The tasks of tunnels, which outlive those of visitors.
@@ -66,12 +66,21 @@ pub(crate) async fn accept_quic(
     handshakes: Handshakes,
 ) {
     while let Some(incoming) = endpoint.accept().await {
-        if handshakes.all.load(Relaxed) > RETRY_ABOVE && incoming.may_retry {
+        let address = incoming.remote_address.ip();
+        let many = handshakes.all.load(Relaxed) > register.limits.retry_above();
+        // An address that is not proved may be forged, so what it has used up shuts nobody out (RFC 9000 section 8.1).
+        let fast = || !register.limits.handshake(address, !incoming.may_retry);
+        if incoming.may_retry && (many || fast()) {
             incoming.retry();
             register.metrics.measured.retry();
             continue;
         }
-        let address = incoming.remote_address.ip();
+        if !incoming.may_retry && fast() {
+            incoming.refuse();
+            register.handshake(HandshakeKind::Quic, Outcome::Refused);
+            register.refuse(Rejection::TooFast);
+            continue;
+        }
         let (Some(one), Some(of_address)) = (
             Counted::below(&handshakes.all, MAX_HANDSHAKES),
             handshakes
@@ -175,14 +184,29 @@ impl Register {
         })
     }
 
+    /// A TLS handshake that may begin at this worker, until the value is dropped; `None` if there are as many as may be. A crowd
+    /// of them would keep the thread from those who are served.
+    pub(crate) fn begin_tls(&self) -> Option<Counted> {
+        Counted::below(&self.tls_handshakes, self.limits.tls_handshakes())
+    }
+
     /// A connection to `relay.<zone>` on the front's TCP port: a tunnel, or a carrier for a visitor who waits.
     pub(crate) async fn over_tcp(self: &Arc<Self>, stream: Prefixed, seen_as: SocketAddr) {
         let came_at = Instant::now();
+        if !self.limits.handshake(seen_as.ip(), true) {
+            self.handshake(HandshakeKind::Tls, Outcome::Refused);
+            return self.refuse(Rejection::TooFast);
+        }
+        let Some(under_way) = self.begin_tls() else {
+            self.handshake(HandshakeKind::Tls, Outcome::Refused);
+            return self.refuse(Rejection::Busy);
+        };
         let accepted = timeout(HELLO_TIME, self.acceptor.accept(stream)).await;
         self.handshake(HandshakeKind::Tls, Outcome::of(&accepted));
         let Ok(Ok(stream)) = accepted else {
             return self.refuse(Rejection::Handshake);
         };
+        drop(under_way);
         match tls::protocol(&stream) {
             Some(protocol) if protocol == ALPN_TUNNEL => {
                 let key = tls::agent_key(&stream);
@@ -195,8 +219,9 @@ impl Register {
                 self.tasks.spawn(Arc::clone(self).receive(arriving));
             }
             Some(protocol) if protocol == ALPN_CARRIER => {
-                if let Err(rejection) = self.take_carrier(stream.into()).await {
-                    self.refuse(rejection);
+                match self.take_carrier(stream.into()).await {
+                    Ok(()) => self.limits.was_carrier(seen_as.ip()),
+                    Err(rejection) => self.refuse(rejection),
                 }
             }
             Some(_) | None => self.refuse(Rejection::WrongProtocol),

@@ -25,7 +25,7 @@ use crate::workers::{Worker, Workers};
 
 use super::carriers::{Carriers, Taken, Tickets, UnknownTicket};
 use super::commands::{Commands, Full};
-use super::limits::{DeviceVisitor, DeviceVisitors};
+use super::limits::{DeviceVisitor, DeviceVisitors, Limits};
 use super::presence::Transport;
 use super::traffic::{Growing, Octets, Told};
 
@@ -64,6 +64,7 @@ const RESTS_AFTER_MS: u64 = 30_000;
 #[derive(Debug)]
 pub(crate) struct Sessions {
     workers: Workers,
+    limits: Limits,
     /// Ends every session when the relay stops for good.
     cut: CancellationToken,
     sessions_by_device: DashMap<DeviceId, SessionsOfDevice>,
@@ -95,12 +96,14 @@ impl SessionsOfDevice {
 impl Sessions {
     pub(crate) fn new(
         workers: Workers,
+        limits: Limits,
         spare_carriers: IntGauge,
         told: Told,
         cut: CancellationToken,
     ) -> Self {
         Self {
             workers,
+            limits,
             cut,
             sessions_by_device: DashMap::new(),
             tickets: Tickets::default(),
@@ -238,6 +241,7 @@ impl Sessions {
             octets: Octets::default(),
             packets_sent: Growing::default(),
             packets_lost: Growing::default(),
+            limits: self.limits.clone(),
             started: now,
             active: AtomicBool::new(false),
             active_at_ms: AtomicU64::new(0),
@@ -280,6 +284,7 @@ pub(crate) struct Session {
     /// Of a tunnel over QUIC, what of its path has been told.
     packets_sent: Growing,
     packets_lost: Growing,
+    limits: Limits,
     started: Instant,
     active: AtomicBool,
     active_at_ms: AtomicU64,
@@ -317,7 +322,8 @@ impl Session {
     /// Counts a visitor in, until the value is dropped.
     pub(crate) fn visitor(&self, from: IpAddr) -> Result<DeviceVisitor, OpenError> {
         self.active();
-        self.visitors.admit(from).ok_or(OpenError::DeviceFull)
+        let most = self.limits.visitors_per_device();
+        self.visitors.admit(from, most).ok_or(OpenError::DeviceFull)
     }
 
     /// Which worker is to serve a visitor who has come in at `here`. Over QUIC all carriers are on one socket, and what wakes

@@ -14,6 +14,7 @@ mod dead_agent;
 mod doctor;
 mod half_close;
 mod http;
+mod limits;
 mod nat;
 mod raw;
 mod records;

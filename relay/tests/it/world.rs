@@ -18,7 +18,7 @@ use relay::agent::{
 };
 use relay::records;
 use relay::resolve::Resolver;
-use relay::server::{CloudVisitor, Config, Handle, Parts, Secret, Transport};
+use relay::server::{CloudVisitor, Config, Handle, LimitsConfig, Parts, Secret, Transport};
 use relay::tls::{CertificateSlot, Roots};
 use relay::workers::WorkerThreads;
 use rustls::pki_types::ServerName;
@@ -85,6 +85,14 @@ impl World {
     pub(crate) fn recording(transport: Transport, records: records::Setup) -> Self {
         let config = config(transport, (Ipv4Addr::LOCALHOST, 0).into());
         Self::configured_with(config, Some(records))
+    }
+
+    /// A relay with limits; its agents will come over QUIC.
+    pub(crate) fn limited(limits: LimitsConfig) -> Self {
+        Self::configured(Config {
+            limits,
+            ..config(Transport::Quic, (Ipv4Addr::LOCALHOST, 0).into())
+        })
     }
 
     fn configured(config: Config) -> Self {
@@ -367,6 +375,7 @@ fn config(transport: Transport, front: SocketAddr) -> Config {
         public: Vec::new(),
         workers: None,
         drain: Duration::from_secs(5),
+        limits: LimitsConfig::default(),
     }
 }
 

@@ -1,0 +1,297 @@
+//! Floods: who may come in, how often, and what it costs. The relay is a process of its own, whose memory and descriptors
+//! are nobody else's, and so are those who flood it.
+
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use relay::server::LimitsConfig;
+use socket2::{Domain, Socket, Type};
+use tokio::net::TcpListener;
+
+use crate::world::{SOON, World};
+
+/// Names demo.nas.localhost.
+const HELLO: &[u8] = include_bytes!("../../wire/testdata/chromium.bin");
+
+const FRONT: &str = "RELAY_TEST_FRONT";
+const COUNT: &str = "RELAY_TEST_COUNT";
+const NETWORK: &str = "RELAY_TEST_NETWORK";
+
+/// A process of this program that says things, one to a line, and is told things, one to a line. It is killed when this is
+/// dropped.
+struct Process {
+    child: Child,
+    said: BufReader<ChildStdout>,
+    told: ChildStdin,
+}
+
+impl Process {
+    fn of(test: &str, environment: &[(&str, String)]) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--ignored", "--exact", test, "--nocapture"])
+            .envs(environment.iter().map(|(name, value)| (name, value)))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let said = BufReader::new(child.stdout.take().unwrap());
+        let told = child.stdin.take().unwrap();
+        Self { child, said, told }
+    }
+
+    /// What it says next under the name `what`; what the test harness says is passed over.
+    fn hear(&mut self, what: &str) -> String {
+        let prefix = format!("{what} ");
+        for line in (&mut self.said).lines() {
+            let line = line.unwrap();
+            if let Some((_, value)) = line.split_once(&prefix) {
+                return value.to_owned();
+            }
+        }
+        panic!("it has ended without saying its {what}");
+    }
+
+    fn ask(&mut self, what: &str) -> u64 {
+        writeln!(self.told, "{what}").unwrap();
+        self.hear("answer").parse().unwrap()
+    }
+
+    fn refused(&mut self, reason: &str) -> u64 {
+        let refused = format!("causeway_relay_visitors_refused_total{{reason=\"{reason}\"}}");
+        self.ask(&refused)
+    }
+
+    /// Connections that are here and have not been sent away.
+    fn held(&mut self) -> u64 {
+        let accepted = self.ask("causeway_relay_visitors_accepted_total");
+        let gone = self.ask("gone");
+        accepted.saturating_sub(gone)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill(); // it may have ended
+        let _ = self.child.wait();
+    }
+}
+
+/// Lines that this process is told, until whoever started it has gone.
+fn lines() -> impl Iterator<Item = String> {
+    io::stdin().lines().map_while(Result::ok)
+}
+
+/// Started by other tests: a relay with a device whose visitors hear what they say, until standard input ends.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "other tests start it"]
+async fn a_relay_of_its_own() {
+    let world = World::limited(LimitsConfig::default());
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let origin = format!("tls://{}", listener.local_addr().unwrap());
+    let _agent = world.agent("demo", &origin).await;
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut from, mut to) = stream.split();
+                let _ = tokio::io::copy(&mut from, &mut to).await; // visitors leave as they like
+            });
+        }
+    });
+    println!("front {}", world.front);
+    let answered = tokio::task::spawn_blocking(move || {
+        for line in lines() {
+            let answer = match line.as_str() {
+                "memory" => resident(),
+                "gone" => gone(&world),
+                metric => world.metric(metric),
+            };
+            println!("answer {answer}");
+        }
+    });
+    answered.await.unwrap();
+}
+
+/// Octets of memory that this process has (proc(5)).
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    let kibibytes = line.unwrap().trim().trim_end_matches(" kB");
+    kibibytes.parse::<u64>().unwrap() * 1024
+}
+
+/// Connections that are no longer at the front.
+fn gone(world: &World) -> u64 {
+    let text = prometheus::TextEncoder::new().encode_to_string(&world.registry.gather());
+    let text = text.unwrap();
+    let gone = text.lines().filter(|line| {
+        ["refused", "ended", "handed_over"]
+            .iter()
+            .any(|how| line.starts_with(&format!("causeway_relay_visitors_{how}_total{{")))
+    });
+    gone.map(|line| line.rsplit(' ').next().unwrap().parse::<u64>().unwrap())
+        .sum()
+}
+
+/// Started by other tests: opens connections from many addresses, each of which says nothing, and holds all of them until
+/// standard input ends.
+#[test]
+#[ignore = "other tests start it"]
+fn a_flood_of_its_own() {
+    relay::program::raise_descriptor_limit();
+    let of = |name| std::env::var(name).unwrap();
+    let front: SocketAddr = of(FRONT).parse().unwrap();
+    let (count, network): (u32, u8) = (of(COUNT).parse().unwrap(), of(NETWORK).parse().unwrap());
+    let mut held = Vec::new();
+    println!("begins now");
+    for number in 0..count {
+        let [.., high, low] = (number % 500).to_be_bytes();
+        held.push(connect(Ipv4Addr::new(127, network, high, low), front));
+    }
+    println!("attempted {}", held.len());
+    assert_eq!(lines().count(), 0);
+}
+
+/// A connection from an address of loopback.
+fn connect(from: Ipv4Addr, front: SocketAddr) -> Socket {
+    let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+    socket.bind(&SocketAddr::from((from, 0)).into()).unwrap();
+    socket.connect_timeout(&front.into(), SOON).unwrap();
+    socket
+}
+
+/// One who is served: its hello comes back. Says how long that took.
+fn bystander(front: SocketAddr) -> Duration {
+    let start = Instant::now();
+    let mut stream = TcpStream::connect_timeout(&front, SOON).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    stream.write_all(HELLO).unwrap();
+    let mut heard = vec![0; HELLO.len()];
+    stream.read_exact(&mut heard).unwrap();
+    assert!(heard == HELLO);
+    start.elapsed()
+}
+
+/// Fifty thousand connections, in three processes and from 1,500 addresses, say nothing and stay.
+#[test]
+fn a_flood_of_half_open_visitors_takes_little_and_a_bystander_is_served() {
+    const PROCESSES: u64 = 3;
+    const EACH: u64 = 16_700;
+    let mut relay = Process::of("limits::a_relay_of_its_own", &[]);
+    let front = relay.hear("front");
+    let address: SocketAddr = front.parse().unwrap();
+    bystander(address);
+    let before = relay.ask("memory");
+    let mut floods: Vec<_> = (1..=PROCESSES)
+        .map(|network| {
+            let environment = [
+                (FRONT, front.clone()),
+                (COUNT, EACH.to_string()),
+                (NETWORK, network.to_string()),
+            ];
+            Process::of("limits::a_flood_of_its_own", &environment)
+        })
+        .collect();
+    for flood in &mut floods {
+        flood.hear("begins");
+    }
+    let start = Instant::now();
+    let (mut most_held, mut most_memory, mut slowest, mut visits) = (0, 0, Duration::ZERO, 0);
+    loop {
+        // With a place for whoever says something, mostly: a flood leaves the rest of the places free for five seconds at most.
+        if relay.held() < 14_000 {
+            slowest = slowest.max(bystander(address));
+            visits += 1;
+        }
+        most_held = most_held.max(relay.held());
+        most_memory = most_memory.max(relay.ask("memory"));
+        if relay.ask("causeway_relay_visitors_accepted_total") >= PROCESSES * EACH + visits {
+            break;
+        }
+        assert!(
+            start.elapsed() < Duration::from_secs(60),
+            "the flood takes too long"
+        );
+    }
+    let took = start.elapsed();
+    for flood in &mut floods {
+        assert_eq!(flood.hear("attempted"), EACH.to_string());
+    }
+    let full = relay.refused("unnamed_full");
+    println!(
+        "{most_held} held at a time, {full} refused at once, {} KiB more, in {took:?}; bystander {visits} times, {slowest:?} at most",
+        most_memory.saturating_sub(before) / 1024
+    );
+    assert!(most_held <= 15_000 + 100, "{most_held}");
+    assert!(most_memory.saturating_sub(before) < 100_000_000);
+    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+
+    // Nobody of them is served, and each is counted: at once, or by the deadline.
+    let deadline = Instant::now() + SOON;
+    while relay.held() > 0 {
+        assert!(Instant::now() < deadline, "somebody is still held");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let reasons = [
+        "unnamed_full",
+        "address_busy",
+        "address_too_fast",
+        "full",
+        "too_slow",
+        "left_early",
+    ];
+    let refused: u64 = reasons.map(|reason| relay.refused(reason)).iter().sum();
+    assert_eq!(refused, PROCESSES * EACH);
+    bystander(address);
+}
+
+#[tokio::test]
+async fn an_address_that_comes_too_often_is_refused_and_another_is_served() {
+    let world = World::limited(LimitsConfig {
+        connections_per_second_per_address: Some(10),
+        ..LimitsConfig::default()
+    });
+    let (listener, origin) = crate::byte_path::origin("tls").await;
+    let _agent = world.agent("demo", &origin).await;
+    let front = world.front;
+    let held: Vec<_> = tokio::task::spawn_blocking(move || {
+        let often = Ipv4Addr::new(127, 9, 9, 9);
+        (0..100).map(|_| connect(often, front)).collect()
+    })
+    .await
+    .unwrap();
+    // Of four seconds' worth at once all but those of the time it took are refused.
+    let refused = "causeway_relay_visitors_refused_total{reason=\"address_too_fast\"}";
+    world.until_metric(refused, 20).await;
+    assert!(world.metric(refused) <= 60);
+
+    let mut visitor = tokio::net::TcpStream::connect(front).await.unwrap();
+    tokio::io::AsyncWriteExt::write_all(&mut visitor, HELLO)
+        .await
+        .unwrap();
+    let (mut stream, _) = tokio::time::timeout(SOON, listener.accept())
+        .await
+        .unwrap()
+        .unwrap();
+    let mut heard = vec![0; HELLO.len()];
+    let read = tokio::io::AsyncReadExt::read_exact(&mut stream, &mut heard);
+    tokio::time::timeout(SOON, read).await.unwrap().unwrap();
+    assert!(heard == HELLO);
+    drop(held);
+
+    // A limit that is raised is in force for whoever comes next.
+    world.relay.as_ref().unwrap().set_limits(&LimitsConfig {
+        connections_per_second_per_address: Some(100_000),
+        ..LimitsConfig::default()
+    });
+    let before = world.metric(refused);
+    let again = tokio::task::spawn_blocking(move || {
+        let often = Ipv4Addr::new(127, 9, 9, 9);
+        (0..100).map(|_| connect(often, front)).collect::<Vec<_>>()
+    });
+    drop(again.await.unwrap());
+    let accepted = "causeway_relay_visitors_accepted_total";
+    world.until_metric(accepted, 201).await;
+    assert_eq!(world.metric(refused), before);
+}
