@@ -52,8 +52,11 @@ impl Follower {
         // Weak, so that the Directory does not keep a stopped server alive.
         let follower = Arc::downgrade(self);
         self.directory.watch(move |change| {
+            let device = match change {
+                Change::Put { device, .. } | Change::Removed(device) => device,
+                Change::Limited { .. } => return, // changes no name
+            };
             if let Some(follower) = follower.upgrade() {
-                let (Change::Put { device, .. } | Change::Removed(device)) = change;
                 follower.settle(&device.name);
             }
         });

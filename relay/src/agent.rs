@@ -48,7 +48,7 @@ pub use identity::{Identity, KeyError, TlsKey};
 pub use origin::{Origin, OriginAddress, OriginError, OriginTrust, Scheme, VisitorAddress};
 pub use pair::{PairError, pair};
 pub use state::{Certificate, Pairing, State, StateError};
-pub use status::{DnsStatus, PathStatus, Status, StatusError, TunnelStatus, ask};
+pub use status::{DnsStatus, LimitsStatus, PathStatus, Status, StatusError, TunnelStatus, ask};
 
 use crate::quic;
 pub use crate::quic::Gso;
@@ -413,6 +413,7 @@ impl TunnelKeeper {
             since: now,
             profile,
             raw_offered: greeting.raw_offered,
+            limits: tunnel.limits.clone(),
             connection: connection.cloned(),
         };
         let mut known = self.situation.known();

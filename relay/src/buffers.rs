@@ -8,7 +8,7 @@ use std::thread::LocalKey;
 use bytes::Bytes;
 
 /// The size of each buffer, in octets: four TLS records, so that a bulk transfer makes few system calls.
-const SIZE: usize = 64 * 1024;
+pub(crate) const SIZE: usize = 64 * 1024;
 
 /// How many idle buffers a thread keeps: 4 MiB at most.
 const KEPT: usize = 64;

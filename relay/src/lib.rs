@@ -22,6 +22,7 @@ mod carrier;
 mod congestion;
 mod control_stream;
 mod liveness;
+mod pace;
 mod quic;
 mod splice;
 mod sys;

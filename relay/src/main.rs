@@ -10,9 +10,10 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
-    self, Cloud, Dns, DnsStatus, Finding, Gso, Health, Origin, OriginAddress, OriginTrust, State,
-    Status, VisitorAddress,
+    self, Cloud, Dns, DnsStatus, Finding, Gso, Health, LimitsStatus, Origin, OriginAddress,
+    OriginTrust, State, Status, VisitorAddress,
 };
+use relay::octets;
 use relay::program::{self, ServiceManager, Termination};
 use relay::resolve::Resolver;
 use relay::tls::Roots;
@@ -241,9 +242,19 @@ fn in_words(status: &Status) -> String {
         });
     }
     lines.push(format!("visitors    {}", status.visitors));
+    let limits = status.tunnel.as_ref().and_then(|tunnel| tunnel.limits);
+    lines.extend(limits.map(limits_in_words));
     lines.extend(status.dns.as_ref().map(dns_in_words));
     lines.extend(status.why.iter().map(|why| format!("because     {why}")));
     lines.join("\n")
+}
+
+fn limits_in_words(limits: LimitsStatus) -> String {
+    let rate = limits.bytes_per_second.map_or_else(
+        || "any number of bytes".to_owned(),
+        |rate| octets::write(rate.get()),
+    );
+    format!("at most     {rate} a second, {} visitors", limits.visitors)
 }
 
 fn dns_in_words(dns: &DnsStatus) -> String {

@@ -51,7 +51,7 @@ use crate::sys;
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::workers::Workers;
 use front::Front;
-use limits::Limits;
+use limits::{Limits, Silent};
 use listen::FrontSockets;
 use metrics::Metrics;
 use register::{Handshakes, Register};
@@ -265,6 +265,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             sessions: Arc::clone(&sessions),
             register,
             limits: limits.clone(),
+            silent: Silent::at_one_of(workers.len()),
             metrics: Arc::clone(&metrics),
             cloud_acceptor: cloud_acceptor.clone(),
             cloud_visitors: parts.cloud_visitors.clone(),
@@ -338,9 +339,12 @@ impl Handle {
         self.listeners.clone()
     }
 
-    /// From now on these limits are in force, for all who come; nobody who is here has to leave.
+    /// From now on these limits are in force; nobody who is here has to leave. Where a device has limits of its own, these stand.
     pub fn set_limits(&self, limits: &LimitsConfig) {
         self.limits.set(limits);
+        for session in self.sessions.all() {
+            session.limits_changed();
+        }
     }
 
     /// Stops in order: no new visitors, agents told to go, visitors given up to the configured time, then the rest.
@@ -382,13 +386,21 @@ impl Handle {
     }
 }
 
-/// Ends the tunnels of devices that lose their right to them, as soon as they do.
+/// Ends the tunnels of devices that lose their right to them, and puts limits in force, as soon as that is told.
 fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
     let sessions = Arc::downgrade(sessions);
     directory.watch(move |change| {
         let (before, now) = match change {
             Change::Put { device, before } => (before.as_ref(), Some(device)),
             Change::Removed(device) => (Some(device), None),
+            Change::Limited { device, limits } => {
+                if let (Some(sessions), Some(identity)) = (sessions.upgrade(), &device.identity) {
+                    for session in sessions.all_of(&identity.id) {
+                        session.limit(|| *limits);
+                    }
+                }
+                return;
+            }
         };
         let identity = before.and_then(|before| before.identity.as_ref());
         if let (Some(sessions), Some(identity)) = (sessions.upgrade(), identity) {

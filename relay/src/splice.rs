@@ -46,6 +46,7 @@ use crate::carrier::raw::{Dialler, Door, SealKey};
 use crate::carrier::{self, Carrier, Received, Receiver, Sender};
 use crate::congestion;
 use crate::liveness::SignsOfLife;
+use crate::pace::Pace;
 use crate::turns::Turn;
 
 /// How long the near end may still send after the far one has stopped listening and said all it had to say. Closing before
@@ -121,11 +122,12 @@ pub(crate) fn splice<'a>(
     near: &'a TcpStream,
     carrier: &'a mut Carrier,
     raw_way: RawWay,
+    pace: Option<&'a Pace>,
     cut: &'a CancellationToken,
     observer: impl Observer,
 ) -> impl Future<Output = Moved> {
     // Made here and not in an `async fn`, whose arguments would stand beside it for as long as it lives.
-    let pump = Pump::new(near, raw_way, cut, observer);
+    let pump = Pump::new(near, raw_way, pace, cut, observer);
     async move {
         let end = pump.run(carrier).await;
         pump.close(carrier, end).await;
@@ -139,6 +141,8 @@ pub(crate) fn splice<'a>(
 
 struct Pump<'a, O> {
     near: &'a TcpStream,
+    /// How fast it may go, at the relay.
+    pace: Option<&'a Pace>,
     cut: &'a CancellationToken,
     observer: O,
     raw_way: RawWay,
@@ -193,9 +197,16 @@ enum Direction {
 }
 
 impl<'a, O: Observer> Pump<'a, O> {
-    fn new(near: &'a TcpStream, raw_way: RawWay, cut: &'a CancellationToken, observer: O) -> Self {
+    fn new(
+        near: &'a TcpStream,
+        raw_way: RawWay,
+        pace: Option<&'a Pace>,
+        cut: &'a CancellationToken,
+        observer: O,
+    ) -> Self {
         Self {
             near,
+            pace,
             cut,
             observer,
             raw_way,
@@ -324,8 +335,14 @@ impl<'a, O: Observer> Pump<'a, O> {
                     return (Direction::Broken(End::NearGone), sender);
                 },
             }
+            let room = self.room(buffers::SIZE - segment::HEADER).await;
             let mut lent = buffers::lend();
-            match read_some(self.near, &mut lent[segment::HEADER..]) {
+            let read = read_some(
+                self.near,
+                &mut lent[segment::HEADER..segment::HEADER + room],
+            );
+            self.left_over(room, *read.as_ref().unwrap_or(&0));
+            match read {
                 Ok(0) => {
                     let ended = Box::pin(end(sender)).await;
                     return (ended, sender);
@@ -367,9 +384,13 @@ impl<'a, O: Observer> Pump<'a, O> {
         loop {
             let sent = match receiver.receive().await {
                 Ok(Received::Chunks(mut chunks)) => {
+                    self.pay(|| chunks.iter().map(Bytes::len).sum()).await;
                     self.send_chunks(&mut chunks, receiver.ends_here()).await
                 }
-                Ok(Received::Octets(range)) => self.send_octets(receiver.octets(range)).await,
+                Ok(Received::Octets(range)) => {
+                    self.pay(|| range.len()).await;
+                    self.send_octets(receiver.octets(range)).await
+                }
                 Ok(Received::Moved) => return Box::pin(self.inwards_raw(receiver)).await,
                 Ok(Received::End) if self.half_closed.load(Relaxed) && !receiver.lingers() => {
                     return Direction::Finished; // it is closed in a moment
@@ -449,6 +470,35 @@ impl<'a, O: Observer> Pump<'a, O> {
         // At first nobody has heard yet that it is possible, and mostly it is.
         let try_first = self.inwards.octets.load(Relaxed) == 0;
         when_writable(self.near, try_first, write)
+    }
+
+    // How fast.
+
+    /// The device's pace, if it has one now.
+    fn limited(&self) -> Option<&'a Pace> {
+        self.pace.filter(|pace| pace.is_limited())
+    }
+
+    /// How much of what is wanted may be moved now; waits for it where the device has a limit.
+    async fn room(&self, wanted: usize) -> usize {
+        match self.limited() {
+            Some(pace) => Box::pin(pace.grant(wanted)).await,
+            None => wanted,
+        }
+    }
+
+    /// Of the room that was had, so much was moved, and another may have the rest.
+    fn left_over(&self, room: usize, moved: usize) {
+        if let Some(pace) = self.limited() {
+            pace.give_back(room.saturating_sub(moved));
+        }
+    }
+
+    /// Waits until what is in hand may be moved.
+    async fn pay(&self, octets: impl FnOnce() -> usize) {
+        if let Some(pace) = self.limited() {
+            Box::pin(pace.pay(octets())).await;
+        }
     }
 
     fn moved_outwards(&self, octets: usize) {

@@ -15,16 +15,19 @@
 mod device;
 mod giving;
 mod keys;
+mod limits;
 mod name;
 mod table;
 mod token;
 
+use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use device::{Device, DeviceId, Duty, Identity, KeyError, PublicKey, RegistrationId};
 pub use giving::{NameFacts, REST, Skeleton, Withheld, may_be_given};
 use keys::Keys;
+pub use limits::DeviceLimits;
 pub use name::{DeviceName, NameError, OperatorName, Place, Zone, host_of};
 use table::Table;
 pub use token::{CodeError, PairingCode, Token, TokenHash};
@@ -35,6 +38,7 @@ pub fn directory(zone: Zone) -> (Writer, Reader) {
         zone,
         table: Table::new(),
         keys: Keys::new(),
+        limits: RwLock::default(),
         watchers: RwLock::new(Vec::new()),
     });
     (Writer(Arc::clone(&shared)), Reader(shared))
@@ -52,6 +56,13 @@ pub enum Change {
     },
     /// The device is gone, and so is every right it had.
     Removed(Device),
+    /// The device may have something else at most than before.
+    Limited {
+        /// Which.
+        device: Device,
+        /// What.
+        limits: DeviceLimits,
+    },
 }
 
 /// The reading end: cheap to clone, waits for the writer no longer than it takes to change or to grow one shard.
@@ -80,6 +91,13 @@ impl Reader {
         self.0
             .keys
             .find(key, |name| self.0.table.device_by_hash(name, has_key))
+    }
+
+    /// What the device of `name` may have at most, where that is not what all may.
+    pub fn limits(&self, name: &DeviceName) -> DeviceLimits {
+        let limits = self.0.limits.read();
+        let limits = limits.unwrap_or_else(PoisonError::into_inner);
+        limits.get(name).copied().unwrap_or_default()
     }
 
     /// Every device, by name. For lists that people read; not for the data path.
@@ -137,9 +155,29 @@ impl Writer {
         self.tell(&Change::Put { device, before });
     }
 
-    /// Removes the device under `name`; `None` if there was none.
+    /// From now on the device under `name` may have so much at most; `false` if there is none.
+    pub fn limit(&mut self, name: &DeviceName, limits: DeviceLimits) -> bool {
+        let Some(device) = self.0.table.device(name) else {
+            return false;
+        };
+        self.keep_limits(name, limits);
+        self.tell(&Change::Limited { device, limits });
+        true
+    }
+
+    fn keep_limits(&self, name: &DeviceName, limits: DeviceLimits) {
+        let kept = self.0.limits.write();
+        let mut kept = kept.unwrap_or_else(PoisonError::into_inner);
+        match limits == DeviceLimits::default() {
+            true => drop(kept.remove(name)),
+            false => drop(kept.insert(name.clone(), limits)),
+        }
+    }
+
+    /// Removes the device under `name`, and its limits; `None` if there was none.
     pub fn remove(&mut self, name: &DeviceName) -> Option<Device> {
         let device = self.0.table.remove(name)?;
+        self.keep_limits(name, DeviceLimits::default());
         for key in device.keys() {
             self.0.keys.remove(key, self.0.table.hash(name));
         }
@@ -167,6 +205,8 @@ struct Shared {
     zone: Zone,
     table: Table,
     keys: Keys,
+    /// Of those who have any of their own, which are few.
+    limits: RwLock<HashMap<DeviceName, DeviceLimits>>,
     watchers: RwLock<Vec<Watcher>>,
 }
 
@@ -237,6 +277,33 @@ mod tests {
     }
 
     #[test]
+    fn limits_are_told_and_are_gone_with_their_device() {
+        let (mut writer, reader) = empty();
+        let name = DeviceName::parse("mynas").unwrap();
+        let limits = DeviceLimits {
+            visitors: std::num::NonZeroU32::new(7),
+            ..DeviceLimits::default()
+        };
+        assert!(!writer.limit(&name, limits));
+        writer.put(device("mynas", 1, Some([7; 32])));
+        let heard = Arc::new(Mutex::new(None));
+        let log = Arc::clone(&heard);
+        reader.watch(move |change| {
+            if let Change::Limited { device, limits } = change {
+                *log.lock().unwrap() = Some((device.name.clone(), *limits));
+            }
+        });
+        assert!(writer.limit(&name, limits));
+        assert_eq!(heard.lock().unwrap().take(), Some((name.clone(), limits)));
+        assert_eq!(reader.limits(&name), limits);
+        writer.put(device("mynas", 1, Some([8; 32])));
+        assert_eq!(reader.limits(&name), limits);
+        writer.remove(&name).unwrap();
+        assert_eq!(reader.limits(&name), DeviceLimits::default());
+        assert!(reader.0.limits.read().unwrap().is_empty());
+    }
+
+    #[test]
     fn a_removed_device_leaves_nothing_behind() {
         let (mut writer, reader) = empty();
         writer.put(device("mynas", 1, Some([7; 32])));
@@ -268,6 +335,7 @@ mod tests {
             let line = match change {
                 Change::Put { device, .. } => format!("put {}", device.name),
                 Change::Removed(device) => format!("removed {}", device.name),
+                Change::Limited { device, .. } => format!("limited {}", device.name),
             };
             log.lock().unwrap().push(line);
         });
@@ -361,6 +429,7 @@ mod tests {
             reader.watch(move |change| *log.lock().unwrap() = Some(match change {
                 Change::Put { device, before } => (Some(device.clone()), before.clone()),
                 Change::Removed(device) => (None, Some(device.clone())),
+                Change::Limited { .. } => panic!("nobody has limits"),
             }));
             let mut model = BTreeMap::new();
             for (device, put) in steps {

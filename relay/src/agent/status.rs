@@ -3,6 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -79,8 +80,33 @@ pub struct TunnelStatus {
     pub seconds: u64,
     /// Where bulk goes: `raw`, a TCP connection of its own, or `tunnel`.
     pub bulk: String,
+    /// What the relay lets the device have at most; absent where it has said nothing.
+    pub limits: Option<LimitsStatus>,
     /// What the path is like; absent over TLS, where the system knows.
     pub path: Option<PathStatus>,
+}
+
+/// What a device may have at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsStatus {
+    /// Octets a second of all its visitors, both ways; absent: no limit.
+    pub bytes_per_second: Option<NonZeroU64>,
+    /// Visitors at a time.
+    pub visitors: u32,
+}
+
+/// What the relay has said of that, if anything. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(super) struct ToldLimits(Arc<Mutex<Option<LimitsStatus>>>);
+
+impl ToldLimits {
+    pub(super) fn told(&self, limits: LimitsStatus) {
+        *self.lock() = Some(limits);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<LimitsStatus>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// What the path of a QUIC tunnel is like.
@@ -121,6 +147,7 @@ pub(super) struct Standing {
     /// Over QUIC.
     pub(super) profile: Option<Profile>,
     pub(super) raw_offered: bool,
+    pub(super) limits: ToldLimits,
     /// Over QUIC.
     pub(super) connection: Option<Connection>,
 }
@@ -175,6 +202,7 @@ impl Standing {
             seen_as: self.seen_as,
             seconds: now.saturating_duration_since(self.since).as_secs(),
             bulk: bulk.to_owned(),
+            limits: *self.limits.lock(),
             path: self.connection.as_ref().map(|connection| {
                 let path = quic::path(connection);
                 PathStatus {

@@ -32,6 +32,7 @@ use crate::workers::Worker;
 use super::SOFTWARE;
 use super::choice::Wanted;
 use super::pulse::{Beat, Pulse};
+use super::status::{LimitsStatus, ToldLimits};
 use super::visitor::Visitors;
 
 /// How long one way of reaching a relay may take, hello and welcome included.
@@ -119,6 +120,8 @@ pub(super) enum Before {
 pub(super) struct Tunnel {
     pub(super) relay: RelayAddress,
     pub(super) greeting: Greeting,
+    /// What the relay says that its device may have at most.
+    pub(super) limits: ToldLimits,
     /// Brings raw connections for its visitors' bulk.
     raw: raw::Dialler,
     /// What is heard over its carriers, and over raw connections beside them.
@@ -227,6 +230,7 @@ impl Dialler {
             Ok(Tunnel {
                 relay: relay.clone(),
                 greeting,
+                limits: ToldLimits::default(),
                 raw,
                 signs,
                 way: Way::Quic {
@@ -266,6 +270,7 @@ impl Dialler {
             Ok(Tunnel {
                 relay: relay.clone(),
                 greeting,
+                limits: ToldLimits::default(),
                 raw,
                 signs,
                 way: Way::Tls(carriers),
@@ -341,6 +346,7 @@ impl Dialler {
             | Frame::Ping { .. }
             | Frame::Pong { .. }
             | Frame::Dial { .. }
+            | Frame::Limits { .. }
             | Frame::Drain { .. }
             | Frame::Open(_)
             | Frame::Carry { .. } => Err(DialError::Closed(CloseCode::Protocol)),
@@ -433,6 +439,9 @@ impl Tunnel {
                             }
                         }
                         Ok(Frame::Dial { ticket }) => self.dial_carrier(ticket, visitors, home, carriers),
+                        Ok(Frame::Limits { bytes_per_second, visitors }) => {
+                            self.limits.told(LimitsStatus { bytes_per_second, visitors });
+                        }
                         Ok(Frame::Drain { reconnect_after }) => {
                             if let Some(drain) = drain.take() {
                                 // Nobody listens any more if this tunnel has been replaced already.

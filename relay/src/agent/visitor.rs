@@ -204,7 +204,7 @@ impl Visitors {
         };
         let signs = Arc::clone(&raw.signs);
         let raw_way = RawWay::Dial(Box::new(raw));
-        splice::splice(&origin, &mut carrier, raw_way, &self.stop, &*signs).await;
+        splice::splice(&origin, &mut carrier, raw_way, None, &self.stop, &*signs).await;
         Ok(())
     }
 

@@ -35,7 +35,7 @@ use crate::sys;
 use crate::tls::{self, Accepted, Prefixed};
 use crate::workers::{Served, Worker};
 
-use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits};
+use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent};
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
 use super::recorded::Visit;
 use super::refusal::Refusal;
@@ -75,6 +75,8 @@ pub(crate) struct Front {
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) register: Arc<Register>,
     pub(crate) limits: Limits,
+    /// Who have come in here and have not said their name.
+    pub(crate) silent: Silent,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) cloud_acceptor: TlsAcceptor,
     pub(crate) cloud_visitors: mpsc::Sender<CloudVisitor>,
@@ -101,7 +103,7 @@ pub(crate) async fn accept(
         match accepted {
             Ok((visitor, address)) => {
                 front.metrics.visitor_accepted();
-                match front.limits.admit(address.ip()) {
+                match front.limits.admit(address.ip(), &front.silent) {
                     Ok(admitted) => {
                         // Boxed, as is the rest that is soon over: most of its life a visitor is pumped, or rests.
                         let arriving =
@@ -275,6 +277,7 @@ impl Front {
         tokio::select! {
             biased;
             () = self.cut.cancelled() => Err(Refusal::LeftEarly),
+            () = self.silent.gives_way() => Err(Refusal::GaveWay),
             first = timeout(HELLO_TIME, octets.wait(visitor)) => first.unwrap_or(Err(Refusal::TooSlow)),
         }
     }
@@ -444,6 +447,7 @@ impl Front {
             &joined.visitor,
             &mut joined.carrier,
             session.raw_way(),
+            Some(&session.pace),
             session.ended(),
             Observed {
                 session,

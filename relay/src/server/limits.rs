@@ -12,13 +12,17 @@ mod counts;
 mod rate;
 
 use std::net::IpAddr;
+use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Notify;
+
 use crate::program;
 
 use super::refusal::Refusal;
+pub(crate) use config::VISITORS_PER_DEVICE;
 pub use config::{LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
 pub(crate) use counts::{Counted, CountedOfAddress, CountsByAddress};
 use rate::RateByAddress;
@@ -42,6 +46,9 @@ const PER_VISITOR: usize = 2;
 
 /// Of the descriptors, those who have not said their name leave at least this part to those who are served.
 const PART_FOR_SERVED: usize = 7;
+
+/// So many may be there while others are still about to leave, in parts of the bound.
+const PART_TO_GIVE_WAY: usize = 16;
 
 /// The bounds that are in force.
 #[derive(Debug, Default)]
@@ -160,8 +167,8 @@ impl Limits {
         bounds.bytes_per_second_per_device.store(bytes, Relaxed);
     }
 
-    /// Lets a connection in, or says why not.
-    pub(crate) fn admit(&self, from: IpAddr) -> Result<Admitted, Refusal> {
+    /// Lets a connection in where the `silent` wait who came before it, or says why not.
+    pub(crate) fn admit(&self, from: IpAddr, silent: &Silent) -> Result<Admitted, Refusal> {
         let Counts {
             bounds,
             descriptors,
@@ -169,8 +176,14 @@ impl Limits {
         } = &*self.0;
         let descriptor = Counted::below(&self.0.descriptors_taken, *descriptors);
         let descriptor = descriptor.ok_or(Refusal::Full)?;
-        let unnamed = Counted::below(&self.0.unnamed, bounds.unnamed.load(Relaxed));
+        // Who has been silent longest gives way to the newest: mostly that one has said its name by then, whatever flood there is.
+        let most = bounds.unnamed.load(Relaxed);
+        let unnamed = Counted::below(&self.0.unnamed, most + most / PART_TO_GIVE_WAY);
         let unnamed = unnamed.ok_or(Refusal::UnnamedFull)?;
+        let here = Counted::below(&silent.here, usize::MAX);
+        if silent.here.load(Relaxed) > most / silent.workers {
+            silent.make_room.notify_one();
+        }
         let per_address = bounds.unnamed_per_address.load(Relaxed);
         let of_address = self.0.unnamed_by_address.below(from, per_address);
         let of_address = of_address.ok_or(Refusal::AddressBusy)?;
@@ -182,7 +195,7 @@ impl Limits {
             limits: self.clone(),
             from,
             descriptors: (descriptor, None),
-            unnamed: Some((unnamed, of_address)),
+            unnamed: Some((unnamed, here, of_address)),
             served: None,
         })
     }
@@ -221,9 +234,40 @@ impl Limits {
         self.0.bounds.retry_above.load(Relaxed)
     }
 
+    /// How many octets a second a device may move that has no limit of its own; `None`: any number.
+    pub(crate) fn bytes_per_second_per_device(&self) -> Option<NonZeroU64> {
+        NonZeroU64::new(self.0.bounds.bytes_per_second_per_device.load(Relaxed))
+    }
+
     /// How many visitors a device may have that has no limit of its own.
     pub(crate) fn visitors_per_device(&self) -> usize {
         self.0.bounds.visitors_per_device.load(Relaxed)
+    }
+}
+
+/// Those at one worker who have not said their name. Only there somebody gives way to who comes there: another worker may have no
+/// time just now, and a crowd would come before it has. For the same reason each worker has a part of the places.
+#[derive(Debug)]
+pub(crate) struct Silent {
+    here: Arc<AtomicUsize>,
+    workers: usize,
+    /// Wakes the one who has waited longest, to leave.
+    make_room: Notify,
+}
+
+impl Silent {
+    /// For one of so many workers.
+    pub(crate) fn at_one_of(workers: usize) -> Self {
+        Self {
+            here: Arc::default(),
+            workers: workers.max(1),
+            make_room: Notify::new(),
+        }
+    }
+
+    /// Waits until this one, who has been silent for longer than the others, has to make room.
+    pub(crate) async fn gives_way(&self) {
+        self.make_room.notified().await;
     }
 }
 
@@ -233,7 +277,7 @@ pub struct Admitted {
     limits: Limits,
     from: IpAddr,
     descriptors: (Counted, Option<Counted>),
-    unnamed: Option<(Counted, CountedOfAddress)>,
+    unnamed: Option<(Counted, Option<Counted>, CountedOfAddress)>,
     served: Option<(Counted, CountedOfAddress)>,
 }
 
@@ -331,7 +375,7 @@ mod tests {
     ) -> (Vec<Admitted>, Refusal) {
         let mut held = Vec::new();
         loop {
-            let refusal = match limits.admit(ip(from)) {
+            let refusal = match limits.admit(ip(from), &Silent::at_one_of(1)) {
                 Ok(mut admitted) => match then(&mut admitted) {
                     Ok(()) => {
                         held.push(admitted);
@@ -357,22 +401,35 @@ mod tests {
         assert_eq!(held.len(), config::UNNAMED_PER_ADDRESS);
         assert_eq!(refusal, Refusal::AddressBusy);
         assert_eq!(
-            limits.admit(ip("2001:db8:0:ff::2")).unwrap_err(),
+            limits
+                .admit(ip("2001:db8:0:ff::2"), &Silent::at_one_of(1))
+                .unwrap_err(),
             Refusal::AddressBusy
         );
-        assert!(limits.admit(ip("2001:db8:0:100::1")).is_ok());
+        assert!(
+            limits
+                .admit(ip("2001:db8:0:100::1"), &Silent::at_one_of(1))
+                .is_ok()
+        );
 
         held[0].named();
-        assert!(limits.admit(ip("2001:db8::3")).is_ok());
+        assert!(
+            limits
+                .admit(ip("2001:db8::3"), &Silent::at_one_of(1))
+                .is_ok()
+        );
     }
 
     #[test]
     fn those_who_say_nothing_leave_descriptors_for_those_who_are_served() {
         let limits = limits(70);
-        let mut visitor = limits.admit(ip("192.0.2.9")).unwrap();
+        let mut visitor = limits
+            .admit(ip("192.0.2.9"), &Silent::at_one_of(1))
+            .unwrap();
         visitor.named();
         let (held, refusal) = fill(&limits, "192.0.2.1", |_| Ok(()));
-        assert_eq!((held.len(), refusal), (60, Refusal::UnnamedFull));
+        // Nobody here hears that it is to give way.
+        assert_eq!((held.len(), refusal), (60 + 3, Refusal::UnnamedFull));
         assert_eq!(visitor.serve(), Ok(()));
         drop(held);
         let (held, refusal) = fill(&limits, "192.0.2.1", served);
@@ -388,7 +445,12 @@ mod tests {
         let first = fill(&limits, "192.0.2.1", served).0;
         let second = fill(&limits, "192.0.2.2", served).0;
         assert_eq!((first.len(), second.len()), (1, 1));
-        assert_eq!(limits.admit(ip("192.0.2.3")).unwrap_err(), Refusal::Full);
+        assert_eq!(
+            limits
+                .admit(ip("192.0.2.3"), &Silent::at_one_of(1))
+                .unwrap_err(),
+            Refusal::Full
+        );
         drop(first);
         let (third, _) = fill(&limits, "192.0.2.3", served);
         assert_eq!(third.len(), 1);
@@ -400,6 +462,27 @@ mod tests {
         assert_eq!(limits.0.unnamed.load(Relaxed), 0);
     }
 
+    #[tokio::test]
+    async fn who_has_been_silent_longest_gives_way_to_the_newest() {
+        let (limits, silent) = (limits(70), Silent::at_one_of(1));
+        let mut nobody = std::task::Context::from_waker(std::task::Waker::noop());
+        let come = || limits.admit(ip("192.0.2.1"), &silent).unwrap();
+        let (mut here, mut waiting) = (Vec::new(), Vec::new());
+        for _ in 0..60 {
+            here.push(come());
+            waiting.push(Box::pin(silent.gives_way()));
+        }
+        let mut left = || -> Vec<bool> {
+            let left = waiting.iter_mut();
+            left.map(|waits| waits.as_mut().poll(&mut nobody).is_ready())
+                .collect()
+        };
+        assert!(!left().contains(&true));
+        here.push(come());
+        let left = left();
+        assert!(left[0] && !left[1..].contains(&true), "{left:?}");
+    }
+
     #[test]
     fn an_address_that_comes_too_often_waits_and_what_was_asked_for_does_not_count() {
         let limits = limits(1000);
@@ -408,14 +491,18 @@ mod tests {
             handshakes_per_second_per_address: Some(1),
             ..LimitsConfig::default()
         });
-        let come = || limits.admit(ip("192.0.2.1")).map(drop);
+        let come = || {
+            limits
+                .admit(ip("192.0.2.1"), &Silent::at_one_of(1))
+                .map(drop)
+        };
         for _ in 0..4 {
             assert_eq!(come(), Ok(()));
         }
         assert_eq!(come(), Err(Refusal::AddressTooFast));
         limits.was_expected(ip("192.0.2.1"));
         assert_eq!(come(), Ok(()));
-        assert!(limits.admit(ip("192.0.2.2")).is_ok());
+        assert!(limits.admit(ip("192.0.2.2"), &Silent::at_one_of(1)).is_ok());
 
         // Who forges an address takes nothing from it.
         while limits.handshake(ip("192.0.2.1"), false) {}
@@ -435,10 +522,14 @@ mod tests {
             ..LimitsConfig::default()
         };
         limits.set(&less);
-        let mut next = limits.admit(ip("192.0.2.2")).unwrap();
+        let mut next = limits
+            .admit(ip("192.0.2.2"), &Silent::at_one_of(1))
+            .unwrap();
         assert_eq!(served(&mut next), Err(Refusal::Full));
         limits.set(&LimitsConfig::default());
-        let mut next = limits.admit(ip("192.0.2.2")).unwrap();
+        let mut next = limits
+            .admit(ip("192.0.2.2"), &Silent::at_one_of(1))
+            .unwrap();
         assert_eq!(served(&mut next), Ok(()));
     }
 

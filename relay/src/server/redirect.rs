@@ -18,7 +18,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::limits::Limits;
+use super::limits::{Limits, Silent};
 use super::metrics::Metrics;
 
 /// How long a visitor may take from its first octet to the last of our answer.
@@ -40,6 +40,7 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let visits = TaskTracker::new();
+    let silent = Silent::at_one_of(1); // nobody is: who says nothing in time is closed soon enough
     loop {
         let accepted = tokio::select! {
             biased;
@@ -47,7 +48,7 @@ pub(crate) async fn serve(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((visitor, address)) => match limits.admit(address.ip()) {
+            Ok((visitor, address)) => match limits.admit(address.ip(), &silent) {
                 Ok(admitted) => {
                     let zone = zone.clone();
                     visits.spawn(async move {
@@ -161,7 +162,7 @@ mod tests {
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::register(&registry).unwrap());
         let limits = Limits::for_this_process(&LimitsConfig::default());
-        let admitted = || limits.admit(address.ip()).ok();
+        let admitted = || limits.admit(address.ip(), &Silent::at_one_of(1)).ok();
         let _others: Vec<_> = std::iter::from_fn(admitted).collect();
         let zone = Zone::parse("nas.localhost").unwrap();
         let stop = CancellationToken::new();

@@ -7,6 +7,8 @@ pub(crate) enum Refusal {
     Full,
     /// Too many have not said their name yet.
     UnnamedFull,
+    /// It had not said its name for longer than any other when there was no room for the next.
+    GaveWay,
     /// Too many of its address have not said their name yet.
     AddressBusy,
     /// Its address has come too often lately.
@@ -38,9 +40,10 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 16] = [
+    pub(crate) const ALL: [Self; 17] = [
         Self::Full,
         Self::UnnamedFull,
+        Self::GaveWay,
         Self::AddressBusy,
         Self::AddressTooFast,
         Self::AddressFull,
@@ -62,6 +65,7 @@ impl Refusal {
         match self {
             Self::Full => "full",
             Self::UnnamedFull => "unnamed_full",
+            Self::GaveWay => "gave_way",
             Self::AddressBusy => "address_busy",
             Self::AddressTooFast => "address_too_fast",
             Self::AddressFull => "address_full",

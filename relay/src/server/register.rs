@@ -279,8 +279,7 @@ impl Register {
     }
 
     fn device_id(&self, key: &PublicKey) -> Option<DeviceId> {
-        let device = self.directory.device_by_key(key)?;
-        device.identity.as_ref().map(|identity| identity.id)
+        id_of(&self.directory.device_by_key(key)?)
     }
 
     fn handshake(&self, kind: HandshakeKind, outcome: Outcome) {
@@ -356,9 +355,12 @@ impl Register {
         if let Some(before) = before {
             self.displace(before, session);
         }
-        // The device may have lost its key between the look-up and the attachment.
-        if self.device_id(&session.key) != Some(session.device) {
-            session.end(CloseCode::Removed);
+        // The device may have lost its key between the look-up and the attachment, or have other limits.
+        match self.directory.device_by_key(&session.key) {
+            Some(device) if id_of(&device) == Some(session.device) => {
+                session.limit(|| self.directory.limits(&device.name));
+            }
+            Some(_) | None => session.end(CloseCode::Removed),
         }
         tracing::debug!(transport = transport.name(), "an agent is attached");
     }
@@ -428,6 +430,7 @@ fn heed(session: &Session, frame: Result<Frame, ControlError>) -> Result<Option<
         Frame::Hello(_)
         | Frame::Welcome { .. }
         | Frame::Dial { .. }
+        | Frame::Limits { .. }
         | Frame::Drain { .. }
         | Frame::Open(_)
         | Frame::Carry { .. } => Err(CloseCode::Protocol),
@@ -443,6 +446,10 @@ pub(crate) fn recheck(sessions: &Sessions, id: &DeviceId, device: Option<&Device
     }
 }
 
+fn id_of(device: &Device) -> Option<DeviceId> {
+    device.identity.as_ref().map(|identity| identity.id)
+}
+
 fn as_hello(frame: Frame) -> Result<Hello, (Rejection, CloseCode)> {
     match frame {
         Frame::Hello(hello) => Ok(hello),
@@ -450,6 +457,7 @@ fn as_hello(frame: Frame) -> Result<Hello, (Rejection, CloseCode)> {
         | Frame::Ping { .. }
         | Frame::Pong { .. }
         | Frame::Dial { .. }
+        | Frame::Limits { .. }
         | Frame::Drain { .. }
         | Frame::Close { .. }
         | Frame::Open(_)

@@ -1,14 +1,15 @@
 //! Who is attached now. One device has one session that takes new visitors: the newest.
 
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
 use dashmap::mapref::entry::Entry;
-use directory::{DeviceId, PublicKey};
+use directory::{DeviceId, DeviceLimits, PublicKey};
 use prometheus::IntGauge;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use wire::{CloseCode, Features, Frame, InstanceId};
 use crate::carrier::Carrier;
 use crate::carrier::raw::{Door, SealKey};
 use crate::liveness::{Liveness, Patience, SignsOfLife, Verdict};
+use crate::pace::Pace;
 use crate::quic::{self, Connection};
 use crate::splice::RawWay;
 use crate::tls::TlsStream;
@@ -25,7 +27,7 @@ use crate::workers::{Worker, Workers};
 
 use super::carriers::{Carriers, Taken, Tickets, UnknownTicket};
 use super::commands::{Commands, Full};
-use super::limits::{DeviceVisitor, DeviceVisitors, Limits};
+use super::limits::{DeviceVisitor, DeviceVisitors, Limits, VISITORS_PER_DEVICE};
 use super::presence::Transport;
 use super::traffic::{Growing, Octets, Told};
 
@@ -222,7 +224,12 @@ impl Sessions {
         home: Worker,
         now: Instant,
     ) -> Arc<Session> {
+        let before = self.of(&device);
+        let pace = before.map(|before| Arc::clone(&before.pace));
         Arc::new(Session {
+            pace: pace.unwrap_or_else(|| Arc::new(Pace::new(0, now))),
+            most_visitors: self.limits.visitors_per_device().into(),
+            own_limits: Mutex::default(),
             device,
             key,
             instance,
@@ -285,11 +292,23 @@ pub(crate) struct Session {
     packets_sent: Growing,
     packets_lost: Growing,
     limits: Limits,
+    /// How fast all visitors of the device are together, over every session it has.
+    pub(crate) pace: Arc<Pace>,
+    most_visitors: AtomicUsize,
+    own_limits: Mutex<OwnLimits>,
     started: Instant,
     active: AtomicBool,
     active_at_ms: AtomicU64,
     spoke_at_ms: AtomicU64,
     liveness: Mutex<Liveness>,
+}
+
+/// What one device may have at most, where that is not what all may.
+#[derive(Debug, Default)]
+struct OwnLimits {
+    limits: DeviceLimits,
+    /// What its agent was told last.
+    told: Option<Frame>,
 }
 
 /// What the session's carriers come from.
@@ -322,8 +341,54 @@ impl Session {
     /// Counts a visitor in, until the value is dropped.
     pub(crate) fn visitor(&self, from: IpAddr) -> Result<DeviceVisitor, OpenError> {
         self.active();
-        let most = self.limits.visitors_per_device();
+        let most = self.most_visitors.load(Relaxed);
         self.visitors.admit(from, most).ok_or(OpenError::DeviceFull)
+    }
+
+    /// From now on the device has limits of its own, or none any more. Whoever comes last with what is true then, is right: so it
+    /// is read when its turn has come.
+    pub(crate) fn limit(&self, own: impl FnOnce() -> DeviceLimits) {
+        let mut kept = self
+            .own_limits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        kept.limits = own();
+        self.put_in_force(&mut kept);
+    }
+
+    /// The limits of all devices have changed.
+    pub(crate) fn limits_changed(&self) {
+        let mut kept = self
+            .own_limits
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.put_in_force(&mut kept);
+    }
+
+    fn put_in_force(&self, own: &mut OwnLimits) {
+        let DeviceLimits {
+            bytes_per_second,
+            visitors,
+        } = own.limits;
+        let bytes_per_second = bytes_per_second.or(self.limits.bytes_per_second_per_device());
+        let rate = bytes_per_second.map_or(0, NonZeroU64::get);
+        self.pace.set(rate, Instant::now());
+        let most = match visitors {
+            Some(own) => usize::try_from(own.get())
+                .map_or(VISITORS_PER_DEVICE, |own| own.min(VISITORS_PER_DEVICE)),
+            None => self.limits.visitors_per_device(),
+        };
+        self.most_visitors.store(most, Relaxed);
+        let now = Frame::Limits {
+            bytes_per_second,
+            visitors: u32::try_from(most).unwrap_or(u32::MAX),
+        };
+        // An agent without limits is told nothing, as long as it has been told nothing.
+        let unlimited = rate == 0 && most == VISITORS_PER_DEVICE;
+        if own.told.as_ref() != Some(&now) && !(unlimited && own.told.is_none()) {
+            self.tell(now.clone());
+            own.told = Some(now);
+        }
     }
 
     /// Which worker is to serve a visitor who has come in at `here`. Over QUIC all carriers are on one socket, and what wakes

@@ -130,7 +130,7 @@ mod tests {
         let near = TcpStream::connect(listener.local_addr().unwrap()).await;
         let (near, signs) = (near.unwrap(), SignsOfLife::default());
         let cut = CancellationToken::new();
-        let pump = Pump::new(&near, RawWay::Never, &cut, &signs);
+        let pump = Pump::new(&near, RawWay::Never, None, &cut, &signs);
         pump.moved_outwards(1);
         pump.half_closed.store(half_closed, Relaxed);
         let begun = Instant::now();

@@ -194,10 +194,23 @@ impl<O: Observer> Pump<'_, O> {
         self.end_near()
     }
 
-    /// Passes on what `from` has, 0 being its end. `None` if it has nothing after all.
+    /// Passes on what `from` has and the pace allows, 0 being its end. `None` if it has nothing after all.
     async fn pass(&self, from: &TcpStream, to: &TcpStream) -> Result<Option<usize>, Broke> {
+        let room = self.room(turns::length()).await;
+        let passed = self.pass_some(from, to, room).await;
+        let length = passed.as_ref().map_or(0, |length| length.unwrap_or(0));
+        self.left_over(room, length);
+        passed
+    }
+
+    async fn pass_some(
+        &self,
+        from: &TcpStream,
+        to: &TcpStream,
+        room: usize,
+    ) -> Result<Option<usize>, Broke> {
         if let Some(mut pipe) = pipes::lend() {
-            match from.try_io(Interest::READABLE, || pipe.fill(from, turns::length())) {
+            match from.try_io(Interest::READABLE, || pipe.fill(from, room)) {
                 Ok(length) => {
                     while !pipe.is_empty() {
                         let drained = to.async_io(Interest::WRITABLE, || pipe.drain(to)).await;
@@ -214,7 +227,8 @@ impl<O: Observer> Pump<'_, O> {
         }
         self.observer.copied();
         let mut lent = buffers::lend();
-        match from.try_read(&mut lent) {
+        let most = room.min(lent.len());
+        match from.try_read(&mut lent[..most]) {
             Ok(length) => {
                 let mut octets = &lent[..length];
                 while !octets.is_empty() {

@@ -19,6 +19,17 @@ const FRONT: &str = "RELAY_TEST_FRONT";
 const COUNT: &str = "RELAY_TEST_COUNT";
 const NETWORK: &str = "RELAY_TEST_NETWORK";
 
+/// Why somebody is sent away who says nothing.
+const REASONS: [&str; 7] = [
+    "unnamed_full",
+    "gave_way",
+    "address_busy",
+    "address_too_fast",
+    "full",
+    "too_slow",
+    "left_early",
+];
+
 /// A process of this program that says things, one to a line, and is told things, one to a line. It is killed when this is
 /// dropped.
 struct Process {
@@ -162,15 +173,15 @@ fn connect(from: Ipv4Addr, front: SocketAddr) -> Socket {
 }
 
 /// One who is served: its hello comes back. Says how long that took.
-fn bystander(front: SocketAddr) -> Duration {
+fn bystander(front: SocketAddr) -> io::Result<Duration> {
     let start = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&front, SOON).unwrap();
-    stream.set_read_timeout(Some(SOON)).unwrap();
-    stream.write_all(HELLO).unwrap();
+    let mut stream = TcpStream::connect_timeout(&front, SOON)?;
+    stream.set_read_timeout(Some(SOON))?;
+    stream.write_all(HELLO)?;
     let mut heard = vec![0; HELLO.len()];
-    stream.read_exact(&mut heard).unwrap();
+    stream.read_exact(&mut heard)?;
     assert!(heard == HELLO);
-    start.elapsed()
+    Ok(start.elapsed())
 }
 
 /// Fifty thousand connections, in three processes and from 1,500 addresses, say nothing and stay.
@@ -181,7 +192,7 @@ fn a_flood_of_half_open_visitors_takes_little_and_a_bystander_is_served() {
     let mut relay = Process::of("limits::a_relay_of_its_own", &[]);
     let front = relay.hear("front");
     let address: SocketAddr = front.parse().unwrap();
-    bystander(address);
+    bystander(address).unwrap();
     let before = relay.ask("memory");
     let mut floods: Vec<_> = (1..=PROCESSES)
         .map(|network| {
@@ -199,11 +210,13 @@ fn a_flood_of_half_open_visitors_takes_little_and_a_bystander_is_served() {
     let start = Instant::now();
     let (mut most_held, mut most_memory, mut slowest, mut visits) = (0, 0, Duration::ZERO, 0);
     loop {
-        // With a place for whoever says something, mostly: a flood leaves the rest of the places free for five seconds at most.
-        if relay.held() < 14_000 {
-            slowest = slowest.max(bystander(address));
-            visits += 1;
-        }
+        let took = bystander(address).unwrap_or_else(|error| {
+            let counts = REASONS.map(|reason| (reason, relay.refused(reason)));
+            let held = relay.held();
+            panic!("the bystander is sent away: {error}; {held} are held, refused {counts:?}")
+        });
+        slowest = slowest.max(took);
+        visits += 1;
         most_held = most_held.max(relay.held());
         most_memory = most_memory.max(relay.ask("memory"));
         if relay.ask("causeway_relay_visitors_accepted_total") >= PROCESSES * EACH + visits {
@@ -218,14 +231,15 @@ fn a_flood_of_half_open_visitors_takes_little_and_a_bystander_is_served() {
     for flood in &mut floods {
         assert_eq!(flood.hear("attempted"), EACH.to_string());
     }
+    let gave_way = relay.refused("gave_way");
     let full = relay.refused("unnamed_full");
     println!(
-        "{most_held} held at a time, {full} refused at once, {} KiB more, in {took:?}; bystander {visits} times, {slowest:?} at most",
+        "{most_held} held at a time, {gave_way} gave way, {full} refused at once, {} KiB more, in {took:?}; bystander {visits} times, {slowest:?} at most",
         most_memory.saturating_sub(before) / 1024
     );
-    assert!(most_held <= 15_000 + 100, "{most_held}");
+    assert!(most_held <= 15_000 + 15_000 / 16, "{most_held}");
     assert!(most_memory.saturating_sub(before) < 100_000_000);
-    assert!(slowest < Duration::from_secs(3), "{slowest:?}");
+    assert!(slowest < Duration::from_secs(5), "{slowest:?}");
 
     // Nobody of them is served, and each is counted: at once, or by the deadline.
     let deadline = Instant::now() + SOON;
@@ -233,17 +247,9 @@ fn a_flood_of_half_open_visitors_takes_little_and_a_bystander_is_served() {
         assert!(Instant::now() < deadline, "somebody is still held");
         std::thread::sleep(Duration::from_millis(50));
     }
-    let reasons = [
-        "unnamed_full",
-        "address_busy",
-        "address_too_fast",
-        "full",
-        "too_slow",
-        "left_early",
-    ];
-    let refused: u64 = reasons.map(|reason| relay.refused(reason)).iter().sum();
+    let refused: u64 = REASONS.map(|reason| relay.refused(reason)).iter().sum();
     assert_eq!(refused, PROCESSES * EACH);
-    bystander(address);
+    bystander(address).unwrap();
 }
 
 #[tokio::test]

@@ -16,6 +16,7 @@ mod half_close;
 mod http;
 mod limits;
 mod nat;
+mod pace;
 mod raw;
 mod records;
 mod refusals;

@@ -7,7 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use directory::{
-    Device, DeviceId, DeviceName, Identity, OperatorName, Reader, RegistrationId, Writer, Zone,
+    Device, DeviceId, DeviceLimits, DeviceName, Identity, OperatorName, Reader, RegistrationId,
+    Writer, Zone,
 };
 use prometheus::{Registry, TextEncoder};
 use rcgen::{
@@ -221,6 +222,12 @@ impl World {
     pub(crate) fn device_id(&self, name: &str) -> DeviceId {
         let state = State::open(self.state_of(name)).unwrap();
         DeviceId::of(&state.identity().unwrap().public_key())
+    }
+
+    /// What the device of `name` may have at most from now on.
+    pub(crate) fn limit(&self, name: &str, limits: DeviceLimits) {
+        let name = DeviceName::parse(name).unwrap();
+        assert!(self.writer.lock().unwrap().limit(&name, limits));
     }
 
     pub(crate) fn remove(&self, name: &str) {

@@ -9,6 +9,7 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU64;
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
@@ -56,6 +57,13 @@ pub enum Frame {
     Drain {
         /// How long to wait before the next tunnel, so that not all agents come back at once.
         reconnect_after: Duration,
+    },
+    /// Relay: your device may have so much at most. Not said where it may have what all may that have no limits.
+    Limits {
+        /// Octets a second of all visitors, both ways; `None`: no limit.
+        bytes_per_second: Option<NonZeroU64>,
+        /// Visitors at a time.
+        visitors: u32,
     },
     /// The sender closes the tunnel. Over TLS only.
     Close {
@@ -188,6 +196,13 @@ impl Frame {
             Self::Drain { reconnect_after } => Body::Drain(pb::Drain {
                 reconnect_after_ms: u32::try_from(reconnect_after.as_millis()).unwrap_or(u32::MAX),
             }),
+            Self::Limits {
+                bytes_per_second,
+                visitors,
+            } => Body::Limits(pb::Limits {
+                bytes_per_second: bytes_per_second.map_or(0, NonZeroU64::get),
+                visitors: *visitors,
+            }),
             Self::Close { code } => Body::Close(pb::Close {
                 code: code.map_or_else(|number| number, CloseCode::number),
             }),
@@ -226,6 +241,10 @@ impl Frame {
             },
             Body::Drain(drain) => Self::Drain {
                 reconnect_after: Duration::from_millis(drain.reconnect_after_ms.into()),
+            },
+            Body::Limits(limits) => Self::Limits {
+                bytes_per_second: NonZeroU64::new(limits.bytes_per_second),
+                visitors: limits.visitors,
             },
             Body::Close(close) => Self::Close {
                 code: CloseCode::from_number(close.code.into()).ok_or(close.code),
@@ -273,7 +292,7 @@ fn socket_address(
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
     body: Option<Body>,
 }
 
@@ -297,6 +316,8 @@ enum Body {
     Open(pb::Open),
     #[prost(message, tag = "9")]
     Carry(pb::Carry),
+    #[prost(message, tag = "10")]
+    Limits(pb::Limits),
 }
 
 /// The messages as they stand on the wire. A field is never renumbered and never reused.
@@ -367,6 +388,14 @@ mod pb {
     pub(super) struct Carry {
         #[prost(bytes = "vec", tag = "1")]
         pub(super) ticket: Vec<u8>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Limits {
+        #[prost(uint64, tag = "1")]
+        pub(super) bytes_per_second: u64,
+        #[prost(uint32, tag = "2")]
+        pub(super) visitors: u32,
     }
 
     /// 4 or 16 octets and a port.
@@ -528,6 +557,10 @@ mod tests {
                 }
             )),
             ticket.prop_map(|ticket| Frame::Carry { ticket }),
+            (any::<u64>(), any::<u32>()).prop_map(|(bytes, visitors)| Frame::Limits {
+                bytes_per_second: NonZeroU64::new(bytes),
+                visitors,
+            }),
         ]
     }
 

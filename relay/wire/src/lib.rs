@@ -14,6 +14,7 @@
 //!     │◄─ Pong { sequence } ─────────────────────│
 //!     │◄─ Ping … ── Pong ───────────────────────►│  when a visitor waits and nothing is heard
 //!     │◄─ Dial { ticket } ───────────────────────│  tls carrier only: bring a connection for a visitor
+//!     │◄─ Limits { bytes_per_second, visitors } ─│  when the device has limits, and when they change
 //!     │◄─ Drain { reconnect_after } ─────────────│  leave when your visitors have left
 //!     │◄─ Close { code } ────────────────────────│  TLS only; QUIC has its own close
 //! ```

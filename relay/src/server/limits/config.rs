@@ -33,7 +33,7 @@ pub struct LimitsConfig {
 }
 
 /// Below the number of streams an agent grants, so that one is always free; that is 4096.
-pub(super) const VISITORS_PER_DEVICE: usize = 4000;
+pub(crate) const VISITORS_PER_DEVICE: usize = 4000;
 
 /// So many wait in a flood of visitors who say nothing, for five seconds each: 3000 a second. Each has a descriptor and 2 KiB.
 pub(super) const UNNAMED: usize = 15_000;
