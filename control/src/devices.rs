@@ -11,7 +11,11 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ddns::tsig;
-use directory::{DeviceName, Duty, NameError, PairingCode, PublicKey, Reader, Token, Writer};
+use directory::{
+    DeviceLimits, DeviceName, Duty, NameError, PairingCode, PublicKey, Reader, Token, Writer,
+};
+use relay::octets;
+use relay::server::{LEAST_BYTES_PER_SECOND, MOST_BYTES_PER_SECOND};
 use tokio::sync::Mutex;
 use tokio_util::task::TaskTracker;
 
@@ -77,6 +81,13 @@ pub enum DeviceError {
     /// No randomness for a secret.
     #[error("the system gives no randomness: {0}")]
     Randomness(#[from] getrandom::Error),
+    /// A device cannot have such a rate.
+    #[error(
+        "a device may have from {} to {} a second",
+        octets::write(LEAST_BYTES_PER_SECOND),
+        octets::write(MOST_BYTES_PER_SECOND)
+    )]
+    Rate,
     /// An agent reports more addresses than a device has.
     #[error("at most {MAX_REPORTED_ADDRESSES} addresses can be reported")]
     TooManyAddresses,
@@ -95,6 +106,9 @@ impl Devices {
         master: tsig::Master,
     ) -> Result<Self, StoreError> {
         store.each_device(|device| writer.put(device)).await?;
+        for (name, limits) in store.limits().await? {
+            writer.limit(&name, limits);
+        }
         Ok(Self {
             store,
             directory,
@@ -176,6 +190,35 @@ impl Devices {
                 tsig_name,
                 tsig_secret,
             })
+        })
+        .await
+    }
+
+    /// From now on the device of `name` has these limits instead of what all have, `change` being told those it has had. Gives
+    /// back what is in force now.
+    ///
+    /// # Errors
+    /// If nobody has the name, or a limit cannot be one.
+    pub async fn limit(
+        &self,
+        name: &str,
+        change: impl FnOnce(DeviceLimits) -> DeviceLimits + Send + 'static,
+    ) -> Result<DeviceLimits, DeviceError> {
+        let name = DeviceName::parse(name)?;
+        let devices = self.clone();
+        self.to_its_end(async move {
+            let mut writer = devices.writer.lock().await;
+            let limits = change(devices.directory.limits(&name));
+            if let Some(bytes) = limits.bytes_per_second
+                && !(LEAST_BYTES_PER_SECOND..=MOST_BYTES_PER_SECOND).contains(&bytes.get())
+            {
+                return Err(DeviceError::Rate);
+            }
+            if !devices.store.set_limits(&name, limits).await? {
+                return Err(DeviceError::Unknown(name));
+            }
+            writer.limit(&name, limits);
+            Ok(limits)
         })
         .await
     }

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write as _};
 use std::net::SocketAddr;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -16,7 +17,7 @@ use control::config::{AdminConfig, Config, Overrides};
 use control::devices::Devices;
 use control::import::{self, List};
 use control::operator::{
-    self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, ShownKey, Verb,
+    self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, ShownKey, ShownLimits, Verb,
 };
 use control::ready;
 use control::records::{self, Wanted};
@@ -27,6 +28,7 @@ use control::up::{self, Addresses, Running};
 use directory::Zone;
 use indicatif::{ProgressBar, ProgressStyle};
 use relay::files::{self, Readers};
+use relay::octets;
 use relay::program::{self, ServiceManager, Termination};
 
 /// The remote-access cloud of a NAS vendor or a self-hoster.
@@ -171,6 +173,23 @@ enum DeviceCommand {
         /// For programs.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Says what a device may have at most, instead of what all may ([relay.limits]); in force at once, for visitors who are
+    /// there too.
+    Limit {
+        /// The device's name.
+        name: String,
+        /// Octets a second, of all its visitors and both ways, such as 10MB.
+        #[arg(long, value_name = "AMOUNT", value_parser = rate)]
+        bytes_per_second: Option<NonZeroU64>,
+        /// Visitors at a time.
+        #[arg(long, value_name = "COUNT")]
+        visitors: Option<NonZeroU32>,
+        /// No limits of its own any more.
+        #[arg(long, conflicts_with_all = ["bytes_per_second", "visitors"], required_unless_present_any = ["bytes_per_second", "visitors"])]
+        none: bool,
         #[command(flatten)]
         state: StateOption,
     },
@@ -400,6 +419,12 @@ fn overview(running: &Running, addresses: &Addresses) -> anyhow::Result<String> 
     Ok(text)
 }
 
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let octets = octets::parse(text).map_err(|error| error.to_string())?;
+    NonZeroU64::new(octets)
+        .ok_or_else(|| "a device that may move nothing is better removed".to_owned())
+}
+
 async fn device(command: DeviceCommand) -> anyhow::Result<()> {
     let (verb, state, json) = match command {
         DeviceCommand::Add {
@@ -413,6 +438,21 @@ async fn device(command: DeviceCommand) -> anyhow::Result<()> {
             json,
             state,
         } => (DeviceVerb::Key { name, duty }.into(), state, json),
+        DeviceCommand::Limit {
+            name,
+            bytes_per_second,
+            visitors,
+            none,
+            state,
+        } => {
+            let verb = DeviceVerb::Limit {
+                name,
+                bytes_per_second,
+                visitors,
+                none,
+            };
+            (verb.into(), state, false)
+        }
         DeviceCommand::Remove { name, state } => (DeviceVerb::Remove(name).into(), state, false),
         DeviceCommand::List { json, state } => (Verb::ListDevices, state, json),
         DeviceCommand::Import {
@@ -547,6 +587,7 @@ fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
         }
         Answer::Devices(devices) if json => println!("{}", serde_json::to_string_pretty(&devices)?),
         Answer::Devices(devices) => print!("{}", table(&devices)),
+        Answer::Limited(limits) => println!("limits: {limits}"),
         Answer::Removed => {
             println!("removed");
             eprintln!("The name rests for 90 days; `device add --reclaim` gives it back before.");
@@ -593,8 +634,12 @@ fn table(devices: &[ListedDevice]) -> String {
             .as_deref()
             .map(|transport| format!(" ({transport})"))
             .unwrap_or_default();
+        let limits = match device.limits == ShownLimits::default() {
+            true => String::new(),
+            false => format!("  at most {}", device.limits),
+        };
         text.push_str(&format!(
-            "{:<width$}  {}{transport}\n",
+            "{:<width$}  {}{transport}{limits}\n",
             device.host, device.state
         ));
     }

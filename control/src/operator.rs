@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use directory::Duty;
+use directory::{DeviceLimits, DeviceName, Duty};
 use prometheus::IntCounter;
+use relay::octets;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -91,6 +93,17 @@ pub enum DeviceVerb {
         /// What for.
         duty: KeyDuty,
     },
+    /// Change what it may have at most; what is absent stays as it is.
+    Limit {
+        /// Whose.
+        name: String,
+        /// Octets a second of all its visitors, both ways.
+        bytes_per_second: Option<NonZeroU64>,
+        /// Visitors at a time.
+        visitors: Option<NonZeroU32>,
+        /// Whether it has none of its own any more.
+        none: bool,
+    },
     /// Remove it.
     Remove(String),
 }
@@ -137,6 +150,8 @@ pub enum Answer {
     Key(ShownKey),
     /// The devices.
     Devices(Vec<ListedDevice>),
+    /// The limits are in force.
+    Limited(ShownLimits),
     /// The device is gone.
     Removed,
     /// The link is made.
@@ -150,6 +165,43 @@ pub enum Answer {
     Top(Top),
     /// It was not done.
     Refused(String),
+}
+
+/// What a device may have at most, where that is not what all may.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShownLimits {
+    /// Octets a second of all its visitors, both ways.
+    pub bytes_per_second: Option<NonZeroU64>,
+    /// Visitors at a time.
+    pub visitors: Option<NonZeroU32>,
+}
+
+impl From<DeviceLimits> for ShownLimits {
+    fn from(limits: DeviceLimits) -> Self {
+        let DeviceLimits {
+            bytes_per_second,
+            visitors,
+        } = limits;
+        Self {
+            bytes_per_second,
+            visitors,
+        }
+    }
+}
+
+impl std::fmt::Display for ShownLimits {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let bytes = self
+            .bytes_per_second
+            .map(|bytes| octets::write(bytes.get()));
+        let bytes = bytes.map(|bytes| format!("{bytes}/s"));
+        let visitors = self.visitors.map(|visitors| format!("{visitors} visitors"));
+        let limits: Vec<_> = bytes.into_iter().chain(visitors).collect();
+        match limits.is_empty() {
+            true => f.write_str("as all devices"),
+            false => f.write_str(&limits.join(", ")),
+        }
+    }
 }
 
 /// A key on its way to the one who may see it.
@@ -212,6 +264,8 @@ pub struct ListedDevice {
     pub transport: Option<String>,
     /// The addresses that its agent reports of itself.
     pub addresses: Vec<std::net::IpAddr>,
+    /// What it may have at most, where that is not what all may.
+    pub limits: ShownLimits,
 }
 
 /// The state of a name that nobody has paired under.
@@ -284,6 +338,7 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
                     .to_owned(),
                     transport: None,
                     addresses: Vec::new(),
+                    limits: devices.directory().limits(&device.name).into(),
                 });
             Answer::Devices(listed.collect())
         }
@@ -357,7 +412,10 @@ async fn answer(mut stream: UnixStream, cloud: &Cloud) -> io::Result<()> {
 async fn act(cloud: &Cloud, verb: Verb) -> Answer {
     match verb {
         Verb::ListDevices => match rows(cloud).await {
-            Ok(rows) => Answer::Devices(rows.into_iter().map(listed).collect()),
+            Ok(rows) => {
+                let listed = rows.into_iter().map(|row| listed(row, &cloud.devices));
+                Answer::Devices(listed.collect())
+            }
             Err(_) => Answer::Refused("the database does not answer".to_owned()),
         },
         Verb::SignIn => match sign_in_link(cloud) {
@@ -421,6 +479,26 @@ async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) ->
                 },
             })
         }),
+        DeviceVerb::Limit {
+            name,
+            bytes_per_second,
+            visitors,
+            none,
+        } => {
+            let change = move |before: DeviceLimits| match none {
+                true => DeviceLimits::default(),
+                false => DeviceLimits {
+                    bytes_per_second: bytes_per_second.or(before.bytes_per_second),
+                    visitors: visitors.or(before.visitors),
+                },
+            };
+            let limited = devices.limit(&name, change).await;
+            limited.map(|limits| {
+                let limits = ShownLimits::from(limits);
+                tracing::info!(device = name, %limits, "a device's limits were changed");
+                Answer::Limited(limits)
+            })
+        }
         DeviceVerb::Remove(name) => devices.remove(&name).await.map(|()| {
             tracing::info!(device = name, "a device was removed");
             Answer::Removed
@@ -429,7 +507,8 @@ async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) ->
     changed.unwrap_or_else(|error| Answer::Refused(error.to_string()))
 }
 
-fn listed(row: DeviceRow) -> ListedDevice {
+fn listed(row: DeviceRow, devices: &Devices) -> ListedDevice {
+    let limits = DeviceName::parse(&row.name).map(|name| devices.directory().limits(&name));
     let state = match row.state {
         DeviceState::Attached => "attached",
         DeviceState::Away => "away",
@@ -442,5 +521,6 @@ fn listed(row: DeviceRow) -> ListedDevice {
         state: state.to_owned(),
         transport: row.transport.map(str::to_owned),
         addresses: row.addresses,
+        limits: limits.unwrap_or_default().into(),
     }
 }

@@ -3,6 +3,7 @@
 //! ```text
 //!   devices.rs   names, and what is known of their holders
 //!   import.rs    many names at once
+//!   limits.rs    what single devices may have at most
 //!   load.rs      all that is known of all devices
 //!   names.rs     which names may be given, and those that rest
 //!   pairing.rs   codes, and how a name gets its holder
@@ -12,6 +13,7 @@
 
 mod devices;
 mod import;
+mod limits;
 mod load;
 mod names;
 mod pairing;

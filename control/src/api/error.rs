@@ -139,9 +139,10 @@ impl ApiError {
     pub(crate) fn device(error: &DeviceError, metrics: &Metrics) -> Self {
         let code = match error {
             DeviceError::TooManyAddresses => Code::TooMany,
-            DeviceError::Name(_) | DeviceError::Unknown(_) | DeviceError::Register(_) => {
-                Code::BadRequest
-            }
+            DeviceError::Name(_)
+            | DeviceError::Unknown(_)
+            | DeviceError::Register(_)
+            | DeviceError::Rate => Code::BadRequest,
             DeviceError::Store(_) | DeviceError::Randomness(_) => Code::Internal,
         };
         Self::new(code, metrics, error)

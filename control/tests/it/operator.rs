@@ -236,6 +236,58 @@ fn a_list_of_names_is_imported_while_no_server_runs_and_each_key_works() {
 }
 
 #[test]
+fn a_device_has_limits_of_its_own_that_last_and_are_set_with_a_server_and_without() {
+    let mut server = Server::start();
+    let device = server.pair("mynas");
+    let agent = device.run("http://127.0.0.1:1");
+    agent.until_said("attached");
+    let limit = |server: &Server, options: &[&str]| {
+        let limit = [&["device", "limit", "mynas"][..], options].concat();
+        server.verb(&limit, "limits")
+    };
+    let both = ["--bytes-per-second", "10MB", "--visitors", "50"];
+    assert_eq!(limit(&server, &both), "10MB/s, 50 visitors");
+    let list = String::from_utf8(server.causeway(&["device", "list"]).stdout).unwrap();
+    assert!(list.contains("  at most 10MB/s, 50 visitors\n"), "{list}");
+    let told = || {
+        let mut status = std::process::Command::new(crate::world::causeway_agent());
+        status.arg("status").arg("--state").arg(&device.state);
+        String::from_utf8(crate::process::run(status).stdout).unwrap()
+    };
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while !told().contains("at most     10MB a second, 50 visitors") {
+        assert!(Instant::now() < deadline, "{}", told());
+    }
+
+    for (options, sentence) in [
+        (
+            ["--bytes-per-second", "1kB"],
+            "from 16kB to 1000GB a second",
+        ),
+        (["--bytes-per-second", "10"], "such as 10MB"),
+        (["--visitors", "0"], "invalid value '0'"),
+    ] {
+        let refused = server.causeway(&[&["device", "limit", "mynas"][..], &options].concat());
+        let said = String::from_utf8(refused.stderr).unwrap();
+        assert!(
+            !refused.status.success() && said.contains(sentence),
+            "{said}"
+        );
+    }
+    let nobody = ["device", "limit", "nobody", "--none"];
+    assert!(!server.causeway(&nobody).status.success());
+
+    server.process.kill();
+    let fewer = ["--visitors", "40"];
+    assert_eq!(limit(&server, &fewer), "10MB/s, 40 visitors");
+    let server = server.restart();
+    let devices = server.devices();
+    assert_eq!(devices[1]["limits"]["bytes_per_second"], 10_000_000);
+    assert_eq!(devices[1]["limits"]["visitors"], 40);
+    assert_eq!(limit(&server, &["--none"]), "as all devices");
+}
+
+#[test]
 fn a_state_directory_may_have_a_long_name() {
     let folder = Arc::new(
         tempfile::Builder::new()
