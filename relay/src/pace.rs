@@ -90,14 +90,6 @@ impl Pace {
         .await
     }
 
-    /// Waits until `octets` that are in hand already may be moved, in as many grants as that takes.
-    pub(crate) async fn pay(&self, octets: usize) {
-        let mut rest = octets;
-        while rest > 0 {
-            rest -= self.grant(rest).await;
-        }
-    }
-
     /// So many octets of a grant were not moved.
     pub(crate) fn give_back(&self, octets: usize) {
         let rate = self.rate.load(Relaxed);
@@ -412,8 +404,8 @@ mod tests {
     async fn who_waits_hears_of_a_new_rate_and_who_leaves_holds_up_nobody() {
         let pace = std::sync::Arc::new(Pace::new(LEAST_GRANT, Instant::now()));
         // In debt for long, and somebody behind who is first when this one leaves.
-        let mut first = Box::pin(pace.pay(1_000_000));
-        let mut second = Box::pin(pace.pay(1_000_000));
+        let mut first = Box::pin(pace.grant(1_000_000));
+        let mut second = Box::pin(pace.grant(1_000_000));
         poll_fn(|cx| {
             assert!(first.as_mut().poll(cx).is_pending());
             assert!(second.as_mut().poll(cx).is_pending());
@@ -423,7 +415,7 @@ mod tests {
         drop(first);
         let other = std::sync::Arc::clone(&pace);
         let freed = tokio::spawn(async move { other.set(0, Instant::now()) });
-        second.await;
+        assert_eq!(second.await, 1_000_000);
         freed.await.unwrap();
         assert_eq!(pace.lock().waiting.len(), 0);
     }

@@ -201,7 +201,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         .map(|setup| records::start(&setup, &records_metrics).map_err(StartError::Records))
         .transpose()?;
     let (recorder, records) = records.unzip();
-    let limits = Limits::for_this_process(&config.limits);
+    let limits = Limits::for_this_process(&config.limits, &metrics);
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let sessions = Arc::new(Sessions::new(
         parts.workers.clone(),
@@ -292,7 +292,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         listeners.add("plain HTTP", served.abort_handle());
     }
     tunnels.spawn_on(
-        sweep(Arc::clone(&sessions), cut.clone()),
+        sweep(Arc::clone(&sessions), limits.clone(), cut.clone()),
         parts.workers.next().runtime(),
     );
     Ok(Handle {
@@ -409,12 +409,15 @@ fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
     });
 }
 
-async fn sweep(sessions: Arc<Sessions>, until: CancellationToken) {
+async fn sweep(sessions: Arc<Sessions>, limits: Limits, until: CancellationToken) {
     let mut ticks = interval(sessions::SWEEP);
     loop {
         tokio::select! {
             () = until.cancelled() => return,
-            _ = ticks.tick() => sessions.sweep(Instant::now()),
+            _ = ticks.tick() => {
+                sessions.sweep(Instant::now());
+                limits.look_at_memory();
+            }
         }
     }
 }

@@ -6,7 +6,8 @@
 //!   agent   near: the origin      brings it; only where it passes TLS through and ends none
 //! ```
 //!
-//! `splice/raw.rs` has what passes over the raw connection, `splice/outside.rs` what ends a pump from outside.
+//! `splice/raw.rs` has what passes over the raw connection, `splice/paced.rs` how fast, `splice/outside.rs` what ends a pump from
+//! outside.
 //!
 //! A visitor at rest is to cost little: what few visitors come to do is boxed, so that it is no part of every pump.
 //!
@@ -14,7 +15,9 @@
 //! reset. The functions stand in the order in which a visitor meets them.
 
 mod outside;
+mod paced;
 mod raw;
+mod sockets;
 
 use std::collections::VecDeque;
 use std::convert::Infallible;
@@ -24,14 +27,13 @@ use std::net::Shutdown;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use pin_project_lite::pin_project;
 use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -40,6 +42,7 @@ use wire::frame::Ticket;
 use wire::segment::{self, Notice};
 
 use self::outside::{Cut, Idle};
+use self::sockets::{read_some, when_writable};
 use crate::buffers;
 use crate::carrier::direction::Burst;
 use crate::carrier::raw::{Dialler, Door, SealKey};
@@ -337,11 +340,9 @@ impl<'a, O: Observer> Pump<'a, O> {
             }
             let room = self.room(buffers::SIZE - segment::HEADER).await;
             let mut lent = buffers::lend();
-            let read = read_some(
-                self.near,
-                &mut lent[segment::HEADER..segment::HEADER + room],
-            );
-            self.left_over(room, *read.as_ref().unwrap_or(&0));
+            let payload = &mut lent[segment::HEADER..][..room.octets];
+            let read = read_some(self.near, payload);
+            room.used(*read.as_ref().unwrap_or(&0));
             match read {
                 Ok(0) => {
                     let ended = Box::pin(end(sender)).await;
@@ -384,13 +385,10 @@ impl<'a, O: Observer> Pump<'a, O> {
         loop {
             let sent = match receiver.receive().await {
                 Ok(Received::Chunks(mut chunks)) => {
-                    self.pay(|| chunks.iter().map(Bytes::len).sum()).await;
-                    self.send_chunks(&mut chunks, receiver.ends_here()).await
+                    let last = receiver.ends_here();
+                    self.send_chunks_paced(&mut chunks, last).await
                 }
-                Ok(Received::Octets(range)) => {
-                    self.pay(|| range.len()).await;
-                    self.send_octets(receiver.octets(range)).await
-                }
+                Ok(Received::Octets(range)) => self.send_octets_paced(receiver.octets(range)).await,
                 Ok(Received::Moved) => return Box::pin(self.inwards_raw(receiver)).await,
                 Ok(Received::End) if self.half_closed.load(Relaxed) && !receiver.lingers() => {
                     return Direction::Finished; // it is closed in a moment
@@ -472,35 +470,6 @@ impl<'a, O: Observer> Pump<'a, O> {
         when_writable(self.near, try_first, write)
     }
 
-    // How fast.
-
-    /// The device's pace, if it has one now.
-    fn limited(&self) -> Option<&'a Pace> {
-        self.pace.filter(|pace| pace.is_limited())
-    }
-
-    /// How much of what is wanted may be moved now; waits for it where the device has a limit.
-    async fn room(&self, wanted: usize) -> usize {
-        match self.limited() {
-            Some(pace) => Box::pin(pace.grant(wanted)).await,
-            None => wanted,
-        }
-    }
-
-    /// Of the room that was had, so much was moved, and another may have the rest.
-    fn left_over(&self, room: usize, moved: usize) {
-        if let Some(pace) = self.limited() {
-            pace.give_back(room.saturating_sub(moved));
-        }
-    }
-
-    /// Waits until what is in hand may be moved.
-    async fn pay(&self, octets: impl FnOnce() -> usize) {
-        if let Some(pace) = self.limited() {
-            Box::pin(pace.pay(octets())).await;
-        }
-    }
-
     fn moved_outwards(&self, octets: usize) {
         self.observer.sent(octets);
         self.moved(&self.outwards, &self.inwards, octets);
@@ -565,20 +534,6 @@ where
     }
 }
 
-/// Reads what is there, 0 being the end. Where there is less than room for, there is no more: that spares the next look.
-fn read_some(stream: &TcpStream, buffer: &mut [u8]) -> io::Result<usize> {
-    let mut short = None;
-    let read = stream.try_io(Interest::READABLE, || {
-        let length = rustix::io::read(stream, &mut *buffer)?;
-        if (1..buffer.len()).contains(&length) {
-            short = Some(length);
-            return Err(io::ErrorKind::WouldBlock.into());
-        }
-        Ok(length)
-    });
-    short.map_or(read, Ok)
-}
-
 /// Whether a write has failed because the other end takes no more. Of that the other direction hears too; of anything else the
 /// kernel has against it, it might not.
 fn is_unwanted(error: &io::Error) -> bool {
@@ -591,28 +546,6 @@ async fn end(sender: &mut Sender) -> Direction {
         Ok(()) => Direction::Finished,
         Err(_) => Direction::Unwanted,
     }
-}
-
-/// Writes as soon as that is possible. With `try_first` it is tried before anybody has said so.
-fn when_writable(
-    stream: &TcpStream,
-    mut try_first: bool,
-    mut write: impl FnMut(&TcpStream) -> io::Result<usize>,
-) -> impl Future<Output = io::Result<usize>> {
-    poll_fn(move |cx| {
-        loop {
-            let written = match std::mem::take(&mut try_first) {
-                true => write(stream),
-                false => stream.try_io(Interest::WRITABLE, || write(stream)),
-            };
-            match written {
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    ready!(stream.poll_write_ready(cx))?;
-                }
-                done => return Poll::Ready(done),
-            }
-        }
-    })
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {

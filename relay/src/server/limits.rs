@@ -9,6 +9,7 @@
 
 mod config;
 mod counts;
+mod memory;
 mod rate;
 
 use std::net::IpAddr;
@@ -21,10 +22,12 @@ use tokio::sync::Notify;
 
 use crate::program;
 
+use super::metrics::Metrics;
 use super::refusal::Refusal;
 pub(crate) use config::VISITORS_PER_DEVICE;
 pub use config::{LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
 pub(crate) use counts::{Counted, CountedOfAddress, CountsByAddress};
+use memory::Memory;
 use rate::RateByAddress;
 
 /// How long a visitor may take to say its name, and an agent to say who it is.
@@ -73,6 +76,7 @@ pub(crate) struct Limits(Arc<Counts>);
 #[derive(Debug)]
 struct Counts {
     bounds: Bounds,
+    memory: Memory,
     /// How many descriptors there are for visitors.
     descriptors: usize,
     descriptors_taken: Arc<AtomicUsize>,
@@ -88,17 +92,19 @@ struct Counts {
 
 impl Limits {
     /// Bounds for a process with as many descriptors as it may have; raises its soft limit to the hard one.
-    pub(crate) fn for_this_process(config: &LimitsConfig) -> Self {
+    pub(crate) fn for_this_process(config: &LimitsConfig, metrics: &Metrics) -> Self {
         let descriptors = program::raise_descriptor_limit();
         let reserved = RESERVED_DESCRIPTORS.min(descriptors / 4);
         let for_visitors = usize::try_from(descriptors - reserved).unwrap_or(usize::MAX);
-        Self::new(for_visitors, config)
+        let [used, budget] = metrics.memory();
+        Self::new(for_visitors, Memory::new(used, budget), config)
     }
 
-    fn new(descriptors: usize, config: &LimitsConfig) -> Self {
+    fn new(descriptors: usize, memory: Memory, config: &LimitsConfig) -> Self {
         let now = Instant::now();
         let limits = Self(Arc::new(Counts {
             bounds: Bounds::default(),
+            memory,
             descriptors,
             descriptors_taken: Arc::default(),
             visitors: Arc::default(),
@@ -163,6 +169,7 @@ impl Limits {
         let handshakes = config.handshakes_per_second_per_address;
         let handshakes = handshakes.unwrap_or(config::HANDSHAKES_PER_SECOND);
         bounds.handshakes_per_second.store(handshakes, Relaxed);
+        self.0.memory.set_budget(config.memory);
         let bytes = config.bytes_per_second_per_device.unwrap_or(0);
         bounds.bytes_per_second_per_device.store(bytes, Relaxed);
     }
@@ -198,6 +205,11 @@ impl Limits {
             unnamed: Some((unnamed, here, of_address)),
             served: None,
         })
+    }
+
+    /// Looks how much memory is used. To be called a few times a second.
+    pub(crate) fn look_at_memory(&self) {
+        self.0.memory.look();
     }
 
     /// Whether one more agent from an address may begin a handshake. An address that has not been `proved` to be real has a
@@ -294,6 +306,9 @@ impl Admitted {
             descriptors,
             ..
         } = &*self.limits.0;
+        if self.limits.0.memory.is_over() {
+            return Err(Refusal::Memory); // those who are served keep what they have
+        }
         let second = Counted::below(&self.limits.0.descriptors_taken, *descriptors);
         self.descriptors.1 = Some(second.ok_or(Refusal::Full)?);
         let visitor = Counted::below(&self.limits.0.visitors, bounds.visitors.load(Relaxed));
@@ -364,7 +379,10 @@ mod tests {
     }
 
     fn limits(descriptors: usize) -> Limits {
-        Limits::new(descriptors, &LimitsConfig::default())
+        let registry = prometheus::Registry::new();
+        let [used, budget] = Metrics::register(&registry).unwrap().memory();
+        let memory = Memory::new(used, budget);
+        Limits::new(descriptors, memory, &LimitsConfig::default())
     }
 
     /// Lets in as many as may come from `from`, and lets each get as far as `then`.

@@ -50,6 +50,8 @@ pub(crate) struct Metrics {
     tunnels_closed: IntCounterVec,
     /// Agents that did not get as far as a tunnel, by reason.
     tunnels_refused: IntCounterVec,
+    /// Memory of this process, in octets, as it was looked at last; and how much it may be before newcomers are sent away.
+    memory: [IntGauge; 2],
     /// Connections that the kernel could not hand over, by what it lacked.
     accept_errors: IntCounterVec,
     /// Datagrams that were nobody's, by what they were.
@@ -80,7 +82,22 @@ impl Metrics {
             "Tls carriers that wait for a visitor now.",
         )?;
         registry.register(Box::new(spare_carriers.clone()))?;
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help)?;
+            registry.register(Box::new(gauge.clone()))?;
+            Ok::<_, prometheus::Error>(gauge)
+        };
         let metrics = Self {
+            memory: [
+                gauge(
+                    "causeway_relay_memory_used_bytes",
+                    "Memory of this process, as it was looked at last.",
+                )?,
+                gauge(
+                    "causeway_relay_memory_budget_bytes",
+                    "Memory above which newcomers are sent away.",
+                )?,
+            ],
             visitors_accepted: counter(
                 "causeway_relay_visitors_accepted_total",
                 "Visitors' connections accepted; open now = accepted - ended - handed over - refused.",
@@ -225,6 +242,11 @@ impl Metrics {
             to_visitor: self.bytes.with_label_values(&[TO_VISITOR]),
             paths: self.measured.paths(),
         }
+    }
+
+    /// What is used, and what may be.
+    pub(crate) fn memory(&self) -> [IntGauge; 2] {
+        self.memory.clone()
     }
 
     pub(crate) fn spare_carriers(&self) -> IntGauge {

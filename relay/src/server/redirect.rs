@@ -161,7 +161,7 @@ mod tests {
         let address = listener.local_addr().unwrap();
         let registry = prometheus::Registry::new();
         let metrics = Arc::new(Metrics::register(&registry).unwrap());
-        let limits = Limits::for_this_process(&LimitsConfig::default());
+        let limits = Limits::for_this_process(&LimitsConfig::default(), &metrics);
         let admitted = || limits.admit(address.ip(), &Silent::at_one_of(1)).ok();
         let _others: Vec<_> = std::iter::from_fn(admitted).collect();
         let zone = Zone::parse("nas.localhost").unwrap();

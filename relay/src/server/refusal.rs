@@ -5,6 +5,8 @@
 pub(crate) enum Refusal {
     /// As many visitors are here as may be, or as there are descriptors for.
     Full,
+    /// The process has as much memory as it may.
+    Memory,
     /// Too many have not said their name yet.
     UnnamedFull,
     /// It had not said its name for longer than any other when there was no room for the next.
@@ -40,8 +42,9 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 17] = [
+    pub(crate) const ALL: [Self; 18] = [
         Self::Full,
+        Self::Memory,
         Self::UnnamedFull,
         Self::GaveWay,
         Self::AddressBusy,
@@ -64,6 +67,7 @@ impl Refusal {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Full => "full",
+            Self::Memory => "memory",
             Self::UnnamedFull => "unnamed_full",
             Self::GaveWay => "gave_way",
             Self::AddressBusy => "address_busy",
@@ -88,6 +92,7 @@ impl Refusal {
         matches!(
             self,
             Self::Full
+                | Self::Memory
                 | Self::AddressFull
                 | Self::NoName
                 | Self::UnknownName

@@ -21,7 +21,8 @@ use crate::carrier::raw::{Dialler, TICKET_TIME};
 use crate::carrier::{Received, Receiver, Sender, pipes};
 use crate::turns::{self, Turn};
 
-use super::{Direction, End, LINGER, Observer, Pump, RawWay, end, lock, when_writable};
+use super::sockets::when_writable;
+use super::{Direction, End, LINGER, Observer, Pump, RawWay, end, lock};
 
 /// How often it is looked whether a near end that takes no more has said all it had to say.
 const DEAF_LOOK: Duration = Duration::from_millis(50);
@@ -197,9 +198,9 @@ impl<O: Observer> Pump<'_, O> {
     /// Passes on what `from` has and the pace allows, 0 being its end. `None` if it has nothing after all.
     async fn pass(&self, from: &TcpStream, to: &TcpStream) -> Result<Option<usize>, Broke> {
         let room = self.room(turns::length()).await;
-        let passed = self.pass_some(from, to, room).await;
+        let passed = self.pass_some(from, to, room.octets).await;
         let length = passed.as_ref().map_or(0, |length| length.unwrap_or(0));
-        self.left_over(room, length);
+        room.used(length);
         passed
     }
 

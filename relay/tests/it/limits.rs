@@ -8,7 +8,9 @@ use std::time::{Duration, Instant};
 
 use relay::server::LimitsConfig;
 use socket2::{Domain, Socket, Type};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
+use tokio::time::timeout;
 
 use crate::world::{SOON, World};
 
@@ -300,4 +302,49 @@ async fn an_address_that_comes_too_often_is_refused_and_another_is_served() {
     let accepted = "causeway_relay_visitors_accepted_total";
     world.until_metric(accepted, 201).await;
     assert_eq!(world.metric(refused), before);
+}
+
+#[tokio::test]
+async fn above_the_memory_budget_newcomers_are_told_and_whoever_is_served_goes_on() {
+    let world = World::limited(LimitsConfig::default());
+    let (listener, origin) = crate::byte_path::origin("tls").await;
+    let _agent = world.agent("demo", &origin).await;
+    let come = async || {
+        let mut visitor = tokio::net::TcpStream::connect(world.front).await.unwrap();
+        visitor.write_all(HELLO).await.unwrap();
+        visitor
+    };
+    let mut served = come().await;
+    let (mut stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    let budget = |memory| {
+        let limits = LimitsConfig {
+            memory,
+            ..LimitsConfig::default()
+        };
+        world.relay.as_ref().unwrap().set_limits(&limits);
+    };
+    budget(Some(1));
+    let mut alert = Vec::new();
+    let mut refused = come().await;
+    let told = refused.read_to_end(&mut alert);
+    timeout(SOON, told).await.unwrap().unwrap();
+    assert_eq!(alert.len(), 7, "an alert");
+    let counted = "causeway_relay_visitors_refused_total{reason=\"memory\"}";
+    world.metric_is(counted, 1).await;
+    assert_eq!(world.metric("causeway_relay_memory_budget_bytes"), 1);
+    assert!(world.metric("causeway_relay_memory_used_bytes") > 1_000_000);
+
+    let mut heard = vec![0; HELLO.len()];
+    stream.read_exact(&mut heard).await.unwrap();
+    stream.write_all(b"goes on").await.unwrap();
+    let heard = &mut heard[..7];
+    timeout(SOON, served.read_exact(heard))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(heard, b"goes on");
+
+    budget(None);
+    let _next = come().await;
+    timeout(SOON, listener.accept()).await.unwrap().unwrap();
 }

@@ -27,6 +27,10 @@ pub struct LimitsConfig {
     pub tls_handshakes_per_worker: Option<usize>,
     /// With more QUIC handshakes than this under way, an agent must first show that its address is its own.
     pub retry_above: Option<usize>,
+    /// Memory of this process, above which newcomers are sent away: `"2GiB"`. Absent: three quarters of what the machine has or the
+    /// control group allows.
+    #[serde(deserialize_with = "octets::amount")]
+    pub memory: Option<u64>,
     /// What all visitors of a device together may move, both ways, in octets a second: `"10MB"`. Absent: no limit.
     #[serde(deserialize_with = "octets::amount")]
     pub bytes_per_second_per_device: Option<u64>,
@@ -52,6 +56,9 @@ pub(super) const TLS_HANDSHAKES: usize = 512;
 
 /// A Retry costs an agent a round trip and a forger the reward.
 pub(super) const RETRY_ABOVE: usize = 256;
+
+/// With less the relay sends everybody away before anybody has come.
+const LEAST_MEMORY: u64 = 64 << 20;
 
 /// With less no page would come to its end.
 pub const LEAST_BYTES_PER_SECOND: u64 = 16_000;
@@ -122,6 +129,12 @@ impl LimitsConfig {
                     format!("{value} cannot be; from {least} to {most} can"),
                 ));
             }
+        }
+        if let Some(value) = self.memory
+            && value < LEAST_MEMORY
+        {
+            let sentence = format!("{} cannot be; 64MiB and more can", octets::write(value));
+            faults.push(("memory", sentence));
         }
         if let Some(value) = self.bytes_per_second_per_device
             && !(LEAST_BYTES_PER_SECOND..=MOST_BYTES_PER_SECOND).contains(&value)
