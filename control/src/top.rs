@@ -201,6 +201,7 @@ async fn ask(state: &Path, interval: Duration, most: usize) -> Result<Top, TopEr
         Answer::Added { .. }
         | Answer::Key(_)
         | Answer::Devices(_)
+        | Answer::Limited(_)
         | Answer::Removed
         | Answer::Link { .. } => Err(TopError::Refused(
             "the answer is to another question".into(),

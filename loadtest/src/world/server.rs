@@ -90,6 +90,8 @@ pub(super) async fn register(state: &Path, name: &str) -> Result<Invitation, Wor
         Answer::Added { control: None, .. }
         | Answer::Key { .. }
         | Answer::Devices(_)
+        | Answer::Limited(_)
+        | Answer::Top(_)
         | Answer::Removed
         | Answer::Link { .. } => Err(refused("its answer makes no sense".to_owned())),
     }
