@@ -51,7 +51,7 @@ use crate::sys;
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::workers::Workers;
 use front::Front;
-use limits::{Limits, Silent};
+use limits::{CountsByAddress, Limits, Silent};
 use listen::FrontSockets;
 use metrics::Metrics;
 use register::{Handshakes, Register};
@@ -245,6 +245,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             quic: Arc::clone(&quic),
             limits: limits.clone(),
             tls_handshakes: Arc::default(),
+            tls_handshakes_by_address: CountsByAddress::default(),
             features,
             tasks: tunnels.clone(),
             worker: worker.clone(),

@@ -15,6 +15,9 @@ use wire::ResetCode;
 
 use super::connection::{Inner, State};
 
+/// Octets that are taken at a time: they are in hand until they have been moved, and the other end may send as many more.
+const AT_ONCE: usize = 256 * 1024;
+
 /// The direction away from this end. It is reset if it is dropped before it was finished.
 pub(crate) struct SendStream {
     connection: Arc<Inner>,
@@ -163,12 +166,16 @@ impl RecvStream {
         chunks: &mut [Bytes],
     ) -> Poll<io::Result<Option<usize>>> {
         self.poll(cx, |arrived| {
-            let mut count = 0;
+            let (mut count, mut room) = (0, AT_ONCE);
             for chunk in chunks.iter_mut() {
-                match arrived.next(usize::MAX) {
+                if room == 0 {
+                    break;
+                }
+                match arrived.next(room) {
                     Ok(Some(next)) => *chunk = next.bytes,
                     stopped => return (count, Some(stopped.map(|_| ()))),
                 }
+                room -= chunk.len();
                 count += 1;
             }
             (count, None)

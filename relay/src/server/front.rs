@@ -466,7 +466,7 @@ impl Front {
         if let Err(refusal) = admitted.serve() {
             return Err(SentAway::silently(refusal));
         }
-        let Some(_under_way) = self.register.begin_tls() else {
+        let Some(_under_way) = self.register.begin_tls(address.ip()) else {
             let handshakes = &self.metrics.measured;
             handshakes.handshake(HandshakeKind::Cloud, Outcome::Refused);
             return Err(SentAway::silently(Refusal::HandshakesBusy));

@@ -187,16 +187,16 @@ impl Limits {
         let most = bounds.unnamed.load(Relaxed);
         let unnamed = Counted::below(&self.0.unnamed, most + most / PART_TO_GIVE_WAY);
         let unnamed = unnamed.ok_or(Refusal::UnnamedFull)?;
-        let here = Counted::below(&silent.here, usize::MAX);
-        if silent.here.load(Relaxed) > most / silent.workers {
-            silent.make_room.notify_one();
-        }
         let per_address = bounds.unnamed_per_address.load(Relaxed);
         let of_address = self.0.unnamed_by_address.below(from, per_address);
         let of_address = of_address.ok_or(Refusal::AddressBusy)?;
         let each_second = bounds.connections_per_second.load(Relaxed);
         if !self.0.connections.take(from, each_second, Instant::now()) {
             return Err(Refusal::AddressTooFast);
+        }
+        let here = Counted::below(&silent.here, usize::MAX);
+        if silent.here.load(Relaxed) > most / silent.workers {
+            silent.make_room.notify_one();
         }
         Ok(Admitted {
             limits: self.clone(),

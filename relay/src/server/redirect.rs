@@ -24,6 +24,9 @@ use super::metrics::Metrics;
 /// How long a visitor may take from its first octet to the last of our answer.
 const VISIT_TIME: Duration = Duration::from_secs(5);
 
+/// Of the places for those who have not said their name, redirects may have one of so many parts.
+const PARTS: usize = 16;
+
 /// The pause after the kernel could not hand over a connection.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -40,7 +43,8 @@ pub(crate) async fn serve(
     stop: CancellationToken,
 ) {
     let visits = TaskTracker::new();
-    let silent = Silent::at_one_of(1); // nobody is: who says nothing in time is closed soon enough
+    // A small part of the places: the rest is for visitors of the front.
+    let silent = Arc::new(Silent::at_one_of(PARTS));
     loop {
         let accepted = tokio::select! {
             biased;
@@ -50,10 +54,14 @@ pub(crate) async fn serve(
         match accepted {
             Ok((visitor, address)) => match limits.admit(address.ip(), &silent) {
                 Ok(admitted) => {
-                    let zone = zone.clone();
+                    let (zone, silent) = (zone.clone(), Arc::clone(&silent));
                     visits.spawn(async move {
                         let _admitted = admitted;
-                        let _ = timeout(VISIT_TIME, answer(visitor, zone, front.port())).await;
+                        tokio::select! {
+                            biased; // whose answer is ready hears it
+                            _ = timeout(VISIT_TIME, answer(visitor, zone, front.port())) => {}
+                            () = silent.gives_way() => {}
+                        }
                     });
                 }
                 Err(refusal) => {

@@ -2,7 +2,7 @@
 //! ends. The functions stand in that order; the same for QUIC and TLS, which differ only in how they begin and end.
 
 use std::future::poll_fn;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -22,7 +22,7 @@ use crate::quic::{self, Connection, Endpoint, Incoming, RelaySide};
 use crate::tls::{self, Prefixed, TlsStream};
 use crate::workers::Worker;
 
-use super::limits::{Counted, CountsByAddress, HELLO_TIME, Limits};
+use super::limits::{Counted, CountedOfAddress, CountsByAddress, HELLO_TIME, Limits};
 use super::metrics::{HandshakeKind, Metrics, Outcome};
 use super::presence::{Attachment, Presence};
 use super::refusal::Rejection;
@@ -32,6 +32,10 @@ use super::sessions::{Session, Sessions, Tunnel};
 /// [`HELLO_TIME`] at most. Agents behind one address that are refused come again with their back-off.
 const MAX_HANDSHAKES: usize = 4096;
 const MAX_HANDSHAKES_PER_ADDRESS: usize = 1024;
+
+/// Of the TLS handshakes at a worker, one address may have this part: who begins them and says no more holds each for
+/// [`HELLO_TIME`], and shall not shut others out.
+const TLS_PART_PER_ADDRESS: usize = 4;
 
 /// Everything an agent's path needs.
 pub(crate) struct Register {
@@ -44,6 +48,7 @@ pub(crate) struct Register {
     pub(crate) limits: Limits,
     /// TLS handshakes under way at this worker, the operator's own hosts' among them.
     pub(crate) tls_handshakes: Arc<AtomicUsize>,
+    pub(crate) tls_handshakes_by_address: CountsByAddress,
     /// What this relay does.
     pub(crate) features: Features,
     /// The tasks of tunnels, which outlive those of visitors.
@@ -184,10 +189,13 @@ impl Register {
         })
     }
 
-    /// A TLS handshake that may begin at this worker, until the value is dropped; `None` if there are as many as may be. A crowd
-    /// of them would keep the thread from those who are served.
-    pub(crate) fn begin_tls(&self) -> Option<Counted> {
-        Counted::below(&self.tls_handshakes, self.limits.tls_handshakes())
+    /// A TLS handshake that may begin at this worker, until the value is dropped; `None` if there are as many as may be, in all
+    /// or from one address. A crowd of them would keep the thread from those who are served.
+    pub(crate) fn begin_tls(&self, from: IpAddr) -> Option<(Counted, CountedOfAddress)> {
+        let most = self.limits.tls_handshakes();
+        let of_address = most.div_ceil(TLS_PART_PER_ADDRESS);
+        let of_address = self.tls_handshakes_by_address.below(from, of_address)?;
+        Some((Counted::below(&self.tls_handshakes, most)?, of_address))
     }
 
     /// A connection to `relay.<zone>` on the front's TCP port: a tunnel, or a carrier for a visitor who waits.
@@ -197,7 +205,7 @@ impl Register {
             self.handshake(HandshakeKind::Tls, Outcome::Refused);
             return self.refuse(Rejection::TooFast);
         }
-        let Some(under_way) = self.begin_tls() else {
+        let Some(under_way) = self.begin_tls(seen_as.ip()) else {
             self.handshake(HandshakeKind::Tls, Outcome::Refused);
             return self.refuse(Rejection::Busy);
         };

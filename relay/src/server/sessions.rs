@@ -224,8 +224,11 @@ impl Sessions {
         home: Worker,
         now: Instant,
     ) -> Arc<Session> {
-        let before = self.of(&device);
-        let pace = before.map(|before| Arc::clone(&before.pace));
+        // Of whichever session is left: a tunnel that comes and goes is no faster for it.
+        let pace = self
+            .all_of(&device)
+            .first()
+            .map(|any| Arc::clone(&any.pace));
         Arc::new(Session {
             pace: pace.unwrap_or_else(|| Arc::new(Pace::new(0, now))),
             most_visitors: self.limits.visitors_per_device().into(),
