@@ -14,6 +14,8 @@ s/^drain = "2s" */# drain = "30s"                 /
 s/default 30s$/the service manager waits five minutes/
 s/^listen = "127.0.0.1:5300" */listen = "[::]:53"              /
 s/^dot = "127.0.0.1:8853" */# dot = "[::]:853"              /
+s/^connections_per_second_per_address = .*/# connections_per_second_per_address = 500 # new ones, after those of four seconds at once/
+s/^handshakes_per_second_per_address = .*/# handshakes_per_second_per_address = 500  # of agents, likewise/
 s/^private_addresses = true .*/# private_addresses = true      # a device's name may lead to a private address: where nobody from outside asks/
 
 # The demo's own record is an example here.
