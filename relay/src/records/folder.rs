@@ -149,17 +149,20 @@ impl Expiry {
         }
     }
 
+    /// Removes what can be removed; the last error, if something could not.
     fn remove(&self, now: SystemTime) -> io::Result<u32> {
-        let mut removed = 0;
+        let (mut removed, mut failed) = (0, None);
         for file in files(&self.folder)? {
             let end = Duration::from_secs((u64::from(file.day) + 1) * DAY_SECONDS);
             if UNIX_EPOCH + end + self.keep > now {
                 break; // the rest is younger
             }
-            fs::remove_file(&file.path)?;
-            removed += 1;
+            match fs::remove_file(&file.path) {
+                Ok(()) => removed += 1,
+                Err(error) => failed = Some(error),
+            }
         }
-        Ok(removed)
+        failed.map_or(Ok(removed), Err)
     }
 }
 
