@@ -51,8 +51,8 @@ pub(super) const CONNECTIONS_PER_SECOND: u32 = 500;
 /// A provider may have thousands of devices behind one address, which all come back after a restart.
 pub(super) const HANDSHAKES_PER_SECOND: u32 = 500;
 
-/// A handshake is about a millisecond of work: so many are half a second, after which what comes then is too late anyway.
-pub(super) const TLS_HANDSHAKES: usize = 512;
+/// As many as there may be over QUIC. An agent without UDP brings a carrier for each visitor who comes, and a thousand may come at once.
+pub(super) const TLS_HANDSHAKES: usize = 4096;
 
 /// A Retry costs an agent a round trip and a forger the reward.
 pub(super) const RETRY_ABOVE: usize = 256;
