@@ -382,7 +382,12 @@ fn config(transport: Transport, front: SocketAddr) -> Config {
         public: Vec::new(),
         workers: None,
         drain: Duration::from_secs(5),
-        limits: LimitsConfig::default(),
+        // All visitors here have one address.
+        limits: LimitsConfig {
+            connections_per_second_per_address: Some(100_000),
+            handshakes_per_second_per_address: Some(100_000),
+            ..LimitsConfig::default()
+        },
     }
 }
 
