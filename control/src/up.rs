@@ -5,6 +5,8 @@
 //!   state ─► store ─► Directory ─► relay ─► ddns ─► API and pages ─► operator's socket ─► admin ─► demo device
 //! ```
 
+mod certificates;
+
 use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -14,10 +16,10 @@ use std::time::Duration;
 use directory::OperatorName;
 use prometheus::Registry;
 use relay::server::{CloudVisitor, Parts, Secret};
-use relay::tls::{CertificateSlot, Roots, TlsError};
+use relay::tls::{Roots, TlsError};
 use relay::workers::{WorkerThreads, Workers};
 use tokio::sync::{mpsc, watch};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -28,7 +30,7 @@ use crate::authority::{self, Authority, AuthorityError};
 use crate::config::Config;
 use crate::demo::{self, DemoError, Place};
 use crate::devices::Devices;
-use crate::health::{CertificateEnds, Health, Purpose};
+use crate::health::Health;
 use crate::http::{self, ClientsRefused, Protocol};
 use crate::operator;
 use crate::pages;
@@ -38,6 +40,7 @@ use crate::state::{StateDirectory, StateError, StateLock};
 use crate::store::{DATABASE, Store, StoreError};
 pub use crate::supervise::PartEnded;
 use crate::supervise::Supervisor;
+use certificates::OperatorCertificates;
 
 /// The file with what the relay's tokens are computed from.
 const RELAY_SECRET: &str = "relay.secret";
@@ -50,9 +53,6 @@ const GOODBYE: Duration = Duration::from_millis(750);
 
 /// How long the database may take to close after them.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
-
-/// How often it is looked at whether the operator's certificates must be renewed. The clock may jump.
-const RENEWAL_LOOK: Duration = Duration::from_secs(60 * 60);
 
 /// Why the server did not start.
 #[derive(Debug, thiserror::Error)]
@@ -530,90 +530,6 @@ async fn serve_cloud(
             served.await;
             drop(admitted);
         });
-    }
-}
-
-/// The certificates of the operator's own hosts: made at every start, and again before they end.
-struct OperatorCertificates {
-    authority: Arc<Authority>,
-    cloud: CertificateSlot,
-    relay: CertificateSlot,
-    /// Where DNS is spoken over TLS.
-    name_server: Option<ddns::Certificate>,
-    ends: CertificateEnds,
-}
-
-impl OperatorCertificates {
-    fn issue(
-        authority: Arc<Authority>,
-        with_dot: bool,
-        registry: &Registry,
-    ) -> Result<Self, UpError> {
-        let mut ends = CertificateEnds::register(registry)?;
-        let end = authority::end_of(authority.certificate_pem())?;
-        ends.watch(Purpose::Authority, end);
-        let mut slot = |name, purpose| {
-            let certificate = authority.operator_certificate(name)?;
-            ends.watch(purpose, authority::end_of(&certificate.chain)?);
-            Ok::<_, UpError>(CertificateSlot::from_pem(
-                &certificate.chain,
-                &certificate.key,
-            )?)
-        };
-        let cloud = slot(OperatorName::Cloud, Purpose::Cloud)?;
-        let relay = slot(OperatorName::Relay, Purpose::Relay)?;
-        let mut name_server = || {
-            let certificate = authority.name_server_certificate()?;
-            ends.watch(Purpose::NameServer, authority::end_of(&certificate.chain)?);
-            let slot = ddns::Certificate::from_pem(&certificate.chain, &certificate.key)?;
-            Ok::<_, UpError>(slot)
-        };
-        Ok(Self {
-            name_server: with_dot.then(&mut name_server).transpose()?,
-            cloud,
-            relay,
-            authority,
-            ends,
-        })
-    }
-
-    async fn keep_fresh(self, stop: CancellationToken) {
-        let mut issued = std::time::SystemTime::now();
-        loop {
-            tokio::select! {
-                () = stop.cancelled() => return,
-                () = sleep(RENEWAL_LOOK) => {}
-            }
-            let age = issued.elapsed().unwrap_or_default();
-            if age < Authority::operator_renewal() {
-                continue;
-            }
-            match self.renew() {
-                Ok(()) => issued = std::time::SystemTime::now(),
-                Err(error) => {
-                    tracing::warn!(%error, "the operator's certificates could not be renewed")
-                }
-            }
-        }
-    }
-
-    fn renew(&self) -> Result<(), UpError> {
-        for (name, slot, purpose) in [
-            (OperatorName::Cloud, &self.cloud, Purpose::Cloud),
-            (OperatorName::Relay, &self.relay, Purpose::Relay),
-        ] {
-            let certificate = self.authority.operator_certificate(name)?;
-            slot.replace(&certificate.chain, &certificate.key)?;
-            self.ends
-                .renewed(purpose, authority::end_of(&certificate.chain)?);
-        }
-        if let Some(slot) = &self.name_server {
-            let certificate = self.authority.name_server_certificate()?;
-            slot.replace(&certificate.chain, &certificate.key)?;
-            self.ends
-                .renewed(Purpose::NameServer, authority::end_of(&certificate.chain)?);
-        }
-        Ok(())
     }
 }
 

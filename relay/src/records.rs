@@ -11,6 +11,7 @@
 mod config;
 mod folder;
 mod key;
+mod note;
 mod read;
 mod writer;
 
@@ -20,7 +21,8 @@ use wire::record::Stream;
 pub use config::{Config, Setup};
 pub use folder::{day_of, moment};
 pub use key::{KeyError, PublicKey, SecretKey};
-pub use read::{Found, Note, ReadError, read};
+pub use note::Note;
+pub use read::{Found, ReadError, read};
 
 pub(crate) use writer::{Recorder, Writer, start};
 
