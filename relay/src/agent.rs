@@ -455,6 +455,8 @@ impl TunnelKeeper {
                 _ = looks.tick() => self.look(standing).await,
                 Some(came) = raw_outcomes.recv() => self.heard_of_raw(came),
             }
+            let is_paced = standing.limits.is_paced();
+            self.situation.known().choice.limited(is_paced);
             let wanted = self.wanted();
             let other = match standing.transport {
                 Transport::Quic => {

@@ -91,6 +91,8 @@ pub(super) struct Choice {
     raw_offered: bool,
     /// In a row.
     raw_missed: u32,
+    /// The relay paces what the device moves.
+    limited: bool,
     batches: Batches,
     /// Whether the tunnel that stands has them.
     has_batches: bool,
@@ -136,6 +138,7 @@ impl Choice {
             udp_answers: true,
             raw_offered: true,
             raw_missed: 0,
+            limited: false,
             path: Looks::default(),
             bad: None,
             pause: FIRST_PAUSE,
@@ -148,7 +151,7 @@ impl Choice {
         Wanted {
             transport: if bad { Transport::Tls } else { Transport::Quic },
             profile: Profile {
-                room: if bulk_leaves {
+                room: if bulk_leaves || self.limited {
                     Room::Small
                 } else {
                     Room::Large
@@ -191,6 +194,12 @@ impl Choice {
         self.raw_offered = raw_offered;
         self.udp_answers = transport == self.wanted(now).transport || transport == Transport::Quic;
         self.path = Looks::default();
+    }
+
+    /// Whether the relay has said that the device may move so much a second and no more. What waits for its turn there is to be
+    /// little: the tunnel has room for so much unread in all, and more would keep back even what holds the tunnel.
+    pub(super) fn limited(&mut self, limited: bool) {
+        self.limited = limited;
     }
 
     /// A raw connection was asked for, and came or not.
@@ -423,5 +432,17 @@ mod tests {
         assert_eq!(choice.reasons(now), [Reason::UdpUnanswered]);
         choice.attached(QUIC, true, now);
         assert_eq!(choice.reasons(now), []);
+    }
+
+    #[test]
+    fn a_device_that_may_move_so_much_a_second_has_small_windows_wherever_its_bulk_goes() {
+        let now = Instant::now();
+        let mut choice = Choice::new(Gso::Off, now);
+        choice.attached(QUIC, false, now);
+        assert_eq!(choice.wanted(now).profile.room, Room::Large);
+        choice.limited(true);
+        assert_eq!(choice.wanted(now).profile.room, Room::Small);
+        choice.limited(false);
+        assert_eq!(choice.wanted(now).profile.room, Room::Large);
     }
 }

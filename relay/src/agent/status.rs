@@ -104,6 +104,12 @@ impl ToldLimits {
         *self.lock() = Some(limits);
     }
 
+    /// Whether the device's octets have a limit.
+    pub(super) fn is_paced(&self) -> bool {
+        let told = self.lock();
+        told.is_some_and(|limits| limits.bytes_per_second.is_some())
+    }
+
     fn lock(&self) -> MutexGuard<'_, Option<LimitsStatus>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }

@@ -4,15 +4,15 @@
 //! Until it is known which worker is to serve it, a connection is in nobody's event queue: mostly its first octets are there
 //! when it is accepted.
 
-use std::cmp::Ordering;
-use std::io::{self, Read as _};
+mod first_octets;
+
+use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdTcpStream};
-use std::os::fd::AsFd as _;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use directory::{DeviceId, OperatorName, Place, Reader};
 use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
@@ -23,17 +23,17 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use wire::client_hello::{NotAHello, Progress, Reader as HelloReader};
 use wire::frame::Open;
-use wire::raw::{self, Header};
+use wire::raw::Header;
 
 use crate::carrier::Carrier;
 use crate::carrier::raw::TurnedAway;
 use crate::records::Recorder;
 use crate::splice::{self, Moved};
-use crate::sys;
 use crate::tls::{self, Accepted, Prefixed};
 use crate::workers::{Served, Worker};
+
+use first_octets::{First, FirstOctets, Progressed};
 
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent};
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
@@ -47,9 +47,6 @@ const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
 
 /// How long a visitor who was sent an alert may take to read it before the connection closes.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
-
-/// How much is read from a visitor at once while its hello is incomplete: most hellos come whole.
-const HELLO_PORTION: usize = 2048;
 
 /// The pause after the kernel could not hand over a connection: descriptors come back when visitors leave.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -238,6 +235,8 @@ impl Front {
         tracing::debug!(reason = refusal.name(), "a visitor was sent away");
         if let Some((visitor, _admitted)) = to_tell
             && refusal.alerts()
+            && let Ok(address) = visitor.peer_addr()
+            && let Some(_place) = self.limits.linger(address.ip())
         {
             // Who has gone meanwhile need not be told.
             let _ = Box::pin(alert(visitor)).await;
@@ -523,95 +522,6 @@ impl splice::Observer for Observed<'_> {
 
     fn copied(&self) {
         self.metrics.splice_fallback();
-    }
-}
-
-/// What a connection begins with. It is decided once, by the first octet.
-enum First {
-    /// A ClientHello: all octets so far, and the host they name.
-    Hello { octets: Bytes, name: String },
-    /// The header of a raw connection; `None` if it is none after all.
-    Raw(Option<Header>),
-}
-
-/// The first octets of a connection, as they come.
-#[derive(Default)]
-struct FirstOctets {
-    octets: BytesMut,
-    reader: HelloReader,
-}
-
-enum Progressed {
-    Enough(First),
-    /// What has come so far; the rest is on its way.
-    NeedMore(FirstOctets),
-}
-
-impl FirstOctets {
-    /// Reads what the connection has.
-    fn read(mut self, mut visitor: &StdTcpStream) -> Result<Progressed, Refusal> {
-        loop {
-            let before = self.octets.len();
-            self.octets.resize(before + HELLO_PORTION, 0);
-            let read = visitor.read(&mut self.octets[before..]);
-            self.octets.truncate(before + *read.as_ref().unwrap_or(&0));
-            match read {
-                Ok(0) => return Err(Refusal::LeftEarly),
-                Ok(_) => {}
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if before == 0 {
-                        self.octets = BytesMut::new(); // no buffer is held for who has sent nothing
-                    }
-                    return Ok(Progressed::NeedMore(self));
-                }
-                Err(_) => return Err(Refusal::LeftEarly),
-            }
-            if let Some(first) = self.first(before)? {
-                return Ok(Progressed::Enough(first));
-            }
-        }
-    }
-
-    /// Waits until there is enough. The connection is in this worker's event queue meanwhile.
-    async fn wait(mut self, visitor: &StdTcpStream) -> Result<First, Refusal> {
-        let queued = sys::queue_borrowed(visitor.as_fd()).map_err(|_| Refusal::LeftEarly)?;
-        loop {
-            let mut ready = queued.readable().await.map_err(|_| Refusal::LeftEarly)?;
-            match self.read(visitor)? {
-                Progressed::Enough(first) => return Ok(first),
-                Progressed::NeedMore(octets) => self = octets,
-            }
-            ready.clear_ready(); // all that was there has been read
-        }
-    }
-
-    /// What the octets are, of which those from `new` on have just come.
-    fn first(&mut self, new: usize) -> Result<Option<First>, Refusal> {
-        if self.octets[0] == raw::FIRST_OCTET {
-            return Ok(match self.octets.len().cmp(&raw::HEADER) {
-                Ordering::Less => None,
-                // An agent sends nothing more before it is told to.
-                Ordering::Greater => Some(First::Raw(None)),
-                Ordering::Equal => {
-                    let header = self.octets.first_chunk().and_then(Header::read);
-                    Some(First::Raw(header))
-                }
-            });
-        }
-        match self.reader.push(&self.octets[new..]) {
-            Ok(Progress::NeedMore) => Ok(None),
-            Ok(Progress::Name(name)) => {
-                let octets = self.octets.split().freeze();
-                Ok(Some(First::Hello { octets, name }))
-            }
-            Ok(Progress::NoName) => Err(Refusal::NoName),
-            Err(
-                NotAHello::NotTls
-                | NotAHello::OtherMessage
-                | NotAHello::TooLong
-                | NotAHello::Malformed,
-            ) => Err(Refusal::NotTls),
-        }
     }
 }
 

@@ -50,6 +50,9 @@ const PER_VISITOR: usize = 2;
 /// Of the descriptors, those who have not said their name leave at least this part to those who are served.
 const PART_FOR_SERVED: usize = 7;
 
+/// Who is sent away and told keeps a descriptor for a second or two; of one address only so many do, the others hear nothing.
+const LINGERING_PER_ADDRESS: usize = 64;
+
 /// So many may be there while others are still about to leave, in parts of the bound.
 const PART_TO_GIVE_WAY: usize = 16;
 
@@ -84,6 +87,8 @@ struct Counts {
     visitors_by_address: CountsByAddress,
     unnamed: Arc<AtomicUsize>,
     unnamed_by_address: CountsByAddress,
+    /// Those who are being told why they are sent away.
+    lingering_by_address: CountsByAddress,
     connections: RateByAddress,
     /// Of addresses that are known to be real, and of those that may be forged.
     handshakes: RateByAddress,
@@ -111,6 +116,7 @@ impl Limits {
             visitors_by_address: CountsByAddress::default(),
             unnamed: Arc::default(),
             unnamed_by_address: CountsByAddress::default(),
+            lingering_by_address: CountsByAddress::default(),
             connections: RateByAddress::new(now),
             handshakes: RateByAddress::new(now),
             handshakes_unproved: RateByAddress::new(now),
@@ -205,6 +211,13 @@ impl Limits {
             unnamed: Some((unnamed, here, of_address)),
             served: None,
         })
+    }
+
+    /// Room for one more from an address who is told why it is sent away, and may take a while to hear it.
+    pub(crate) fn linger(&self, from: IpAddr) -> Option<CountedOfAddress> {
+        self.0
+            .lingering_by_address
+            .below(from, LINGERING_PER_ADDRESS)
     }
 
     /// Looks how much memory is used. To be called a few times a second.
@@ -327,25 +340,41 @@ impl Admitted {
 /// A visitor counted among those of its device, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct DeviceVisitor {
-    _counted: (Counted, CountedOfAddress),
+    _counted: (Counted, Counted, CountedOfAddress),
 }
 
 /// The visitors of one device.
 #[derive(Debug, Default)]
 pub(crate) struct DeviceVisitors {
+    here: Arc<AtomicUsize>,
+    of_device: OfDevice,
+}
+
+/// The same over all sessions that the device has.
+#[derive(Clone, Debug, Default)]
+struct OfDevice {
     all: Arc<AtomicUsize>,
     by_address: CountsByAddress,
 }
 
 impl DeviceVisitors {
+    /// Those of another session of the same device, of which there are none yet.
+    pub(crate) fn beside(&self) -> Self {
+        Self {
+            here: Arc::default(),
+            of_device: self.of_device.clone(),
+        }
+    }
+
     /// Counts a visitor in, until the value is dropped; `None` if the device has `most`, in all or as many of them from there as
     /// one address may have.
     pub(crate) fn admit(&self, from: IpAddr, most: usize) -> Option<DeviceVisitor> {
-        let one = Counted::below(&self.all, most)?;
+        let here = Counted::below(&self.here, CLOSED)?;
+        let one = Counted::below(&self.of_device.all, most)?;
         let per_address = most.div_ceil(PART_PER_ADDRESS);
-        let of_address = self.by_address.below(from, per_address)?;
+        let of_address = self.of_device.by_address.below(from, per_address)?;
         Some(DeviceVisitor {
-            _counted: (one, of_address),
+            _counted: (here, one, of_address),
         })
     }
 
@@ -355,7 +384,7 @@ impl DeviceVisitors {
 
     /// How many there are.
     pub(crate) fn now(&self) -> usize {
-        match self.all.load(Relaxed) {
+        match self.here.load(Relaxed) {
             CLOSED => 0,
             count => count,
         }
@@ -363,7 +392,7 @@ impl DeviceVisitors {
 
     /// Admits nobody any more, from a moment at which there is nobody; `false` if there is somebody now.
     pub(crate) fn close_if_empty(&self) -> bool {
-        let closed = self.all.compare_exchange(0, CLOSED, Relaxed, Relaxed);
+        let closed = self.here.compare_exchange(0, CLOSED, Relaxed, Relaxed);
         closed.is_ok() || closed == Err(CLOSED)
     }
 }
@@ -565,6 +594,19 @@ mod tests {
         drop(from_one);
         assert!(!device.any());
         assert!(device.admit(ip("192.0.2.1"), 1).is_some());
+    }
+
+    #[test]
+    fn a_device_has_its_places_once_however_many_sessions_it_has() {
+        let older = DeviceVisitors::default();
+        let newer = older.beside();
+        let _visitor = older.admit(ip("192.0.2.1"), 2).unwrap();
+        let other = newer.admit(ip("192.0.2.2"), 2).unwrap();
+        assert!(newer.admit(ip("192.0.2.3"), 2).is_none());
+        assert_eq!((older.now(), newer.now()), (1, 1));
+        drop(other);
+        assert!(newer.close_if_empty(), "of its own it has none");
+        assert!(older.admit(ip("192.0.2.3"), 2).is_some());
     }
 
     #[test]

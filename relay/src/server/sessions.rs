@@ -224,11 +224,10 @@ impl Sessions {
         home: Worker,
         now: Instant,
     ) -> Arc<Session> {
-        // Of whichever session is left: a tunnel that comes and goes is no faster for it.
-        let pace = self
-            .all_of(&device)
-            .first()
-            .map(|any| Arc::clone(&any.pace));
+        // As whichever session is left: a tunnel that comes and goes gives its device no more.
+        let any = self.all_of(&device).into_iter().next();
+        let pace = any.as_ref().map(|any| Arc::clone(&any.pace));
+        let visitors = any.map(|any| any.visitors.beside());
         Arc::new(Session {
             pace: pace.unwrap_or_else(|| Arc::new(Pace::new(0, now))),
             most_visitors: self.limits.visitors_per_device().into(),
@@ -247,7 +246,7 @@ impl Sessions {
             commands: Commands::default(),
             ended: self.cut.child_token(),
             end_code: Mutex::new(None),
-            visitors: DeviceVisitors::default(),
+            visitors: visitors.unwrap_or_default(),
             octets: Octets::default(),
             packets_sent: Growing::default(),
             packets_lost: Growing::default(),
