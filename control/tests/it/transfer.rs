@@ -97,7 +97,7 @@ impl Scene {
     pub(crate) fn a_thousand_slow_downloads(&self) {
         const PROGRAMS: usize = 10;
         const EACH: usize = 100;
-        const SECONDS: u64 = 20;
+        const SECONDS: u64 = 40; // a slow machine needs twenty for the handshakes alone
         write_random(&self.nginx.file("large"), 8 * MIB);
         write_random(&self.nginx.file("small"), 1000);
         let folder = self.server.folder.path().join("slow");
@@ -142,7 +142,7 @@ impl Scene {
             "1000 slow downloads: least {least} octets, a quick request beside them {hurry:?}"
         );
         assert!(
-            *least >= 4096,
+            *least >= 8192,
             "somebody was starved: {least} octets in {SECONDS} s"
         );
         assert!(hurry < Duration::from_secs(5), "{hurry:?}");
