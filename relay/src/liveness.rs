@@ -56,8 +56,13 @@ pub(crate) enum Verdict {
 pub(crate) struct Liveness {
     heard: u64,
     heard_at: Instant,
+    /// When it was asked last, and how often.
     probed_at: Option<Instant>,
+    probes: u32,
 }
+
+/// So often it has been asked before it is given up: who looks late must not ask and give up in one breath.
+const LEAST_PROBES: u32 = 2;
 
 impl Liveness {
     pub(crate) fn new(now: Instant) -> Self {
@@ -65,28 +70,28 @@ impl Liveness {
             heard: 0,
             heard_at: now,
             probed_at: None,
+            probes: 0,
         }
     }
 
-    /// Looks at the tunnel. `heard` grows with every sign of life. Silence counts only while somebody `waits`: an idle
-    /// tunnel may be quiet.
+    /// Looks at the tunnel. `heard` grows with every sign of life. Silence counts only while `listening`: an idle tunnel may be
+    /// quiet, and who has no time for its sockets hears nothing.
     pub(crate) fn check(
         &mut self,
         now: Instant,
         heard: u64,
-        waits: bool,
+        listening: bool,
         patience: Patience,
     ) -> Verdict {
-        if heard != self.heard || !waits {
+        if heard != self.heard || !listening {
             *self = Self {
                 heard,
-                heard_at: now,
-                probed_at: None,
+                ..Self::new(now)
             };
             return Verdict::Fine;
         }
         let silence = now.saturating_duration_since(self.heard_at);
-        if silence >= patience.give_up && self.probed_at.is_some() {
+        if silence >= patience.give_up && self.probes >= LEAST_PROBES {
             return Verdict::Gone;
         }
         let probe_due = match self.probed_at {
@@ -97,6 +102,7 @@ impl Liveness {
             return Verdict::Fine;
         }
         self.probed_at = Some(now);
+        self.probes += 1;
         Verdict::Probe
     }
 }
@@ -112,7 +118,11 @@ mod tests {
     };
 
     /// Checks every 250 ms; `heard_at` says how much was heard by then.
-    fn verdicts(until_ms: u64, waits: bool, heard_at: impl Fn(u64) -> u64) -> Vec<(u64, Verdict)> {
+    fn verdicts(
+        until_ms: u64,
+        listening: bool,
+        heard_at: impl Fn(u64) -> u64,
+    ) -> Vec<(u64, Verdict)> {
         let start = Instant::now();
         let mut liveness = Liveness::new(start);
         (1..=until_ms / 250)
@@ -123,7 +133,7 @@ mod tests {
                     liveness.check(
                         start + Duration::from_millis(ms),
                         heard_at(ms),
-                        waits,
+                        listening,
                         PATIENCE,
                     ),
                 )
@@ -162,5 +172,9 @@ mod tests {
         let mut liveness = Liveness::new(start);
         let later = start + Duration::from_secs(60);
         assert_eq!(liveness.check(later, 0, true, PATIENCE), Verdict::Probe);
+        assert_eq!(liveness.check(later, 0, true, PATIENCE), Verdict::Fine);
+        let in_time = later + PATIENCE.again;
+        assert_eq!(liveness.check(in_time, 0, true, PATIENCE), Verdict::Probe);
+        assert_eq!(liveness.check(in_time, 0, true, PATIENCE), Verdict::Gone);
     }
 }

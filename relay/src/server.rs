@@ -33,7 +33,7 @@ use prometheus::{IntGauge, Registry};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{interval, timeout};
+use tokio::time::{MissedTickBehavior, interval, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::{CloseCode, Features, Frame};
@@ -412,6 +412,7 @@ fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
 
 async fn sweep(sessions: Arc<Sessions>, limits: Limits, until: CancellationToken) {
     let mut ticks = interval(sessions::SWEEP);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay); // several looks at once see no more than one
     loop {
         tokio::select! {
             () = until.cancelled() => return,

@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::io;
 use std::num::NonZeroUsize;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed};
 use std::thread;
 
 use tokio::runtime::{self, EnterGuard, Handle};
@@ -71,6 +71,8 @@ impl WorkerThreads {
                 index,
                 runtime: runtime.handle().clone(),
                 visitors: AtomicUsize::new(0),
+                asked: AtomicBool::new(false),
+                keeps_up: AtomicBool::new(true),
             })));
             let stopped = stop.clone();
             let thread = thread::Builder::new()
@@ -162,6 +164,9 @@ struct State {
     index: usize,
     runtime: Handle,
     visitors: AtomicUsize,
+    /// It was asked to say that it gets round to its events, and has not yet.
+    asked: AtomicBool,
+    keeps_up: AtomicBool,
 }
 
 impl Worker {
@@ -176,6 +181,24 @@ impl Worker {
     /// Until the guard is dropped, what this thread makes (sockets, tasks) belongs to the worker.
     pub(crate) fn enter(&self) -> EnterGuard<'_> {
         self.0.runtime.enter()
+    }
+
+    /// Looks whether it has got round to its events since the last time, and asks it anew. To be called at even intervals.
+    pub(crate) fn ask_for_a_sign(&self) {
+        let behind = self.0.asked.swap(true, Relaxed);
+        self.0.keeps_up.store(!behind, Relaxed);
+        if !behind {
+            let state = Arc::clone(&self.0);
+            drop(
+                self.runtime()
+                    .spawn(async move { state.asked.store(false, Relaxed) }),
+            );
+        }
+    }
+
+    /// Whether it had, when that was looked at last. Who is behind hears late, and must not take that for silence.
+    pub(crate) fn keeps_up(&self) -> bool {
+        self.0.keeps_up.load(Relaxed)
     }
 
     /// Counts a visitor until the value is dropped.
@@ -244,6 +267,25 @@ mod tests {
         assert!(workers.least_busy(here) == there);
         served.clear();
         assert!(workers.least_busy(here) == here);
+    }
+
+    #[test]
+    fn a_worker_that_is_busy_is_behind_until_it_has_got_round() {
+        let threads = threads(1);
+        let workers = threads.workers();
+        let worker = &workers.all()[0];
+        let (go_on, wait) = std::sync::mpsc::sync_channel::<()>(0);
+        worker.runtime().spawn(async move { wait.recv() });
+        worker.ask_for_a_sign();
+        assert!(worker.keeps_up(), "it has not been asked before");
+        worker.ask_for_a_sign();
+        assert!(!worker.keeps_up());
+        go_on.send(()).unwrap();
+        let (say, said) = std::sync::mpsc::sync_channel(1);
+        worker.runtime().spawn(async move { say.send(()) });
+        said.recv().unwrap(); // what was asked before has been done
+        worker.ask_for_a_sign();
+        assert!(worker.keeps_up());
     }
 
     #[test]

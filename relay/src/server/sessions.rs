@@ -190,6 +190,9 @@ impl Sessions {
 
     /// Probes the agents whose visitors wait in silence, and closes the tunnels of those that do not answer.
     pub(crate) fn sweep(&self, now: Instant) {
+        for worker in self.workers.all() {
+            worker.ask_for_a_sign();
+        }
         let with_paths = self
             .sweeps
             .fetch_add(1, Relaxed)
@@ -559,10 +562,11 @@ impl Session {
             carriers.sweep(now);
         }
         let waits = self.has_visitors() && self.idle_ms(now) <= RESTS_AFTER_MS;
+        let listening = waits && self.home.keeps_up();
         let verdict = {
             let mut liveness = self.liveness.lock().unwrap_or_else(PoisonError::into_inner);
-            let heard = if waits { self.heard() } else { 0 };
-            liveness.check(now, heard, waits, PATIENCE)
+            let heard = if listening { self.heard() } else { 0 };
+            liveness.check(now, heard, listening, PATIENCE)
         };
         match verdict {
             Verdict::Fine => {}
