@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::Read as _;
+use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -97,38 +98,19 @@ impl Scene {
     pub(crate) fn a_thousand_slow_downloads(&self) {
         const PROGRAMS: usize = 10;
         const EACH: usize = 100;
-        const SECONDS: u64 = 40; // a slow machine needs twenty for the handshakes alone
+        const SECONDS: u64 = 40;
         write_random(&self.nginx.file("large"), 8 * MIB);
         write_random(&self.nginx.file("small"), 1000);
         let folder = self.server.folder.path().join("slow");
         fs::create_dir(&folder).unwrap();
-        let url = self.server.url("mynas", "/large");
+        // A hundred at a time: a thousand handshakes at once are another matter, and most of it the clients' work.
         let programs: Vec<_> = (0..PROGRAMS)
             .map(|program| {
-                let mut curl = self.server.curl();
-                // --http1.1: a connection for each, as from a thousand homes.
-                curl.args([
-                    "--http1.1",
-                    "--parallel",
-                    "--parallel-immediate",
-                    "--parallel-max",
-                    "100",
-                ]);
-                curl.args(["--limit-rate", "2k", "--max-time", &SECONDS.to_string()]);
-                for i in 0..EACH {
-                    curl.arg("--output")
-                        .arg(folder.join(format!("{program}-{i}")))
-                        .arg(&url);
-                }
-                Process::start(curl)
+                let started = self.slow_downloads(&folder, program, EACH, SECONDS);
+                self.wait_until_served(&folder, (program + 1) * EACH, SECONDS);
+                started
             })
             .collect();
-        // A thousand handshakes are work for clients and agent; what counts is how it goes beside those who are served.
-        let deadline = Instant::now() + Duration::from_secs(SECONDS);
-        while sizes(&folder).iter().filter(|size| **size > 0).count() < PROGRAMS * EACH {
-            assert!(Instant::now() < deadline, "only some are served");
-            std::thread::sleep(Duration::from_millis(10)); // there is no event; the outcome does not depend on it
-        }
         let start = Instant::now();
         self.server.get_file(&self.server.url("mynas", "/small"));
         let hurry = start.elapsed();
@@ -147,6 +129,38 @@ impl Scene {
         );
         assert!(hurry < Duration::from_secs(5), "{hurry:?}");
         fs::remove_dir_all(folder).unwrap();
+    }
+
+    /// So many downloads of two kilobytes a second, by one program that gives up after that many seconds.
+    fn slow_downloads(&self, folder: &Path, program: usize, count: usize, seconds: u64) -> Process {
+        let mut curl = self.server.curl();
+        // --http1.1: a connection for each, as from as many homes.
+        curl.args(["--http1.1", "--parallel", "--parallel-immediate"]);
+        curl.args(["--parallel-max", &count.to_string()]);
+        curl.args(["--limit-rate", "2k", "--max-time", &seconds.to_string()]);
+        for number in 0..count {
+            curl.arg("--output")
+                .arg(folder.join(format!("{program}-{number}")))
+                .arg(self.server.url("mynas", "/large"));
+        }
+        Process::start(curl)
+    }
+
+    /// Waits until of so many downloads something has come.
+    fn wait_until_served(&self, folder: &Path, count: usize, seconds: u64) {
+        let deadline = Instant::now() + Duration::from_secs(seconds);
+        loop {
+            let served = sizes(folder).iter().filter(|size| **size > 0).count();
+            if served == count {
+                return;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "only {served} are served; {}",
+                self.server.metrics("causeway_relay_visitors_")
+            );
+            std::thread::sleep(Duration::from_millis(10)); // there is no event; the outcome does not depend on it
+        }
     }
 
     /// One HTTP/2 connection with a hundred requests at a time.
@@ -201,19 +215,19 @@ fn a_browsers_hundred_requests_share_one_connection() {
 }
 
 /// How much has come of each download.
-fn sizes(folder: &std::path::Path) -> Vec<u64> {
+fn sizes(folder: &Path) -> Vec<u64> {
     let files = fs::read_dir(folder).unwrap();
     files
         .map(|file| file.unwrap().metadata().unwrap().len())
         .collect()
 }
 
-pub(crate) fn write_random(file: &std::path::Path, size: u64) {
+pub(crate) fn write_random(file: &Path, size: u64) {
     let mut random = fs::File::open("/dev/urandom").unwrap().take(size);
     std::io::copy(&mut random, &mut fs::File::create(file).unwrap()).unwrap();
 }
 
-pub(crate) fn sha256(file: &std::path::Path) -> String {
+pub(crate) fn sha256(file: &Path) -> String {
     let mut command = Command::new("sha256sum");
     command.arg(file);
     output_of(command)

@@ -256,15 +256,28 @@ impl Server {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
-    /// A metric's value, by its name and labels as the text format writes them.
-    pub(crate) fn metric(&self, line: &str) -> u64 {
+    fn metrics_text(&self) -> String {
         let mut curl = self.place.command("curl");
         curl.args([
             "--silent",
             "--fail",
             &format!("http://{}/metrics", self.ready.admin),
         ]);
-        let text = output_of(curl);
+        output_of(curl)
+    }
+
+    /// The metrics whose names begin like that and that are not 0, a line each.
+    pub(crate) fn metrics(&self, prefix: &str) -> String {
+        let text = self.metrics_text();
+        let lines = text
+            .lines()
+            .filter(|line| line.starts_with(prefix) && !line.ends_with(" 0"));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+
+    /// A metric's value, by its name and labels as the text format writes them.
+    pub(crate) fn metric(&self, line: &str) -> u64 {
+        let text = self.metrics_text();
         let value = text
             .lines()
             .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));

@@ -19,6 +19,7 @@ use crate::buffers::LentChunks;
 use crate::carrier::direction::Breach;
 use crate::carrier::raw::Dialler;
 use crate::carrier::{self, Carrier, Received};
+use crate::turns::Turn;
 
 /// How much payload goes into one segment: what TLS writes at once is seldom more.
 const PORTION: usize = 64 * 1024;
@@ -39,6 +40,8 @@ pub(super) struct VisitorStream {
     /// The relay has said how much there is in all.
     stream_ended: bool,
     ending: Ending,
+    /// Its part in what the worker's visitors send.
+    turn: Turn,
 }
 
 enum Payload {
@@ -78,6 +81,7 @@ impl VisitorStream {
             raw_ended: false,
             stream_ended: false,
             ending: Ending::NotYet,
+            turn: Turn::default(),
         }
     }
 
@@ -242,6 +246,7 @@ impl AsyncWrite for VisitorStream {
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         ready!(self.poll_ready(cx))?;
+        ready!(self.turn.poll_next(cx));
         let this = &mut *self;
         let outgoing = &mut this.carrier.sender.outgoing;
         if outgoing.has_moved()
@@ -249,6 +254,7 @@ impl AsyncWrite for VisitorStream {
         {
             let length = ready!(Pin::new(raw).poll_write_vectored(cx, slices))?;
             outgoing.sent(length);
+            this.turn.moved(length);
             this.dialler.signs.sent(length);
             return Poll::Ready(Ok(length));
         }
@@ -261,6 +267,7 @@ impl AsyncWrite for VisitorStream {
             portion.put_slice(&slice[..slice.len().min(room)]);
         }
         outgoing.sent(length);
+        this.turn.moved(length);
         this.unsent = portion.freeze();
         // What is not taken now is taken before anything else is written.
         let _ = this.poll_send_unsent(cx)?;

@@ -18,6 +18,7 @@ use crate::carrier::{Carrier, raw};
 use crate::control_stream::read_first;
 use crate::splice::{self, RawWay};
 use crate::tls::{self, CertificateSlot, TlsError};
+use crate::turns;
 use crate::workers::{Worker, Workers};
 
 use super::http;
@@ -169,6 +170,7 @@ impl Visitors {
         raw: raw::Dialler,
     ) -> io::Result<TlsStream<VisitorStream>> {
         let carrier = VisitorStream::new(*carrier, raw);
+        timeout(HANDSHAKE_TIME, turns::for_a_handshake()).await?; // no part of the visitor's own time
         let accepted = self.acceptor.0.accept(carrier).into_fallible();
         match timeout(HANDSHAKE_TIME, accepted).await? {
             Ok(visitor) => Ok(visitor),

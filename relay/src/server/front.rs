@@ -31,6 +31,7 @@ use crate::carrier::raw::TurnedAway;
 use crate::records::Recorder;
 use crate::splice::{self, Moved};
 use crate::tls::{self, Accepted, Prefixed};
+use crate::turns;
 use crate::workers::{Served, Worker};
 
 use first_octets::{First, FirstOctets, Progressed};
@@ -470,7 +471,11 @@ impl Front {
             handshakes.handshake(HandshakeKind::Cloud, Outcome::Refused);
             return Err(SentAway::silently(Refusal::HandshakesBusy));
         };
-        let accepted = timeout(HELLO_TIME, self.cloud_acceptor.accept(visitor)).await;
+        let accepted = timeout(HELLO_TIME, async {
+            turns::for_a_handshake().await;
+            self.cloud_acceptor.accept(visitor).await
+        })
+        .await;
         self.metrics
             .measured
             .handshake(HandshakeKind::Cloud, Outcome::of(&accepted));

@@ -20,6 +20,7 @@ use crate::carrier::raw::SealKey;
 use crate::control_stream::{ControlError, ControlStream, read_first};
 use crate::quic::{self, Connection, Endpoint, Incoming, RelaySide};
 use crate::tls::{self, Prefixed, TlsStream};
+use crate::turns;
 use crate::workers::Worker;
 
 use super::limits::{Counted, CountedOfAddress, CountsByAddress, HELLO_TIME, Limits};
@@ -209,7 +210,11 @@ impl Register {
             self.handshake(HandshakeKind::Tls, Outcome::Refused);
             return self.refuse(Rejection::Busy);
         };
-        let accepted = timeout(HELLO_TIME, self.acceptor.accept(stream)).await;
+        let accepted = timeout(HELLO_TIME, async {
+            turns::for_a_handshake().await;
+            self.acceptor.accept(stream).await
+        })
+        .await;
         self.handshake(HandshakeKind::Tls, Outcome::of(&accepted));
         let Ok(Ok(stream)) = accepted else {
             return self.refuse(Rejection::Handshake);
