@@ -84,14 +84,10 @@ impl CertificateSlot {
         Ok(Self(Arc::new(RwLock::new(certified(chain, key)?))))
     }
 
-    /// Puts another chain and key in place; connections accepted from now on get it.
-    ///
-    /// # Errors
-    /// As [`from_pem`](Self::from_pem); the slot then keeps what it had.
-    pub fn replace(&self, chain: &str, key: &str) -> Result<(), TlsError> {
-        let next = certified(chain, key)?;
+    /// Puts the chain and key of another slot in place; connections accepted from now on get them.
+    pub fn replace(&self, next: &Self) {
+        let next = next.current();
         *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
-        Ok(())
     }
 
     fn current(&self) -> Arc<CertifiedKey> {

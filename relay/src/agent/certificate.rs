@@ -63,12 +63,7 @@ impl Certificates {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             match self.renew(identity).await {
-                Ok(certificate) => {
-                    return Ok(CertificateSlot::from_pem(
-                        &certificate.chain,
-                        self.key.pem(),
-                    )?);
-                }
+                Ok(new) => return Ok(new),
                 Err(CertificateError::Call(error)) if error.may_pass() => {
                     tracing::warn!(%error, "no certificate yet; trying again");
                     sleep(backoff.next()).await;
@@ -91,9 +86,9 @@ impl Certificates {
                 sleep(LOOK).await;
                 continue;
             }
-            let renewed = self.renew(identity).await;
-            match renewed.and_then(|new| Ok(slot.replace(&new.chain, self.key.pem())?)) {
-                Ok(()) => {
+            match self.renew(identity).await {
+                Ok(renewed) => {
+                    slot.replace(&renewed);
                     backoff.reset();
                     tracing::info!("the certificate has been renewed");
                 }
@@ -105,7 +100,7 @@ impl Certificates {
         }
     }
 
-    async fn renew(&self, identity: &Identity) -> Result<Certificate, CertificateError> {
+    async fn renew(&self, identity: &Identity) -> Result<CertificateSlot, CertificateError> {
         let request = self.key.signing_request(self.names.clone())?;
         let answer: CertificateAnswer = self
             .cloud
@@ -123,9 +118,9 @@ impl Certificates {
             not_after: answer.not_after,
         };
         // Only one that fits the key replaces the one on disk.
-        CertificateSlot::from_pem(&certificate.chain, self.key.pem())?;
+        let renewed = CertificateSlot::from_pem(&certificate.chain, self.key.pem())?;
         self.state.keep_certificate(&certificate)?;
-        Ok(certificate)
+        Ok(renewed)
     }
 }
 
