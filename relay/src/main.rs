@@ -14,7 +14,7 @@ use relay::agent::{
     OriginTrust, State, Status, VisitorAddress,
 };
 use relay::octets;
-use relay::program::{self, ServiceManager, Termination};
+use relay::program::{self, Reload, ServiceManager, Termination};
 use relay::resolve::Resolver;
 use relay::tls::Roots;
 use relay::workers::WorkerThreads;
@@ -321,7 +321,7 @@ async fn pair(
 
 async fn run(config: agent::Config) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
-    let mut termination = Termination::new()?;
+    let (mut termination, mut reload) = (Termination::new()?, Reload::new()?);
     config.state.pairing()?; // without it there is nothing to wait for
     let manager = ServiceManager::of_environment();
     // Not only once it is attached: the device itself must come up whether there is an Internet or not.
@@ -329,13 +329,17 @@ async fn run(config: agent::Config) -> anyhow::Result<()> {
     let _watch = manager.watch(config.workers.clone());
     let (attached, _) = watch::channel(None);
     let mut run = Box::pin(agent::run(config, attached, stop.clone()));
-    tokio::select! {
-        ended = &mut run => return Ok(ended?),
-        () = termination.received() => {
-            manager.stopping();
-            stop.cancel();
+    loop {
+        tokio::select! {
+            ended = &mut run => return Ok(ended?),
+            () = termination.received() => break,
+            () = reload.asked() => tracing::warn!(
+                "there is no configuration file, so there is nothing to reload: options take effect at a start"
+            ),
         }
     }
+    manager.stopping();
+    stop.cancel();
     tokio::select! {
         ended = &mut run => Ok(ended?),
         () = termination.received() => Ok(()),

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use rustix::time::{ClockId, clock_gettime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
@@ -31,6 +32,8 @@ pub fn start_log() {
         .with_writer(io::stderr)
         .with_target(false)
         .with_ansi(io::stderr().is_terminal())
+        // It would say so on the same standard error, and panic.
+        .log_internal_errors(false)
         .init();
 }
 
@@ -49,15 +52,17 @@ pub fn raise_descriptor_limit() -> u64 {
     current.unwrap_or(u64::MAX)
 }
 
-/// Interrupt and terminate, from now on ours to handle.
+/// Interrupt and terminate, and the hangup of the terminal that this program was started at: from now on ours to handle.
 #[derive(Debug)]
 pub struct Termination {
     interrupt: Signal,
     terminate: Signal,
+    hangup: Signal,
+    terminal: Terminal,
 }
 
 impl Termination {
-    /// Takes the two signals over from the system's default.
+    /// Takes the signals over from the system's default.
     ///
     /// # Errors
     /// If the system refuses.
@@ -65,16 +70,76 @@ impl Termination {
         Ok(Self {
             interrupt: signal(SignalKind::interrupt())?,
             terminate: signal(SignalKind::terminate())?,
+            hangup: signal(SignalKind::hangup())?,
+            terminal: Terminal::of_now(),
         })
     }
 
-    /// Waits for the next of either. The first asks the program to end, a second means at once.
+    /// Waits for the next of them. The first asks the program to end, a second means at once.
     pub async fn received(&mut self) {
-        tokio::select! {
-            _ = self.interrupt.recv() => {}
-            _ = self.terminate.recv() => {}
+        loop {
+            tokio::select! {
+                _ = self.interrupt.recv() => return,
+                _ = self.terminate.recv() => return,
+                _ = self.hangup.recv() => if self.terminal.has_gone() {
+                    return;
+                }
+            }
         }
     }
+}
+
+/// Hangups that ask for the configuration to be read again: all but that of the terminal, which is a [`Termination`].
+#[derive(Debug)]
+pub struct Reload {
+    hangup: Signal,
+    terminal: Terminal,
+}
+
+impl Reload {
+    /// Takes the signal over from the system's default, which is to end the program.
+    ///
+    /// # Errors
+    /// If the system refuses.
+    pub fn new() -> io::Result<Self> {
+        Ok(Self {
+            hangup: signal(SignalKind::hangup())?,
+            terminal: Terminal::of_now(),
+        })
+    }
+
+    /// Waits for the next. Several that come at once are one.
+    pub async fn asked(&mut self) {
+        loop {
+            let _ = self.hangup.recv().await;
+            if !self.terminal.has_gone() {
+                return;
+            }
+        }
+    }
+}
+
+/// Whether this program has a terminal: its standard input or standard error. Whoever closes it wants what runs there to end, and the
+/// kernel says so by the signal that others use for a reload.
+#[derive(Clone, Copy, Debug)]
+struct Terminal {
+    had: bool,
+}
+
+impl Terminal {
+    fn of_now() -> Self {
+        Self {
+            had: has_terminal(),
+        }
+    }
+
+    fn has_gone(self) -> bool {
+        self.had && !has_terminal()
+    }
+}
+
+fn has_terminal() -> bool {
+    io::stdin().is_terminal() || io::stderr().is_terminal()
 }
 
 /// The service manager that has started this program, or nobody. It is told as sd_notify(3) says, without ever being waited
@@ -121,6 +186,12 @@ impl ServiceManager {
         self.tell("READY=1");
     }
 
+    /// The program reads its configuration again; [`ready`](Self::ready) says that it has.
+    pub fn reloading(&self) {
+        let now = monotonic_microseconds();
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={now}"));
+    }
+
     /// The program ends, and may take its time.
     pub fn stopping(&self) {
         self.tell("STOPPING=1");
@@ -151,6 +222,12 @@ impl ServiceManager {
             tracing::debug!(%error, notice, "the service manager does not hear");
         }
     }
+}
+
+/// Of the clock that the manager compares with its own.
+fn monotonic_microseconds() -> u128 {
+    let now = clock_gettime(ClockId::Monotonic);
+    Duration::try_from(now).unwrap_or_default().as_micros()
 }
 
 impl Notices {
@@ -220,6 +297,12 @@ mod tests {
             let (socket, told) = manager(&address, &[], name);
             told.ready();
             assert_eq!(heard(&socket), "READY=1");
+            let before = monotonic_microseconds();
+            told.reloading();
+            let reloading = heard(&socket);
+            let said = reloading.strip_prefix("RELOADING=1\nMONOTONIC_USEC=");
+            let said: u128 = said.unwrap().parse().unwrap();
+            assert!((before..=monotonic_microseconds()).contains(&said));
             told.stopping();
             assert_eq!(heard(&socket), "STOPPING=1");
         }
