@@ -83,6 +83,66 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The keys that `next` has otherwise. Only a start puts them in force: queries are answered from tables that are made there.
+    pub fn changed_for_the_next_start(&self, next: &Self) -> Vec<&'static str> {
+        let Self {
+            listen,
+            dot,
+            threads,
+            ttl_seconds,
+            negative_ttl_seconds,
+            tcp_connections,
+            tcp_connections_per_address,
+            updates_per_minute,
+            private_addresses,
+            responses_per_second,
+            slip,
+            nsid,
+            cookie_secret_files,
+            record,
+            device_record,
+        } = self;
+        let differ = [
+            ("listen", *listen != next.listen),
+            ("dot", *dot != next.dot),
+            ("threads", *threads != next.threads),
+            ("ttl_seconds", *ttl_seconds != next.ttl_seconds),
+            (
+                "negative_ttl_seconds",
+                *negative_ttl_seconds != next.negative_ttl_seconds,
+            ),
+            ("tcp_connections", *tcp_connections != next.tcp_connections),
+            (
+                "tcp_connections_per_address",
+                *tcp_connections_per_address != next.tcp_connections_per_address,
+            ),
+            (
+                "updates_per_minute",
+                *updates_per_minute != next.updates_per_minute,
+            ),
+            (
+                "private_addresses",
+                *private_addresses != next.private_addresses,
+            ),
+            (
+                "responses_per_second",
+                *responses_per_second != next.responses_per_second,
+            ),
+            ("slip", *slip != next.slip),
+            ("nsid", *nsid != next.nsid),
+            (
+                "cookie_secret_files",
+                *cookie_secret_files != next.cookie_secret_files,
+            ),
+            ("record", *record != next.record),
+            ("device_record", *device_record != next.device_record),
+        ];
+        let differ = differ.into_iter().filter(|(_, differs)| *differs);
+        differ.map(|(key, _)| key).collect()
+    }
+}
+
 /// The files of none, one or two secrets.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Vec<PathBuf>")]

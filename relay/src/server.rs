@@ -348,6 +348,11 @@ impl Handle {
         }
     }
 
+    /// From now on this is how long visitors are given to finish when the relay stops.
+    pub fn set_drain(&mut self, drain: Duration) {
+        self.drain = drain;
+    }
+
     /// Stops in order: no new visitors, agents told to go, visitors given up to the configured time, then the rest.
     pub async fn shutdown(self) {
         self.draining.set(1);

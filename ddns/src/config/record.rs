@@ -12,7 +12,7 @@ use super::Bounded;
 use crate::protocol::{MAX_LABEL, Type};
 
 /// One record of the operator's own.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "WrittenRecord")]
 pub struct Record {
     /// Where it stands.
@@ -24,7 +24,7 @@ pub struct Record {
 }
 
 /// One record that every device has.
-#[derive(Clone, Debug, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "WrittenDeviceRecord")]
 pub struct DeviceRecord {
     /// Type and value; never an address.

@@ -70,6 +70,27 @@ impl Config {
         }
     }
 
+    /// The keys that `next` has otherwise. Only a start puts them in force.
+    pub fn changed_for_the_next_start(&self, next: &Self) -> Vec<&'static str> {
+        let Self {
+            key,
+            full_addresses_key,
+            keep,
+            folder,
+        } = self;
+        let differ = [
+            ("key", *key != next.key),
+            (
+                "full_addresses_key",
+                *full_addresses_key != next.full_addresses_key,
+            ),
+            ("keep", *keep != next.keep),
+            ("folder", *folder != next.folder),
+        ];
+        let differ = differ.into_iter().filter(|(_, differs)| *differs);
+        differ.map(|(key, _)| key).collect()
+    }
+
     /// What no single value shows to be wrong: the key it is about, and a sentence.
     pub fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();

@@ -42,6 +42,35 @@ pub struct Config {
     pub limits: LimitsConfig,
 }
 
+impl Config {
+    /// The keys that `next` has otherwise and that only a start puts in force; the rest is for
+    /// [`set_limits`](super::Handle::set_limits) and [`set_drain`](super::Handle::set_drain).
+    pub fn changed_for_the_next_start(&self, next: &Self) -> Vec<&'static str> {
+        let Self {
+            front,
+            http,
+            udp,
+            raw,
+            gso,
+            public,
+            workers,
+            drain: _,
+            limits: _,
+        } = self;
+        let differ = [
+            ("front", *front != next.front),
+            ("http", *http != next.http),
+            ("udp", *udp != next.udp),
+            ("raw", *raw != next.raw),
+            ("gso", *gso != next.gso),
+            ("public", *public != next.public),
+            ("workers", *workers != next.workers),
+        ];
+        let differ = differ.into_iter().filter(|(_, differs)| *differs);
+        differ.map(|(key, _)| key).collect()
+    }
+}
+
 /// Long enough for most pages and short enough for a service manager's patience, which is often 90 s.
 const DEFAULT_DRAIN: Duration = Duration::from_secs(30);
 
