@@ -25,7 +25,7 @@ const KEY: &str = "ca.key";
 /// How long the authority itself is good.
 const AUTHORITY_LIFE: Duration = Duration::from_secs(10 * 365 * 24 * 60 * 60);
 
-/// How long the operator's own certificates are good; they are replaced at every start and at two thirds.
+/// How long the operator's own certificates are good; they are replaced at every start and reload, and at two thirds.
 const OPERATOR_LIFE: Duration = Duration::from_secs(30 * 24 * 60 * 60);
 
 /// How long a device's certificate is good; its agent renews it at two thirds.
@@ -112,28 +112,25 @@ impl Authority {
     /// If its files cannot be read or written, or are damaged.
     pub fn open(state: &StateDirectory, zone: &Zone) -> Result<Self, AuthorityError> {
         let certificate_file = state.file(CERTIFICATE);
-        let (certificate_pem, key) = if certificate_file.exists() {
-            let key = Zeroizing::new(state.read(KEY)?);
-            (state.read(CERTIFICATE)?, KeyPair::from_pem(&key)?)
-        } else {
-            let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
-            let certificate = authority_params(zone).self_signed(&key)?.pem();
-            state.write(
-                KEY,
-                Zeroizing::new(key.serialize_pem()).as_bytes(),
-                Readers::Owner,
-            )?;
-            // Last, so that a certificate without its key is never seen.
-            state.write(CERTIFICATE, certificate.as_bytes(), Readers::All)?;
-            (certificate, key)
-        };
-        let issuer = Issuer::from_ca_cert_pem(&certificate_pem, key)?;
+        if !certificate_file.exists() {
+            make(state, zone)?;
+        }
+        let (certificate_pem, issuer) = kept(state)?;
         Ok(Self {
             zone: zone.clone(),
             issuer,
             certificate_pem,
             certificate_file,
         })
+    }
+
+    /// Whether a start would find this authority in `state`, and no other.
+    ///
+    /// # Errors
+    /// If it would find none that works.
+    pub fn is_kept_in(&self, state: &StateDirectory) -> Result<bool, AuthorityError> {
+        let (certificate_pem, _) = kept(state)?;
+        Ok(certificate_pem == self.certificate_pem)
     }
 
     /// The authority's certificate, in PEM: what clients are to trust.
@@ -227,6 +224,25 @@ pub(crate) fn end_of(chain: &str) -> Result<i64, AuthorityError> {
 /// The full name of the zone's name server.
 pub(crate) fn name_server(zone: &Zone) -> String {
     format!("{}.{zone}", ddns::zone::NAME_SERVER)
+}
+
+/// Makes an authority for `zone`, and keeps it in `state`.
+fn make(state: &StateDirectory, zone: &Zone) -> Result<(), AuthorityError> {
+    let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+    let certificate = authority_params(zone).self_signed(&key)?.pem();
+    let key = Zeroizing::new(key.serialize_pem());
+    state.write(KEY, key.as_bytes(), Readers::Owner)?;
+    // Last, so that a certificate without its key is never seen.
+    state.write(CERTIFICATE, certificate.as_bytes(), Readers::All)?;
+    Ok(())
+}
+
+/// The authority that is kept in `state`: its certificate in PEM, and what signs by its key.
+fn kept(state: &StateDirectory) -> Result<(String, Issuer<'static, KeyPair>), AuthorityError> {
+    let certificate = state.read(CERTIFICATE)?;
+    let key = KeyPair::from_pem(&Zeroizing::new(state.read(KEY)?))?;
+    let issuer = Issuer::from_ca_cert_pem(&certificate, key)?;
+    Ok((certificate, issuer))
 }
 
 fn authority_params(zone: &Zone) -> CertificateParams {

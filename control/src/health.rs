@@ -239,7 +239,7 @@ impl CertificateEnds {
             return Found::Fine;
         }
         Found::Failed(format!(
-            "certificates have ended:{over}; is the clock right? A restart makes new ones, of all but the authority's"
+            "certificates have ended:{over}; is the clock right? A reload (SIGHUP) makes new ones, of all but the authority's"
         ))
     }
 }

@@ -24,12 +24,17 @@ use control::records::{self, Wanted};
 use control::state::StateDirectory;
 use control::store::{DATABASE, Store};
 use control::top;
-use control::up::{self, Addresses, Running};
+use control::up::{self, Source};
 use directory::Zone;
 use indicatif::{ProgressBar, ProgressStyle};
 use relay::files::{self, Readers};
 use relay::octets;
-use relay::program::{self, ServiceManager, Termination};
+use relay::program::{self, Reload, ServiceManager, Termination};
+
+/// What signals do to a server, for its manual page.
+const SIGNALS: &str = "SIGTERM and SIGINT end the server in order: no new visitors, and `drain` in [relay] for those who are there; a \
+second one at once. SIGHUP has it read its configuration again: [relay.limits] and `drain` are in force at once, the server's own hosts \
+get new certificates, and the log names what has changed beside that and waits for the next start. Where anything is wrong nothing changes.";
 
 /// The remote-access cloud of a NAS vendor or a self-hoster.
 #[derive(Parser)]
@@ -42,6 +47,7 @@ struct Arguments {
 #[derive(Subcommand)]
 enum Command {
     /// Runs the server: control, relay and ddns in one process.
+    #[command(after_long_help = SIGNALS)]
     Up(Box<UpOptions>),
     /// Checks a configuration file and says what is wrong with it.
     Check {
@@ -287,36 +293,44 @@ async fn act(command: Command) -> anyhow::Result<()> {
 }
 
 /// Runs the server until a signal, or until a part of it ends by itself. The first signal ends it in order, the second at
-/// once.
+/// once; a hangup has it read its configuration again.
 async fn up(options: UpOptions) -> anyhow::Result<()> {
-    let mut termination = Termination::new()?;
+    let (mut termination, mut reload) = (Termination::new()?, Reload::new()?);
     let (demo, ready_file) = (options.demo, options.ready_file.clone());
     if let Some(file) = &ready_file {
         forget(file)?; // an earlier server's, which nobody should take for this one's
     }
-    let config = options.config()?;
+    let source = options.source()?;
+    let config = source.read()?;
     let mut running = tokio::select! {
         () = termination.received() => return Ok(()),
         started = Box::pin(up::start(config, demo)) => started?,
     };
-    let addresses = running.addresses();
     if let Some(file) = &ready_file {
-        let json = serde_json::to_vec_pretty(&addresses)?;
+        let json = serde_json::to_vec_pretty(&running.addresses())?;
         files::replace(file, &json, Readers::All).with_context(|| file.display().to_string())?;
     }
-    print!("{}", overview(&running, &addresses)?);
+    print!("{}", running.overview()?);
     println!("ready");
     let manager = ServiceManager::of_environment();
     manager.ready();
     let _watch = manager.watch(running.workers());
-    let end = tokio::select! {
-        () = termination.received() => {
-            eprintln!("stopping; a second signal ends at once");
-            Ok(())
-        }
-        ended = running.failed() => {
-            tracing::error!("{ended}");
-            Err(ended.into())
+    let end = loop {
+        tokio::select! {
+            () = termination.received() => {
+                // Standard error may be a terminal that has gone.
+                let _ = writeln!(io::stderr(), "stopping; a second signal ends at once");
+                break Ok(());
+            }
+            ended = running.failed() => {
+                tracing::error!("{ended}");
+                break Err(ended.into());
+            }
+            () = reload.asked() => {
+                manager.reloading();
+                running.reload(&source);
+                manager.ready();
+            }
         }
     };
     manager.stopping();
@@ -338,7 +352,7 @@ fn forget(file: &Path) -> anyhow::Result<()> {
 }
 
 impl UpOptions {
-    fn config(self) -> anyhow::Result<Config> {
+    fn source(self) -> anyhow::Result<Source> {
         let zone = self
             .zone
             .map(|zone| Zone::parse(&zone).with_context(|| format!("--zone {zone}")));
@@ -352,71 +366,11 @@ impl UpOptions {
             admin: self.admin,
             no_udp: self.no_udp,
         };
-        Ok(match &self.config {
-            Some(file) => Config::read(file, &overrides)?,
-            None => Config::demo(&overrides)?,
+        Ok(Source {
+            file: self.config,
+            overrides,
         })
     }
-}
-
-/// What is where, for a person.
-fn overview(running: &Running, addresses: &Addresses) -> anyhow::Result<String> {
-    let cloud = running.cloud_url();
-    let mut rows = Vec::new();
-    if let Some(demo) = running.demo_host() {
-        rows.push(("demo page", running.url_of(demo)));
-    }
-    rows.push((
-        "sign in",
-        format!("{}  (once, within ten minutes)", running.sign_in_link()?),
-    ));
-    if let Some(dns) = addresses.dns {
-        let name = running.demo_host().unwrap_or(&addresses.zone);
-        rows.push(("DNS", format!("dig @{} -p {} {name}", dns.ip(), dns.port())));
-    }
-    if let Some(dot) = addresses.dot {
-        let asked = format!(
-            "kdig @{} -p {} +tls-ca={} +tls-hostname={} {}",
-            dot.ip(),
-            dot.port(),
-            addresses.ca.display(),
-            running.name_server(),
-            running.demo_host().unwrap_or(&addresses.zone)
-        );
-        rows.push(("DNS over TLS", asked));
-    }
-    rows.push(("metrics", format!("http://{}/metrics", addresses.admin)));
-    rows.push((
-        "trust",
-        format!(
-            "{}  (curl --cacert; only for {})",
-            addresses.ca.display(),
-            addresses.zone
-        ),
-    ));
-    rows.push(("state", addresses.state.display().to_string()));
-    let state = if addresses.state == StateDirectory::default_path() {
-        String::new()
-    } else {
-        format!(" --state {}", addresses.state.display())
-    };
-    rows.push(("add a device", format!("causeway device add mynas{state}")));
-    let pair = format!(
-        "causeway-agent pair --control {} --ca {} --code CODE",
-        cloud.trim_end_matches('/'),
-        addresses.ca.display()
-    );
-    rows.push(("", pair));
-    rows.push((
-        "",
-        "causeway-agent run --origin http://127.0.0.1:80".to_owned(),
-    ));
-    let mut text = format!("Causeway serves {}.\n\n", addresses.zone);
-    for (what, value) in rows {
-        text.push_str(&format!("  {what:<14}{value}\n"));
-    }
-    text.push('\n');
-    Ok(text)
 }
 
 fn rate(text: &str) -> Result<NonZeroU64, String> {

@@ -6,6 +6,8 @@
 //! ```
 
 mod certificates;
+mod overview;
+mod reload;
 
 use std::io;
 use std::net::SocketAddr;
@@ -41,6 +43,8 @@ use crate::store::{DATABASE, Store, StoreError};
 pub use crate::supervise::PartEnded;
 use crate::supervise::Supervisor;
 use certificates::OperatorCertificates;
+use reload::Reloads;
+pub use reload::Source;
 
 /// The file with what the relay's tokens are computed from.
 const RELAY_SECRET: &str = "relay.secret";
@@ -166,8 +170,12 @@ fn ddns_with_option(error: &ddns::StartError) -> String {
 /// A running server.
 #[derive(Debug)]
 pub struct Running {
+    /// What is in force: as it was at the start, but for what a reload has changed.
+    config: Config,
+    reloads: Reloads,
     cloud: Arc<Cloud>,
     authority: Arc<Authority>,
+    certificates: Arc<OperatorCertificates>,
     state: StateDirectory,
     relay: relay::server::Handle,
     dns: Option<SocketAddr>,
@@ -212,8 +220,10 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
 
     let registry = Registry::new();
     about::register(&registry)?;
+    let reloads = Reloads::register(&registry)?;
     let with_dot = config.ddns.as_ref().is_some_and(|ddns| ddns.dot.is_some());
     let certificates = OperatorCertificates::issue(Arc::clone(&authority), with_dot, &registry)?;
+    let certificates = Arc::new(certificates);
     let (cloud_visitors, visitors) = mpsc::channel(CLOUD_QUEUE);
     let workers = match config.relay.workers {
         Some(count) => WorkerThreads::start(count),
@@ -285,7 +295,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         store,
         cloud.dns.clone(),
     )?;
-    let renewed = certificates.keep_fresh(end.clone());
+    let renewed = Arc::clone(&certificates).keep_fresh(end.clone());
     parts.run("the renewal of the operator's certificates", renewed);
 
     let refused = ClientsRefused::register(&registry)?;
@@ -330,8 +340,11 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         None
     };
     let running = Running {
+        config,
+        reloads,
         cloud,
         authority,
+        certificates,
         state,
         relay,
         dns,

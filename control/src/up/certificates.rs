@@ -16,7 +16,8 @@ use crate::health::{CertificateEnds, Purpose};
 /// How often it is looked at whether the operator's certificates must be renewed. The clock may jump.
 const RENEWAL_LOOK: Duration = Duration::from_secs(60 * 60);
 
-/// The certificates of the operator's own hosts: made at every start, and again before they end.
+/// The certificates of the operator's own hosts: made at every start and every reload, and again before they end.
+#[derive(Debug)]
 pub(super) struct OperatorCertificates {
     authority: Arc<Authority>,
     pub(super) cloud: CertificateSlot,
@@ -24,6 +25,19 @@ pub(super) struct OperatorCertificates {
     /// Where DNS is spoken over TLS.
     pub(super) name_server: Option<ddns::Certificate>,
     pub(super) ends: CertificateEnds,
+}
+
+/// New ones for all of them, which nobody is shown yet. Dropped, they have never been.
+pub(super) struct Issued {
+    cloud: Made<CertificateSlot>,
+    relay: Made<CertificateSlot>,
+    name_server: Option<Made<ddns::Certificate>>,
+}
+
+struct Made<C> {
+    certificate: C,
+    /// When it ends, in seconds since 1970.
+    end: i64,
 }
 
 impl OperatorCertificates {
@@ -35,32 +49,26 @@ impl OperatorCertificates {
         let mut ends = CertificateEnds::register(registry)?;
         let end = authority::end_of(authority.certificate_pem())?;
         ends.watch(Purpose::Authority, end);
-        let mut slot = |name, purpose| {
-            let certificate = authority.operator_certificate(name)?;
-            ends.watch(purpose, authority::end_of(&certificate.chain)?);
-            Ok::<_, UpError>(CertificateSlot::from_pem(
-                &certificate.chain,
-                &certificate.key,
-            )?)
-        };
-        let cloud = slot(OperatorName::Cloud, Purpose::Cloud)?;
-        let relay = slot(OperatorName::Relay, Purpose::Relay)?;
-        let mut name_server = || {
-            let certificate = authority.name_server_certificate()?;
-            ends.watch(Purpose::NameServer, authority::end_of(&certificate.chain)?);
-            let slot = ddns::Certificate::from_pem(&certificate.chain, &certificate.key)?;
-            Ok::<_, UpError>(slot)
-        };
-        Ok(Self {
-            name_server: with_dot.then(&mut name_server).transpose()?,
+        let Issued {
             cloud,
             relay,
+            name_server,
+        } = Issued::by(&authority, with_dot)?;
+        ends.watch(Purpose::Cloud, cloud.end);
+        ends.watch(Purpose::Relay, relay.end);
+        if let Some(name_server) = &name_server {
+            ends.watch(Purpose::NameServer, name_server.end);
+        }
+        Ok(Self {
             authority,
+            cloud: cloud.certificate,
+            relay: relay.certificate,
+            name_server: name_server.map(|made| made.certificate),
             ends,
         })
     }
 
-    pub(super) async fn keep_fresh(self, stop: CancellationToken) {
+    pub(super) async fn keep_fresh(self: Arc<Self>, stop: CancellationToken) {
         let mut issued = SystemTime::now();
         loop {
             tokio::select! {
@@ -71,8 +79,11 @@ impl OperatorCertificates {
             if age < Authority::operator_renewal() {
                 continue;
             }
-            match self.renew() {
-                Ok(()) => issued = SystemTime::now(),
+            match self.issue_anew() {
+                Ok(all) => {
+                    self.put(all);
+                    issued = SystemTime::now();
+                }
                 Err(error) => {
                     tracing::warn!(%error, "the operator's certificates could not be renewed")
                 }
@@ -80,22 +91,49 @@ impl OperatorCertificates {
         }
     }
 
-    fn renew(&self) -> Result<(), UpError> {
-        for (name, slot, purpose) in [
-            (OperatorName::Cloud, &self.cloud, Purpose::Cloud),
-            (OperatorName::Relay, &self.relay, Purpose::Relay),
-        ] {
-            let certificate = self.authority.operator_certificate(name)?;
-            slot.replace(&certificate.chain, &certificate.key)?;
-            self.ends
-                .renewed(purpose, authority::end_of(&certificate.chain)?);
+    /// Makes another one for each host.
+    pub(super) fn issue_anew(&self) -> Result<Issued, UpError> {
+        Issued::by(&self.authority, self.name_server.is_some())
+    }
+
+    /// Shows these to whoever comes from now on.
+    pub(super) fn put(&self, issued: Issued) {
+        let Issued {
+            cloud,
+            relay,
+            name_server,
+        } = issued;
+        self.cloud.replace(&cloud.certificate);
+        self.ends.renewed(Purpose::Cloud, cloud.end);
+        self.relay.replace(&relay.certificate);
+        self.ends.renewed(Purpose::Relay, relay.end);
+        if let (Some(slot), Some(made)) = (&self.name_server, name_server) {
+            slot.replace(&made.certificate);
+            self.ends.renewed(Purpose::NameServer, made.end);
         }
-        if let Some(slot) = &self.name_server {
-            let certificate = self.authority.name_server_certificate()?;
-            slot.replace(&certificate.chain, &certificate.key)?;
-            self.ends
-                .renewed(Purpose::NameServer, authority::end_of(&certificate.chain)?);
-        }
-        Ok(())
+    }
+}
+
+impl Issued {
+    fn by(authority: &Authority, with_dot: bool) -> Result<Self, UpError> {
+        let host = |name| {
+            let made = authority.operator_certificate(name)?;
+            Ok::<_, UpError>(Made {
+                certificate: CertificateSlot::from_pem(&made.chain, &made.key)?,
+                end: authority::end_of(&made.chain)?,
+            })
+        };
+        let name_server = || {
+            let made = authority.name_server_certificate()?;
+            Ok::<_, UpError>(Made {
+                certificate: ddns::Certificate::from_pem(&made.chain, &made.key)?,
+                end: authority::end_of(&made.chain)?,
+            })
+        };
+        Ok(Self {
+            cloud: host(OperatorName::Cloud)?,
+            relay: host(OperatorName::Relay)?,
+            name_server: with_dot.then(name_server).transpose()?,
+        })
     }
 }

@@ -32,6 +32,7 @@ mod ports;
 mod process;
 mod records;
 mod refusals;
+mod reload;
 mod service;
 mod shutdown;
 mod signed;

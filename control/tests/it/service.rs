@@ -44,7 +44,7 @@ fn health(admin: &str) -> (Option<i32>, String) {
 }
 
 #[test]
-fn a_manager_hears_that_the_server_answers_that_it_lives_and_that_it_stops() {
+fn a_manager_hears_that_the_server_answers_that_it_lives_reloads_and_stops() {
     let folder = tempfile::tempdir().unwrap();
     let ready_file = folder.path().join("ready.json");
     let mut command = Command::new(causeway());
@@ -62,6 +62,9 @@ fn a_manager_hears_that_the_server_answers_that_it_lives_and_that_it_stops() {
     assert_eq!((code, said.as_str()), (Some(0), "ready\n"));
     assert_eq!(manager.hears(), "WATCHDOG=1");
     assert_eq!(manager.hears(), "WATCHDOG=1");
+    server.signal("-HUP");
+    while !manager.hears().starts_with("RELOADING=1\nMONOTONIC_USEC=") {}
+    manager.hears_at_last("READY=1");
     server.signal("-TERM");
     manager.hears_at_last("STOPPING=1");
     assert_eq!(server.ended().code(), Some(0));
