@@ -137,3 +137,36 @@ impl Issued {
         })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use directory::Zone;
+
+    use super::*;
+    use crate::state::StateDirectory;
+
+    #[test]
+    fn when_others_are_put_in_place_their_ends_are_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let state = StateDirectory::open(folder.path()).unwrap();
+        let authority = Authority::open(&state, &Zone::parse("nas.test").unwrap()).unwrap();
+        let registry = Registry::new();
+        let certificates =
+            OperatorCertificates::issue(Arc::new(authority), true, &registry).unwrap();
+        let told = || {
+            let told = registry.gather();
+            let ends = told.iter().flat_map(|family| family.get_metric());
+            ends.map(|end| end.get_gauge().get_value()).collect::<Vec<_>>()
+        };
+        let at_first = told();
+        assert_eq!(at_first.len(), 4);
+        for purpose in [Purpose::Cloud, Purpose::Relay, Purpose::NameServer] {
+            certificates.ends.renewed(purpose, 1);
+        }
+        let issued = certificates.issue_anew().unwrap();
+        assert_eq!(told().iter().filter(|end| **end == 1.0).count(), 3);
+        certificates.put(issued);
+        let now = told();
+        assert!(now.iter().zip(&at_first).all(|(now, first)| now >= first));
+    }
+}

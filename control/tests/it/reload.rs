@@ -202,7 +202,7 @@ fn a_bad_file_changes_nothing_until_it_is_mended_and_metrics_say_so() {
 }
 
 #[test]
-fn with_an_authority_that_no_server_could_use_nothing_changes() {
+fn an_authority_that_no_server_could_use_changes_nothing_and_another_waits_for_the_next_start() {
     let operator = Operator::start(&good());
     let certificate = operator.certificate();
     let key = operator.server.ready.state.join("ca.key");
@@ -217,6 +217,26 @@ fn with_an_authority_that_no_server_could_use_nothing_changes() {
     fs::write(&key, kept).unwrap();
     operator.hang_up("done");
     assert_ne!(operator.certificate(), certificate);
+
+    // One that is good and another's: this server goes on with its own, which agents and browsers trust.
+    let other = Operator::start(&good()).server;
+    let trusted = operator.server.folder.path().join("trusted.pem");
+    fs::copy(&operator.server.ready.ca, &trusted).unwrap();
+    for name in ["ca.pem", "ca.key"] {
+        let (from, to) = (&other.ready.state, &operator.server.ready.state);
+        fs::copy(from.join(name), to.join(name)).unwrap();
+    }
+    operator.hang_up("done");
+    let said = format!(
+        "the authority in {} has changed",
+        operator.server.ready.ca.display()
+    );
+    operator.server.process.until_said(&said);
+    let mut curl = operator.server.curl();
+    curl.arg("--cacert").arg(&trusted);
+    curl.args(["--fail", "--output", "/dev/null"]);
+    curl.arg(operator.server.url("cloud", "/offline"));
+    output_of(curl);
 }
 
 #[test]
@@ -261,7 +281,8 @@ fn how_long_visitors_may_take_at_the_end_is_what_was_said_last() {
     let _agent = device.run(&nginx.origin());
     write_random(&nginx.file("large"), 32 * MIB);
     let mut curl = operator.server.curl();
-    curl.args(["--limit-rate", "1k", "--output", "/dev/null"]);
+    curl.args(["--limit-rate", "1k", "--max-time", "600"]);
+    curl.args(["--output", "/dev/null"]);
     curl.arg(operator.server.url("mynas", "/large"));
     let _visitor = Process::start(curl);
     let opened = "causeway_relay_carriers_opened_total{kind=\"quic\"}";
