@@ -156,7 +156,8 @@ mod tests {
         let told = || {
             let told = registry.gather();
             let ends = told.iter().flat_map(|family| family.get_metric());
-            ends.map(|end| end.get_gauge().get_value()).collect::<Vec<_>>()
+            ends.map(|end| end.get_gauge().get_value())
+                .collect::<Vec<_>>()
         };
         let at_first = told();
         assert_eq!(at_first.len(), 4);
