@@ -1,17 +1,19 @@
 //! How fast the visitors of one device move their bytes, all together: a bucket that fills at the device's rate, and a line
 //! before it.
 //!
-//! Whoever wants to move something gets a grant, small and in turn. Who wants more joins the line again at its end, so that one
-//! visitor with one page waits for at most one grant of each who moves much.
+//! Whoever wants to move something gets a grant, small and in turn. Turns go round by address, and at each address by connection:
+//! a hundred connections of one address have no more than the one of another. Who wants more joins the line again at its end, so
+//! that a visitor with one page waits for at most one grant of each other address where much is moved.
 //!
 //! ```text
-//!   visitor ─► line ─► first, and the bucket is not empty ─► a grant ─► what was not used goes back
+//!   visitor ─► its address ─► line ─► first, and the bucket is not empty ─► a grant ─► what was not used goes back
 //! ```
 //!
 //! Without a limit there is no line, and a portion costs one look at one number.
 
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -61,16 +63,17 @@ impl Pace {
             return;
         }
         line.bucket = Bucket { octets: 0, at: now }; // what was owed at the old rate could take long at the new one
-        for (_, waker) in &line.waiting {
+        for (_, waker) in line.turns.iter().flat_map(|turn| &turn.waiting) {
             waker.wake_by_ref(); // each sees what is true now
         }
     }
 
-    /// Waits for a grant to move at most `wanted` octets, and says how many. What is not moved is to be
-    /// [given back](Self::give_back).
-    pub(crate) async fn grant(&self, wanted: usize) -> usize {
+    /// Waits for a grant to move at most `wanted` octets for a visitor of `address`, and says how many. What is not moved is to
+    /// be [given back](Self::give_back).
+    pub(crate) async fn grant(&self, address: IpAddr, wanted: usize) -> usize {
         let mut place = Place {
             pace: self,
+            address,
             number: None,
         };
         let mut clock = pin!(sleep_until(tokio::time::Instant::now()));
@@ -104,9 +107,18 @@ impl Pace {
     }
 }
 
+/// The pace of a device, for a visitor.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Paced<'a> {
+    pub(crate) pace: &'a Pace,
+    /// With whom the visitor shares its turns: whatever counts as one address.
+    pub(crate) address: IpAddr,
+}
+
 /// Who waits in it, or asks for the first time. Whoever leaves makes room for the next.
 struct Place<'a> {
     pace: &'a Pace,
+    address: IpAddr,
     number: Option<u64>,
 }
 
@@ -114,14 +126,15 @@ impl Place<'_> {
     fn ask(&mut self, waker: &Waker, wanted: usize) -> Asked {
         let mut line = self.pace.lock();
         let rate = self.pace.rate.load(Relaxed);
-        line.ask(&mut self.number, waker, rate, wanted, Instant::now())
+        let asks = (self.address, &mut self.number);
+        line.ask(asks, waker, rate, wanted, Instant::now())
     }
 }
 
 impl Drop for Place<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.pace.lock().leave(number);
+            self.pace.lock().leave(self.address, number);
         }
     }
 }
@@ -141,23 +154,31 @@ enum Asked {
 #[derive(Debug)]
 struct Line {
     bucket: Bucket,
-    waiting: VecDeque<(u64, Waker)>,
+    /// Each address once; the first of the first is the first.
+    turns: VecDeque<Waiting>,
     last_number: u64,
+}
+
+/// Those of one address who wait, of whom there is at least one.
+#[derive(Debug)]
+struct Waiting {
+    address: IpAddr,
+    waiting: VecDeque<(u64, Waker)>,
 }
 
 impl Line {
     fn new(now: Instant) -> Self {
         Self {
             bucket: Bucket { octets: 0, at: now },
-            waiting: VecDeque::new(),
+            turns: VecDeque::new(),
             last_number: 0,
         }
     }
 
-    /// The one with `number` asks, who gets one if there is none yet.
+    /// The one of an address with `number` asks, who gets one if there is none yet.
     fn ask(
         &mut self,
-        number: &mut Option<u64>,
+        (address, number): (IpAddr, &mut Option<u64>),
         waker: &Waker,
         rate: u64,
         wanted: usize,
@@ -167,7 +188,7 @@ impl Line {
             return Asked::Granted(wanted); // and leaves
         }
         self.bucket.fill(rate, now);
-        let first = match (self.waiting.front(), *number) {
+        let first = match (self.first(), *number) {
             (None, _) => true,
             (Some((first, _)), Some(number)) => *first == number,
             (Some(_), None) => false,
@@ -177,38 +198,54 @@ impl Line {
             self.bucket.octets -= granted as i64;
             return Asked::Granted(granted);
         }
-        self.stand(number, waker);
+        self.stand(address, number, waker);
         match first {
             true => Asked::At(now + self.bucket.until_filled(rate)),
             false => Asked::Behind,
         }
     }
 
-    /// In line, at the end if not there yet.
-    fn stand(&mut self, number: &mut Option<u64>, waker: &Waker) {
-        match *number {
-            None => {
-                self.last_number += 1;
-                *number = Some(self.last_number);
-                self.waiting.push_back((self.last_number, waker.clone()));
+    fn first(&self) -> Option<&(u64, Waker)> {
+        self.turns.front()?.waiting.front()
+    }
+
+    /// In line, at the end of those of its address if not there yet.
+    fn stand(&mut self, address: IpAddr, number: &mut Option<u64>, waker: &Waker) {
+        let turn = self.turns.iter_mut().find(|turn| turn.address == address);
+        let Some(number) = *number else {
+            self.last_number += 1;
+            *number = Some(self.last_number);
+            let place = (self.last_number, waker.clone());
+            match turn {
+                Some(turn) => turn.waiting.push_back(place),
+                None => self.turns.push_back(Waiting {
+                    address,
+                    waiting: VecDeque::from([place]),
+                }),
             }
-            Some(number) => {
-                let mut places = self.waiting.iter_mut();
-                if let Some((_, kept)) = places.find(|(of, _)| *of == number) {
-                    kept.clone_from(waker);
-                }
-            }
+            return;
+        };
+        let mut places = turn.into_iter().flat_map(|turn| &mut turn.waiting);
+        if let Some((_, kept)) = places.find(|(of, _)| *of == number) {
+            kept.clone_from(waker);
         }
     }
 
-    /// Whoever was behind the first is told.
-    fn leave(&mut self, number: u64) {
-        let was_first = self.waiting.front().map(|(first, _)| *first) == Some(number);
-        match was_first {
-            true => drop(self.waiting.pop_front()),
-            false => self.waiting.retain(|(of, _)| *of != number),
+    /// If it was the first, its address has had its turn, and the first of the next is told.
+    fn leave(&mut self, address: IpAddr, number: u64) {
+        let was_first = self.first().is_some_and(|(first, _)| *first == number);
+        let mut turns = self.turns.iter();
+        let Some(at) = turns.position(|turn| turn.address == address) else {
+            return;
+        };
+        let waiting = &mut self.turns[at].waiting;
+        waiting.retain(|(of, _)| *of != number);
+        if waiting.is_empty() {
+            self.turns.remove(at);
+        } else if was_first {
+            self.turns.rotate_left(1);
         }
-        if was_first && let Some((_, next)) = self.waiting.front() {
+        if was_first && let Some((_, next)) = self.first() {
             next.wake_by_ref();
         }
     }
@@ -281,29 +318,38 @@ mod tests {
 
     const RATE: u64 = 1_000_000;
 
+    fn address(number: u8) -> IpAddr {
+        [192, 0, 2, number].into()
+    }
+
     /// Visitors of one device, each with so much to move, who ask as the pump does.
     struct World {
         line: Line,
         now: Instant,
         /// What each still wants to move, and has moved.
         visitors: Vec<(usize, usize)>,
-        places: Vec<Option<u64>>,
+        places: Vec<(IpAddr, Option<u64>)>,
     }
 
     impl World {
+        /// Each has an address of its own.
         fn new(visitors: &[usize]) -> Self {
             let now = Instant::now();
-            Self {
+            let mut world = Self {
                 line: Line::new(now),
                 now,
-                visitors: visitors.iter().map(|wants| (*wants, 0)).collect(),
-                places: vec![None; visitors.len()],
+                visitors: Vec::new(),
+                places: Vec::new(),
+            };
+            for (number, wants) in visitors.iter().enumerate() {
+                world.comes(address(number as u8), *wants);
             }
+            world
         }
 
-        fn comes(&mut self, wants: usize) -> usize {
+        fn comes(&mut self, from: IpAddr, wants: usize) -> usize {
             self.visitors.push((wants, 0));
-            self.places.push(None);
+            self.places.push((from, None));
             self.visitors.len() - 1
         }
 
@@ -316,15 +362,16 @@ mod tests {
                 while std::mem::take(&mut moved) {
                     for visitor in (0..self.visitors.len()).rev() {
                         let (wants, has) = &mut self.visitors[visitor];
-                        let place = &mut self.places[visitor];
+                        let (from, place) = &mut self.places[visitor];
                         if *wants == 0 {
                             continue;
                         }
-                        let asked = self.line.ask(place, Waker::noop(), rate, *wants, self.now);
+                        let asks = (*from, &mut *place);
+                        let asked = self.line.ask(asks, Waker::noop(), rate, *wants, self.now);
                         if let Asked::Granted(octets) = asked {
                             (*wants, *has) = (*wants - octets, *has + octets);
                             if let Some(number) = place.take() {
-                                self.line.leave(number);
+                                self.line.leave(*from, number);
                             }
                             granted.push(visitor);
                             moved = true;
@@ -358,7 +405,7 @@ mod tests {
     fn one_page_waits_for_at_most_one_grant_of_each_who_moves_much() {
         let mut world = World::new(&[usize::MAX / 2; 20]);
         world.run(Duration::from_secs(1), RATE);
-        let page = world.comes(1000);
+        let page = world.comes(address(20), 1000);
         let granted = world.run(Duration::from_secs(1), RATE);
         let before = granted.iter().position(|visitor| *visitor == page).unwrap();
         assert!(before <= 20, "{before}");
@@ -366,6 +413,26 @@ mod tests {
         each.sort_unstable();
         each.dedup();
         assert_eq!(each.len(), before, "nobody twice before the page");
+    }
+
+    #[test]
+    fn a_hundred_connections_of_one_address_have_as_much_as_one_of_another() {
+        let mut world = World::new(&[usize::MAX / 2]);
+        for _ in 0..100 {
+            world.comes(address(1), usize::MAX / 2);
+        }
+        world.run(Duration::from_secs(20), RATE);
+        let parts: Vec<_> = world.visitors.iter().map(|(_, has)| *has as u64).collect();
+        let (alone, crowd) = (parts[0], parts[1..].iter().sum::<u64>());
+        assert!(alone.abs_diff(crowd) <= grant(RATE), "{alone} {crowd}");
+        let (least, most) = (parts[1..].iter().min(), parts[1..].iter().max());
+        assert!(most.unwrap() - least.unwrap() <= grant(RATE), "{parts:?}");
+
+        // A page of a third waits for one grant of each of the two.
+        let page = world.comes(address(2), 1000);
+        let granted = world.run(Duration::from_secs(1), RATE);
+        let before = granted.iter().position(|visitor| *visitor == page).unwrap();
+        assert!(before <= 2, "{before}");
     }
 
     #[test]
@@ -404,8 +471,8 @@ mod tests {
     async fn who_waits_hears_of_a_new_rate_and_who_leaves_holds_up_nobody() {
         let pace = std::sync::Arc::new(Pace::new(LEAST_GRANT, Instant::now()));
         // In debt for long, and somebody behind who is first when this one leaves.
-        let mut first = Box::pin(pace.grant(1_000_000));
-        let mut second = Box::pin(pace.grant(1_000_000));
+        let mut first = Box::pin(pace.grant(address(1), 1_000_000));
+        let mut second = Box::pin(pace.grant(address(1), 1_000_000));
         poll_fn(|cx| {
             assert!(first.as_mut().poll(cx).is_pending());
             assert!(second.as_mut().poll(cx).is_pending());
@@ -417,6 +484,6 @@ mod tests {
         let freed = tokio::spawn(async move { other.set(0, Instant::now()) });
         assert_eq!(second.await, 1_000_000);
         freed.await.unwrap();
-        assert_eq!(pace.lock().waiting.len(), 0);
+        assert_eq!(pace.lock().turns.len(), 0);
     }
 }

@@ -49,7 +49,7 @@ use crate::carrier::raw::{Dialler, Door, SealKey};
 use crate::carrier::{self, Carrier, Received, Receiver, Sender};
 use crate::congestion;
 use crate::liveness::SignsOfLife;
-use crate::pace::Pace;
+use crate::pace::Paced;
 use crate::turns::Turn;
 
 /// How long the near end may still send after the far one has stopped listening and said all it had to say. Closing before
@@ -125,12 +125,12 @@ pub(crate) fn splice<'a>(
     near: &'a TcpStream,
     carrier: &'a mut Carrier,
     raw_way: RawWay,
-    pace: Option<&'a Pace>,
+    paced: Option<Paced<'a>>,
     cut: &'a CancellationToken,
     observer: impl Observer,
 ) -> impl Future<Output = Moved> {
     // Made here and not in an `async fn`, whose arguments would stand beside it for as long as it lives.
-    let pump = Pump::new(near, raw_way, pace, cut, observer);
+    let pump = Pump::new(near, raw_way, paced, cut, observer);
     async move {
         let end = pump.run(carrier).await;
         pump.close(carrier, end).await;
@@ -145,7 +145,7 @@ pub(crate) fn splice<'a>(
 struct Pump<'a, O> {
     near: &'a TcpStream,
     /// How fast it may go, at the relay.
-    pace: Option<&'a Pace>,
+    paced: Option<Paced<'a>>,
     cut: &'a CancellationToken,
     observer: O,
     raw_way: RawWay,
@@ -203,13 +203,13 @@ impl<'a, O: Observer> Pump<'a, O> {
     fn new(
         near: &'a TcpStream,
         raw_way: RawWay,
-        pace: Option<&'a Pace>,
+        paced: Option<Paced<'a>>,
         cut: &'a CancellationToken,
         observer: O,
     ) -> Self {
         Self {
             near,
-            pace,
+            paced,
             cut,
             observer,
             raw_way,

@@ -28,6 +28,7 @@ use wire::raw::Header;
 
 use crate::carrier::Carrier;
 use crate::carrier::raw::TurnedAway;
+use crate::pace::Paced;
 use crate::records::Recorder;
 use crate::splice::{self, Moved};
 use crate::tls::{self, Accepted, Prefixed};
@@ -36,7 +37,7 @@ use crate::workers::{Served, Worker};
 
 use first_octets::{First, FirstOctets, Progressed};
 
-use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent};
+use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent, prefix};
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
 use super::recorded::Visit;
 use super::refusal::Refusal;
@@ -447,7 +448,10 @@ impl Front {
             &joined.visitor,
             &mut joined.carrier,
             session.raw_way(),
-            Some(&session.pace),
+            Some(Paced {
+                pace: &session.pace,
+                address: prefix(joined.visit.address().ip()),
+            }),
             session.ended(),
             Observed {
                 session,

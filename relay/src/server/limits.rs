@@ -26,7 +26,7 @@ use super::metrics::Metrics;
 use super::refusal::Refusal;
 pub(crate) use config::VISITORS_PER_DEVICE;
 pub use config::{LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
-pub(crate) use counts::{Counted, CountedOfAddress, CountsByAddress};
+pub(crate) use counts::{Counted, CountedOfAddress, CountsByAddress, prefix};
 use memory::Memory;
 use rate::RateByAddress;
 

@@ -4,7 +4,7 @@ use std::io;
 
 use bytes::Bytes;
 
-use crate::pace::Pace;
+use crate::pace::{Pace, Paced};
 
 use super::{Observer, Pump};
 
@@ -26,17 +26,18 @@ impl Room<'_> {
 
 impl<'a, O: Observer> Pump<'a, O> {
     /// The device's pace, if it has one now.
-    fn limited(&self) -> Option<&'a Pace> {
-        self.pace.filter(|pace| pace.is_limited())
+    fn limited(&self) -> Option<Paced<'a>> {
+        self.paced.filter(|paced| paced.pace.is_limited())
     }
 
     /// Room for what is wanted, or for a part of it; waits for it where the device has a limit.
     pub(super) async fn room(&self, wanted: usize) -> Room<'a> {
-        let pace = self.limited();
-        let octets = match pace {
-            Some(pace) => Box::pin(pace.grant(wanted)).await,
+        let paced = self.limited();
+        let octets = match paced {
+            Some(paced) => Box::pin(paced.pace.grant(paced.address, wanted)).await,
             None => wanted,
         };
+        let pace = paced.map(|paced| paced.pace);
         Room { octets, pace }
     }
 

@@ -9,7 +9,7 @@ use directory::DeviceLimits;
 use relay::agent::{self, State};
 use relay::server::{LimitsConfig, Transport};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{interval, sleep, timeout};
 
@@ -76,11 +76,18 @@ async fn serve_one(mut stream: TcpStream, uploaded: Arc<AtomicU64>) -> std::io::
 
 /// A visitor of `name`, which has as many letters as `demo`.
 async fn come(world: &World, name: &str, wish: u8) -> TcpStream {
+    come_from([127, 0, 0, 1], world, name, wish).await
+}
+
+/// The same, of an address.
+async fn come_from(from: [u8; 4], world: &World, name: &str, wish: u8) -> TcpStream {
     let mut hello = HELLO.to_vec();
     let at = hello.windows(5).position(|octets| octets == b"demo.");
     hello[at.unwrap()..][..4].copy_from_slice(name.as_bytes());
     hello.push(wish);
-    let mut visitor = TcpStream::connect(world.front).await.unwrap();
+    let visitor = TcpSocket::new_v4().unwrap();
+    visitor.bind((from, 0).into()).unwrap();
+    let mut visitor = visitor.connect(world.front).await.unwrap();
     visitor.write_all(&hello).await.unwrap();
     visitor
 }
@@ -203,6 +210,28 @@ async fn visitors_of_a_limited_device_share_what_it_has_whatever_carries_them() 
         assert!(page_took < Duration::from_secs(1), "{what}: {page_took:?}");
         assert_eq!(octets.len(), 1000);
     }
+}
+
+#[tokio::test]
+async fn an_address_with_many_connections_has_no_more_of_a_device_than_one_with_one() {
+    const RATE: u64 = 1_000_000;
+    let world = World::start(Transport::Quic);
+    let (listener, address) = origin("tls").await;
+    serve(listener);
+    let _agent = world.agent("demo", &address).await;
+    world.limit("demo", bytes_per_second(RATE));
+    let (mut tasks, mut heard) = (JoinSet::new(), Vec::new());
+    for _ in 0..20 {
+        let visitor = come_from([127, 0, 0, 2], &world, "demo", DOWNLOAD).await;
+        heard.push(count(visitor, &mut tasks));
+    }
+    heard.push(count(come(&world, "demo", DOWNLOAD).await, &mut tasks));
+    eventually(|| heard.iter().all(|count| count.load(Relaxed) > 20_000)).await;
+    let moved = rates(&heard, Duration::from_secs(5)).await;
+    let (alone, all) = (moved[20], moved.iter().sum::<f64>());
+    println!("{alone:.0} of {all:.0} B/s");
+    assert!((all / RATE as f64 - 1.0).abs() < 0.2, "{moved:?}");
+    assert!((0.35..0.65).contains(&(alone / all)), "{moved:?}");
 }
 
 #[tokio::test]

@@ -75,7 +75,7 @@ impl Drop for CountedOfAddress {
 }
 
 /// What counts as one address: all of IPv4, and a site's /56 of IPv6.
-pub(super) fn prefix(ip: IpAddr) -> IpAddr {
+pub(crate) fn prefix(ip: IpAddr) -> IpAddr {
     match ip.to_canonical() {
         IpAddr::V4(ip) => ip.into(),
         IpAddr::V6(ip) => {
