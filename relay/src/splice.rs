@@ -338,11 +338,12 @@ impl<'a, O: Observer> Pump<'a, O> {
                     return (Direction::Broken(End::NearGone), sender);
                 },
             }
-            let room = self.room(buffers::SIZE - segment::HEADER).await;
+            let mut room = self.room(buffers::SIZE - segment::HEADER).await;
             let mut lent = buffers::lend();
             let payload = &mut lent[segment::HEADER..][..room.octets];
             let read = read_some(self.near, payload);
             room.used(*read.as_ref().unwrap_or(&0));
+            drop(room);
             match read {
                 Ok(0) => {
                     let ended = Box::pin(end(sender)).await;

@@ -1,6 +1,7 @@
 //! How fast a visitor's bytes go: at the pace of its device, if that has one. Without, each portion costs one look at one number.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use bytes::Bytes;
 
@@ -8,7 +9,7 @@ use crate::pace::{Pace, Paced};
 
 use super::{Observer, Pump};
 
-/// How many octets may be moved now.
+/// How many octets may be moved now. Another may have those that are not, also of a pump that is cut meanwhile.
 pub(super) struct Room<'a> {
     pub(super) octets: usize,
     /// Whose they are, if anybody counts them.
@@ -16,11 +17,42 @@ pub(super) struct Room<'a> {
 }
 
 impl Room<'_> {
-    /// So many have been moved, and another may have the rest.
-    pub(super) fn used(self, moved: usize) {
+    /// So many have been moved.
+    pub(super) fn used(&mut self, moved: usize) {
+        self.octets = self.octets.saturating_sub(moved);
+    }
+}
+
+impl Drop for Room<'_> {
+    fn drop(&mut self) {
         if let Some(pace) = self.pace {
-            pace.give_back(self.octets.saturating_sub(moved));
+            pace.give_back(self.octets);
         }
+    }
+}
+
+/// Room for what goes to the near end, where it is counted what has gone.
+struct Going<'a> {
+    room: Room<'a>,
+    count: &'a AtomicU64,
+    before: u64,
+}
+
+impl<'a> Going<'a> {
+    fn new(room: Room<'a>, count: &'a AtomicU64) -> Self {
+        let before = count.load(Relaxed);
+        Self {
+            room,
+            count,
+            before,
+        }
+    }
+}
+
+impl Drop for Going<'_> {
+    fn drop(&mut self) {
+        let gone = self.count.load(Relaxed).saturating_sub(self.before);
+        self.room.used(usize::try_from(gone).unwrap_or(usize::MAX));
     }
 }
 
@@ -55,7 +87,8 @@ impl<'a, O: Observer> Pump<'a, O> {
             while !rest.is_empty() {
                 // For all of it: a grant for each packet would be a small one beside those of others.
                 let room = self.room(rest.iter().map(Bytes::len).sum()).await;
-                let mut left = room.octets;
+                let going = Going::new(room, &self.inwards.octets);
+                let mut left = going.room.octets;
                 let fits = |chunk: &&mut Bytes| {
                     let fits = chunk.len() <= left;
                     left -= if fits { chunk.len() } else { 0 };
@@ -85,12 +118,61 @@ impl<'a, O: Observer> Pump<'a, O> {
             let mut rest = octets;
             while !rest.is_empty() {
                 let room = self.room(rest.len()).await;
-                let (part, after) = rest.split_at(room.octets);
+                let going = Going::new(room, &self.inwards.octets);
+                let (part, after) = rest.split_at(going.room.octets);
                 self.send_octets(part).await?;
                 rest = after;
             }
             Ok(())
         };
         Box::pin(in_parts).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+    use std::pin::pin;
+    use std::task::{Context, Waker};
+    use std::time::{Duration, Instant};
+
+    use tokio::net::{TcpListener, TcpStream};
+    use tokio_util::sync::CancellationToken;
+
+    use super::super::RawWay;
+    use super::*;
+    use crate::liveness::SignsOfLife;
+
+    #[tokio::test]
+    async fn a_grant_that_was_not_used_is_somebody_elses() {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let near = TcpStream::connect(listener.local_addr().unwrap()).await;
+        let (near, _reads_nothing) = (near.unwrap(), listener.accept().await.unwrap());
+        // An octet a second: nothing comes into the bucket while this runs, which has rested and has a first grant.
+        let rested = Instant::now().checked_sub(Duration::from_secs(10)).unwrap();
+        let (pace, signs, cut) = (
+            Pace::new(1, rested),
+            SignsOfLife::default(),
+            CancellationToken::new(),
+        );
+        let paced = Some(Paced {
+            pace: &pace,
+            address: Ipv4Addr::LOCALHOST.into(),
+        });
+        let pump = Pump::new(&near, RawWay::Never, paced, &cut, &signs);
+        let mut nobody = Context::from_waker(Waker::noop());
+        let mut room = || match pin!(pump.room(usize::MAX)).poll(&mut nobody) {
+            std::task::Poll::Ready(room) => Some(room),
+            std::task::Poll::Pending => None,
+        };
+        let mut first = room().unwrap();
+        let all = first.octets;
+        assert!(room().is_none());
+        first.used(96);
+        drop(first);
+        assert!(
+            room().is_some_and(|room| room.octets == all),
+            "a debt of 96"
+        );
     }
 }

@@ -21,6 +21,7 @@ use crate::carrier::raw::{Dialler, TICKET_TIME};
 use crate::carrier::{Received, Receiver, Sender, pipes};
 use crate::turns::{self, Turn};
 
+use super::paced::Room;
 use super::sockets::when_writable;
 use super::{Direction, End, LINGER, Observer, Pump, RawWay, end, lock};
 
@@ -197,22 +198,20 @@ impl<O: Observer> Pump<'_, O> {
 
     /// Passes on what `from` has and the pace allows, 0 being its end. `None` if it has nothing after all.
     async fn pass(&self, from: &TcpStream, to: &TcpStream) -> Result<Option<usize>, Broke> {
-        let room = self.room(turns::length()).await;
-        let passed = self.pass_some(from, to, room.octets).await;
-        let length = passed.as_ref().map_or(0, |length| length.unwrap_or(0));
-        room.used(length);
-        passed
+        let mut room = self.room(turns::length()).await;
+        self.pass_some(from, to, &mut room).await
     }
 
     async fn pass_some(
         &self,
         from: &TcpStream,
         to: &TcpStream,
-        room: usize,
+        room: &mut Room<'_>,
     ) -> Result<Option<usize>, Broke> {
         if let Some(mut pipe) = pipes::lend() {
-            match from.try_io(Interest::READABLE, || pipe.fill(from, room)) {
+            match from.try_io(Interest::READABLE, || pipe.fill(from, room.octets)) {
                 Ok(length) => {
+                    room.used(length); // who read it has had it, whatever becomes of it
                     while !pipe.is_empty() {
                         let drained = to.async_io(Interest::WRITABLE, || pipe.drain(to)).await;
                         if drained.is_err() {
@@ -228,9 +227,10 @@ impl<O: Observer> Pump<'_, O> {
         }
         self.observer.copied();
         let mut lent = buffers::lend();
-        let most = room.min(lent.len());
+        let most = room.octets.min(lent.len());
         match from.try_read(&mut lent[..most]) {
             Ok(length) => {
+                room.used(length);
                 let mut octets = &lent[..length];
                 while !octets.is_empty() {
                     let flags = SendFlags::NOSIGNAL;
