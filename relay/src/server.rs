@@ -22,18 +22,19 @@ mod refusal;
 mod register;
 mod sessions;
 mod traffic;
+mod upkeep;
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use directory::{Change, Reader};
 use prometheus::{IntGauge, Registry};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::{MissedTickBehavior, interval, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::{CloseCode, Features, Frame};
@@ -44,6 +45,7 @@ pub use front::CloudVisitor;
 pub use limits::{Admitted, LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
 pub use presence::{Attachment, Presence, Transport};
 pub use traffic::{DeviceTraffic, Traffic};
+pub use upkeep::Upkeep;
 
 use crate::quic::{self, Endpoint};
 use crate::records;
@@ -139,6 +141,7 @@ pub struct Handle {
     /// One for each worker that has a UDP socket.
     endpoints: Vec<Endpoint>,
     listeners: Listeners,
+    upkeep: Upkeep,
     draining: IntGauge,
     /// No new visitors.
     stop: CancellationToken,
@@ -292,10 +295,11 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         ));
         listeners.add("plain HTTP", served.abort_handle());
     }
-    tunnels.spawn_on(
-        sweep(Arc::clone(&sessions), limits.clone(), cut.clone()),
-        parts.workers.next().runtime(),
-    );
+    let upkeep = Upkeep::new(limits.clone());
+    let sweep = upkeep.clone().sweep(Arc::clone(&sessions), cut.clone());
+    tunnels.spawn_on(sweep, parts.workers.next().runtime());
+    let watch = upkeep.clone().watch_memory(cut.clone());
+    tunnels.spawn_on(watch, parts.workers.next().runtime());
     Ok(Handle {
         front: front_address,
         http: http_address,
@@ -305,6 +309,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         sessions,
         endpoints,
         listeners,
+        upkeep,
         draining,
         stop,
         cut,
@@ -338,6 +343,11 @@ impl Handle {
     /// Whether its sockets are attended to.
     pub fn listeners(&self) -> Listeners {
         self.listeners.clone()
+    }
+
+    /// Whether it looks after what it has.
+    pub fn upkeep(&self) -> Upkeep {
+        self.upkeep.clone()
     }
 
     /// From now on these limits are in force; nobody who is here has to leave. Where a device has limits of its own, these stand.
@@ -413,18 +423,4 @@ fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
             register::recheck(&sessions, &identity.id, now);
         }
     });
-}
-
-async fn sweep(sessions: Arc<Sessions>, limits: Limits, until: CancellationToken) {
-    let mut ticks = interval(sessions::SWEEP);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay); // several looks at once see no more than one
-    loop {
-        tokio::select! {
-            () = until.cancelled() => return,
-            _ = ticks.tick() => {
-                sessions.sweep(Instant::now());
-                limits.look_at_memory();
-            }
-        }
-    }
 }

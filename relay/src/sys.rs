@@ -101,6 +101,16 @@ pub(crate) fn steer_by_connection_id(socket: impl AsFd, sockets: u32) -> io::Res
     }
 }
 
+/// Has the allocator give the system back what is free in the middle of its heaps (malloc_trim(3)); other allocators than glibc's
+/// do so by themselves.
+pub(crate) fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: it takes a number and may be called by any thread at any time.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::net::{TcpListener, TcpStream};

@@ -226,6 +226,11 @@ impl Limits {
         self.0.memory.look();
     }
 
+    /// Whether that is more than may be.
+    pub(crate) fn memory_is_over(&self) -> bool {
+        self.0.memory.is_over()
+    }
+
     /// Whether one more agent from an address may begin a handshake. An address that has not been `proved` to be real has a
     /// bucket of its own, so that whoever forges it cannot empty the other.
     pub(crate) fn handshake(&self, from: IpAddr, proved: bool) -> bool {

@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
-use crate::world::{SOON, World};
+use crate::world::{SOON, World, eventually};
 
 /// Names demo.nas.localhost.
 const HELLO: &[u8] = include_bytes!("../../wire/testdata/chromium.bin");
@@ -114,9 +114,31 @@ async fn a_relay_of_its_own() {
     });
     println!("front {}", world.front);
     let answered = tokio::task::spawn_blocking(move || {
+        let mut flood = Vec::new();
         for line in lines() {
             let answer = match line.as_str() {
                 "memory" => resident(),
+                "flood" => {
+                    flood = (0..200_000).map(|_| vec![1_u8; 1024]).collect();
+                    resident()
+                }
+                // One in a hundred stays, and no heap ends with what is free.
+                "ebb" => {
+                    let mut number = 0;
+                    flood.retain(|_| {
+                        number += 1;
+                        number % 100 == 0
+                    });
+                    resident()
+                }
+                "budget" => {
+                    let budget = resident() + 50_000_000;
+                    world.relay.as_ref().unwrap().set_limits(&LimitsConfig {
+                        memory: Some(budget),
+                        ..LimitsConfig::default()
+                    });
+                    budget
+                }
                 "gone" => gone(&world),
                 metric => world.metric(metric),
             };
@@ -304,6 +326,27 @@ async fn an_address_that_comes_too_often_is_refused_and_another_is_served() {
     assert_eq!(world.metric(refused), before);
 }
 
+#[test]
+fn what_a_flood_leaves_behind_is_given_back_and_newcomers_are_let_in_again() {
+    let mut relay = Process::of("limits::a_relay_of_its_own", &[]);
+    let address: SocketAddr = relay.hear("front").parse().unwrap();
+    bystander(address).unwrap();
+    let budget = relay.ask("budget");
+    assert!(relay.ask("flood") > budget);
+    let deadline = Instant::now() + SOON;
+    while bystander(address).is_ok() {
+        assert!(Instant::now() < deadline, "nobody looks");
+    }
+    relay.ask("ebb");
+    let deadline = Instant::now() + SOON;
+    while bystander(address).is_err() {
+        let used = relay.ask("memory");
+        assert!(Instant::now() < deadline, "{used} of {budget} are used");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert!(relay.refused("memory") > 0);
+}
+
 #[tokio::test]
 async fn above_the_memory_budget_newcomers_are_told_and_whoever_is_served_goes_on() {
     let world = World::limited(LimitsConfig::default());
@@ -333,6 +376,7 @@ async fn above_the_memory_budget_newcomers_are_told_and_whoever_is_served_goes_o
     world.metric_is(counted, 1).await;
     assert_eq!(world.metric("causeway_relay_memory_budget_bytes"), 1);
     assert!(world.metric("causeway_relay_memory_used_bytes") > 1_000_000);
+    assert!(world.relay.as_ref().unwrap().upkeep().memory_is_over());
 
     let mut heard = vec![0; HELLO.len()];
     stream.read_exact(&mut heard).await.unwrap();
@@ -345,6 +389,19 @@ async fn above_the_memory_budget_newcomers_are_told_and_whoever_is_served_goes_o
     assert_eq!(heard, b"goes on");
 
     budget(None);
+    assert!(!world.relay.as_ref().unwrap().upkeep().memory_is_over());
     let _next = come().await;
     timeout(SOON, listener.accept()).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn it_is_known_when_sessions_and_memory_were_last_looked_after() {
+    let world = World::limited(LimitsConfig::default());
+    let upkeep = world.relay.as_ref().unwrap().upkeep();
+    let mark = Instant::now();
+    eventually(|| upkeep.last_done().iter().all(|(_, at)| *at > mark)).await;
+    assert_eq!(
+        upkeep.last_done().map(|(what, _)| what),
+        ["sessions", "memory"]
+    );
 }
