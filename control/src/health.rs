@@ -2,14 +2,15 @@
 //!
 //! What visitors and queries need must be there for the server to be ready. What only changes need, the database and the log of
 //! addresses, leaves it ready and degraded: visitors and queries are answered from memory, and a load balancer that took
-//! them away would make a small trouble a large one.
+//! them away would make a small trouble a large one. So does what only newcomers pay for, and mostly for a while: memory that is short,
+//! and what the relay looks after beside its visitors.
 
 use std::fmt::{self, Write as _};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use ddns::update::Updater;
 use prometheus::{IntGauge, IntGaugeVec, Opts, Registry};
-use relay::server::Listeners;
+use relay::server::{Listeners, Upkeep};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
@@ -18,9 +19,13 @@ use crate::store::Store;
 /// How long the database may take to answer the question whether it does.
 const DATABASE_TIME: Duration = Duration::from_secs(1);
 
+/// What the relay does several times a second is done no more if it was done last so long ago: a slow machine has had its time.
+const UPKEEP_LATE: Duration = Duration::from_secs(15);
+
 /// What is looked at.
 pub(crate) struct Health {
     pub(crate) listeners: Listeners,
+    pub(crate) upkeep: Upkeep,
     pub(crate) certificates: CertificateEnds,
     /// Cancelled once the process takes no new work.
     pub(crate) draining: CancellationToken,
@@ -44,6 +49,7 @@ impl Health {
     pub(crate) fn register(
         registry: &Registry,
         listeners: Listeners,
+        upkeep: Upkeep,
         certificates: CertificateEnds,
         draining: CancellationToken,
         store: Store,
@@ -59,6 +65,7 @@ impl Health {
         registry.register(Box::new(passes.clone()))?;
         Ok(Self {
             listeners,
+            upkeep,
             certificates,
             draining,
             store,
@@ -73,6 +80,8 @@ impl Health {
             ("listeners", self.listeners()),
             ("certificates", self.certificates.look(SystemTime::now())),
             ("newcomers", self.newcomers()),
+            ("memory", memory(self.upkeep.memory_is_over())),
+            ("upkeep", self.upkeep()),
             ("database", self.database().await),
         ];
         if let Some(dns) = &self.dns {
@@ -107,6 +116,13 @@ impl Health {
         }
     }
 
+    fn upkeep(&self) -> Found {
+        if self.draining.is_cancelled() {
+            return Found::Fine; // at its end nothing is looked after any more
+        }
+        upkeep(&self.upkeep.last_done(), Instant::now())
+    }
+
     async fn database(&self) -> Found {
         let lost = "devices cannot be added or changed, nor paired";
         match timeout(DATABASE_TIME, self.store.check()).await {
@@ -115,6 +131,33 @@ impl Health {
             Err(_) => Found::Degraded(format!("the database does not answer: {lost}")),
         }
     }
+}
+
+fn memory(is_over: bool) -> Found {
+    match is_over {
+        false => Found::Fine,
+        true => Found::Degraded(
+            "more is used than the budget: new visitors are sent away until it is less; those who are here stay".to_owned(),
+        ),
+    }
+}
+
+/// What was done last when, some of which may be late by `now`.
+fn upkeep(last_done: &[(&'static str, Instant)], now: Instant) -> Found {
+    let since = |(what, at): &(&'static str, Instant)| (*what, now.saturating_duration_since(*at));
+    let late = last_done
+        .iter()
+        .map(since)
+        .filter(|(_, since)| *since > UPKEEP_LATE)
+        .map(|(what, since)| format!("{what} for {} s", since.as_secs()));
+    let late: Vec<_> = late.collect();
+    if late.is_empty() {
+        return Found::Fine;
+    }
+    Found::Degraded(format!(
+        "not looked after: {}; why is in the log, and a restart mends it",
+        late.join(", ")
+    ))
 }
 
 fn updates(dns: &Updater) -> Found {
@@ -268,6 +311,31 @@ mod tests {
             report.to_string(),
             "[-]newcomers failed: draining\n[!]database degraded: it is away\nnot ready\n"
         );
+    }
+
+    #[test]
+    fn what_is_looked_after_no_more_is_named_and_the_server_is_ready_all_the_same() {
+        let at = Instant::now();
+        let last_done = [("sessions", at), ("memory", at + Duration::from_secs(10))];
+        let look = |seconds| upkeep(&last_done, at + Duration::from_secs(seconds));
+        assert!(matches!(look(15), Found::Fine));
+        let report = Report(vec![("upkeep", look(16)), ("memory", memory(true))]);
+        assert!(report.is_ready());
+        let said = report.to_string();
+        assert!(
+            said.contains("[!]upkeep degraded: not looked after: sessions for 16 s;"),
+            "{said}"
+        );
+        assert!(
+            said.contains("[!]memory degraded: more is used than the budget"),
+            "{said}"
+        );
+        let both = Report(vec![("upkeep", look(30)), ("memory", memory(false))]).to_string();
+        assert!(
+            both.contains("sessions for 30 s, memory for 20 s;"),
+            "{both}"
+        );
+        assert!(both.contains("[+]memory ok\n"), "{both}");
     }
 
     #[test]

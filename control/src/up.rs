@@ -290,6 +290,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let health = Health::register(
         &registry,
         relay.listeners(),
+        relay.upkeep(),
         certificates.ends.clone(),
         stop.clone(),
         store,

@@ -20,7 +20,7 @@ fn asked(server: &Server, path: &str) -> String {
 #[test]
 fn each_check_has_a_line_and_the_build_is_told() {
     let server = Server::start();
-    let all_well = "[+]listeners ok\n[+]certificates ok\n[+]newcomers ok\n[+]database ok\n[+]updates ok\nready\n";
+    let all_well = "[+]listeners ok\n[+]certificates ok\n[+]newcomers ok\n[+]memory ok\n[+]upkeep ok\n[+]database ok\n[+]updates ok\nready\n";
     assert_eq!(asked(&server, "/readyz?verbose"), format!("200 {all_well}"));
     assert_eq!(asked(&server, "/readyz"), "200 ready\n");
     let build = asked(&server, "/buildinfo");
@@ -30,6 +30,8 @@ fn each_check_has_a_line_and_the_build_is_told() {
         "listeners",
         "certificates",
         "newcomers",
+        "memory",
+        "upkeep",
         "database",
         "updates",
     ] {
