@@ -494,6 +494,11 @@ listen = "127.0.0.1:5300"
                 "records.keep: records are kept for whole days",
             ),
             (
+                format!("{good}\nfolder = \"records\""),
+                14,
+                "records.folder: records does not begin at the root",
+            ),
+            (
                 format!("{good}\nfull_addresses_key = \"{key}\""),
                 14,
                 "records.full_addresses_key: whole addresses must be sealed to a key of their own",

@@ -11,12 +11,13 @@ mod reload;
 
 use std::io;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use directory::OperatorName;
 use prometheus::Registry;
+use relay::records;
 use relay::server::{CloudVisitor, Parts, Secret};
 use relay::tls::{Roots, TlsError};
 use relay::workers::{WorkerThreads, Workers};
@@ -242,6 +243,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
             .as_ref()
             .map(|records| records.setup(state.path())),
     };
+    tell_of_old_records(parts.records.as_ref(), state.path());
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let mut parts = Supervisor::default();
@@ -511,6 +513,22 @@ async fn start_ddns(
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,
     ))
+}
+
+/// Without [records], or with another folder, nothing removes what was kept before: nobody says any more how long it is wanted.
+fn tell_of_old_records(kept_now: Option<&records::Setup>, state: &Path) {
+    let folder = records::Config::default_folder(state);
+    if kept_now.is_some_and(|setup| setup.folder == folder) {
+        return;
+    }
+    let files = records::count(&folder);
+    if files > 0 {
+        tracing::warn!(
+            folder = %folder.display(),
+            files,
+            "records of an earlier configuration are still here and do not expire: remove the folder, or have [records] keep them there again"
+        );
+    }
 }
 
 /// A number that changes with the Directory, for those who show it.

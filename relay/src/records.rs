@@ -19,11 +19,12 @@ use prometheus::{IntCounter, IntCounterVec, Opts, Registry};
 use wire::record::Stream;
 
 pub use config::{Config, Setup};
-pub use folder::{day_of, moment};
+pub use folder::{count, day_of, moment};
 pub use key::{KeyError, PublicKey, SecretKey};
 pub use note::Note;
 pub use read::{Found, ReadError, read};
 
+pub use writer::StartError;
 pub(crate) use writer::{Recorder, Writer, start};
 
 /// What is counted of records, prefixed `causeway_relay_records_`.

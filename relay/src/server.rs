@@ -103,9 +103,9 @@ pub enum StartError {
     /// A bound socket cannot be used.
     #[error("a listener cannot be used: {0}")]
     Listen(io::Error),
-    /// No thread could be had for the records.
-    #[error("no records can be kept: {0}")]
-    Records(io::Error),
+    /// No records can be kept where the operator wants them.
+    #[error(transparent)]
+    Records(#[from] records::StartError),
     /// The metrics are registered twice.
     #[error(transparent)]
     Metrics(#[from] prometheus::Error),
@@ -201,7 +201,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let records_metrics = records::Metrics::register(registry)?;
     let records = parts
         .records
-        .map(|setup| records::start(&setup, &records_metrics).map_err(StartError::Records))
+        .map(|setup| records::start(&setup, &records_metrics))
         .transpose()?;
     let (recorder, records) = records.unzip();
     let limits = Limits::for_this_process(&config.limits, &metrics);

@@ -77,6 +77,22 @@ impl Operator {
     }
 }
 
+#[test]
+fn records_of_an_earlier_configuration_are_told_of_and_stay() {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let records = folder.path().join("state/records");
+    std::fs::create_dir_all(&records).unwrap();
+    let old = records.join("2026-01-31-0199a6d5e4f31b2c.records");
+    std::fs::write(&old, "").unwrap();
+    let server = Server::start_on(Place::Host, folder, &[]);
+    let said = server.process.until_said("do not expire");
+    assert!(
+        said.contains("state/records") && said.contains("files=1"),
+        "{said}"
+    );
+    assert!(old.exists());
+}
+
 /// A visitor who finds the device, and its service down.
 fn visit(server: &Server, name: &str) {
     let mut curl = server.curl();

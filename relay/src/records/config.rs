@@ -94,6 +94,13 @@ impl Config {
     /// What no single value shows to be wrong: the key it is about, and a sentence.
     pub fn faults(&self) -> Vec<(&'static str, String)> {
         let mut faults = Vec::new();
+        if let Some(folder) = self.folder.as_ref().filter(|folder| folder.is_relative()) {
+            let sentence = format!(
+                "{} does not begin at the root: where it is would depend on who starts the server",
+                folder.display()
+            );
+            faults.push(("folder", sentence));
+        }
         if self.full_addresses_key == Some(self.key) {
             let sentence = "whole addresses must be sealed to a key of their own, whose other half is kept apart: make one with \
                             `causeway records key FILE`";

@@ -13,8 +13,11 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use data_encoding::HEXLOWER;
+use rustix::fs::{Access, access};
 use wire::record::Stream;
 use wire::record::batch::Run;
+
+use crate::files::make_private_directory;
 
 const DAY_SECONDS: u64 = 24 * 60 * 60;
 
@@ -99,7 +102,27 @@ pub(super) fn files(folder: &Path) -> io::Result<Vec<DayFile>> {
     Ok(files)
 }
 
-/// Removes what has expired, a whole day at a time: at the start, and every hour.
+/// How many files of records are in `folder`: none if there is no such folder.
+pub fn count(folder: &Path) -> usize {
+    files(folder).map_or(0, |files| files.len())
+}
+
+/// Makes `folder` unless it is there, and sees whether files can be made in it.
+///
+/// # Errors
+/// If only the operator can mend it. A disk that is full, or does not work, may work later: then records are dropped and counted.
+pub(super) fn prepare(folder: &Path) -> io::Result<()> {
+    use io::ErrorKind::{AlreadyExists, NotADirectory, PermissionDenied, ReadOnlyFilesystem};
+    let made = make_private_directory(folder);
+    let entered = made.and_then(|()| Ok(access(folder, Access::WRITE_OK | Access::EXEC_OK)?));
+    match entered.as_ref().map_err(io::Error::kind) {
+        Err(AlreadyExists | NotADirectory | PermissionDenied | ReadOnlyFilesystem) => entered,
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+/// Removes what has expired, a whole day at a time: every hour, but only if the clock has gone as time has since the look before.
+/// One that is wrong for a moment, or when the machine starts, must not cost a month; so the first look removes nothing.
 #[derive(Debug)]
 pub(super) struct Expiry {
     folder: PathBuf,
@@ -125,21 +148,20 @@ impl Expiry {
         }
     }
 
-    /// Removes what has expired by `now`. A clock that was just set has to be the same at the next look as well: one that is wrong for
-    /// a moment must not cost a month.
+    /// Removes what has expired by `now`.
     pub(super) fn look(&mut self, now: SystemTime, at: Instant) {
-        let last = self.last_look.replace((now, at));
-        if let Some((wall, instant)) = last {
-            let expected = wall + at.saturating_duration_since(instant);
-            let off = now.duration_since(expected);
-            let off = off.unwrap_or_else(|error| error.duration());
-            if off > JUMP {
-                tracing::warn!(
-                    ?off,
-                    "the clock was set; records that have expired by it are removed in an hour"
-                );
-                return;
-            }
+        let Some((wall, instant)) = self.last_look.replace((now, at)) else {
+            return;
+        };
+        let expected = wall + at.saturating_duration_since(instant);
+        let off = now.duration_since(expected);
+        let off = off.unwrap_or_else(|error| error.duration());
+        if off > JUMP {
+            tracing::warn!(
+                ?off,
+                "the clock was set; records that have expired by it are removed in an hour"
+            );
+            return;
         }
         match self.remove(now) {
             Ok(0) => {}
@@ -228,6 +250,24 @@ mod tests {
         assert_eq!(days(&folder).len(), 1);
         expiry.look(day("2027-11-27") + HOUR, at + 5 * HOUR);
         assert_eq!(days(&folder).len(), 0);
+    }
+
+    #[test]
+    fn a_clock_that_is_wrong_at_the_start_takes_nothing_with_it_unless_it_stays_there() {
+        let folder = folder(&["2026-11-27"]);
+        let at = Instant::now();
+        for wrong in ["2100-01-01", "1970-01-01"] {
+            let mut expiry = Expiry::new(folder.path().to_owned(), 24 * HOUR);
+            expiry.look(day(wrong), at);
+            expiry.look(day("2026-11-27") + HOUR, at + HOUR);
+            expiry.look(day("2026-11-27") + 2 * HOUR, at + 2 * HOUR);
+            assert_eq!(days(&folder).len(), 1, "{wrong}");
+        }
+        let mut expiry = Expiry::new(folder.path().to_owned(), 24 * HOUR);
+        expiry.look(day("2026-12-01"), at);
+        assert_eq!((days(&folder).len(), count(folder.path())), (1, 1));
+        expiry.look(day("2026-12-01") + HOUR, at + HOUR);
+        assert_eq!((days(&folder).len(), count(folder.path())), (0, 0));
     }
 
     #[test]

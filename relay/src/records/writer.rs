@@ -22,7 +22,7 @@ use crate::files;
 use crate::tls::hpke::{SealError, TAG};
 
 use super::config::Setup;
-use super::folder::{DayFile, Expiry, day_of};
+use super::folder::{DayFile, Expiry, day_of, prepare};
 use super::key::PublicKey;
 use super::{Metrics, Reason};
 
@@ -115,11 +115,35 @@ impl Drop for Writer {
     }
 }
 
-/// Starts the writer. What is wrong with the folder shows in its counters: no visitor is to wait until it is mended.
+/// Why no records can be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// Nothing can be written there unless the operator mends it.
+    #[error(
+        "records cannot be kept in {}: {cause}; beside its state directory the service may write only where `ReadWritePaths=` of \
+         its unit says and its user may",
+        folder.display()
+    )]
+    Folder {
+        /// Where they would be kept.
+        folder: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// The system has no thread to give, or no randomness.
+    #[error("no records can be kept: {0}")]
+    System(#[from] io::Error),
+}
+
+/// Starts the writer. What becomes wrong with the folder afterwards shows in its counters: no visitor is to wait until it is mended.
 ///
 /// # Errors
-/// If the system has no thread to give, or no randomness.
-pub(crate) fn start(setup: &Setup, metrics: &Metrics) -> io::Result<(Recorder, Writer)> {
+/// If the folder is none to write in, or the system lacks something.
+pub(crate) fn start(setup: &Setup, metrics: &Metrics) -> Result<(Recorder, Writer), StartError> {
+    prepare(&setup.folder).map_err(|cause| StartError::Folder {
+        folder: setup.folder.clone(),
+        cause,
+    })?;
     let mut random = [0; 2];
     getrandom::fill(&mut random).map_err(|error| io::Error::other(error.to_string()))?;
     let now = SystemTime::now()
@@ -486,6 +510,21 @@ pub(super) mod tests {
         }
         recorder.record(record(0));
         assert_eq!(metrics.dropped(Stream::Masked, Reason::Stopped).get(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_folder_that_is_none_to_write_in_is_told_at_the_start_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(folder.path().join("file"), "").unwrap();
+        let key = SecretKey::generate().unwrap().public();
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let places = ["file", "file/records", "/sys/records"]; // in the last not even root makes any
+        for place in places.map(|place| folder.path().join(place)) {
+            let error = start(&setup(&place, key), &metrics).unwrap_err();
+            let said = error.to_string();
+            assert!(said.contains(&*place.to_string_lossy()), "{said}");
+            assert!(said.contains("`ReadWritePaths=` of its unit"), "{said}");
+        }
     }
 
     #[test]
