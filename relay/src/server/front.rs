@@ -279,7 +279,7 @@ impl Front {
             biased;
             () = self.cut.cancelled() => Err(Refusal::LeftEarly),
             () = self.silent.gives_way() => Err(Refusal::GaveWay),
-            first = timeout(HELLO_TIME, octets.wait(visitor)) => first.unwrap_or(Err(Refusal::TooSlow)),
+            first = timeout(HELLO_TIME, octets.wait(visitor, &self.limits)) => first.unwrap_or(Err(Refusal::TooSlow)),
         }
     }
 

@@ -27,7 +27,7 @@ use super::metrics::Metrics;
 use super::refusal::Refusal;
 pub(crate) use config::VISITORS_PER_DEVICE;
 pub use config::{LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
-pub(crate) use counts::{Counted, CountedOfAddress, CountsByAddress, prefix};
+pub(crate) use counts::{Amount, Counted, CountedOfAddress, CountsByAddress, prefix};
 use memory::Memory;
 use rate::RateByAddress;
 
@@ -56,6 +56,12 @@ const LINGERING_PER_ADDRESS: usize = 64;
 
 /// So many may be there while others are still about to leave, in parts of the bound.
 const PART_TO_GIVE_WAY: usize = 16;
+
+/// Octets held of one hello are not counted up to here. They are held twice, and most hellos have less than two thousand.
+const USUAL_HELLO: usize = 4 * 1024;
+
+/// What is held beyond that, of all hellos together: with as many usual ones as there may be, less than a hundred megabytes.
+const LONG_HELLOS: usize = 32 * 1024 * 1024;
 
 /// The bounds that are in force.
 #[derive(Debug, Default)]
@@ -88,6 +94,8 @@ struct Counts {
     visitors_by_address: CountsByAddress,
     unnamed: Arc<AtomicUsize>,
     unnamed_by_address: CountsByAddress,
+    /// Octets of hellos that are long and not complete.
+    long_hellos: Arc<AtomicUsize>,
     /// Those who are being told why they are sent away.
     lingering_by_address: CountsByAddress,
     connections: RateByAddress,
@@ -117,6 +125,7 @@ impl Limits {
             visitors_by_address: CountsByAddress::default(),
             unnamed: Arc::default(),
             unnamed_by_address: CountsByAddress::default(),
+            long_hellos: Arc::default(),
             lingering_by_address: CountsByAddress::default(),
             connections: RateByAddress::new(now),
             handshakes: RateByAddress::new(now),
@@ -212,6 +221,18 @@ impl Limits {
             unnamed: Some((unnamed, here, of_address)),
             served: None,
         })
+    }
+
+    /// Counts the octets of one hello that is not complete, anew whenever there are more of them. Whoever sends no more than is
+    /// usual is not sent away for others who do.
+    pub(crate) fn hold(&self, held: &mut Option<Amount>, octets: usize) -> Result<(), Refusal> {
+        *held = None;
+        let beyond = octets.saturating_sub(USUAL_HELLO);
+        if beyond > 0 {
+            let counted = Amount::below(&self.0.long_hellos, beyond, LONG_HELLOS);
+            *held = Some(counted.ok_or(Refusal::HellosFull)?);
+        }
+        Ok(())
     }
 
     /// Room for one more from an address who is told why it is sent away, and may take a while to hear it.
@@ -663,6 +684,26 @@ mod tests {
             .admit(ip("192.0.2.2"), &Silent::at_one_of(1))
             .unwrap();
         assert_eq!(served(&mut next), Ok(()));
+    }
+
+    #[test]
+    fn long_hellos_have_a_bound_together_and_usual_ones_have_none() {
+        let limits = limits(1000);
+        let hold = |octets| {
+            let mut held = None;
+            limits.hold(&mut held, octets).map(|()| held)
+        };
+        let mut growing = None;
+        for octets in [USUAL_HELLO, USUAL_HELLO + 1, USUAL_HELLO + 1024] {
+            limits.hold(&mut growing, octets).unwrap();
+            let counted = limits.0.long_hellos.load(Relaxed);
+            assert_eq!(counted, octets - USUAL_HELLO);
+        }
+        let rest = hold(USUAL_HELLO + LONG_HELLOS - 1024).unwrap();
+        assert_eq!(hold(USUAL_HELLO + 1).unwrap_err(), Refusal::HellosFull);
+        assert!(hold(USUAL_HELLO).unwrap().is_none());
+        drop((growing, rest));
+        assert_eq!(limits.0.long_hellos.load(Relaxed), 0);
     }
 
     #[test]

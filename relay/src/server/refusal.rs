@@ -13,6 +13,8 @@ pub(crate) enum Refusal {
     GaveWay,
     /// Too many of its address have not said their name yet.
     AddressBusy,
+    /// Its hello is long and not complete, and others hold as much of such as may be.
+    HellosFull,
     /// Its address has come too often lately.
     AddressTooFast,
     /// As many visitors of its address are here as may be.
@@ -42,12 +44,13 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 18] = [
+    pub(crate) const ALL: [Self; 19] = [
         Self::Full,
         Self::Memory,
         Self::UnnamedFull,
         Self::GaveWay,
         Self::AddressBusy,
+        Self::HellosFull,
         Self::AddressTooFast,
         Self::AddressFull,
         Self::TooSlow,
@@ -71,6 +74,7 @@ impl Refusal {
             Self::UnnamedFull => "unnamed_full",
             Self::GaveWay => "gave_way",
             Self::AddressBusy => "address_busy",
+            Self::HellosFull => "hellos_full",
             Self::AddressTooFast => "address_too_fast",
             Self::AddressFull => "address_full",
             Self::TooSlow => "too_slow",
@@ -93,6 +97,7 @@ impl Refusal {
             self,
             Self::Full
                 | Self::Memory
+                | Self::HellosFull
                 | Self::AddressFull
                 | Self::NoName
                 | Self::UnknownName

@@ -326,6 +326,53 @@ async fn an_address_that_comes_too_often_is_refused_and_another_is_served() {
     assert_eq!(world.metric(refused), before);
 }
 
+/// Of a hello that is not complete, what it may have of a record.
+fn long_part_of_a_hello() -> Vec<u8> {
+    let mut octets = vec![22, 3, 1, 0x3f, 0xf0, 1, 0, 0x3f, 0x00];
+    octets.resize(15_000, 0);
+    octets
+}
+
+/// More memory than long hellos may have is sent, in parts that never become whole.
+#[test]
+fn long_hellos_that_never_end_are_bounded_and_usual_ones_beside_them_are_served() {
+    const COUNT: u32 = 6000;
+    relay::program::raise_descriptor_limit();
+    let mut relay = Process::of("limits::a_relay_of_its_own", &[]);
+    let address: SocketAddr = relay.hear("front").parse().unwrap();
+    bystander(address).unwrap();
+    let before = relay.ask("memory");
+    let part = long_part_of_a_hello();
+    let mut held = Vec::new();
+    for number in 0..COUNT {
+        if number % 100 == 0 && relay.refused("hellos_full") > 0 {
+            break;
+        }
+        let [.., high, low] = (number % 500).to_be_bytes();
+        let mut visitor = TcpStream::from(connect(Ipv4Addr::new(127, 1, high, low), address));
+        // One who is refused may be gone before all is said.
+        let _ = visitor.write_all(&part);
+        held.push(visitor);
+    }
+    let more = relay.ask("memory").saturating_sub(before);
+    println!("{} partial hellos, {} KiB more", held.len(), more / 1024);
+    assert!(relay.refused("hellos_full") > 0);
+    assert!(more < 100_000_000, "{more}");
+
+    // Whole at once, and in two parts of which the first is waited with.
+    bystander(address).unwrap();
+    let mut slow = TcpStream::connect(address).unwrap();
+    slow.set_nodelay(true).unwrap();
+    slow.set_read_timeout(Some(SOON)).unwrap();
+    slow.write_all(&HELLO[..600]).unwrap();
+    bystander(address).unwrap();
+    slow.write_all(&HELLO[600..]).unwrap();
+    let mut heard = vec![0; HELLO.len()];
+    slow.read_exact(&mut heard).unwrap();
+    assert!(heard == HELLO);
+    drop(held);
+}
+
 #[test]
 fn what_a_flood_leaves_behind_is_given_back_and_newcomers_are_let_in_again() {
     let mut relay = Process::of("limits::a_relay_of_its_own", &[]);

@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 use wire::client_hello::{NotAHello, Progress, Reader as HelloReader};
 use wire::raw::{self, Header};
 
+use crate::server::limits::{Amount, Limits};
 use crate::server::refusal::Refusal;
 use crate::sys;
 
@@ -28,6 +29,8 @@ pub(super) enum First {
 pub(super) struct FirstOctets {
     octets: BytesMut,
     reader: HelloReader,
+    /// What is counted of both.
+    held: Option<Amount>,
 }
 
 pub(super) enum Progressed {
@@ -48,9 +51,8 @@ impl FirstOctets {
                 Ok(0) => return Err(Refusal::LeftEarly),
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if before == 0 {
-                        self.octets = BytesMut::new(); // no buffer is held for who has sent nothing
-                    }
+                    // No more is held than was sent, and nothing for who has sent nothing.
+                    self.octets = BytesMut::from(&self.octets[..]);
                     return Ok(Progressed::NeedMore(self));
                 }
                 Err(_) => return Err(Refusal::LeftEarly),
@@ -62,9 +64,14 @@ impl FirstOctets {
     }
 
     /// Waits until there is enough. The connection is in this worker's event queue meanwhile.
-    pub(super) async fn wait(mut self, visitor: &StdTcpStream) -> Result<First, Refusal> {
+    pub(super) async fn wait(
+        mut self,
+        visitor: &StdTcpStream,
+        limits: &Limits,
+    ) -> Result<First, Refusal> {
         let queued = sys::queue_borrowed(visitor.as_fd()).map_err(|_| Refusal::LeftEarly)?;
         loop {
+            limits.hold(&mut self.held, 2 * self.octets.len())?; // the reader has them as well
             let mut ready = queued.readable().await.map_err(|_| Refusal::LeftEarly)?;
             match self.read(visitor)? {
                 Progressed::Enough(first) => return Ok(first),

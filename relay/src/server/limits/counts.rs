@@ -26,6 +26,29 @@ impl Drop for Counted {
     }
 }
 
+/// So many, counted in a shared sum until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Amount {
+    sum: Arc<AtomicUsize>,
+    amount: usize,
+}
+
+impl Amount {
+    /// Counts `amount` unless the sum would then exceed `limit`.
+    pub(super) fn below(sum: &Arc<AtomicUsize>, amount: usize, limit: usize) -> Option<Self> {
+        let more = |sum: usize| sum.checked_add(amount).filter(|sum| *sum <= limit);
+        sum.fetch_update(Relaxed, Relaxed, more).ok()?;
+        let sum = Arc::clone(sum);
+        Some(Self { sum, amount })
+    }
+}
+
+impl Drop for Amount {
+    fn drop(&mut self) {
+        self.sum.fetch_sub(self.amount, Relaxed);
+    }
+}
+
 /// How many there are of each address that has any; clones count together.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct CountsByAddress(Arc<Mutex<HashMap<IpAddr, usize>>>);
