@@ -177,7 +177,7 @@ async fn send(addr: SocketAddr, request: &str) -> Reply {
     let mut stream = TcpStream::connect(addr).await.unwrap();
     stream.write_all(request.as_bytes()).await.unwrap();
     let mut reply = String::new();
-    timeout(Duration::from_secs(5), stream.read_to_string(&mut reply))
+    timeout(Duration::from_secs(20), stream.read_to_string(&mut reply))
         .await
         .expect("the connection is still open")
         .unwrap();
