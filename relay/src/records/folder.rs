@@ -122,7 +122,8 @@ pub(super) fn prepare(folder: &Path) -> io::Result<()> {
 }
 
 /// Removes what has expired, a whole day at a time: every hour, but only if the clock has gone as time has since the look before.
-/// One that is wrong for a moment, or when the machine starts, must not cost a month; so the first look removes nothing.
+/// One that is wrong for a moment, or when the machine starts, must not cost a month; so the first look removes nothing unless an
+/// earlier run has written records at about this time.
 #[derive(Debug)]
 pub(super) struct Expiry {
     folder: PathBuf,
@@ -151,6 +152,9 @@ impl Expiry {
     /// Removes what has expired by `now`.
     pub(super) fn look(&mut self, now: SystemTime, at: Instant) {
         let Some((wall, instant)) = self.last_look.replace((now, at)) else {
+            if self.earlier_run_agrees(now) {
+                self.remove_expired(now);
+            }
             return;
         };
         let expected = wall + at.saturating_duration_since(instant);
@@ -163,6 +167,17 @@ impl Expiry {
             );
             return;
         }
+        self.remove_expired(now);
+    }
+
+    /// Whether the newest records are from about now: who is restarted again and again must not keep them for ever.
+    fn earlier_run_agrees(&self, now: SystemTime) -> bool {
+        let files = files(&self.folder).unwrap_or_default();
+        let newest = files.last();
+        newest.is_some_and(|newest| newest.day.abs_diff(day_of(now)) <= 1)
+    }
+
+    fn remove_expired(&self, now: SystemTime) {
         match self.remove(now) {
             Ok(0) => {}
             Ok(files) => tracing::debug!(files, "records have expired"),
@@ -268,6 +283,16 @@ mod tests {
         assert_eq!((days(&folder).len(), count(folder.path())), (1, 1));
         expiry.look(day("2026-12-01") + HOUR, at + HOUR);
         assert_eq!((days(&folder).len(), count(folder.path())), (0, 0));
+    }
+
+    #[test]
+    fn who_is_restarted_again_and_again_keeps_no_more_than_others() {
+        let folder = folder(&["2026-11-01", "2026-11-27"]);
+        for (now, left) in [("2026-11-29", 2), ("2026-11-25", 2), ("2026-11-28", 1)] {
+            let mut expiry = Expiry::new(folder.path().to_owned(), 24 * HOUR);
+            expiry.look(day(now), Instant::now());
+            assert_eq!(days(&folder).len(), left, "{now}");
+        }
     }
 
     #[test]
