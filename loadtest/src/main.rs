@@ -33,9 +33,10 @@ use part::Part;
 use part::link::Link;
 use progress::Progress;
 use report::{Machine, Table};
+use scenario::abuse::{Attack, Force};
 use scenario::dns::peers::Wanted;
 use scenario::peers::Workload;
-use scenario::{Effort, ScenarioError, dns, idle_tunnels, peers, requests, throughput};
+use scenario::{Effort, ScenarioError, abuse, dns, idle_tunnels, peers, requests, throughput};
 use world::{Peer, Place, WorldError};
 
 /// Puts a load on Causeway, and says what it carried and what that cost.
@@ -95,6 +96,23 @@ enum Measure {
         /// Devices in the zone of a server started here
         #[arg(long, default_value_t = Scenario::DEVICES, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
         devices: u32,
+        #[command(flatten)]
+        options: Box<Options>,
+    },
+    /// Floods and slow attacks on the relay, and what they leave to a bystander who downloads 200 Mbit/s and asks 200 times a second
+    Abuse {
+        /// Attackers at a time
+        #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..=15_000))]
+        connections: u16,
+        /// New attackers a second
+        #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
+        rate: u32,
+        /// Attackers in all, in each round of each attack
+        #[arg(long, default_value_t = 50_000, value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
+        attempts: u64,
+        /// Only these, and in this order
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "ATTACK,…")]
+        only: Vec<Attack>,
         #[command(flatten)]
         options: Box<Options>,
     },
@@ -282,6 +300,7 @@ impl Measure {
             | Self::Requests { options, .. }
             | Self::IdleTunnels { options, .. }
             | Self::Dns { options, .. }
+            | Self::Abuse { options, .. }
             | Self::All { options } => options.pace,
             Self::Peers(options) => options.pace,
             Self::DnsPeers { pace, .. } => *pace,
@@ -312,6 +331,22 @@ impl Measure {
                 options,
             ),
             Self::All { options } => (Scenario::ALL.into(), options),
+            Self::Abuse {
+                connections,
+                rate,
+                attempts,
+                only,
+                options,
+            } => {
+                let attacks = match only.is_empty() {
+                    true => Attack::value_variants(),
+                    false => &only,
+                };
+                let force = Force { rate, attempts };
+                let effort = options.pace.effort(connections);
+                let table = abuse::run(&options.place, attacks, force, effort, progress).await?;
+                return Ok(vec![table]);
+            }
             Self::Peers(options) => return compare(options, progress).await,
             Self::DnsPeers { wanted, pace } => {
                 return compare_name_servers(*wanted, pace, progress).await;

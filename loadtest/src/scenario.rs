@@ -1,6 +1,7 @@
 //! The workloads. Each runs for a while before it is looked at, and is then observed for as long as was asked, while it
 //! goes on: what is counted is neither beginning nor end.
 
+pub(crate) mod abuse;
 pub(crate) mod dns;
 pub(crate) mod idle_tunnels;
 pub(crate) mod peers;
@@ -8,6 +9,7 @@ pub(crate) mod requests;
 pub(crate) mod throughput;
 
 use std::future::Future;
+use std::net::SocketAddr;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
@@ -79,6 +81,9 @@ pub(crate) enum ScenarioError {
     /// A socket or thread of this program's own.
     #[error("what puts the load on cannot start")]
     Query(#[from] std::io::Error),
+    /// Somebody else's relay is attacked by nobody.
+    #[error("{0} is not on this host: floods go to loopback only")]
+    NotHere(SocketAddr),
     /// No memory of latencies.
     #[error("latencies cannot be kept")]
     Latencies(#[from] CreationError),

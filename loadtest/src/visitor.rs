@@ -16,6 +16,7 @@ use relay::tls::{Roots, connect_https};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use crate::entrance::Entrance;
 use crate::zeros::Zeros;
 
 /// How long a connection or a small exchange may take.
@@ -68,6 +69,14 @@ impl Door {
             authority: authority.ok()?,
             roots,
         })
+    }
+
+    /// The same for who speaks HTTP by himself.
+    pub(crate) fn entrance(&self) -> Entrance {
+        Entrance {
+            front: self.front,
+            tls: Some((self.host.clone(), self.roots.clone())),
+        }
     }
 
     /// A new visitor's connection: TCP, and a whole TLS handshake.

@@ -182,6 +182,11 @@ impl Clock {
         self.answered.load(Relaxed)
     }
 
+    /// Of these, how many came while they were observed.
+    pub(super) fn observed(&self) -> u64 {
+        self.latencies().len()
+    }
+
     /// Within how many this part of the answers came.
     pub(super) fn milliseconds(&self, quantile: f64) -> f64 {
         self.latencies().value_at_quantile(quantile) as f64 / 1e3

@@ -66,6 +66,48 @@ fn idle_tunnels_stay_attached() {
 }
 
 #[test]
+fn a_bystander_is_watched_under_each_attack() {
+    let small = [
+        "abuse",
+        "--connections",
+        "50",
+        "--rate",
+        "200",
+        "--attempts",
+        "60",
+    ];
+    let results = measured(&small);
+    for attack in ["silent", "slow_hello", "unknown_name", "slow_readers"] {
+        let row = row(&results, attack);
+        positive(row, "attempted");
+        positive(row, "most_held");
+        assert!(median(row, "attempted") <= 60.0, "{row}");
+        assert!(median(row, "most_held") <= 50.0, "{row}");
+        for figure in ["mbit", "requests"] {
+            positive(row, &format!("bystander_{figure}_per_s"));
+            positive(row, &format!("bystander_{figure}_kept_percent"));
+        }
+        positive(row, "bystander_p99_ms");
+        positive(row, "relay_cpu_percent");
+        assert_eq!(median(row, "failures"), 0.0, "{row}");
+    }
+    let unknown = row(&results, "unknown_name");
+    positive(unknown, "turned_away");
+}
+
+#[test]
+fn nobody_elses_relay_is_attacked() {
+    let elsewhere = ["--front", "192.0.2.1:443", "--name", "mynas.example.com"];
+    let output = output(&[&["abuse"][..], &elsewhere].concat());
+    let error = String::from_utf8_lossy(&output.stderr);
+    assert!(!output.status.success());
+    assert!(
+        error.contains("192.0.2.1:443 is not on this host"),
+        "{error}"
+    );
+}
+
+#[test]
 fn dns_is_measured_for_names_that_exist_and_names_that_do_not() {
     let results = measured(&["dns", "--connections", "3", "--devices", "20"]);
     for workload in ["hit", "miss"] {

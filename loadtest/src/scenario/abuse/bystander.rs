@@ -1,0 +1,96 @@
+//! Somebody with a fixed load who has nothing to do with the attack: a download at 200 Mbit/s, and 200 small requests a second.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::task::JoinSet;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use super::download::Download;
+use crate::scenario::requests::Clock;
+use crate::scenario::{Load, ScenarioError, TICK, for_ever};
+use crate::visitor::{Door, VisitError};
+use crate::world::Device;
+
+/// Octets a second of the download: 200 Mbit/s.
+const RATE: u64 = 25_000_000;
+
+/// Connections for small requests, and how often each asks: together 200 a second.
+const CONNECTIONS: usize = 4;
+const EVERY: Duration = Duration::from_millis(20);
+
+/// How long it may take until everything of it has begun.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// The bystander. It is gone when this is dropped.
+pub(super) struct Bystander {
+    pub(super) load: Arc<Load>,
+    pub(super) clock: Arc<Clock>,
+    received: Arc<AtomicU64>,
+    _visitors: JoinSet<()>,
+}
+
+impl Bystander {
+    pub(super) fn start(device: &Device) -> Result<Self, ScenarioError> {
+        let (load, received) = (Arc::new(Load::default()), Arc::<AtomicU64>::default());
+        let clock = Arc::new(Clock::new()?);
+        let mut visitors = JoinSet::new();
+        let download = Download {
+            entrance: device.door.entrance(),
+            path: device.bulk.clone(),
+            rate: RATE,
+        };
+        let (of_download, counted) = (Arc::clone(&load), Arc::clone(&received));
+        visitors.spawn(async move {
+            for_ever(&of_download, || download.once(&counted)).await;
+        });
+        for _ in 0..CONNECTIONS {
+            let (door, path) = (device.door.clone(), device.small.clone());
+            let (load, clock) = (Arc::clone(&load), Arc::clone(&clock));
+            visitors
+                .spawn(async move { for_ever(&load, || ask(&door, &path, &load, &clock)).await });
+        }
+        Ok(Self {
+            load,
+            clock,
+            received,
+            _visitors: visitors,
+        })
+    }
+
+    /// Waits until each part of its load has brought something.
+    pub(super) async fn is_served(&self) -> Result<(), ScenarioError> {
+        let begun = Instant::now();
+        while self.received() == 0 || self.clock.answered() == 0 {
+            if begun.elapsed() > PATIENCE {
+                return Err(ScenarioError::Nothing {
+                    workload: "bystander",
+                    cause: self
+                        .load
+                        .why()
+                        .unwrap_or_else(|| "nothing has come".to_owned()),
+                });
+            }
+            sleep(TICK).await;
+        }
+        Ok(())
+    }
+
+    /// Octets of the download.
+    pub(super) fn received(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+}
+
+async fn ask(door: &Door, path: &str, load: &Load, clock: &Clock) -> Result<(), VisitError> {
+    let mut visit = door.enter().await?;
+    let mut ticks = interval(EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let start = Instant::now();
+        visit.exchange_soon(door.get(path)).await?;
+        clock.answer(start, load);
+    }
+}

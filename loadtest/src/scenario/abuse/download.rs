@@ -1,0 +1,54 @@
+//! A download that takes no more than so many octets a second, and leaves the rest to whoever sends.
+
+use std::io;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::entrance::Entrance;
+
+/// Portions a second: at one of some octets each, a fast download would be all waking up.
+const PORTIONS: u64 = 50;
+
+/// How long nothing may come.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What is downloaded, and how fast.
+#[derive(Clone, Debug)]
+pub(super) struct Download {
+    pub(super) entrance: Entrance,
+    pub(super) path: String,
+    /// Octets a second.
+    pub(super) rate: u64,
+}
+
+impl Download {
+    /// Once, until its end or a failure; counts octets as they come.
+    pub(super) async fn once(&self, received: &AtomicU64) -> io::Result<()> {
+        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
+        let mut line = timeout(PATIENCE, self.entrance.enter())
+            .await
+            .map_err(late)??;
+        let host = self.entrance.tls.as_ref().map_or("", |(host, _)| host);
+        let request = format!(
+            "GET {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n",
+            self.path
+        );
+        line.send(request.as_bytes()).await?;
+        let portion = (self.rate / PORTIONS).max(1);
+        let (begun, mut taken) = (Instant::now(), 0_u64);
+        loop {
+            let due = Duration::from_secs_f64(taken as f64 / self.rate as f64);
+            sleep_until(begun + due).await;
+            let length = timeout(PATIENCE, line.forget(portion))
+                .await
+                .map_err(late)??;
+            if length == 0 {
+                return Ok(());
+            }
+            taken += length as u64;
+            received.fetch_add(length as u64, Relaxed);
+        }
+    }
+}
