@@ -245,8 +245,8 @@ impl AsyncWrite for VisitorStream {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        ready!(self.turn.poll_next(cx)); // first: who is in line and waits for something else holds up the others
         ready!(self.poll_ready(cx))?;
-        ready!(self.turn.poll_next(cx));
         let this = &mut *self;
         let outgoing = &mut this.carrier.sender.outgoing;
         if outgoing.has_moved()
@@ -286,6 +286,7 @@ impl AsyncWrite for VisitorStream {
         loop {
             match &mut self.ending {
                 Ending::NotYet => {
+                    self.turn = Turn::default(); // nothing more is moved, so it leaves the line
                     ready!(self.poll_send_unsent(cx))?;
                     let outgoing = &self.carrier.sender.outgoing;
                     let (moved, end) = (outgoing.has_moved(), outgoing.ends());
