@@ -14,14 +14,17 @@ use std::task::{Context, Poll, Waker, ready};
 
 use tokio::task::yield_now;
 
+use crate::workers;
+
 /// How many octets one direction moves before it asks: requests never do.
 const UNASKED: usize = 64 * 1024;
 
 /// How many octets are moved by all before the worker looks at its events. A turn that has begun is not cut short.
 const BEFORE_A_LOOK: usize = 128 * 1024;
 
-/// What the answer to a ClientHello counts, in octets moved: some hundred microseconds of signing and key exchange.
-const HANDSHAKE: usize = BEFORE_A_LOOK / 4;
+/// What a handshake counts, in octets moved: between two looks as many are begun as sockets are looked after in one go, so that
+/// their answers leave together.
+const HANDSHAKE: usize = BEFORE_A_LOOK / workers::EVENTS;
 
 thread_local! {
     static HERE: Arc<Turns> = Arc::default();

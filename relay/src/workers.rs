@@ -18,7 +18,7 @@ const MAX: usize = 256;
 
 /// How many sockets are looked after in one go. What they have to say leaves together after that: with more of them the
 /// other end of the tunnel is idle meanwhile and then has everything to do at once, with fewer each packet carries less.
-const EVENTS: usize = 24;
+pub(crate) const EVENTS: usize = 24;
 
 /// How many more visitors than the least busy worker one may have before newcomers go there: to change threads costs a
 /// visitor some microseconds.
