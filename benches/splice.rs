@@ -9,7 +9,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 
-use directory::{Device, DeviceName, Identity, OperatorName, RegistrationId, Zone};
+use directory::{Device, DeviceName, Identity, OperatorName, Place, RegistrationId, Zone};
 use divan::Bencher;
 use divan::counter::BytesCount;
 use prometheus::Registry;
@@ -27,7 +27,7 @@ use tempfile::TempDir;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Runtime;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 /// How much comes at a time: long enough that its beginning does not count.
@@ -100,9 +100,9 @@ impl World {
         let threads = WorkerThreads::per_core().unwrap();
         let parts = Parts {
             directory: directory.clone(),
+            host: Place::Operator(OperatorName::Relay),
             relay_certificate: slot(OperatorName::Relay),
-            cloud_certificate: slot(OperatorName::Cloud),
-            cloud_visitors: mpsc::channel(1).0, // nobody serves the operator's pages
+            cloud: None, // nobody serves the operator's pages
             workers: threads.workers(),
             secret: Secret::new([7; Secret::LENGTH].into()),
             records: None,

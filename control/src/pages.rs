@@ -81,9 +81,12 @@ async fn only_this_host(State(cloud): State<Arc<Cloud>>, request: Request, next:
     let host = host.unwrap_or_default();
     match cloud.zone.locate(host_of(host)) {
         Place::Operator(OperatorName::Cloud) => next.run(request).await,
-        Place::Apex | Place::Operator(_) | Place::Device(_) | Place::Nobody | Place::Outside => {
-            StatusCode::MISDIRECTED_REQUEST.into_response()
-        }
+        Place::Apex
+        | Place::Operator(_)
+        | Place::Relay(_)
+        | Place::Device(_)
+        | Place::Nobody
+        | Place::Outside => StatusCode::MISDIRECTED_REQUEST.into_response(),
     }
 }
 

@@ -15,10 +15,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use directory::OperatorName;
+use directory::{OperatorName, Place};
 use prometheus::Registry;
 use relay::records;
-use relay::server::{CloudVisitor, Parts, Secret};
+use relay::server::{CloudDoor, CloudVisitor, Parts, Secret};
 use relay::tls::{Roots, TlsError};
 use relay::workers::{WorkerThreads, Workers};
 use tokio::sync::{mpsc, watch};
@@ -31,7 +31,7 @@ use crate::admin::{Admin, Watched};
 use crate::api::{self, Cloud, Metrics, https_url};
 use crate::authority::{self, Authority, AuthorityError};
 use crate::config::Config;
-use crate::demo::{self, DemoError, Place};
+use crate::demo::{self, DemoError};
 use crate::devices::Devices;
 use crate::health::Health;
 use crate::http::{self, ClientsRefused, Protocol};
@@ -233,9 +233,12 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let workers = workers.map_err(UpError::Workers)?;
     let parts = Parts {
         directory: directory.clone(),
+        host: Place::Operator(OperatorName::Relay),
         relay_certificate: certificates.relay.clone(),
-        cloud_certificate: certificates.cloud.clone(),
-        cloud_visitors,
+        cloud: Some(CloudDoor {
+            certificate: certificates.cloud.clone(),
+            visitors: cloud_visitors,
+        }),
         workers: workers.workers(),
         secret: Secret::new(state.secret(RELAY_SECRET)?),
         records: config
@@ -328,7 +331,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     parts.run("the admin listener", admin.ended());
 
     let demo = if with_demo {
-        let place = Place {
+        let place = demo::Place {
             devices: &cloud.devices,
             state: &state,
             cloud: operator::cloud_url(&cloud),

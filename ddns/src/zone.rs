@@ -215,7 +215,7 @@ fn check_place(name: &RecordName, zone: &Zone) -> Result<(), RecordError> {
     match zone.locate(&full) {
         Place::Device(device) if device.is_reserved() => Ok(()),
         Place::Device(_) | Place::Outside => Err(RecordError::DevicesPlace(name.clone())),
-        Place::Apex | Place::Operator(_) | Place::Nobody => Ok(()),
+        Place::Apex | Place::Operator(_) | Place::Relay(_) | Place::Nobody => Ok(()),
     }
 }
 

@@ -29,7 +29,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use directory::{Change, Reader};
+use directory::{Change, Place, Reader};
 use prometheus::{IntGauge, Registry};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
@@ -67,18 +67,27 @@ const LAST_WORDS: Duration = Duration::from_millis(500);
 pub struct Parts {
     /// Who is who.
     pub directory: Reader,
-    /// For `relay.<zone>`.
+    /// Where agents bring their tunnels: `relay.<zone>`, or the host of a relay with a process of its own.
+    pub host: Place,
+    /// For that host.
     pub relay_certificate: CertificateSlot,
-    /// For `cloud.<zone>`.
-    pub cloud_certificate: CertificateSlot,
-    /// Where visitors of `cloud.<zone>` go once their TLS has ended.
-    pub cloud_visitors: mpsc::Sender<CloudVisitor>,
+    /// The door of `cloud.<zone>`, where it is this relay's.
+    pub cloud: Option<CloudDoor>,
     /// Who carries the bytes.
     pub workers: Workers,
     /// The same whenever this relay starts.
     pub secret: Secret,
     /// How a record of each visitor's connection is kept, if at all.
     pub records: Option<records::Setup>,
+}
+
+/// Where `cloud.<zone>` is reached.
+#[derive(Debug)]
+pub struct CloudDoor {
+    /// For `cloud.<zone>`.
+    pub certificate: CertificateSlot,
+    /// Where its visitors go once their TLS has ended.
+    pub visitors: mpsc::Sender<CloudVisitor>,
 }
 
 /// Why the relay did not start.
@@ -216,7 +225,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let presence = Presence::new();
     let (visitors, tunnels) = (TaskTracker::new(), TaskTracker::new());
     let acceptor = tls::relay_acceptor(parts.relay_certificate.clone())?;
-    let cloud_acceptor = tls::operator_acceptor(parts.cloud_certificate)?;
+    let cloud = parts.cloud.map(front::Cloud::new).transpose()?;
     follow_directory(&parts.directory, &sessions);
 
     let quic = quic::RelaySide::new(
@@ -271,8 +280,8 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             limits: limits.clone(),
             silent: Silent::at_one_of(workers.len()),
             metrics: Arc::clone(&metrics),
-            cloud_acceptor: cloud_acceptor.clone(),
-            cloud_visitors: parts.cloud_visitors.clone(),
+            host: parts.host.clone(),
+            cloud: cloud.clone(),
             recorder: recorder.clone(),
             cut: cut.clone(),
             tasks: visitors.clone(),

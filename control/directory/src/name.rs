@@ -43,6 +43,11 @@ impl Zone {
         format!("{}.{self}", name.label())
     }
 
+    /// The full name of the relay `name`, which has a process of its own: `eu1.relay.nas.example.com`.
+    pub fn relay_name(&self, name: &RelayName) -> String {
+        format!("{name}.{}", self.operator_name(OperatorName::Relay))
+    }
+
     /// Says whose `host` is. Takes any case and one trailing dot; takes no port.
     pub fn locate(&self, host: &str) -> Place {
         let host = normalised(host);
@@ -65,10 +70,12 @@ impl Zone {
             return Place::Nobody;
         }
         if let Some(operator) = OperatorName::from_label(label) {
-            return if services.is_none() {
-                Place::Operator(operator)
-            } else {
-                Place::Nobody
+            return match services {
+                None => Place::Operator(operator),
+                Some(name) if operator == OperatorName::Relay => {
+                    RelayName::parse(name).map_or(Place::Nobody, Place::Relay)
+                }
+                Some(_) => Place::Nobody,
             };
         }
         match DeviceName::parse(label) {
@@ -91,6 +98,8 @@ pub enum Place {
     Apex,
     /// One of the operator's own hosts.
     Operator(OperatorName),
+    /// A relay with a process of its own. Whether there is such a one is control's to say.
+    Relay(RelayName),
     /// A device's name, or a service's name below it. Whether the device exists is the Directory's to say.
     Device(DeviceName),
     /// In the zone, but no device can have it.
@@ -122,6 +131,40 @@ impl OperatorName {
 
     fn from_label(label: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|name| name.label() == label)
+    }
+}
+
+/// What the operator calls a relay that has a process of its own, such as `eu1`: a label, lower-case and valid by
+/// construction.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RelayName(Box<str>);
+
+impl RelayName {
+    /// Reads a label in any case.
+    ///
+    /// # Errors
+    /// If it is empty, too long, or not letters, digits and inner hyphens.
+    pub fn parse(text: &str) -> Result<Self, NameError> {
+        let label = text.to_ascii_lowercase();
+        check_label(&label)?;
+        Ok(Self(label.into()))
+    }
+
+    /// The label.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for RelayName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for RelayName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "RelayName({self})")
     }
 }
 
@@ -280,6 +323,15 @@ mod tests {
             Place::Operator(OperatorName::Relay)
         );
         assert_eq!(zone().locate("x.cloud.nas.localhost"), Place::Nobody);
+        let relay = RelayName::parse("EU1").unwrap();
+        assert_eq!(zone().relay_name(&relay), "eu1.relay.nas.localhost");
+        assert_eq!(
+            zone().locate("eu1.Relay.nas.localhost"),
+            Place::Relay(relay)
+        );
+        for host in ["x.eu1.relay.nas.localhost", "_eu.relay.nas.localhost"] {
+            assert_eq!(zone().locate(host), Place::Nobody, "{host}");
+        }
         assert_eq!(zone().locate("nas.localhost"), Place::Apex);
     }
 

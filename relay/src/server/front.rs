@@ -31,12 +31,13 @@ use crate::carrier::raw::TurnedAway;
 use crate::pace::Paced;
 use crate::records::Recorder;
 use crate::splice::{self, Moved};
-use crate::tls::{self, Accepted, Prefixed};
+use crate::tls::{self, Accepted, Prefixed, TlsError};
 use crate::turns;
 use crate::workers::{Served, Worker};
 
 use first_octets::{First, FirstOctets, Progressed};
 
+use super::CloudDoor;
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent, prefix};
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
 use super::recorded::Visit;
@@ -66,6 +67,24 @@ pub struct CloudVisitor {
     pub admitted: Admitted,
 }
 
+/// The way of the visitors of `cloud.<zone>`.
+#[derive(Clone)]
+pub(crate) struct Cloud {
+    acceptor: TlsAcceptor,
+    visitors: mpsc::Sender<CloudVisitor>,
+}
+
+impl Cloud {
+    /// # Errors
+    /// If the certificate cannot be used.
+    pub(crate) fn new(door: CloudDoor) -> Result<Self, TlsError> {
+        Ok(Self {
+            acceptor: tls::operator_acceptor(door.certificate)?,
+            visitors: door.visitors,
+        })
+    }
+}
+
 /// Everything the path of a visitor needs who comes in at one worker.
 pub(crate) struct Front {
     /// Where the front listens.
@@ -77,8 +96,10 @@ pub(crate) struct Front {
     /// Who have come in here and have not said their name.
     pub(crate) silent: Silent,
     pub(crate) metrics: Arc<Metrics>,
-    pub(crate) cloud_acceptor: TlsAcceptor,
-    pub(crate) cloud_visitors: mpsc::Sender<CloudVisitor>,
+    /// Where agents bring their tunnels.
+    pub(crate) host: Place,
+    /// How `cloud.<zone>` is reached, if it is here.
+    pub(crate) cloud: Option<Cloud>,
     /// Keeps a record of each visitor's connection, if the operator wants any.
     pub(crate) recorder: Option<Recorder>,
     /// Cancelled when the relay stops for good: cuts whoever is still here.
@@ -306,30 +327,29 @@ impl Front {
         name: String,
         admitted: Admitted,
     ) -> Result<Arrived, Box<SentAway>> {
-        let operator = match self.directory.zone().locate(&name) {
-            Place::Device(device) => {
-                let device = self.directory.device_by_name(&device);
+        let place = self.directory.zone().locate(&name);
+        let cloud = match (&place, &self.cloud) {
+            (place, _) if *place == self.host => None,
+            (Place::Operator(OperatorName::Cloud), Some(cloud)) => Some(cloud),
+            (Place::Device(device), _) => {
+                let device = self.directory.device_by_name(device);
                 let device =
                     device.map(|device| device.identity.as_ref().map(|identity| identity.id));
                 return self.find(visitor, address, hello, name, device, admitted);
             }
-            Place::Apex | Place::Nobody | Place::Outside => {
-                return self.find(visitor, address, hello, name, None, admitted);
-            }
-            Place::Operator(operator) => operator,
+            // The hosts of other processes are nobody here.
+            (_, _) => return self.find(visitor, address, hello, name, None, admitted),
         };
         let Ok(visitor) = TcpStream::from_std(visitor) else {
             return Err(SentAway::silently(Refusal::LeftEarly));
         };
         let visitor = Prefixed::new(hello, visitor);
-        match operator {
-            OperatorName::Relay => {
+        match cloud {
+            None => {
                 Box::pin(self.register.over_tcp(visitor, address)).await;
                 Ok(Arrived::HandedOver(HandedOver::Tunnel))
             }
-            OperatorName::Cloud => {
-                Box::pin(self.receive_at_cloud(visitor, address, admitted)).await
-            }
+            Some(cloud) => Box::pin(self.receive_at(cloud, visitor, address, admitted)).await,
         }
     }
 
@@ -461,8 +481,9 @@ impl Front {
         )
     }
 
-    async fn receive_at_cloud(
+    async fn receive_at(
         &self,
+        cloud: &Cloud,
         visitor: Prefixed,
         address: SocketAddr,
         mut admitted: Admitted,
@@ -477,7 +498,7 @@ impl Front {
         };
         let accepted = timeout(HELLO_TIME, async {
             turns::for_a_handshake().await;
-            self.cloud_acceptor.accept(visitor).await
+            cloud.acceptor.accept(visitor).await
         })
         .await;
         self.metrics
@@ -492,7 +513,7 @@ impl Front {
                     http2,
                     admitted,
                 };
-                match self.cloud_visitors.try_send(visitor) {
+                match cloud.visitors.try_send(visitor) {
                     Ok(()) => return Ok(Arrived::HandedOver(HandedOver::Cloud)),
                     Err(_) => Refusal::CloudBusy,
                 }

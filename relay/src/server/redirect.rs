@@ -99,7 +99,7 @@ fn redirect<B>(request: &Request<B>, zone: &Zone, port: u16) -> Response<Full<By
     let host = host_of(host);
     let answer = Response::builder().header(CONTENT_TYPE, "text/plain; charset=utf-8");
     let built = match zone.locate(host) {
-        Place::Apex | Place::Operator(_) | Place::Device(_) => {
+        Place::Apex | Place::Operator(_) | Place::Relay(_) | Place::Device(_) => {
             let path = request
                 .uri()
                 .path_and_query()

@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use directory::{
-    Device, DeviceId, DeviceLimits, DeviceName, Identity, OperatorName, Reader, RegistrationId,
-    Writer, Zone,
+    Device, DeviceId, DeviceLimits, DeviceName, Identity, OperatorName, Place, Reader,
+    RegistrationId, Writer, Zone,
 };
 use prometheus::{Registry, TextEncoder};
 use rcgen::{
@@ -19,7 +19,9 @@ use relay::agent::{
 };
 use relay::records;
 use relay::resolve::Resolver;
-use relay::server::{CloudVisitor, Config, Handle, LimitsConfig, Parts, Secret, Transport};
+use relay::server::{
+    CloudDoor, CloudVisitor, Config, Handle, LimitsConfig, Parts, Secret, Transport,
+};
 use relay::tls::{CertificateSlot, Roots};
 use relay::workers::WorkerThreads;
 use rustls::pki_types::ServerName;
@@ -121,9 +123,12 @@ impl World {
         let start_relay = move |config: &Config, threads: &WorkerThreads, registry: &Registry| {
             let parts = Parts {
                 directory: known.clone(),
+                host: Place::Operator(OperatorName::Relay),
                 relay_certificate: relay_certificate.clone(),
-                cloud_certificate: cloud_certificate.clone(),
-                cloud_visitors: cloud.clone(),
+                cloud: Some(CloudDoor {
+                    certificate: cloud_certificate.clone(),
+                    visitors: cloud.clone(),
+                }),
                 workers: threads.workers(),
                 secret: Secret::new([7; Secret::LENGTH].into()),
                 records: records.clone(),
