@@ -23,6 +23,7 @@ mod about;
 mod admin;
 mod api;
 mod demo;
+mod fleet;
 mod health;
 mod http;
 mod pages;
