@@ -55,7 +55,7 @@ pub(crate) struct Known {
 pub(crate) enum Told {
     /// The first line. Reports are to quote the session.
     Welcome { session: Token16 },
-    /// All that is known comes now, as it is at `version` or later: so many devices, then [`Told::Complete`].
+    /// All that is known comes now, as it is at `version` or later: about so many devices, then [`Told::Complete`].
     Snapshot {
         epoch: Token16,
         version: u64,
@@ -63,8 +63,8 @@ pub(crate) enum Told {
     },
     /// A device of the snapshot.
     Device(FollowedDevice),
-    /// The snapshot is complete. The digest is [`Checksum`]'s, over its devices in the order they came.
-    Complete { digest: String },
+    /// The snapshot is complete: so many devices came. The digest is [`Checksum`]'s, over their lines as they came.
+    Complete { devices: u64, digest: String },
     /// The device was added, or something about it is different now.
     Put {
         version: u64,
@@ -178,6 +178,7 @@ pub(crate) struct Report {
 #[serde(deny_unknown_fields)]
 pub(crate) struct Present {
     pub(crate) device: Token16,
+    name: String,
     /// In seconds since 1970.
     since: u64,
     transport: String,
@@ -190,6 +191,7 @@ impl Present {
         let since = attachment.since.duration_since(SystemTime::UNIX_EPOCH);
         Self {
             device: Token16(*device.as_bytes()),
+            name: attachment.name.to_string(),
             since: since.unwrap_or_default().as_secs(),
             transport: attachment.transport.name().to_owned(),
             seen_as: attachment.seen_as,
@@ -204,6 +206,7 @@ impl Present {
             .find(|transport| transport.name() == self.transport)?;
         let since = Duration::from_secs(self.since);
         let attachment = Attachment {
+            name: DeviceName::parse(&self.name).ok()?,
             since: SystemTime::UNIX_EPOCH.checked_add(since)?,
             transport,
             seen_as: self.seen_as,
@@ -310,6 +313,7 @@ mod tests {
     #[test]
     fn an_attachment_arrives_as_it_was() {
         let attachment = Attachment {
+            name: DeviceName::parse("mynas").unwrap(),
             since: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
             transport: Transport::Tls,
             seen_as: ([192, 0, 2, 7], 4711).into(),

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
-use directory::{Device, DeviceId, PublicKey, Reader};
+use directory::{Device, DeviceId, DeviceName, PublicKey, Reader};
 use tokio::io::join;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -114,6 +114,7 @@ pub(crate) async fn accept_quic(
 /// An agent that has proved its key and said hello.
 struct Arrival {
     device: DeviceId,
+    name: DeviceName,
     key: PublicKey,
     hello: Hello,
     seen_as: SocketAddr,
@@ -168,8 +169,8 @@ impl Register {
     ) -> Result<Arrival, (Rejection, CloseCode)> {
         let key =
             quic::agent_key(connection).ok_or((Rejection::NoKey, CloseCode::UnknownDevice))?;
-        let device = self
-            .device_id(&key)
+        let (device, name) = self
+            .whose(&key)
             .ok_or((Rejection::UnknownDevice, CloseCode::UnknownDevice))?;
         let greeted = timeout(HELLO_TIME, async {
             let (send, recv) = connection.accept_bi().await.ok()?;
@@ -181,6 +182,7 @@ impl Register {
         let (hello, control) = greeted.await.ok().flatten().ok_or(no_hello)?;
         Ok(Arrival {
             device,
+            name,
             key,
             hello: as_hello(hello)?,
             seen_as: connection.remote_address(),
@@ -263,20 +265,21 @@ impl Register {
         let mut control = ControlStream::new(stream);
         let greeted = async {
             let key = key.ok_or((Rejection::NoKey, CloseCode::UnknownDevice))?;
-            let device = self
-                .device_id(&key)
+            let (device, name) = self
+                .whose(&key)
                 .ok_or((Rejection::UnknownDevice, CloseCode::UnknownDevice))?;
             let hello = timeout(HELLO_TIME, control.next()).await;
             let hello = hello
                 .ok()
                 .and_then(Result::ok)
                 .ok_or((Rejection::NoHello, CloseCode::TooSlow))?;
-            Ok((key, device, as_hello(hello)?))
+            Ok((key, device, name, as_hello(hello)?))
         };
         let tunnel = self.sessions.tls_tunnel();
         match greeted.await {
-            Ok((key, device, hello)) => Ok(Arrival {
+            Ok((key, device, name, hello)) => Ok(Arrival {
                 device,
+                name,
                 key,
                 hello,
                 seen_as,
@@ -291,8 +294,9 @@ impl Register {
         }
     }
 
-    fn device_id(&self, key: &PublicKey) -> Option<DeviceId> {
-        id_of(&self.directory.device_by_key(key)?)
+    fn whose(&self, key: &PublicKey) -> Option<(DeviceId, DeviceName)> {
+        let device = self.directory.device_by_key(key)?;
+        Some((id_of(&device)?, device.name))
     }
 
     fn handshake(&self, kind: HandshakeKind, outcome: Outcome) {
@@ -308,6 +312,7 @@ impl Register {
     async fn welcome(&self, arrival: Arrival, came_at: Instant) -> Result<Attached, Rejection> {
         let Arrival {
             device,
+            name,
             key,
             hello,
             seen_as,
@@ -339,7 +344,7 @@ impl Register {
             seen_as,
         };
         // First attached, then welcomed: an agent that knows it is attached can be visited.
-        self.attach(&session, hello.software);
+        self.attach(&session, name, hello.software);
         match control.send(&welcome).await {
             Ok(()) => {
                 let measured = &self.metrics.measured;
@@ -350,7 +355,7 @@ impl Register {
         Ok(Attached { session, control })
     }
 
-    fn attach(&self, session: &Arc<Session>, software: String) {
+    fn attach(&self, session: &Arc<Session>, name: DeviceName, software: String) {
         let transport = session.transport();
         self.metrics.tunnel_attached(transport);
         let before = self.sessions.attach(session, || {
@@ -358,6 +363,7 @@ impl Register {
             self.presence.attached(
                 session.device,
                 Attachment {
+                    name,
                     since: since.map_or_else(SystemTime::now, |attachment| attachment.since),
                     transport,
                     seen_as: session.seen_as,
