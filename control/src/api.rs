@@ -21,12 +21,14 @@ mod dns;
 mod document;
 mod error;
 mod pair;
+mod relay;
 mod session;
 mod signed;
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use ::relay::server::Traffic;
 use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -35,7 +37,6 @@ use axum::routing::{any, get};
 use axum::{Json, Router};
 use directory::Zone;
 use prometheus::{IntCounterVec, Opts, Registry};
-use relay::server::{Presence, Traffic};
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
 use tokio::time::timeout;
@@ -45,6 +46,7 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::devices::Devices;
+use crate::fleet::Fleet;
 use crate::sign_in::SignIn;
 
 pub(crate) use devices::{DeviceRow, DeviceState, https_url, rows};
@@ -66,10 +68,9 @@ pub(crate) struct Cloud {
     pub(crate) port: u16,
     /// What pairing tells an agent to trust, in PEM.
     pub(crate) trust_root: String,
-    /// Where pairing tells an agent to bring its tunnel.
-    pub(crate) relays: Vec<String>,
     pub(crate) devices: Devices,
-    pub(crate) presence: Presence,
+    /// The other relays, and which devices are where.
+    pub(crate) fleet: Arc<Fleet>,
     pub(crate) traffic: Traffic,
     /// Changes whenever the Directory does.
     pub(crate) directory_changes: watch::Receiver<u64>,
@@ -131,6 +132,9 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
         .routes(routes!(device::certificate))
         .routes(routes!(device::addresses))
         .routes(routes!(dns::own, dns::change))
+        .routes(routes!(relay::follow))
+        .routes(routes!(relay::presence))
+        .routes(routes!(relay::certificate))
         .routes(routes!(session::sign_in, session::sign_out))
         .routes(routes!(devices::list))
         .routes(routes!(devices::events))

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use directory::{DeviceName, OperatorName, Zone};
+use directory::{DeviceName, OperatorName, RelayName, Zone};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, CidrSubnet,
     DistinguishedName, DnType, ExtendedKeyUsagePurpose, GeneralSubtree, IsCa, Issuer, KeyPair,
@@ -188,6 +188,30 @@ impl Authority {
         device: &DeviceName,
         request: &str,
     ) -> Result<DeviceCertificate, SigningError> {
+        let name = self.zone.name_of(device);
+        let own = [name.clone(), format!("*.{name}")];
+        self.sign(&own, DEVICE_LIFE, request)
+    }
+
+    /// The same for a relay with a process of its own, for its host alone.
+    ///
+    /// # Errors
+    /// If the request is malformed, has another kind of key, or asks for others' names.
+    pub fn sign_for_relay(
+        &self,
+        relay: &RelayName,
+        request: &str,
+    ) -> Result<DeviceCertificate, SigningError> {
+        self.sign(&[self.zone.relay_name(relay)], OPERATOR_LIFE, request)
+    }
+
+    /// Signs for `own`, the first of which is the common name.
+    fn sign(
+        &self,
+        own: &[String],
+        life: Duration,
+        request: &str,
+    ) -> Result<DeviceCertificate, SigningError> {
         let request = CertificateSigningRequestParams::from_pem(request)
             .map_err(|_| SigningError::Malformed)?;
         let key = &request.public_key;
@@ -195,21 +219,20 @@ impl Authority {
         if key.algorithm() != p256 || key.der_bytes().len() != P256_KEY_OCTETS {
             return Err(SigningError::WrongKey);
         }
-        let name = self.zone.name_of(device);
-        let own = [name.clone(), format!("*.{name}")];
         let asks_for_own_only = request.params.subject_alt_names.iter().all(|asked| {
             matches!(asked, SanType::DnsName(asked) if own.iter().any(|own| own == asked.as_str()))
         });
         if !asks_for_own_only {
             return Err(SigningError::WrongName);
         }
-        let params = leaf_params(&name, own.to_vec(), DEVICE_LIFE)?;
+        let name = own.first().map_or("", String::as_str);
+        let params = leaf_params(name, own.to_vec(), life)?;
         let certificate = params.signed_by(key, &self.issuer)?;
         let made_at = seconds(SystemTime::now());
         Ok(DeviceCertificate {
             chain: certificate.pem(),
-            renew_at: made_at + (DEVICE_LIFE / 3 * 2).as_secs(),
-            not_after: made_at + DEVICE_LIFE.as_secs(),
+            renew_at: made_at + (life / 3 * 2).as_secs(),
+            not_after: made_at + life.as_secs(),
         })
     }
 }

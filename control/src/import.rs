@@ -1,12 +1,12 @@
 //! `causeway device import`: many names at once, from a list, each with a fresh DDNS key. All of them or none.
 
 use std::collections::HashMap;
-use std::fs::{self, OpenOptions};
+use std::fs;
 use std::io::{self, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use directory::{DeviceName, NameError, Token, TokenHash, Withheld};
+use relay::files;
 use serde::Serialize;
 use zeroize::Zeroizing;
 
@@ -251,9 +251,7 @@ impl KeyFile {
             cause,
         };
         // One that is there may hold keys that work, and may be open to others.
-        let mut new = OpenOptions::new();
-        let opened = new.write(true).create_new(true).mode(0o600).open(path);
-        let mut file = opened.map_err(failed)?;
+        let mut file = files::new_private(path).map_err(failed)?;
         let written = Self(Some(path.to_owned()));
         let text = file.write_all(text.as_bytes());
         text.and_then(|()| file.sync_all()).map_err(failed)?;

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::{self, Write as _};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -17,7 +17,8 @@ use control::config::{AdminConfig, Config, Overrides};
 use control::devices::Devices;
 use control::import::{self, List};
 use control::operator::{
-    self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, ShownKey, ShownLimits, Verb,
+    self, Answer, AskError, DeviceVerb, KeyDuty, ListedDevice, ListedRelay, RelayVerb, ShownKey,
+    ShownLimits, Verb,
 };
 use control::ready;
 use control::records::{self, Wanted};
@@ -64,6 +65,11 @@ enum Command {
     Device {
         #[command(subcommand)]
         verb: DeviceCommand,
+    },
+    /// Adds, lists and removes relays that have a process of their own, beside the server's.
+    Relay {
+        #[command(subcommand)]
+        verb: RelayCommand,
     },
     /// Makes the key of connection records, and reads them.
     Records {
@@ -217,6 +223,40 @@ enum DeviceCommand {
 }
 
 #[derive(Subcommand)]
+enum RelayCommand {
+    /// Registers a relay and writes the file with which it joins: `join` in [relay] names it on that machine.
+    Add {
+        /// What it is called, one DNS label such as eu1.
+        name: String,
+        /// A new file that only its owner can read. Whoever has it is that relay.
+        file: PathBuf,
+        /// Where its front is reached from outside; up to four times.
+        #[arg(long, value_name = "IP", required = true)]
+        public: Vec<IpAddr>,
+        /// And at which port, TCP and UDP.
+        #[arg(long, default_value_t = 443, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Lists them, and who of them follows the server now.
+    List {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Removes a relay: it hears nothing more, no name leads to it, and its agents leave it.
+    Remove {
+        /// What it is called.
+        name: String,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
+#[derive(Subcommand)]
 enum RecordsCommand {
     /// Makes a key, and prints the line with its public half for the configuration.
     Key {
@@ -273,6 +313,7 @@ async fn act(command: Command) -> anyhow::Result<()> {
             Ok(())
         }
         Command::Device { verb } => device(verb).await,
+        Command::Relay { verb } => relay(verb).await,
         Command::Records { verb } => records(verb).await,
         Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
         Command::Top(TopOptions {
@@ -419,6 +460,46 @@ async fn device(command: DeviceCommand) -> anyhow::Result<()> {
     show(ask(state, verb).await?, json)
 }
 
+async fn relay(command: RelayCommand) -> anyhow::Result<()> {
+    match command {
+        RelayCommand::Add {
+            name,
+            file,
+            public,
+            port,
+            state,
+        } => {
+            let verb = RelayVerb::Add {
+                name,
+                addresses: public,
+                port,
+            };
+            // Before anything is registered: its key is shown once.
+            let mut kept = files::new_private(&file).with_context(|| file.display().to_string())?;
+            let answer = ask(state, Verb::Relay(verb)).await;
+            let Ok(Answer::RelayAdded { host, join }) = answer else {
+                let _ = fs::remove_file(&file); // empty, and made a moment ago
+                return show(answer?, false);
+            };
+            let written = kept.write_all(join.reveal().as_bytes());
+            written
+                .and_then(|()| kept.sync_all())
+                .with_context(|| file.display().to_string())?;
+            println!("relay: {host}");
+            eprintln!(
+                "Move {} to that machine; its configuration has the zone, and in [relay] `front` and `join`.",
+                file.display()
+            );
+            Ok(())
+        }
+        RelayCommand::List { json, state } => show(ask(state, Verb::ListRelays).await?, json),
+        RelayCommand::Remove { name, state } => {
+            let verb = Verb::Relay(RelayVerb::Remove(name));
+            show(ask(state, verb).await?, false)
+        }
+    }
+}
+
 async fn records(command: RecordsCommand) -> anyhow::Result<()> {
     let (key, since, until, device, json, folder, state) = match command {
         RecordsCommand::Key { file } => {
@@ -546,11 +627,17 @@ fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
             println!("removed");
             eprintln!("The name rests for 90 days; `device add --reclaim` gives it back before.");
         }
+        Answer::Relays(relays) if json => println!("{}", serde_json::to_string_pretty(&relays)?),
+        Answer::Relays(relays) => print!("{}", table_of_relays(&relays)),
+        Answer::RelayRemoved => {
+            println!("removed");
+            eprintln!("Its agents leave it within minutes; the file it joined with is worthless.");
+        }
         Answer::Link { url, good_for } => {
             println!("{}", url.reveal());
             eprintln!("It works once, within {} minutes.", good_for / 60);
         }
-        Answer::Top(_) => bail!("the answer is to another question"),
+        Answer::Top(_) | Answer::RelayAdded { .. } => bail!("the answer is to another question"),
         Answer::Refused(sentence) => bail!(sentence),
     }
     Ok(())
@@ -595,6 +682,29 @@ fn table(devices: &[ListedDevice]) -> String {
         text.push_str(&format!(
             "{:<width$}  {}{transport}{limits}\n",
             device.host, device.state
+        ));
+    }
+    text
+}
+
+fn table_of_relays(relays: &[ListedRelay]) -> String {
+    if relays.is_empty() {
+        return "no relay but the server's own; `causeway relay add NAME FILE --public IP` registers one\n".to_owned();
+    }
+    let width = relays.iter().map(|relay| relay.host.len()).max();
+    let width = width.unwrap_or(0);
+    let mut text = String::new();
+    for relay in relays {
+        let state = match relay.following {
+            true => format!("follows, {} devices", relay.devices),
+            false => "away".to_owned(),
+        };
+        let addresses: Vec<_> = relay.addresses.iter().map(ToString::to_string).collect();
+        text.push_str(&format!(
+            "{:<width$}  {state}  at {} port {}\n",
+            relay.host,
+            addresses.join(", "),
+            relay.port
         ));
     }
     text

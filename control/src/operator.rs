@@ -3,6 +3,7 @@
 
 use std::fs::{self, File, Permissions};
 use std::io;
+use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
@@ -64,6 +65,10 @@ pub enum Verb {
     Device(DeviceVerb),
     /// List the devices.
     ListDevices,
+    /// Change something about a relay with a process of its own.
+    Relay(RelayVerb),
+    /// List these relays.
+    ListRelays,
     /// Make a link to sign in with.
     SignIn,
     /// Measure what passes for each device.
@@ -73,6 +78,23 @@ pub enum Verb {
         /// How many of the busiest devices are wanted.
         most: usize,
     },
+}
+
+/// What can be changed about the relay of a name.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RelayVerb {
+    /// Register it and make its key.
+    Add {
+        /// What it is called.
+        name: String,
+        /// Where its front is reached from outside.
+        addresses: Vec<IpAddr>,
+        /// And at which port, TCP and UDP.
+        port: u16,
+    },
+    /// Remove it.
+    Remove(String),
 }
 
 /// What can be changed about the device of a name.
@@ -154,6 +176,17 @@ pub enum Answer {
     Limited(ShownLimits),
     /// The device is gone.
     Removed,
+    /// The relay is registered.
+    RelayAdded {
+        /// The full name.
+        host: String,
+        /// What stands in the file with which it joins.
+        join: Secret,
+    },
+    /// The relays.
+    Relays(Vec<ListedRelay>),
+    /// The relay is gone.
+    RelayRemoved,
     /// The link is made.
     Link {
         /// Opens the pages, once.
@@ -263,9 +296,26 @@ pub struct ListedDevice {
     /// What its tunnel runs over, while it is attached.
     pub transport: Option<String>,
     /// The addresses that its agent reports of itself.
-    pub addresses: Vec<std::net::IpAddr>,
+    pub addresses: Vec<IpAddr>,
     /// What it may have at most, where that is not what all may.
     pub limits: ShownLimits,
+}
+
+/// A relay as the command line lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedRelay {
+    /// What the operator calls it.
+    pub name: String,
+    /// Its full name.
+    pub host: String,
+    /// Where its front is reached from outside.
+    pub addresses: Vec<IpAddr>,
+    /// And at which port.
+    pub port: u16,
+    /// Whether it follows this server now.
+    pub following: bool,
+    /// How many devices it holds.
+    pub devices: usize,
 }
 
 /// The state of a name that nobody has paired under.
@@ -346,6 +396,9 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
             Answer::Refused("there is nothing to sign in to: no causeway is running".to_owned())
         }
         Verb::Top { .. } => Answer::Refused("nothing passes: no causeway is running".to_owned()),
+        Verb::Relay(_) | Verb::ListRelays => {
+            Answer::Refused("relays join a running server: no causeway is running".to_owned())
+        }
         Verb::Device(verb) => change(devices, verb, None).await,
     }
 }
@@ -430,6 +483,19 @@ async fn act(cloud: &Cloud, verb: Verb) -> Answer {
             Answer::Top(top::measure(cloud, interval, most).await)
         }
         Verb::Device(verb) => change(&cloud.devices, verb, Some(cloud_url(cloud))).await,
+        Verb::Relay(verb) => change_relay(cloud, verb).await,
+        Verb::ListRelays => {
+            let rows = cloud.fleet.rows().into_iter();
+            let listed = rows.map(|row| ListedRelay {
+                name: row.name.to_string(),
+                host: row.host,
+                addresses: row.addresses,
+                port: row.port,
+                following: row.devices.is_some(),
+                devices: row.devices.unwrap_or_default(),
+            });
+            Answer::Relays(listed.collect())
+        }
     }
 }
 
@@ -502,6 +568,29 @@ async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) ->
         DeviceVerb::Remove(name) => devices.remove(&name).await.map(|()| {
             tracing::info!(device = name, "a device was removed");
             Answer::Removed
+        }),
+    };
+    changed.unwrap_or_else(|error| Answer::Refused(error.to_string()))
+}
+
+async fn change_relay(cloud: &Cloud, verb: RelayVerb) -> Answer {
+    let changed = match verb {
+        RelayVerb::Add {
+            name,
+            addresses,
+            port,
+        } => {
+            let control = cloud_url(cloud).trim_end_matches('/').to_owned();
+            let added = cloud.fleet.add(&name, addresses, port, control).await;
+            added.map(|(host, join)| {
+                tracing::info!(host, "a relay was registered");
+                let join = Secret(join.to_string());
+                Answer::RelayAdded { host, join }
+            })
+        }
+        RelayVerb::Remove(name) => cloud.fleet.remove(&name).await.map(|()| {
+            tracing::info!(relay = name, "a relay was removed");
+            Answer::RelayRemoved
         }),
     };
     changed.unwrap_or_else(|error| Answer::Refused(error.to_string()))

@@ -1,12 +1,11 @@
 //! What the operator does with connection records: makes the key they are sealed to, and reads them with its other half.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use relay::files;
 use relay::records::{self, Found, KeyError, PublicKey, ReadError, SecretKey, day_of, moment};
 use serde::Serialize;
 use wire::record::{Record, Visitor};
@@ -56,10 +55,8 @@ pub fn make_key(path: &Path) -> Result<PublicKey, RecordsError> {
         path: path.to_owned(),
         cause,
     };
-    let mut new = OpenOptions::new();
     // One that is there may be what many records are sealed to.
-    let opened = new.write(true).create_new(true).mode(0o600).open(path);
-    let mut file = opened.map_err(failed)?;
+    let mut file = files::new_private(path).map_err(failed)?;
     let written = writeln!(file, "{}", &*key.reveal());
     written.and_then(|()| file.sync_all()).map_err(failed)?;
     Ok(key.public())

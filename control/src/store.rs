@@ -7,6 +7,7 @@
 //!   load.rs      all that is known of all devices
 //!   names.rs     which names may be given, and those that rest
 //!   pairing.rs   codes, and how a name gets its holder
+//!   relays.rs    the relays that have a process of their own
 //! ```
 //!
 //! What a function here returns `Ok` for is on disk.
@@ -17,6 +18,7 @@ mod limits;
 mod load;
 mod names;
 mod pairing;
+mod relays;
 
 use std::path::Path;
 use std::time::Duration;
@@ -29,6 +31,7 @@ use sqlx::sqlite::{
 pub use devices::RegisterError;
 pub use import::ImportError;
 pub use pairing::PairingError;
+pub use relays::Relay;
 
 /// The database's file in the state directory.
 pub const DATABASE: &str = "causeway.db";

@@ -125,7 +125,7 @@ fn rates(now: DeviceTraffic, before: Option<&DeviceTraffic>, took: Duration) -> 
 /// `None` if the device was removed in this moment.
 fn shown(cloud: &Cloud, one: &DeviceTraffic, rates: [u64; 2]) -> Option<BusyDevice> {
     let device = cloud.devices.directory().device_by_key(&one.key)?;
-    let since = cloud.presence.of(&one.device);
+    let since = cloud.fleet.of(&one.device);
     let [to_device_per_second, to_visitor_per_second] = rates;
     Some(BusyDevice {
         host: cloud.zone.name_of(&device.name),
@@ -203,6 +203,9 @@ async fn ask(state: &Path, interval: Duration, most: usize) -> Result<Top, TopEr
         | Answer::Devices(_)
         | Answer::Limited(_)
         | Answer::Removed
+        | Answer::RelayAdded { .. }
+        | Answer::Relays(_)
+        | Answer::RelayRemoved
         | Answer::Link { .. } => Err(TopError::Refused(
             "the answer is to another question".into(),
         )),

@@ -33,6 +33,7 @@ use crate::authority::{self, Authority, AuthorityError};
 use crate::config::Config;
 use crate::demo::{self, DemoError};
 use crate::devices::Devices;
+use crate::fleet::{self, Fleet};
 use crate::health::Health;
 use crate::http::{self, ClientsRefused, Protocol};
 use crate::operator;
@@ -130,6 +131,15 @@ impl From<relay::server::StartError> for UpError {
 impl From<ddns::StartError> for UpError {
     fn from(error: ddns::StartError) -> Self {
         Self::Ddns(error)
+    }
+}
+
+impl From<fleet::OpenError> for UpError {
+    fn from(error: fleet::OpenError) -> Self {
+        match error {
+            fleet::OpenError::Store(error) => Self::Store(error),
+            fleet::OpenError::Metrics(error) => Self::Metrics(error),
+        }
     }
 }
 
@@ -261,17 +271,21 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     )
     .await?;
 
+    let surroundings = fleet::Surroundings {
+        store: store.clone(),
+        directory: directory.clone(),
+        authority: Arc::clone(&authority),
+        own: relay.presence(),
+        port: relay.front().port(),
+        leads: None,
+    };
+    let fleet = Fleet::open(surroundings, &registry).await?;
     let cloud = Arc::new(Cloud {
         zone: config.zone.clone(),
         port: relay.front().port(),
         trust_root: authority.certificate_pem().to_owned(),
-        relays: vec![format!(
-            "{}:{}",
-            config.zone.operator_name(OperatorName::Relay),
-            relay.front().port()
-        )],
         devices,
-        presence: relay.presence(),
+        fleet,
         traffic: relay.traffic(),
         directory_changes,
         sign_in: SignIn::default(),
@@ -336,7 +350,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
             state: &state,
             cloud: operator::cloud_url(&cloud),
             front: probe::reachable(relay.front()),
-            relays: cloud.relays.clone(),
+            relays: vec![cloud.fleet.own_relay()],
             trust_root: &cloud.trust_root,
             workers: workers.workers(),
             refused: refused.at("demo"),

@@ -36,6 +36,15 @@ pub enum Readers {
     All,
 }
 
+/// Makes a file at `path` that only its owner can read. One that is there is left alone.
+///
+/// # Errors
+/// If there is one, or as the system says.
+pub fn new_private(path: &Path) -> io::Result<File> {
+    let mut new = OpenOptions::new();
+    new.write(true).create_new(true).mode(0o600).open(path)
+}
+
 /// Replaces the file at `path` as a whole, durably: after a crash it is either the old or the new one.
 ///
 /// # Errors

@@ -65,6 +65,17 @@ pub enum Change {
     },
 }
 
+impl Change {
+    /// Which device it is about: as it is now, or as it was before it was removed.
+    pub fn device(&self) -> &Device {
+        match self {
+            Self::Put { device, .. } | Self::Removed(device) | Self::Limited { device, .. } => {
+                device
+            }
+        }
+    }
+}
+
 /// The reading end: cheap to clone, waits for the writer no longer than it takes to change or to grow one shard.
 #[derive(Clone, Debug)]
 pub struct Reader(Arc<Shared>);

@@ -12,8 +12,9 @@ use utoipa::ToSchema;
 use super::error::{ApiError, Code, Problem};
 use super::signed::Signed;
 use super::{Cloud, read_json};
+use crate::authority::DeviceCertificate;
 
-/// A certificate for the device's key.
+/// A certificate for the key of whoever asks.
 #[derive(Serialize, ToSchema)]
 pub(super) struct CertificateAnswer {
     /// Leaf first, in PEM.
@@ -22,6 +23,16 @@ pub(super) struct CertificateAnswer {
     renew_at: u64,
     /// When it ends, in seconds since 1970.
     not_after: u64,
+}
+
+impl From<DeviceCertificate> for CertificateAnswer {
+    fn from(certificate: DeviceCertificate) -> Self {
+        Self {
+            chain: certificate.chain,
+            renew_at: certificate.renew_at,
+            not_after: certificate.not_after,
+        }
+    }
 }
 
 /// Sign a certificate for the device's own name and the names below it.
@@ -48,11 +59,7 @@ pub(super) async fn certificate(
     let signed = cloud.devices.sign(&device.name, text);
     let certificate = signed.map_err(|error| ApiError::signing(&error, &cloud.metrics))?;
     cloud.metrics.certificates.inc();
-    Ok(Json(CertificateAnswer {
-        chain: certificate.chain,
-        renew_at: certificate.renew_at,
-        not_after: certificate.not_after,
-    }))
+    Ok(Json(certificate.into()))
 }
 
 /// Under which addresses the device can perhaps be reached.

@@ -67,7 +67,7 @@ pub(crate) async fn rows(cloud: &Cloud) -> Result<Vec<DeviceRow>, ApiError> {
         let attachment = device
             .identity
             .as_ref()
-            .and_then(|identity| cloud.presence.of(&identity.id));
+            .and_then(|identity| cloud.fleet.of(&identity.id));
         let state = match (&device.identity, &attachment) {
             (None, _) => DeviceState::NotPaired,
             (Some(_), None) => DeviceState::Away,
@@ -140,7 +140,7 @@ pub(super) async fn events(
     State(cloud): State<Arc<Cloud>>,
     operator: Operator,
 ) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    let mut presence = cloud.presence.changes();
+    let mut presence = cloud.fleet.changes();
     let directory = cloud.directory_changes.clone();
     presence.mark_changed(); // the first list is sent at once
     let stream = unfold(

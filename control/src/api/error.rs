@@ -11,6 +11,7 @@ use utoipa::ToSchema;
 
 use crate::authority::SigningError;
 use crate::devices::DeviceError;
+use crate::fleet::ReportError;
 use crate::store::PairingError;
 
 use super::Metrics;
@@ -55,6 +56,8 @@ problems! {
     WrongClock      UNAUTHORIZED         "wrong_clock"       "The request was signed more than five minutes ago or ahead; check the device's clock.",
     Replayed        UNAUTHORIZED         "replayed"          "The request has been sent before.",
     UnknownDevice   FORBIDDEN            "unknown_device"    "This device is not registered here; pair it again.",
+    UnknownRelay    FORBIDDEN            "unknown_relay"     "This relay is not registered here; `causeway relay add` registers one.",
+    OldSession      CONFLICT             "old_session"       "The relay's session has ended or has a gap; follow anew.",
     NotSignedIn     UNAUTHORIZED         "not_signed_in"     "Sign in with a link from `causeway sign-in`.",
     WrongLink       FORBIDDEN            "wrong_link"        "This link has been used or has expired; `causeway sign-in` makes another.",
     CrossSite       FORBIDDEN            "cross_site"        "The request comes from another site.",
@@ -122,6 +125,14 @@ impl ApiError {
             SigningError::Authority(_) => Code::Internal,
         };
         Self::new(code, metrics, error)
+    }
+
+    pub(crate) fn report(error: ReportError, metrics: &Metrics) -> Self {
+        let code = match error {
+            ReportError::OtherSession | ReportError::Gap => Code::OldSession,
+            ReportError::Nonsense => Code::BadRequest,
+        };
+        Self::new(code, metrics, &error)
     }
 
     pub(crate) fn update(error: &UpdateError, metrics: &Metrics) -> Self {

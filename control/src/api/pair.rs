@@ -87,7 +87,7 @@ pub(super) async fn pair(
         device_id: id.unwrap_or_default(),
         name: device.name.to_string(),
         zone: cloud.zone.to_string(),
-        relays: cloud.relays.clone(),
+        relays: cloud.fleet.relays_for(&device),
         trust_root: cloud.trust_root.clone(),
     }))
 }

@@ -10,7 +10,7 @@ use axum::body::Bytes;
 use axum::extract::{FromRequest, Request};
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, Method};
-use directory::{Device, OperatorName, Place, PublicKey, host_of};
+use directory::{Device, OperatorName, Place, PublicKey, RelayName, host_of};
 use wire::signed_request::{
     self, CONTENT_DIGEST, Claim, ClaimError, Headers, SIGNATURE, SIGNATURE_INPUT,
 };
@@ -64,12 +64,31 @@ impl Signed {
     /// The device whose key it is, if the request comes for the first time. Nonces of strangers are not remembered:
     /// anybody can make keys, and would fill the memory that devices need.
     pub(crate) fn device(&self, cloud: &Cloud) -> Result<Device, ApiError> {
-        let refuse = |code, cause: &str| ApiError::new(code, &cloud.metrics, &cause);
         let device = cloud.devices.directory().device_by_key(&self.key);
-        let device =
-            device.ok_or_else(|| refuse(Code::UnknownDevice, "a key that no device has"))?;
+        let unknown = || {
+            let cause = "a key that no device has";
+            ApiError::new(Code::UnknownDevice, &cloud.metrics, &cause)
+        };
+        let device = device.ok_or_else(unknown)?;
+        self.first_use(cloud)?;
+        Ok(device)
+    }
+
+    /// The same of the relay whose key it is.
+    pub(crate) fn relay(&self, cloud: &Cloud) -> Result<RelayName, ApiError> {
+        let unknown = || {
+            let cause = "a key that no relay has";
+            ApiError::new(Code::UnknownRelay, &cloud.metrics, &cause)
+        };
+        let relay = cloud.fleet.relay_by_key(&self.key).ok_or_else(unknown)?;
+        self.first_use(cloud)?;
+        Ok(relay)
+    }
+
+    fn first_use(&self, cloud: &Cloud) -> Result<(), ApiError> {
+        let refuse = |code, cause: &str| ApiError::new(code, &cloud.metrics, &cause);
         match cloud.replays.first_use(self.nonce, since_1970()) {
-            FirstUse::Yes => Ok(device),
+            FirstUse::Yes => Ok(()),
             FirstUse::No => Err(refuse(Code::Replayed, "a nonce was used twice")),
             FirstUse::Full => Err(refuse(Code::Busy, "too many nonces to remember")),
         }

@@ -25,11 +25,19 @@ pub struct Identity {
 }
 
 impl Identity {
-    pub(super) fn generate_pem() -> Result<Zeroizing<String>, KeyError> {
+    /// A fresh key, in PEM (PKCS #8).
+    ///
+    /// # Errors
+    /// If the system has no randomness to give.
+    pub fn generate_pem() -> Result<Zeroizing<String>, KeyError> {
         Ok(KeyPair::generate_for(&PKCS_ED25519)?.serialize_pem().into())
     }
 
-    pub(super) fn from_pem(pem: &str) -> Result<Self, KeyError> {
+    /// Reads what [`Self::generate_pem`] has made.
+    ///
+    /// # Errors
+    /// If it is none of these.
+    pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let pair = KeyPair::from_pem_and_sign_algo(pem, &PKCS_ED25519)?;
         let public = pair
             .der_bytes()
