@@ -19,6 +19,7 @@ mod crash;
 mod dns;
 mod dot;
 mod first_light;
+mod fleet;
 mod health;
 mod kernel;
 mod memory;

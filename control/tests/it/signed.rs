@@ -1,5 +1,6 @@
 //! Requests that somebody signs: a device, a stranger, and one who has listened.
 
+use std::process::Command;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use relay::agent::{Identity, State};
@@ -14,7 +15,7 @@ use crate::world::Server;
 const NO_ADDRESSES: &str = r#"{"addresses":[]}"#;
 
 /// A signed request that can be sent more than once.
-struct SignedRequest {
+pub(crate) struct SignedRequest {
     method: &'static str,
     path: &'static str,
     body: String,
@@ -22,7 +23,7 @@ struct SignedRequest {
 }
 
 impl SignedRequest {
-    fn new(
+    pub(crate) fn new(
         server: &Server,
         identity: &Identity,
         (method, path): (&'static str, &'static str),
@@ -50,20 +51,26 @@ impl SignedRequest {
     }
 
     /// The answer's body and status.
-    fn send(&self, server: &Server) -> String {
+    pub(crate) fn send(&self, server: &Server) -> String {
         self.send_and_tell(server, "%{http_code}")
     }
 
     /// The answer's body, and in the last line what curl is asked for.
     fn send_and_tell(&self, server: &Server, what: &str) -> String {
+        let mut curl = self.command(server);
+        curl.args(["--write-out", &format!("\n{what}")]);
+        output_of(curl)
+    }
+
+    /// The curl that sends it.
+    pub(crate) fn command(&self, server: &Server) -> Command {
         let mut curl = server.curl();
         curl.args(["--request", self.method, "--data-binary", &self.body]);
-        curl.args(["--write-out", &format!("\n{what}")]);
         for header in &self.headers {
             curl.args(["--header", header]);
         }
         curl.arg(server.url("cloud", self.path));
-        output_of(curl)
+        curl
     }
 }
 
