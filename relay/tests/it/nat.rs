@@ -14,6 +14,7 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
+use wire::CloseCode;
 
 use crate::byte_path::origin;
 use crate::world::{SOON, World};
@@ -187,4 +188,58 @@ async fn tunnels_and_their_visitors_survive_another_address() {
         .await;
     let misdirected = "causeway_relay_datagrams_dropped_total{reason=\"misdirected\"}";
     assert_eq!(world.metric(misdirected), 0);
+}
+
+/// How often the agent gets another address while one transfer passes.
+const ADDRESSES: usize = 100;
+
+#[tokio::test]
+async fn a_transfer_passes_over_a_hundred_addresses() {
+    let world = World::without_raw();
+    let (listener, address) = origin("tcp").await;
+    let nat = Nat::before(world.front).await;
+    let _agent = world
+        .agent_by_way_of(nat.inside, "mynas", &address, VisitorAddress::Hidden)
+        .await;
+    let mut visitor = world.visit("mynas.nas.localhost").await;
+    let (mut stream, _) = listener.accept().await.unwrap();
+    // Each piece is more than what lies between the two ends, so that the address changes in the middle of one.
+    let piece: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
+    let sent = piece.clone();
+    let sending = tokio::spawn(async move {
+        for _ in 0..ADDRESSES {
+            stream.write_all(&sent).await.unwrap();
+        }
+        stream
+    });
+    let mut heard = vec![0; piece.len()];
+    for _ in 0..ADDRESSES {
+        let (begin, end) = heard.split_at_mut(piece.len() / 2);
+        timeout(SOON, visitor.read_exact(begin))
+            .await
+            .unwrap()
+            .unwrap();
+        nat.forget.send(()).await.unwrap();
+        timeout(SOON, visitor.read_exact(end))
+            .await
+            .unwrap()
+            .unwrap();
+        assert!(heard == piece);
+    }
+    // The same tunnel, and the same stream the other way.
+    let mut stream = sending.await.unwrap();
+    visitor.write_all(b"x").await.unwrap();
+    let mut octet = [0];
+    timeout(SOON, stream.read_exact(&mut octet))
+        .await
+        .unwrap()
+        .unwrap();
+    // The agent may have chosen another beside it, which is its right on such a path.
+    for code in CloseCode::ALL {
+        let closed = format!(
+            "causeway_relay_tunnels_closed_total{{code=\"{}\"}}",
+            code.name()
+        );
+        assert_eq!(world.metric(&closed), 0, "{closed}");
+    }
 }
