@@ -114,6 +114,7 @@ impl World {
             raw: true,
             gso: Gso::Auto,
             public: Vec::new(),
+            join: None,
             workers: None,
             drain: std::time::Duration::ZERO,
             limits: LimitsConfig::default(),

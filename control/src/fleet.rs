@@ -153,7 +153,7 @@ impl Fleet {
             }
         });
         let of_presence = Arc::downgrade(&fleet);
-        fleet.around.own.watch(move |device, _| {
+        fleet.around.own.watch(move |device| {
             if let Some(fleet) = of_presence.upgrade() {
                 fleet.own_changed(device);
                 fleet.changed.send_modify(|version| *version += 1);

@@ -41,6 +41,8 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use wire::{CloseCode, InstanceId, Retry};
 
+pub use backoff::Backoff;
+pub use certificate::{CertificateError, Certificates, Usable};
 pub use cloud::{CallError, Cloud};
 pub use dns::Dns;
 pub use doctor::{Finding, Health, examine};
@@ -56,8 +58,6 @@ use crate::resolve::Resolver;
 use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
 use crate::workers::{Worker, Workers};
-use backoff::Backoff;
-use certificate::{CertificateError, Certificates};
 use choice::Wanted;
 use status::{Situation, Standing};
 use tunnel::{Before, DialError, Dialler, Ended, RelayAddress, Tunnel};
@@ -176,6 +176,7 @@ pub async fn run(
     let cloud = Cloud::new(&pairing.cloud, roots.clone(), resolver)?;
     let host = zone.name_of(&device);
     let certificates = Certificates {
+        path: "/api/device/certificate",
         names: vec![host.clone(), format!("*.{host}")],
         key: state.tls_key()?,
         cloud: cloud.clone(),
@@ -223,7 +224,7 @@ pub async fn run(
     let kept = AbortOnDropHandle::new(home.spawn(keeper.keep(raw_heard)));
     tokio::select! {
         _ = kept => {} // it ends when the agent stops; a panic has been reported
-        () = certificates.keep_fresh(&identity, &slot) => {}
+        () = certificates.keep_fresh(&identity, &slot, |_| {}) => {}
         () = announce::announce(&cloud, &identity) => {}
         () = dns_reported => {}
         () = status::answer(&certificates.state, host, situation.clone(), Arc::clone(&visitors)) => {}
@@ -345,7 +346,7 @@ impl TunnelKeeper {
                         DialError::Closed(_)
                         | DialError::Failed(_)
                         | DialError::Tls(_)
-                        | DialError::NoKey => backoff.next(),
+                        | DialError::NoKey => backoff.next_wait(),
                     };
                     self.pause(if tries > PATIENT_AFTER {
                         PATIENT_REDIAL

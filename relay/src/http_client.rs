@@ -1,13 +1,15 @@
-//! One HTTP/1.1 request on a connection of its own.
+//! One HTTP/1.1 request on a connection of its own, its answer read as a whole or line by line.
 
 use std::io;
 
+use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Bytes;
+use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
 use hyper::{Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_util::task::AbortOnDropHandle;
 
 /// Sends `request` and reads the whole answer, at most `max_answer` octets of it. Knows no deadline; the caller does.
 ///
@@ -41,4 +43,95 @@ pub async fn exchange(
             Err(error) => Err(io::Error::other(error)),
         },
     }
+}
+
+/// Sends `request` and reads the beginning of the answer; the rest comes when it is asked for. Knows no deadline; the caller does.
+///
+/// # Errors
+/// If the connection fails.
+pub async fn open(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> io::Result<Answer> {
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    // What goes wrong with it is heard from the body.
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+    let response = sender.send_request(request).await;
+    let response = response.map_err(io::Error::other)?;
+    Ok(Answer {
+        status: response.status(),
+        body: response.into_body(),
+        unread: BytesMut::new(),
+        searched: 0,
+        _connection: connection,
+    })
+}
+
+/// An answer that is still coming. Dropped, it ends the connection.
+#[derive(Debug)]
+pub struct Answer {
+    status: StatusCode,
+    body: Incoming,
+    /// Has come, and nobody has asked for it yet.
+    unread: BytesMut,
+    /// So much of it holds no end of a line.
+    searched: usize,
+    _connection: AbortOnDropHandle<()>,
+}
+
+impl Answer {
+    /// How the request was taken.
+    pub fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// All that is still to come, at most `max_answer` octets of it.
+    ///
+    /// # Errors
+    /// If the connection fails or the answer is too long.
+    pub async fn rest(self, max_answer: usize) -> io::Result<Bytes> {
+        let body = Limited::new(self.body, max_answer).collect().await;
+        Ok(body.map_err(io::Error::other)?.to_bytes())
+    }
+
+    /// The next line, without its end, of `max_line` octets at most; `None` once the answer has ended in order. Dropped while it
+    /// waits, it loses nothing.
+    ///
+    /// # Errors
+    /// If the connection fails, the line is too long, or the answer ends within it.
+    pub async fn line(&mut self, max_line: usize) -> io::Result<Option<Bytes>> {
+        loop {
+            let fresh = self.unread.get(self.searched..).unwrap_or_default();
+            if let Some(end) = fresh.iter().position(|octet| *octet == b'\n') {
+                let end = self.searched + end;
+                if end > max_line {
+                    return Err(too_long());
+                }
+                let mut line = self.unread.split_to(end + 1);
+                line.truncate(end);
+                self.searched = 0;
+                return Ok(Some(line.freeze()));
+            }
+            self.searched = self.unread.len();
+            if self.searched > max_line {
+                return Err(too_long());
+            }
+            match self.body.frame().await {
+                Some(Ok(frame)) => {
+                    if let Some(octets) = frame.data_ref() {
+                        self.unread.extend_from_slice(octets);
+                    }
+                }
+                Some(Err(error)) => return Err(io::Error::other(error)),
+                None if self.unread.is_empty() => return Ok(None),
+                None => return Err(io::ErrorKind::UnexpectedEof.into()),
+            }
+        }
+    }
+}
+
+fn too_long() -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, "a line is too long")
 }

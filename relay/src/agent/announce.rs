@@ -57,7 +57,7 @@ pub(super) async fn announce(cloud: &Cloud, identity: &Identity) {
             }
             Err(error) => {
                 tracing::debug!(%error, "the cloud could not be told this device's addresses");
-                sleep(backoff.next()).await;
+                sleep(backoff.next_wait()).await;
             }
         }
     }

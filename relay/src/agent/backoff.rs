@@ -4,14 +4,15 @@ use std::time::Duration;
 
 /// The waits between tries that fail.
 #[derive(Debug)]
-pub(super) struct Backoff {
+pub struct Backoff {
     least: Duration,
     most: Duration,
     next: Duration,
 }
 
 impl Backoff {
-    pub(super) fn new(least: Duration, most: Duration) -> Self {
+    /// Waits of `least` at first and `most` at last.
+    pub fn new(least: Duration, most: Duration) -> Self {
         Self {
             least,
             most,
@@ -20,14 +21,14 @@ impl Backoff {
     }
 
     /// How long to wait now: between half and all of a time that doubles.
-    pub(super) fn next(&mut self) -> Duration {
+    pub fn next_wait(&mut self) -> Duration {
         let wait = self.next;
         self.next = (wait * 2).min(self.most);
         wait.mul_f64(rand::random_range(0.5..1.0))
     }
 
     /// Something succeeded: the next failure is the first again.
-    pub(super) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.next = self.least;
     }
 }
@@ -40,13 +41,13 @@ mod tests {
     fn waits_double_up_to_the_bound_and_are_spread() {
         let mut backoff = Backoff::new(Duration::from_secs(1), Duration::from_secs(5));
         for most in [1, 2, 4, 5, 5] {
-            let wait = backoff.next();
+            let wait = backoff.next_wait();
             assert!(
                 wait <= Duration::from_secs(most) && wait >= Duration::from_secs(most) / 2,
                 "{wait:?}"
             );
         }
         backoff.reset();
-        assert!(backoff.next() <= Duration::from_secs(1));
+        assert!(backoff.next_wait() <= Duration::from_secs(1));
     }
 }

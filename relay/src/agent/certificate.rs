@@ -1,4 +1,4 @@
-//! The certificate that visitors see: asked for with a signing request, kept on disk, renewed in time.
+//! The certificate that visitors see, or of a relay apart, agents: asked for with a signing request, kept on disk, renewed in time.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -28,54 +28,88 @@ struct CertificateAnswer {
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum CertificateError {
+pub enum CertificateError {
+    /// The cloud could not be asked, or said no.
     #[error(transparent)]
     Call(#[from] CallError),
+    /// It cannot be kept.
     #[error(transparent)]
     State(#[from] StateError),
+    /// The key it is for cannot be used.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// What the cloud gave is no certificate for that key.
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
 
 /// What is needed to ask for certificates.
 #[derive(Debug)]
-pub(super) struct Certificates {
-    pub(super) state: State,
-    pub(super) cloud: Cloud,
-    pub(super) names: Vec<String>,
-    pub(super) key: TlsKey,
+pub struct Certificates {
+    /// Where they are kept.
+    pub state: State,
+    /// Who makes them.
+    pub cloud: Cloud,
+    /// Where it is asked for them.
+    pub path: &'static str,
+    /// What they are for, the most important first.
+    pub names: Vec<String>,
+    /// Whose they are.
+    pub key: TlsKey,
+}
+
+/// A certificate that can be shown.
+#[derive(Debug)]
+pub struct Usable {
+    /// With its key.
+    pub slot: CertificateSlot,
+    /// When it ends, in seconds since 1970.
+    pub not_after: u64,
 }
 
 impl Certificates {
+    /// The kept certificate if it is still good.
+    ///
+    /// # Errors
+    /// If it cannot be read.
+    pub fn kept(&self) -> Result<Option<Usable>, StateError> {
+        let kept = self.state.certificate()?;
+        Ok(kept.filter(|kept| now() < kept.not_after).and_then(|kept| {
+            let slot = CertificateSlot::from_pem(&kept.chain, self.key.pem()).ok()?;
+            let not_after = kept.not_after;
+            Some(Usable { slot, not_after })
+        }))
+    }
+
     /// The kept certificate if it is still good, else a new one; tries until there is one or the cloud says no for good.
     pub(super) async fn obtain(
         &self,
         identity: &Identity,
     ) -> Result<CertificateSlot, CertificateError> {
-        if let Some(kept) = self.state.certificate()?
-            && now() < kept.not_after
-            && let Ok(slot) = CertificateSlot::from_pem(&kept.chain, self.key.pem())
-        {
-            return Ok(slot);
+        if let Some(kept) = self.kept()? {
+            return Ok(kept.slot);
         }
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             match self.renew(identity).await {
-                Ok(new) => return Ok(new),
+                Ok(new) => return Ok(new.slot),
                 Err(CertificateError::Call(error)) if error.may_pass() => {
                     tracing::warn!(%error, "no certificate yet; trying again");
-                    sleep(backoff.next()).await;
+                    sleep(backoff.next_wait()).await;
                 }
                 Err(error) => return Err(error),
             }
         }
     }
 
-    /// Renews the certificate in `slot` whenever its time has come. Never returns; the old one serves until there is a
-    /// new one.
-    pub(super) async fn keep_fresh(&self, identity: &Identity, slot: &CertificateSlot) {
+    /// Renews the certificate in `slot` whenever its time has come, and tells when the new one ends, in seconds since 1970. Never
+    /// returns; the old one serves until there is a new one.
+    pub async fn keep_fresh(
+        &self,
+        identity: &Identity,
+        slot: &CertificateSlot,
+        mut renewed: impl FnMut(u64),
+    ) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
             let due = match self.state.certificate() {
@@ -87,26 +121,31 @@ impl Certificates {
                 continue;
             }
             match self.renew(identity).await {
-                Ok(renewed) => {
-                    slot.replace(&renewed);
+                Ok(new) => {
+                    slot.replace(&new.slot);
+                    renewed(new.not_after);
                     backoff.reset();
                     tracing::info!("the certificate has been renewed");
                 }
                 Err(error) => {
                     tracing::warn!(%error, "the certificate could not be renewed; the old one serves on");
-                    sleep(backoff.next()).await;
+                    sleep(backoff.next_wait()).await;
                 }
             }
         }
     }
 
-    async fn renew(&self, identity: &Identity) -> Result<CertificateSlot, CertificateError> {
+    /// Asks for another, and keeps it.
+    ///
+    /// # Errors
+    /// If there is none, or it cannot be kept.
+    pub async fn renew(&self, identity: &Identity) -> Result<Usable, CertificateError> {
         let request = self.key.signing_request(self.names.clone())?;
         let answer: CertificateAnswer = self
             .cloud
             .call(
                 Method::POST,
-                "/api/device/certificate",
+                self.path,
                 "application/x-pem-file",
                 request.into_bytes(),
                 identity,
@@ -118,9 +157,12 @@ impl Certificates {
             not_after: answer.not_after,
         };
         // Only one that fits the key replaces the one on disk.
-        let renewed = CertificateSlot::from_pem(&certificate.chain, self.key.pem())?;
+        let slot = CertificateSlot::from_pem(&certificate.chain, self.key.pem())?;
         self.state.keep_certificate(&certificate)?;
-        Ok(renewed)
+        Ok(Usable {
+            slot,
+            not_after: certificate.not_after,
+        })
     }
 }
 

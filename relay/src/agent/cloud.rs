@@ -1,4 +1,4 @@
-//! The agent's calls to the operator's API: a few, small, over HTTPS, each signed with the device's key.
+//! Calls to the operator's API: a few, small, over HTTPS, each signed with the caller's key: a device's, or a relay's.
 
 use std::fmt;
 use std::io;
@@ -7,13 +7,13 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
-use hyper::{Method, Request, Uri};
+use hyper::{Method, Request, StatusCode, Uri};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use wire::signed_request::{self, CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT};
 
-use crate::http_client;
+use crate::http_client::{self, Answer};
 use crate::resolve::Resolver;
 use crate::tls::{self, Roots};
 
@@ -56,6 +56,8 @@ pub enum CallError {
     Refused {
         /// The HTTP status.
         status: u16,
+        /// The cloud's word for programs; empty if it said none.
+        code: String,
         /// What the cloud says, for a person.
         detail: String,
     },
@@ -87,6 +89,8 @@ impl CallError {
 #[derive(Deserialize)]
 struct Problem {
     detail: String,
+    #[serde(default)]
+    code: String,
 }
 
 impl Cloud {
@@ -130,26 +134,74 @@ impl Cloud {
         body: Vec<u8>,
         identity: &Identity,
     ) -> Result<T, CallError> {
-        let request = self.request(method, path, content_type, body, identity)?;
-        let answer = timeout(CALL_TIME, self.exchange(request)).await;
-        let (status, octets) = answer
-            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-            .map_err(|cause| CallError::Unreachable {
-                host: self.host.clone(),
-                cause,
-            })?;
-        if !(200..300).contains(&status) {
-            let problem = serde_json::from_slice(&octets);
-            let detail = problem.map_or_else(
-                |_| "the cloud refused".to_owned(),
-                |Problem { detail }| detail,
-            );
-            return Err(CallError::Refused { status, detail });
-        }
+        let octets = self
+            .tell(method, path, content_type, body, identity)
+            .await?;
         serde_json::from_slice(&octets).map_err(|cause| CallError::BadAnswer {
             host: self.host.clone(),
             cause: cause.to_string(),
         })
+    }
+
+    /// The same, where the answer says no more than that the cloud has taken it.
+    ///
+    /// # Errors
+    /// If the cloud cannot be reached within [`CALL_TIME`], or refuses.
+    pub async fn tell(
+        &self,
+        method: Method,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        identity: &Identity,
+    ) -> Result<Bytes, CallError> {
+        let request = self.request(method, path, content_type, body, identity)?;
+        self.in_time(async {
+            let answer = self.answer(request).await?;
+            let status = answer.status();
+            Ok((status, answer.rest(MAX_ANSWER).await?))
+        })
+        .await
+        .and_then(|(status, octets)| match status.is_success() {
+            true => Ok(octets),
+            false => Err(refused(status, &octets)),
+        })
+    }
+
+    /// The same, where the answer is read line by line for as long as it comes. The caller knows how long to wait for a line.
+    ///
+    /// # Errors
+    /// If the cloud cannot be reached within [`CALL_TIME`], or refuses.
+    pub async fn follow(
+        &self,
+        path: &str,
+        content_type: &str,
+        body: Vec<u8>,
+        identity: &Identity,
+    ) -> Result<Answer, CallError> {
+        let request = self.request(Method::POST, path, content_type, body, identity)?;
+        let answered = self.in_time(async {
+            let answer = self.answer(request).await?;
+            let status = answer.status();
+            if status.is_success() {
+                return Ok(Ok(answer));
+            }
+            Ok(Err(refused(status, &answer.rest(MAX_ANSWER).await?)))
+        });
+        answered.await?
+    }
+
+    async fn in_time<T>(
+        &self,
+        exchanged: impl Future<Output = io::Result<T>>,
+    ) -> Result<T, CallError> {
+        let exchanged = timeout(CALL_TIME, exchanged).await;
+        exchanged
+            .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+            .map_err(|cause| CallError::Unreachable {
+                host: self.host.clone(),
+                cause,
+            })
     }
 
     fn request(
@@ -185,11 +237,22 @@ impl Cloud {
             .map_err(|_| CallError::BadAddress(target))
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> io::Result<(u16, Bytes)> {
+    async fn answer(&self, request: Request<Full<Bytes>>) -> io::Result<Answer> {
         let stream = self.resolver.connect(&self.host, self.port).await?;
         let stream = tls::connect_https(stream, &self.host, &self.roots).await?;
-        let (status, octets) = http_client::exchange(stream, request, MAX_ANSWER).await?;
-        Ok((status.as_u16(), octets))
+        http_client::open(stream, request).await
+    }
+}
+
+fn refused(status: StatusCode, answer: &[u8]) -> CallError {
+    let problem = serde_json::from_slice(answer).unwrap_or_else(|_| Problem {
+        detail: "the cloud refused".to_owned(),
+        code: String::new(),
+    });
+    CallError::Refused {
+        status: status.as_u16(),
+        code: problem.code,
+        detail: problem.detail,
     }
 }
 

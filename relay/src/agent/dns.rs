@@ -94,7 +94,7 @@ pub(super) async fn report(cloud: &Cloud, identity: &Identity, situation: &Situa
                 tracing::info!(%error, "the name could not be led to this device");
                 situation.known().dns = Some(now.status(None, Some(error.to_string())));
                 if error.may_pass() {
-                    sleep(backoff.next()).await;
+                    sleep(backoff.next_wait()).await;
                 } else {
                     settled = Some(Settled::for_a_while(now)); // somebody has to mend it
                 }

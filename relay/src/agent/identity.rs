@@ -33,10 +33,10 @@ impl Identity {
         Ok(KeyPair::generate_for(&PKCS_ED25519)?.serialize_pem().into())
     }
 
-    /// Reads what [`Self::generate_pem`] has made.
+    /// The identity whose key this is: Ed25519 in PEM (PKCS #8).
     ///
     /// # Errors
-    /// If it is none of these.
+    /// If it is no such key.
     pub fn from_pem(pem: &str) -> Result<Self, KeyError> {
         let pair = KeyPair::from_pem_and_sign_algo(pem, &PKCS_ED25519)?;
         let public = pair

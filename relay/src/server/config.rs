@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde::Deserialize;
@@ -31,6 +32,10 @@ pub struct Config {
     /// address of its own. Absent: the front's own address.
     #[serde(default)]
     pub public: Vec<IpAddr>,
+    /// The file with which this relay joins another server, and with that has a process of its own; absent: it is part of a server
+    /// of its own. For whoever starts it.
+    #[serde(default)]
+    pub join: Option<PathBuf>,
     /// How many threads carry bytes; absent: one for each core but one.
     #[serde(default)]
     pub workers: Option<NonZeroUsize>,
@@ -53,6 +58,7 @@ impl Config {
             raw,
             gso,
             public,
+            join,
             workers,
             drain: _,
             limits: _,
@@ -64,6 +70,7 @@ impl Config {
             ("raw", *raw != next.raw),
             ("gso", *gso != next.gso),
             ("public", *public != next.public),
+            ("join", *join != next.join),
             ("workers", *workers != next.workers),
         ];
         let differ = differ.into_iter().filter(|(_, differs)| *differs);

@@ -44,6 +44,8 @@ pub struct Attachment {
     pub software: String,
 }
 
+type Watcher = Box<dyn Fn(&DeviceId) + Send + Sync>;
+
 /// The reading end.
 #[derive(Clone)]
 pub struct Presence {
@@ -52,8 +54,6 @@ pub struct Presence {
     watchers: Arc<RwLock<Vec<Watcher>>>,
 }
 
-type Watcher = Box<dyn Fn(&DeviceId, Option<&Attachment>) + Send + Sync>;
-
 impl Presence {
     pub(crate) fn new() -> Self {
         Self {
@@ -61,6 +61,23 @@ impl Presence {
             changed: watch::Sender::new(0),
             watchers: Arc::default(),
         }
+    }
+
+    /// Every device that is present, in no order. Who comes or goes meanwhile may be among them or not.
+    pub fn all(&self) -> Vec<DeviceId> {
+        self.attachment_by_device
+            .iter()
+            .map(|present| *present.key())
+            .collect()
+    }
+
+    /// Calls `watcher` with each device that has just come, gone, or is attached otherwise: on the worker that has its tunnel, so it
+    /// must be quick.
+    pub fn watch(&self, watcher: impl Fn(&DeviceId) + Send + Sync + 'static) {
+        self.watchers
+            .write()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(Box::new(watcher));
     }
 
     /// How `device` is attached; `None` if it is not present.
@@ -75,37 +92,22 @@ impl Presence {
         self.changed.subscribe()
     }
 
-    /// Calls `watcher` whenever a device has come, in whatever way, or has gone, on the thread that noticed: it must be quick.
-    pub fn watch(&self, watcher: impl Fn(&DeviceId, Option<&Attachment>) + Send + Sync + 'static) {
-        let watchers = self.watchers.write();
-        let mut watchers = watchers.unwrap_or_else(PoisonError::into_inner);
-        watchers.push(Box::new(watcher));
-    }
-
-    /// Calls `f` for every device that is present, in no order. `f` must be quick and must not ask this presence.
-    pub fn for_each(&self, mut f: impl FnMut(&DeviceId, &Attachment)) {
-        for entry in self.attachment_by_device.iter() {
-            f(entry.key(), entry.value());
-        }
-    }
-
     pub(crate) fn attached(&self, device: DeviceId, attachment: Attachment) {
-        self.attachment_by_device.insert(device, attachment.clone());
-        self.tell(&device, Some(&attachment));
+        self.attachment_by_device.insert(device, attachment);
+        self.tell(&device);
     }
 
     pub(crate) fn detached(&self, device: &DeviceId) {
         self.attachment_by_device.remove(device);
-        self.tell(device, None);
+        self.tell(device);
     }
 
-    fn tell(&self, device: &DeviceId, attachment: Option<&Attachment>) {
+    fn tell(&self, device: &DeviceId) {
         self.changed.send_modify(|version| *version += 1);
         let watchers = self.watchers.read();
-        let watchers = watchers.unwrap_or_else(PoisonError::into_inner);
-        watchers
-            .iter()
-            .for_each(|watcher| watcher(device, attachment));
+        for watcher in watchers.unwrap_or_else(PoisonError::into_inner).iter() {
+            watcher(device);
+        }
     }
 }
 
@@ -114,5 +116,38 @@ impl fmt::Debug for Presence {
         f.debug_struct("Presence")
             .field("devices", &self.attachment_by_device.len())
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+    use std::time::UNIX_EPOCH;
+
+    use super::*;
+
+    #[test]
+    fn who_comes_and_who_goes_is_told_once_it_is_so() {
+        let presence = Presence::new();
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let (log, read) = (Arc::clone(&heard), presence.clone());
+        presence.watch(move |device| {
+            let is_present = read.of(device).is_some();
+            log.lock().unwrap().push((*device, is_present));
+        });
+        let id = |octet| DeviceId::from_bytes([octet; 16]);
+        let attachment = Attachment {
+            name: DeviceName::parse("mynas").unwrap(),
+            since: UNIX_EPOCH,
+            transport: Transport::Quic,
+            seen_as: ([192, 0, 2, 7], 4711).into(),
+            software: "test".to_owned(),
+        };
+        presence.attached(id(1), attachment.clone());
+        presence.attached(id(2), attachment);
+        presence.detached(&id(1));
+        let told = [(id(1), true), (id(2), true), (id(1), false)];
+        assert_eq!(*heard.lock().unwrap(), told);
+        assert_eq!(presence.all(), [id(2)]);
     }
 }

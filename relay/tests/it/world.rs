@@ -385,6 +385,7 @@ fn config(transport: Transport, front: SocketAddr) -> Config {
         raw: true,
         gso: Gso::Auto,
         public: Vec::new(),
+        join: None,
         workers: None,
         drain: Duration::from_secs(5),
         // All visitors here have one address.
