@@ -24,6 +24,7 @@ use directory::Zone;
 use serde::{Deserialize, Deserializer};
 use toml::de::{DeTable, DeValue};
 
+use crate::apart::membership::Membership;
 use crate::state::StateDirectory;
 
 /// More addresses than a relay has; so many still fit into one DNS answer over UDP.
@@ -244,6 +245,25 @@ impl Config {
                     &format!("relay.public.{i}"),
                     format!("nobody can be reached at {ip}"),
                 );
+            }
+        }
+        if let Some(join) = &self.relay.join {
+            match Membership::read(join) {
+                Ok(joined) if joined.zone != self.zone => {
+                    let sentence = format!(
+                        "{} is the zone of {}, and {} is the zone here",
+                        joined.zone,
+                        join.display(),
+                        self.zone
+                    );
+                    fault("relay.join", sentence);
+                }
+                Ok(_) => {}
+                Err(error) => fault("relay.join", error.to_string()),
+            }
+            if self.ddns.is_some() {
+                let sentence = "a relay that joins another server answers no DNS: leave [ddns] out";
+                fault("ddns.listen", sentence.to_owned());
             }
         }
         let records = self.records.iter().flat_map(|records| records.faults());
@@ -527,6 +547,10 @@ listen = "127.0.0.1:5300"
             .collect();
         let text = text.replace("PUBLIC_KEY", &records_key());
         let text = text.replace("OTHER_KEY", &records_key());
+        let (joined, text): (Vec<&str>, Vec<&str>) =
+            text.lines().partition(|line| line.starts_with("join = "));
+        assert_eq!(joined.len(), 1); // it does not go with [ddns]
+        let text = text.join("\n");
         let config = read(&text, &Overrides::default()).unwrap();
         assert_eq!(config.relay.public.len(), 2);
         assert!(config.ddns.unwrap().threads.is_some());
@@ -563,6 +587,40 @@ listen = "127.0.0.1:5300"
         assert!(
             said.starts_with("--front: 192.0.2.1 cannot be listened on here"),
             "{said}"
+        );
+    }
+
+    #[test]
+    fn a_relay_apart_is_of_the_zone_that_it_joins_and_answers_no_dns() {
+        let folder = tempfile::tempdir().unwrap();
+        let join = crate::apart::membership::tests::join_file(folder.path(), "nas.example.com");
+        let with = |text: &str| {
+            let key = format!("join = \"{}\"\ndrain", join.display());
+            text.replace("drain", &key)
+        };
+        let good = with(GOOD.split("[ddns]").next().unwrap());
+        assert_eq!(faults(&good), Vec::<String>::new());
+        for (text, line, said) in [
+            (
+                with(GOOD),
+                12,
+                "ddns.listen: a relay that joins another server answers no DNS",
+            ),
+            (
+                good.replace("nas.example.com", "nas.example.org"),
+                8,
+                "relay.join: nas.example.com is the zone of",
+            ),
+            (good.replace("eu1.join", "eu2.join"), 8, "relay.join: "),
+        ] {
+            let fault = fault(&text);
+            let at = format!("causeway.toml:{line}: ");
+            assert!(fault.starts_with(&at) && fault.contains(said), "{fault}");
+        }
+        let fault = fault(&good.replace("nas.example.com", "nas.example.org"));
+        assert!(
+            fault.ends_with("and nas.example.org is the zone here"),
+            "{fault}"
         );
     }
 

@@ -1,7 +1,7 @@
 //! Whether the server works, check by check. `/readyz` answers from this, and so does `causeway_check_passes`.
 //!
-//! What visitors and queries need must be there for the server to be ready. What only changes need, the database and the log of
-//! addresses, leaves it ready and degraded: visitors and queries are answered from memory, and a load balancer that took
+//! What visitors and queries need must be there for the server to be ready. What only changes need, the database (of a relay apart,
+//! control) and the log of addresses, leaves it ready and degraded: visitors and queries are answered from memory, and a load balancer that took
 //! them away would make a small trouble a large one. So does what only newcomers pay for, and mostly for a while: memory that is short,
 //! and what the relay looks after beside its visitors.
 
@@ -29,10 +29,18 @@ pub(crate) struct Health {
     pub(crate) certificates: CertificateEnds,
     /// Cancelled once the process takes no new work.
     pub(crate) draining: CancellationToken,
-    pub(crate) store: Store,
+    pub(crate) changes: Changes,
     /// Absent if another server answers for the zone.
     pub(crate) dns: Option<Updater>,
     passes: IntGaugeVec,
+}
+
+/// Where changes of devices come from.
+pub(crate) enum Changes {
+    /// They are made here.
+    InDatabase(Store),
+    /// They are made elsewhere: whether control is heard is 1 or 0.
+    FromControl(IntGauge),
 }
 
 /// What was found.
@@ -52,7 +60,7 @@ impl Health {
         upkeep: Upkeep,
         certificates: CertificateEnds,
         draining: CancellationToken,
-        store: Store,
+        changes: Changes,
         dns: Option<Updater>,
     ) -> Result<Self, prometheus::Error> {
         let passes = IntGaugeVec::new(
@@ -68,7 +76,7 @@ impl Health {
             upkeep,
             certificates,
             draining,
-            store,
+            changes,
             dns,
             passes,
         })
@@ -82,7 +90,10 @@ impl Health {
             ("newcomers", self.newcomers()),
             ("memory", memory(self.upkeep.memory_is_over())),
             ("upkeep", self.upkeep()),
-            ("database", self.database().await),
+            match &self.changes {
+                Changes::InDatabase(store) => ("database", database(store).await),
+                Changes::FromControl(connected) => ("control", control(connected.get() == 1)),
+            },
         ];
         if let Some(dns) = &self.dns {
             found.push(("updates", updates(dns)));
@@ -122,14 +133,23 @@ impl Health {
         }
         upkeep(&self.upkeep.last_done(), Instant::now())
     }
+}
 
-    async fn database(&self) -> Found {
-        let lost = "devices cannot be added or changed, nor paired";
-        match timeout(DATABASE_TIME, self.store.check()).await {
-            Ok(Ok(())) => Found::Fine,
-            Ok(Err(error)) => Found::Degraded(format!("{error}: {lost}")),
-            Err(_) => Found::Degraded(format!("the database does not answer: {lost}")),
-        }
+async fn database(store: &Store) -> Found {
+    let lost = "devices cannot be added or changed, nor paired";
+    match timeout(DATABASE_TIME, store.check()).await {
+        Ok(Ok(())) => Found::Fine,
+        Ok(Err(error)) => Found::Degraded(format!("{error}: {lost}")),
+        Err(_) => Found::Degraded(format!("the database does not answer: {lost}")),
+    }
+}
+
+fn control(is_heard: bool) -> Found {
+    match is_heard {
+        true => Found::Fine,
+        false => Found::Degraded(
+            "control is not heard: devices that it knew last are served, and no change comes here; why is in the log".to_owned(),
+        ),
     }
 }
 

@@ -12,6 +12,7 @@ use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use clap::{Args, Parser, Subcommand};
+use control::apart::{self, ApartError, Ended, Revoked};
 use control::authority::Authority;
 use control::config::{AdminConfig, Config, Overrides};
 use control::devices::Devices;
@@ -31,11 +32,15 @@ use indicatif::{ProgressBar, ProgressStyle};
 use relay::files::{self, Readers};
 use relay::octets;
 use relay::program::{self, Reload, ServiceManager, Termination};
+use relay::workers::Workers;
 
 /// What signals do to a server, for its manual page.
 const SIGNALS: &str = "SIGTERM and SIGINT end the server in order: no new visitors, and `drain` in [relay] for those who are there; a \
 second one at once. SIGHUP has it read its configuration again: [relay.limits] and `drain` are in force at once, the server's own hosts \
 get new certificates, and the log names what has changed beside that and waits for the next start. Where anything is wrong nothing changes.";
+
+/// How a relay ends that control does not know any more: EX_CONFIG of sysexits(3), after which its unit is not started again.
+const REVOKED: u8 = 78;
 
 /// The remote-access cloud of a NAS vendor or a self-hoster.
 #[derive(Parser)]
@@ -47,7 +52,7 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Runs the server: control, relay and ddns in one process.
+    /// Runs the server: control, relay and ddns in one process; with `join` in [relay], a relay of another server.
     #[command(after_long_help = SIGNALS)]
     Up(Box<UpOptions>),
     /// Checks a configuration file and says what is wrong with it.
@@ -294,7 +299,10 @@ async fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("causeway: {error:#}");
-            ExitCode::FAILURE
+            match error.is::<Revoked>() {
+                true => ExitCode::from(REVOKED),
+                false => ExitCode::FAILURE,
+            }
         }
     }
 }
@@ -345,11 +353,11 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     let config = source.read()?;
     let mut running = tokio::select! {
         () = termination.received() => return Ok(()),
-        started = Box::pin(up::start(config, demo)) => started?,
+        started = Box::pin(Running::start(config, demo)) => started?,
     };
     if let Some(file) = &ready_file {
-        let json = serde_json::to_vec_pretty(&running.addresses())?;
-        files::replace(file, &json, Readers::All).with_context(|| file.display().to_string())?;
+        files::replace(file, &running.addresses()?, Readers::All)
+            .with_context(|| file.display().to_string())?;
     }
     print!("{}", running.overview()?);
     println!("ready");
@@ -365,7 +373,7 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
             }
             ended = running.failed() => {
                 tracing::error!("{ended}");
-                break Err(ended.into());
+                break Err(ended);
             }
             () = reload.asked() => {
                 manager.reloading();
@@ -379,6 +387,73 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     tokio::select! {
         () = Box::pin(running.shutdown()) => end.and(forgotten),
         () = termination.received() => bail!("ended before every visitor had left"),
+    }
+}
+
+/// What runs: a whole server, or a relay of another one.
+enum Running {
+    Whole(Box<up::Running>),
+    Apart(Box<apart::Running>),
+}
+
+impl Running {
+    async fn start(config: Config, demo: bool) -> anyhow::Result<Self> {
+        match config.relay.join {
+            None => Ok(Self::Whole(up::start(config, demo).await?.into())),
+            Some(_) if demo => bail!("the demo is a whole server: it cannot join another"),
+            Some(_) => match apart::start(config).await {
+                Ok(running) => Ok(Self::Apart(running.into())),
+                Err(ApartError::Revoked(revoked)) => Err(revoked.into()),
+                Err(error) => Err(error.into()),
+            },
+        }
+    }
+
+    /// What is where, for programs.
+    fn addresses(&self) -> serde_json::Result<Vec<u8>> {
+        match self {
+            Self::Whole(whole) => serde_json::to_vec_pretty(&whole.addresses()),
+            Self::Apart(apart) => serde_json::to_vec_pretty(&apart.addresses()),
+        }
+    }
+
+    /// The same for a person.
+    fn overview(&self) -> anyhow::Result<String> {
+        match self {
+            Self::Whole(whole) => Ok(whole.overview()?),
+            Self::Apart(apart) => Ok(apart.overview()),
+        }
+    }
+
+    fn workers(&self) -> Workers {
+        match self {
+            Self::Whole(whole) => whole.workers(),
+            Self::Apart(apart) => apart.workers(),
+        }
+    }
+
+    async fn failed(&mut self) -> anyhow::Error {
+        match self {
+            Self::Whole(whole) => whole.failed().await.into(),
+            Self::Apart(apart) => match apart.failed().await {
+                Ended::Revoked(revoked) => revoked.into(),
+                Ended::Part(ended) => ended.into(),
+            },
+        }
+    }
+
+    fn reload(&mut self, source: &Source) {
+        match self {
+            Self::Whole(whole) => whole.reload(source),
+            Self::Apart(apart) => apart.reload(source),
+        }
+    }
+
+    async fn shutdown(self) {
+        match self {
+            Self::Whole(whole) => whole.shutdown().await,
+            Self::Apart(apart) => apart.shutdown().await,
+        }
     }
 }
 

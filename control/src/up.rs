@@ -34,7 +34,7 @@ use crate::config::Config;
 use crate::demo::{self, DemoError};
 use crate::devices::Devices;
 use crate::fleet::{self, Fleet};
-use crate::health::Health;
+use crate::health::{Changes, Health};
 use crate::http::{self, ClientsRefused, Protocol};
 use crate::operator;
 use crate::pages;
@@ -45,11 +45,11 @@ use crate::store::{DATABASE, Store, StoreError};
 pub use crate::supervise::PartEnded;
 use crate::supervise::Supervisor;
 use certificates::OperatorCertificates;
-use reload::Reloads;
+pub(crate) use reload::Reloads;
 pub use reload::Source;
 
 /// The file with what the relay's tokens are computed from.
-const RELAY_SECRET: &str = "relay.secret";
+pub(crate) const RELAY_SECRET: &str = "relay.secret";
 
 /// Visitors of the operator's pages waiting to be served.
 const CLOUD_QUEUE: usize = 256;
@@ -236,11 +236,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     let certificates = OperatorCertificates::issue(Arc::clone(&authority), with_dot, &registry)?;
     let certificates = Arc::new(certificates);
     let (cloud_visitors, visitors) = mpsc::channel(CLOUD_QUEUE);
-    let workers = match config.relay.workers {
-        Some(count) => WorkerThreads::start(count),
-        None => WorkerThreads::per_core_but_one(),
-    };
-    let workers = workers.map_err(UpError::Workers)?;
+    let workers = start_workers(&config)?;
     let parts = Parts {
         directory: directory.clone(),
         host: Place::Operator(OperatorName::Relay),
@@ -251,12 +247,8 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         }),
         workers: workers.workers(),
         secret: Secret::new(state.secret(RELAY_SECRET)?),
-        records: config
-            .records
-            .as_ref()
-            .map(|records| records.setup(state.path())),
+        records: records_of(&config, &state),
     };
-    tell_of_old_records(parts.records.as_ref(), state.path());
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let mut parts = Supervisor::default();
@@ -312,7 +304,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         relay.upkeep(),
         certificates.ends.clone(),
         stop.clone(),
-        store,
+        Changes::InDatabase(store),
         cloud.dns.clone(),
     )?;
     let renewed = Arc::clone(&certificates).keep_fresh(end.clone());
@@ -331,18 +323,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
     );
     parts.run("the operator's socket", verbs);
     let watched = Watched { registry, health };
-    let admin = Admin::start(
-        config.admin.listen,
-        watched,
-        refused.at("admin"),
-        end.clone(),
-    );
-    let admin = admin.map_err(|cause| UpError::Admin {
-        address: config.admin.listen,
-        cause,
-    })?;
-    let admin_address = admin.address();
-    parts.run("the admin listener", admin.ended());
+    let admin = start_admin(&config, watched, &refused, &end, &mut parts)?;
 
     let demo = if with_demo {
         let place = demo::Place {
@@ -369,7 +350,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         relay,
         dns,
         dot,
-        admin: admin_address,
+        admin,
         demo,
         stop,
         end,
@@ -530,6 +511,39 @@ async fn start_ddns(
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,
     ))
+}
+
+/// The threads that carry bytes.
+pub(crate) fn start_workers(config: &Config) -> Result<WorkerThreads, UpError> {
+    let workers = match config.relay.workers {
+        Some(count) => WorkerThreads::start(count),
+        None => WorkerThreads::per_core_but_one(),
+    };
+    workers.map_err(UpError::Workers)
+}
+
+/// How connections are recorded, if at all.
+pub(crate) fn records_of(config: &Config, state: &StateDirectory) -> Option<records::Setup> {
+    let records = config.records.as_ref();
+    let setup = records.map(|records| records.setup(state.path()));
+    tell_of_old_records(setup.as_ref(), state.path());
+    setup
+}
+
+/// Starts the admin listener as one of `parts`, and gives the address really bound.
+pub(crate) fn start_admin(
+    config: &Config,
+    watched: Watched,
+    refused: &ClientsRefused,
+    end: &CancellationToken,
+    parts: &mut Supervisor,
+) -> Result<SocketAddr, UpError> {
+    let address = config.admin.listen;
+    let admin = Admin::start(address, watched, refused.at("admin"), end.clone());
+    let admin = admin.map_err(|cause| UpError::Admin { address, cause })?;
+    let address = admin.address();
+    parts.run("the admin listener", admin.ended());
+    Ok(address)
 }
 
 /// Without [records], or with another folder, nothing removes what was kept before: nobody says any more how long it is wanted.

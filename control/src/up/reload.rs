@@ -26,17 +26,20 @@ pub struct Source {
 
 /// Why nothing has changed. The operator's to mend.
 #[derive(Debug, thiserror::Error)]
-enum ReloadError {
+pub(crate) enum ReloadError {
     /// The demo.
     #[error("there is no configuration file, so there is nothing to reload")]
     NoFile,
     /// A pipe has been read at the start, and might never end.
     #[error("{}: only a file can be read again", .0.display())]
     NotAFile(PathBuf),
+    /// It says what cannot be.
     #[error(transparent)]
     Config(#[from] ConfigError),
+    /// The files of the authority are damaged.
     #[error("with this authority no server would start: {0}")]
     Authority(#[from] AuthorityError),
+    /// They cannot be made.
     #[error("no certificates: {0}")]
     Certificates(#[from] UpError),
 }
@@ -53,7 +56,8 @@ impl Source {
         }
     }
 
-    fn read_again(&self) -> Result<Config, ReloadError> {
+    /// Reads and checks it again.
+    pub(crate) fn read_again(&self) -> Result<Config, ReloadError> {
         let file = self.file.as_ref().ok_or(ReloadError::NoFile)?;
         if fs::metadata(file).is_ok_and(|metadata| !metadata.is_file()) {
             return Err(ReloadError::NotAFile(file.clone()));
@@ -67,26 +71,8 @@ impl Running {
     /// at the end, and new certificates for the operator's hosts. Whatever else has changed is named in the log. Where anything is
     /// wrong nothing changes, and the log says what and where.
     pub fn reload(&mut self, source: &Source) {
-        match self.try_reload(source) {
-            Ok(for_the_next_start) => {
-                for what in for_the_next_start {
-                    tracing::warn!("{what} has changed: it takes effect at the next start");
-                }
-                tracing::info!("the configuration has been reloaded");
-                self.reloads.done(SystemTime::now());
-            }
-            Err(error @ ReloadError::NoFile) => {
-                tracing::warn!("{error}");
-                self.reloads.nothing();
-            }
-            Err(error) => {
-                for line in error.to_string().lines() {
-                    tracing::error!("{line}");
-                }
-                tracing::error!("the configuration is not reloaded; what was in force stays");
-                self.reloads.failed();
-            }
-        }
+        let outcome = self.try_reload(source);
+        self.reloads.tell(outcome);
     }
 
     /// What only a start puts in force, as people know it.
@@ -95,7 +81,7 @@ impl Running {
         let same_authority = self.authority.is_kept_in(&self.state)?;
         let certificates = self.certificates.issue_anew()?;
         // Nothing fails from here on.
-        let mut for_the_next_start = changed_for_the_next_start(&self.config, &next);
+        let mut for_the_next_start = self.config.changed_for_the_next_start(&next);
         if !same_authority {
             let file = self.authority.certificate_file();
             for_the_next_start.push(format!("the authority in {}", file.display()));
@@ -109,45 +95,47 @@ impl Running {
     }
 }
 
-/// What `next` has otherwise than the server that runs with `config`, and only a start puts in force: such as "`front` in [relay]".
-fn changed_for_the_next_start(config: &Config, next: &Config) -> Vec<String> {
-    let Config {
-        zone,
-        state,
-        relay,
-        ddns,
-        records,
-        admin,
-    } = config;
-    let mut changed = Vec::new();
-    if *zone != next.zone {
-        changed.push("`zone`".to_owned());
+impl Config {
+    /// What `next` has otherwise than the server that runs with this, and only a start puts in force: such as "`front` in [relay]".
+    pub(crate) fn changed_for_the_next_start(&self, next: &Self) -> Vec<String> {
+        let Self {
+            zone,
+            state,
+            relay,
+            ddns,
+            records,
+            admin,
+        } = self;
+        let mut changed = Vec::new();
+        if *zone != next.zone {
+            changed.push("`zone`".to_owned());
+        }
+        if *state != next.state {
+            changed.push("`state`".to_owned());
+        }
+        changed.extend(changed_keys(
+            "relay",
+            Some(relay),
+            Some(&next.relay),
+            relay::server::Config::changed_for_the_next_start,
+        ));
+        changed.extend(changed_keys(
+            "ddns",
+            ddns.as_ref(),
+            next.ddns.as_ref(),
+            ddns::Config::changed_for_the_next_start,
+        ));
+        changed.extend(changed_keys(
+            "records",
+            records.as_ref(),
+            next.records.as_ref(),
+            relay::records::Config::changed_for_the_next_start,
+        ));
+        if admin.listen != next.admin.listen {
+            changed.push("`listen` in [admin]".to_owned());
+        }
+        changed
     }
-    if *state != next.state {
-        changed.push("`state`".to_owned());
-    }
-    changed.extend(changed_keys(
-        "relay",
-        Some(relay),
-        Some(&next.relay),
-        relay::server::Config::changed_for_the_next_start,
-    ));
-    changed.extend(changed_keys(
-        "ddns",
-        ddns.as_ref(),
-        next.ddns.as_ref(),
-        ddns::Config::changed_for_the_next_start,
-    ));
-    changed.extend(changed_keys(
-        "records",
-        records.as_ref(),
-        next.records.as_ref(),
-        relay::records::Config::changed_for_the_next_start,
-    ));
-    if admin.listen != next.admin.listen {
-        changed.push("`listen` in [admin]".to_owned());
-    }
-    changed
 }
 
 /// The same of a section: its keys, or the whole if it has come or gone.
@@ -169,7 +157,7 @@ fn changed_keys<S>(
 
 /// How reloads have gone.
 #[derive(Debug)]
-pub(super) struct Reloads {
+pub(crate) struct Reloads {
     /// Whether the configuration as it was last read is in force.
     successful: IntGauge,
     /// Since when what is in force has been known to be what is written, in seconds since 1970.
@@ -180,7 +168,7 @@ pub(super) struct Reloads {
 
 impl Reloads {
     /// At the start, which has read the configuration.
-    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+    pub(crate) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
         let successful = IntGauge::new(
             "causeway_config_last_reload_successful",
             "Whether the configuration was good when it was read last; 0: what was in force before still is.",
@@ -209,6 +197,30 @@ impl Reloads {
         };
         reloads.good_at(SystemTime::now());
         Ok(reloads)
+    }
+
+    /// A reload has put all in force but what is named, or nothing; says so in the log.
+    pub(crate) fn tell(&self, outcome: Result<Vec<String>, ReloadError>) {
+        match outcome {
+            Ok(for_the_next_start) => {
+                for what in for_the_next_start {
+                    tracing::warn!("{what} has changed: it takes effect at the next start");
+                }
+                tracing::info!("the configuration has been reloaded");
+                self.done(SystemTime::now());
+            }
+            Err(error @ ReloadError::NoFile) => {
+                tracing::warn!("{error}");
+                self.nothing();
+            }
+            Err(error) => {
+                for line in error.to_string().lines() {
+                    tracing::error!("{line}");
+                }
+                tracing::error!("the configuration is not reloaded; what was in force stays");
+                self.failed();
+            }
+        }
     }
 
     fn done(&self, now: SystemTime) {
@@ -254,7 +266,7 @@ listen = "127.0.0.1:5300"
         assert!(BEFORE.contains(from), "{from}");
         let next = BEFORE.replace(from, to);
         let [before, next] = [BEFORE, &next].map(|text| toml::from_str::<Config>(text).unwrap());
-        changed_for_the_next_start(&before, &next)
+        before.changed_for_the_next_start(&next)
     }
 
     #[test]
