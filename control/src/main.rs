@@ -399,7 +399,7 @@ enum Running {
 impl Running {
     async fn start(config: Config, demo: bool) -> anyhow::Result<Self> {
         match config.relay.join {
-            None => Ok(Self::Whole(up::start(config, demo).await?.into())),
+            None => Ok(Self::Whole(Box::pin(up::start(config, demo)).await?.into())),
             Some(_) if demo => bail!("the demo is a whole server: it cannot join another"),
             Some(_) => match apart::start(config).await {
                 Ok(running) => Ok(Self::Apart(running.into())),

@@ -99,7 +99,7 @@ impl LastGood {
         });
         written?;
         let digest = checksum.finish();
-        write_line(&mut file, &Told::Complete { digest })?;
+        write_line(&mut file, &Told::Complete { devices, digest })?;
         file.flush()?;
         file.get_ref().sync_all()?;
         fs::rename(&self.next, &self.file)?;

@@ -126,7 +126,6 @@ impl Snapshot {
 #[derive(Debug)]
 struct Coming {
     snapshot: Snapshot,
-    devices: u64,
     checksum: Checksum,
 }
 
@@ -176,7 +175,7 @@ impl Reading {
                 true,
             ) => self.begin(Known { epoch, version }, devices),
             (Told::Device(device), true) => self.device(&device, line),
-            (Told::Complete { digest }, true) => self.complete(&digest),
+            (Told::Complete { devices, digest }, true) => self.complete(devices, &digest),
             (Told::Put { version, device }, true) => {
                 let known = self.follows(version)?;
                 let (device, limits) = device.read().ok_or(Refusal::Device)?;
@@ -208,7 +207,6 @@ impl Reading {
                 names: HashSet::new(),
                 lines: Vec::new(),
             },
-            devices,
             checksum: Checksum::default(),
         }));
         Ok(Step::Nothing)
@@ -217,8 +215,8 @@ impl Reading {
     fn device(&mut self, device: &FollowedDevice, line: &[u8]) -> Result<Step, Refusal> {
         let coming = self.coming.as_mut().ok_or(Refusal::Order)?;
         let (device, _) = device.read().ok_or(Refusal::Device)?;
-        if coming.snapshot.names.len() as u64 >= coming.devices {
-            return Err(Refusal::Count);
+        if coming.snapshot.names.len() as u64 >= self.most_devices {
+            return Err(Refusal::Growth);
         }
         if !coming.snapshot.names.insert(device.name) {
             return Err(Refusal::Twice);
@@ -229,12 +227,8 @@ impl Reading {
         Ok(Step::Nothing)
     }
 
-    fn complete(&mut self, digest: &str) -> Result<Step, Refusal> {
-        let Coming {
-            snapshot,
-            devices,
-            checksum,
-        } = *self.coming.take().ok_or(Refusal::Order)?;
+    fn complete(&mut self, devices: u64, digest: &str) -> Result<Step, Refusal> {
+        let Coming { snapshot, checksum } = *self.coming.take().ok_or(Refusal::Order)?;
         if snapshot.names.len() as u64 != devices {
             return Err(Refusal::Count);
         }
@@ -247,9 +241,8 @@ impl Reading {
 
     /// A change must be newer than everything before it.
     fn follows(&mut self, version: u64) -> Result<Known, Refusal> {
-        let known = match (&mut self.known, &self.coming) {
-            (Some(known), None) => known,
-            (_, Some(_)) | (None, _) => return Err(Refusal::Order),
+        let (Some(known), None) = (&mut self.known, &self.coming) else {
+            return Err(Refusal::Order);
         };
         if version <= known.version {
             return Err(Refusal::Version);
@@ -290,7 +283,11 @@ mod tests {
         for name in names {
             checksum.take(device(name).as_bytes());
         }
-        format!(r#"{{"complete":{{"digest":"{}"}}}}"#, checksum.finish())
+        let devices = names.len();
+        format!(
+            r#"{{"complete":{{"devices":{devices},"digest":"{}"}}}}"#,
+            checksum.finish()
+        )
     }
 
     /// What comes of the last of these lines.
@@ -347,11 +344,18 @@ mod tests {
                 Refusal::Twice,
             ),
             (
-                vec![welcome(), begin(1, 1), device("a"), device("b")],
-                Refusal::Count,
+                vec![
+                    welcome(),
+                    begin(1, 1),
+                    device("a"),
+                    device("b"),
+                    device("c"),
+                    device("d"),
+                ],
+                Refusal::Growth,
             ),
             (
-                vec![welcome(), begin(1, 2), device("a"), complete(&["a"])],
+                vec![welcome(), begin(1, 2), device("a"), complete(&["a", "b"])],
                 Refusal::Count,
             ),
             (
