@@ -11,6 +11,7 @@
 )]
 
 mod advisories;
+mod apart;
 mod browser;
 mod canary;
 mod chromium;
