@@ -79,20 +79,17 @@ impl ChangeSet {
     /// # Errors
     /// If nobody can ever be reached at `address`.
     pub fn set(self, address: IpAddr) -> Result<Self, Unreachable> {
-        match address.to_canonical() {
-            IpAddr::V4(v4) if !v4.is_unspecified() && !v4.is_multicast() && !v4.is_broadcast() => {
-                Ok(Self {
-                    v4: Family::Set(v4),
-                    ..self
-                })
-            }
-            IpAddr::V6(v6) if !v6.is_unspecified() && !v6.is_multicast() => Ok(Self {
+        Ok(match reachable(address)? {
+            IpAddr::V4(v4) => Self {
+                v4: Family::Set(v4),
+                ..self
+            },
+            IpAddr::V6(v6) => Self {
                 v6: Family::Set(v6),
                 prefix: None,
                 ..self
-            }),
-            IpAddr::V4(_) | IpAddr::V6(_) => Err(Unreachable),
-        }
+            },
+        })
     }
 
     /// What this change makes of `before`.
@@ -171,6 +168,19 @@ impl Prefix {
 
     fn mask(length: u32) -> u128 {
         !u128::MAX.checked_shr(length).unwrap_or(0)
+    }
+}
+
+/// `address` without its IPv6 clothes, if it has any.
+///
+/// # Errors
+/// If nobody can ever be reached there.
+pub(crate) fn reachable(address: IpAddr) -> Result<IpAddr, Unreachable> {
+    let address = address.to_canonical();
+    let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
+    match address.is_unspecified() || address.is_multicast() || is_broadcast {
+        true => Err(Unreachable),
+        false => Ok(address),
     }
 }
 

@@ -14,7 +14,7 @@ use crate::rrset::{Records, Soa};
 use crate::table::{Found, Table};
 
 /// What to say; [`encode`](crate::encode::encode) says it.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Answer<'t> {
     /// One RRset. Nothing is added to it: who wants the name servers' addresses asks for them.
     Records(Records<'t>),
@@ -76,10 +76,10 @@ mod tests {
         };
         match answer(&query, table) {
             Answer::Records(records) => {
-                let octets = records.octets();
+                let count = records.octets().count();
+                let octets = records.octets().to_vec();
                 format!(
-                    "{} of type {} ending in {}",
-                    records.count(),
+                    "{count} of type {} ending in {}",
                     octets[3],
                     octets[octets.len() - 1]
                 )

@@ -18,7 +18,7 @@ use self::opt::{MAX_OPTIONS, OPT_LEN};
 use crate::answer::Answer;
 use crate::protocol::{HEADER_LEN, Rcode};
 use crate::query::Head;
-use crate::rrset::{MAX_RRSET, Soa};
+use crate::rrset::{MAX_RRSET, Octets, Soa};
 
 pub use self::opt::{MAX_NSID, ReplyOptions, ZoneVersion};
 
@@ -44,13 +44,13 @@ pub fn encode(
         Answer::Records(_) | Answer::Refusal(_) | Answer::Elsewhere => None,
     };
     let (body, counts) = match (answer, &soa) {
-        (Answer::Records(records), _) => (records.octets(), [records.count(), 0]),
-        (Answer::Soa(_), Some(soa)) => (&soa[..], [1, 0]),
-        (_, Some(soa)) => (&soa[..], [0, 1]),
-        (_, None) => (&[][..], [0, 0]),
+        (Answer::Records(records), _) => (records.octets(), [records.octets().count(), 0]),
+        (Answer::Soa(_), Some(soa)) => (Octets::of_one(soa), [1, 0]),
+        (_, Some(soa)) => (Octets::of_one(soa), [0, 1]),
+        (_, None) => (Octets::default(), [0, 0]),
     };
     let limit = limit.min(out.len());
-    let fits = |body: &[u8], options: &ReplyOptions<'_>| {
+    let fits = |body: Octets<'_>, options: &ReplyOptions<'_>| {
         let opt = head
             .edns
             .map_or(0, |_| OPT_LEN.saturating_add(options.len()));
@@ -65,7 +65,7 @@ pub fn encode(
     // RFC 2181 section 9: with TC set the client throws away what is there and asks again over TCP, so nothing is.
     let truncated = matches!(answer, Answer::Elsewhere) || !fits(body, options);
     let (body, counts) = if truncated {
-        (&[][..], [0, 0])
+        (Octets::default(), [0, 0])
     } else {
         (body, counts)
     };
@@ -73,7 +73,9 @@ pub fn encode(
     let mut writer = Writer { out, len: 0 };
     writer.put(&header(head, rcode, answer, truncated, counts))?;
     writer.put(head.question)?;
-    writer.put(body)?;
+    for piece in body.pieces() {
+        writer.put(piece)?;
+    }
     if let Some(edns) = head.edns {
         options.write(edns, rcode, &mut writer)?;
     }

@@ -17,8 +17,8 @@
 //! ```
 //!
 //! **Answered**: the zone's SOA, NS, addresses and the operator's records; every device of the Directory, with whatever stands
-//! below it; NODATA and NXDOMAIN with the SOA record. A device has the addresses that its updates have set, or else the relay's,
-//! the records that the operator gives to all devices, and at `_acme-challenge` its challenges.
+//! below it; NODATA and NXDOMAIN with the SOA record. A device has the addresses that its updates have set, or else those of the
+//! relays that hold it (`relays.rs`), or else the relay's; the records that the operator gives to all devices, and at `_acme-challenge` its challenges.
 //!
 //! **Refused**: names outside the zone, other classes, zone transfers, updates that nobody has signed; operations other than query
 //! and update are not implemented.
@@ -47,6 +47,7 @@ mod metrics;
 pub mod own;
 pub mod protocol;
 pub mod query;
+pub mod relays;
 pub mod rrset;
 pub mod server;
 mod start;
@@ -59,6 +60,7 @@ pub mod update;
 pub mod zone;
 
 pub use config::{Config, Facts};
+pub use relays::{Relays, RelaysError};
 pub use server::bind::ListenError;
 pub use server::tls::{Certificate, CertificateError};
 pub use start::{Handle, StartError, StopError, Storage, start};

@@ -53,8 +53,12 @@ pub(crate) struct Metrics {
     snapshots: IntCounterVec,
     /// Devices that have a name.
     names: IntGauge,
-    /// Devices that have own addresses; the others lead to the relay.
+    /// Devices that have own addresses; the others lead to a relay.
     names_with_addresses: IntGauge,
+    /// Relays with a process of their own.
+    relays: IntGauge,
+    /// Devices that such relays hold.
+    names_at_relays: IntGauge,
 }
 
 /// Why a message got no reply.
@@ -259,6 +263,11 @@ impl Metrics {
             names: names.gauge("names", "Devices that have a name.")?,
             names_with_addresses: names
                 .gauge("names_with_addresses", "Devices that have own addresses.")?,
+            relays: names.gauge("relays", "Relays with a process of their own.")?,
+            names_at_relays: names.gauge(
+                "names_at_relays",
+                "Devices that relays with a process of their own hold.",
+            )?,
         };
         metrics.show_labels();
         Ok(metrics)
@@ -368,6 +377,13 @@ impl Metrics {
         self.names.set(gauge(table.devices() as u64));
         self.names_with_addresses
             .set(gauge(table.devices_with_addresses() as u64));
+        self.relays(table);
+    }
+
+    pub(crate) fn relays(&self, table: &Table) {
+        self.relays.set(gauge(table.relays() as u64));
+        let elsewhere = table.devices_elsewhere();
+        self.names_at_relays.set(gauge(elsewhere as u64));
     }
 
     pub(crate) fn log<D: Disk>(&self, log: &Log<D>) {

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use crate::addresses::Addresses;
 use crate::protocol::{CLASS_IN, POINTER_TO_QUESTION, Type};
+use crate::relays::RelayAddresses;
 
 /// The most octets one RRset may have, which bounds what a TCP connection needs for an answer. A configuration that
 /// asks for more is refused.
@@ -41,8 +42,8 @@ impl Rrset {
     }
 }
 
-/// The records of an answer section: a fixed set, one that can change, or one address copied out of the table.
-#[derive(Clone, Debug)]
+/// The records of an answer section: a fixed set, some that can change, or one address copied out of the table.
+#[derive(Debug)]
 pub enum Records<'t> {
     /// From the zone's own contents.
     Fixed(&'t Rrset),
@@ -50,26 +51,94 @@ pub enum Records<'t> {
     Shared(Arc<Rrset>),
     /// A device's own address.
     Address(AddressRecord),
+    /// Those of relays with a process of their own.
+    Relays(RelayAddresses),
 }
 
 impl Records<'_> {
     /// The octets to copy.
-    pub fn octets(&self) -> &[u8] {
+    pub fn octets(&self) -> Octets<'_> {
         match self {
-            Self::Fixed(rrset) => &rrset.octets,
-            Self::Shared(rrset) => &rrset.octets,
-            Self::Address(AddressRecord::A(octets)) => octets,
-            Self::Address(AddressRecord::Aaaa(octets)) => octets,
+            Self::Fixed(rrset) => Octets::of(rrset),
+            Self::Shared(rrset) => Octets::of(rrset),
+            Self::Address(AddressRecord::A(octets)) => Octets::of_one(octets),
+            Self::Address(AddressRecord::Aaaa(octets)) => Octets::of_one(octets),
+            Self::Relays(relays) => relays.octets(),
+        }
+    }
+}
+
+/// Octets of a section of a message, where they are kept: one set of records, or two of one length of record.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Octets<'r> {
+    first: &'r [u8],
+    first_count: u16,
+    /// Only those of its records count that are not among the first.
+    second: &'r [u8],
+    second_count: u16,
+}
+
+impl<'r> Octets<'r> {
+    /// Of a set.
+    pub(crate) fn of(set: &'r Rrset) -> Self {
+        Self {
+            first: &set.octets,
+            first_count: set.count,
+            ..Self::default()
         }
     }
 
-    /// How many records they are.
-    pub fn count(&self) -> u16 {
-        match self {
-            Self::Fixed(rrset) => rrset.count,
-            Self::Shared(rrset) => rrset.count,
-            Self::Address(_) => 1,
+    /// Of one record.
+    pub(crate) fn of_one(record: &'r [u8]) -> Self {
+        Self {
+            first: record,
+            first_count: 1,
+            ..Self::default()
         }
+    }
+
+    /// Of two sets of addresses of one family, none of them twice.
+    pub(crate) fn of_both(first: &'r Rrset, second: &'r Rrset) -> Self {
+        Self {
+            second: &second.octets,
+            second_count: second.count,
+            ..Self::of(first)
+        }
+    }
+
+    /// The octets to copy, one piece after the other.
+    pub fn pieces(self) -> impl Iterator<Item = &'r [u8]> {
+        [self.first].into_iter().chain(self.added())
+    }
+
+    /// The records of the second set that are not in the first.
+    fn added(self) -> impl Iterator<Item = &'r [u8]> {
+        let records = usize::from(self.second_count).max(1);
+        let length = (self.second.len() / records).max(1);
+        let is_new =
+            move |record: &&[u8]| !self.first.chunks_exact(length).any(|one| one == *record);
+        self.second.chunks_exact(length).filter(is_new)
+    }
+
+    /// How many octets they are.
+    pub fn len(self) -> usize {
+        self.pieces().map(<[u8]>::len).sum()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(self) -> bool {
+        self.first.is_empty() && self.second.is_empty()
+    }
+
+    /// How many records they are.
+    pub fn count(self) -> u16 {
+        let added = self.added().count() as u16; // at most `second_count`
+        self.first_count.saturating_add(added)
+    }
+
+    /// All in one piece.
+    pub fn to_vec(self) -> Vec<u8> {
+        self.pieces().flatten().copied().collect()
     }
 }
 
@@ -210,8 +279,30 @@ mod tests {
     fn a_set_counts_its_records_and_has_a_limit() {
         let set = Rrset::compile(Type::A, 60, &[[192, 0, 2, 1], [192, 0, 2, 2]]).unwrap();
         let records = Records::Fixed(&set);
-        assert_eq!((records.count(), records.octets().len()), (2, 32));
+        let octets = records.octets();
+        assert_eq!((octets.count(), octets.len()), (2, 32));
         assert!(Rrset::compile(Type::TXT, 60, &[vec![0; MAX_RRSET]]).is_none());
+    }
+
+    #[test]
+    fn what_two_sets_have_in_common_is_there_once() {
+        let set = |hosts: &[u8]| {
+            let data: Vec<_> = hosts.iter().map(|host| [192, 0, 2, *host]).collect();
+            Rrset::compile(Type::A, 60, &data).unwrap()
+        };
+        let first = set(&[1, 2]);
+        for (second, last_octets) in [
+            (&[][..], &[1, 2][..]),
+            (&[3, 4], &[1, 2, 3, 4]),
+            (&[2, 3], &[1, 2, 3]),
+            (&[2, 1], &[1, 2]),
+        ] {
+            let second = set(second);
+            let both = Octets::of_both(&first, &second);
+            assert_eq!(both.to_vec(), set(last_octets).octets.to_vec());
+            assert_eq!(usize::from(both.count()), last_octets.len());
+            assert_eq!(both.len(), 16 * last_octets.len());
+        }
     }
 
     #[test]

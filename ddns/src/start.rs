@@ -25,6 +25,7 @@ use crate::cookie::{Secret, SecretError, Secrets};
 use crate::dynamic;
 use crate::http::{self, Doors};
 use crate::metrics::Metrics;
+use crate::relays::Relays;
 use crate::server::admission::Admission;
 use crate::server::bind::{self, ListenError, Sockets};
 use crate::server::rate::Limiter;
@@ -46,6 +47,7 @@ pub struct Handle {
     addr: SocketAddr,
     dot: Option<SocketAddr>,
     updater: Updater,
+    relays: Relays,
     router: Router,
     stop: DropGuard,
     supervisor: JoinHandle<Result<(), StopError>>,
@@ -65,6 +67,11 @@ impl Handle {
     /// For updates by the devices' own API.
     pub fn updater(&self) -> Updater {
         self.updater.clone()
+    }
+
+    /// For whoever knows which relays there are, and which devices they hold.
+    pub fn relays(&self) -> Relays {
+        self.relays.clone()
     }
 
     /// The routes for updates (`/nic/update` and others), to be merged into the server of `cloud.<zone>`. That server must put
@@ -223,6 +230,7 @@ pub async fn start(
         updater: updater.clone(),
         relay: facts.relay,
     });
+    let relays = Relays::new(Arc::clone(&table), Arc::clone(&metrics));
     let service = Service {
         table: Arc::clone(&table),
         identity,
@@ -240,6 +248,7 @@ pub async fn start(
         addr,
         dot,
         updater,
+        relays,
         router,
         stop: parts.stop.clone().drop_guard(),
         supervisor: tokio::spawn(async move {

@@ -3,6 +3,7 @@
 //! ```text
 //!  below the apex:  ""                    ──► the zone's own records ([`Contents`])
 //!                   "www", "cloud", …     ──► the same
+//!                   "eu1.relay", …        ──► a relay with a process of its own, if it is known ([`relays`])
 //!                   "mynas"               ──► a device
 //!                   "photos.mynas", …     ──► the same device: its wildcard has no other records
 //!                   "_acme-challenge.mynas", "_acme-challenge.photos.mynas", …
@@ -23,17 +24,20 @@ mod devices;
 mod slot;
 mod slots;
 
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use directory::{DeviceName, RegistrationId};
+use arc_swap::ArcSwap;
+use directory::{DeviceName, OperatorName, RegistrationId, RelayName};
 
 use self::challenged::Challenged;
 use self::devices::Devices;
 use self::slot::Device;
-use crate::addresses::Addresses;
 use crate::challenges::{Challenges, challenge_host};
 use crate::own::Own;
 use crate::protocol::{HEADER_LEN, MAX_LABEL, Type};
+use crate::relays::{self, Known, Presence, RelayAddresses, RelaysError};
 use crate::rrset::{AddressRecord, Records, Soa};
 use crate::zone::{Contents, Node};
 
@@ -46,6 +50,9 @@ pub struct Table {
     contents: Contents,
     devices: Devices,
     challenged: Challenged,
+    relays: ArcSwap<Known>,
+    /// Held while relays' numbers are given, taken back and written to devices.
+    numbering: Mutex<()>,
     serial: AtomicU32,
 }
 
@@ -59,7 +66,7 @@ pub struct Held {
 }
 
 /// What the table has for a name and a type.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub enum Found<'t> {
     /// These.
     Records(Records<'t>),
@@ -93,10 +100,16 @@ impl Table {
         if let Some(device) = self.devices.get(label) {
             return match challenge_host(front) {
                 Some(host) => self.find_challenges(&device, host, qtype),
-                None => self.find_at_device(device.addresses, qtype),
+                None => self.find_at_device(label, &device, qtype),
             };
         }
-        let Some(node) = self.contents.node_by_name.get(below) else {
+        let node = self.contents.node_by_name.get(below);
+        if label == OperatorName::Relay.label().as_bytes()
+            && let Some(found) = self.find_at_relay(front, node, qtype)
+        {
+            return found;
+        }
+        let Some(node) = node else {
             return Found::NoName;
         };
         if qtype == Type::SOA && below.is_empty() {
@@ -151,13 +164,52 @@ impl Table {
     }
 
     /// One own address is enough to lead past the relay: a family that the device does not have is then NODATA.
-    fn find_at_device(&self, own: Addresses, qtype: Type) -> Found<'_> {
-        if own.is_empty() || !matches!(qtype, Type::A | Type::AAAA) {
+    fn find_at_device(&self, label: &[u8], device: &Device, qtype: Type) -> Found<'_> {
+        let own = device.addresses;
+        let is_address = is_address(qtype);
+        if is_address && own.is_empty() && device.presence.is_elsewhere() {
+            return self.find_at_its_relays(label, qtype);
+        }
+        if own.is_empty() || !is_address {
             return find_at_node(&self.contents.device, qtype);
         }
         AddressRecord::compile(own, qtype, self.contents.ttl).map_or(Found::NoData, |address| {
             Found::Records(Records::Address(address))
         })
+    }
+
+    /// The addresses of the relays that hold the device at a label.
+    fn find_at_its_relays(&self, label: &[u8], qtype: Type) -> Found<'_> {
+        let known = self.relays.load();
+        // Read once more: a number can have gone to another relay between the first look and `known`. Before it is given
+        // again, it is taken from every device; so whose it is in `known`, it is now.
+        let device = self.devices.get(label);
+        let presence = device.map_or_else(Presence::default, |device| device.presence);
+        let presence = presence.without_those_gone(|number| known.has(number));
+        match presence.is_elsewhere() {
+            true => found_at_relays(RelayAddresses::new(known, presence, qtype)),
+            false => find_at_node(&self.contents.device, qtype),
+        }
+    }
+
+    /// What a relay with a process of its own has at its own name, which stands before `relay`: its addresses, unless the
+    /// operator has set some, and the operator's records. `None` if it is not known, or the operator's alone.
+    fn find_at_relay(&self, front: &[u8], node: Option<&Node>, qtype: Type) -> Option<Found<'_>> {
+        let (&length, label) = front.split_first()?;
+        let is_one_label = usize::from(length) == label.len();
+        if !is_one_label || node.is_some_and(Node::has_addresses) {
+            return None;
+        }
+        let known = self.relays.load();
+        let presence = Presence::new(known.number(label));
+        if !presence.is_elsewhere() {
+            return None;
+        }
+        match (is_address(qtype), node) {
+            (true, _) => Some(found_at_relays(RelayAddresses::new(known, presence, qtype))),
+            (false, None) => Some(Found::NoData),
+            (false, Some(_)) => None,
+        }
     }
 
     fn find_challenges(&self, device: &Device, host: &[u8], qtype: Type) -> Found<'_> {
@@ -175,6 +227,8 @@ impl Table {
     /// A table without devices. `serial` is the SOA's until the first change.
     pub fn new(contents: Contents, serial: u32) -> Self {
         Self {
+            relays: ArcSwap::from_pointee(Known::only(contents.relay.clone())),
+            numbering: Mutex::new(()),
             contents,
             devices: Devices::new(),
             challenged: Challenged::default(),
@@ -195,12 +249,15 @@ impl Table {
         if has_challenges {
             self.challenged.set(registration, &held.own.challenges);
         }
-        let before = self.devices.change(label(name), held.version, |_| {
+        let before = self.devices.change(label(name), held.version, |before| {
+            // Another registration is another device, which no relay holds yet.
+            let same = before.filter(|before| before.registration == registration);
             Some(Device {
                 registration,
                 addresses: held.own.addresses,
                 has_challenges,
                 is_recorded: recorded.is_some(),
+                presence: same.map_or_else(Presence::default, |same| same.presence),
             })
         });
         if let Some(before) = before
@@ -252,6 +309,41 @@ impl Table {
         is_held
     }
 
+    /// See [`Relays::set`](relays::Relays::set).
+    pub(crate) fn set_relays(&self, given: &[(RelayName, Vec<IpAddr>)]) -> Result<(), RelaysError> {
+        let compiled = relays::compile(given, self.contents.ttl)?;
+        let _one_numbers = self
+            .numbering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let before = self.relays.load_full();
+        let mut known = before.staying(&compiled);
+        if known.len() < before.len() {
+            // A number that is free again must be found neither here nor at a device before it is another's.
+            self.relays.store(Arc::new(known.clone()));
+            self.devices.leave_those_gone(|number| known.has(number));
+        }
+        known.add(&compiled);
+        self.relays.store(Arc::new(known));
+        Ok(())
+    }
+
+    /// See [`Relays::held`](relays::Relays::held).
+    pub(crate) fn hold(&self, name: &DeviceName, by: &[Option<RelayName>]) -> bool {
+        let _one_numbers = self
+            .numbering
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let known = self.relays.load();
+        let number = |relay: &Option<RelayName>| match relay {
+            Some(relay) => known.number(relay.as_str().as_bytes()),
+            None => Some(Presence::OWN),
+        };
+        let all_are_known = by.iter().all(|relay| number(relay).is_some());
+        let presence = Presence::new(by.iter().filter_map(number));
+        self.devices.hold(label(name), presence) && all_are_known
+    }
+
     /// What a device has of its own; `None` if this registration does not hold the name.
     pub fn held(&self, name: &DeviceName, registration: RegistrationId) -> Option<Held> {
         let (device, version) = self.devices.get_with_version(label(name))?;
@@ -301,6 +393,16 @@ impl Table {
         self.devices.with_addresses()
     }
 
+    /// How many of them are held by a relay with a process of its own.
+    pub fn devices_elsewhere(&self) -> usize {
+        self.devices.elsewhere()
+    }
+
+    /// How many relays have a process of their own.
+    pub fn relays(&self) -> usize {
+        self.relays.load().len()
+    }
+
     /// Of how many of them the log has to have a record.
     pub fn devices_recorded(&self) -> usize {
         self.devices.recorded()
@@ -325,6 +427,16 @@ impl Table {
 fn find_at_node(node: &Node, qtype: Type) -> Found<'_> {
     node.find(qtype)
         .map_or(Found::NoData, |set| Found::Records(Records::Fixed(set)))
+}
+
+fn found_at_relays<'t>(addresses: Option<RelayAddresses>) -> Found<'t> {
+    addresses.map_or(Found::NoData, |addresses| {
+        Found::Records(Records::Relays(addresses))
+    })
+}
+
+fn is_address(qtype: Type) -> bool {
+    matches!(qtype, Type::A | Type::AAAA)
 }
 
 fn label(name: &DeviceName) -> &[u8] {
@@ -356,6 +468,7 @@ pub(crate) mod tests {
     use directory::Zone;
 
     use super::*;
+    use crate::addresses::Addresses;
     use crate::challenges::{ChallengeHost, ChallengeValue};
     use crate::config::Config;
     use crate::zone::octets;
@@ -484,7 +597,7 @@ pub(crate) mod tests {
     fn challenges_are_found_at_their_own_name_and_nowhere_else() {
         let table = with_devices();
         let txt = |below: &[u8]| match table.find(below, Type::TXT) {
-            Found::Records(records) => records.octets().last_chunk::<6>().copied(),
+            Found::Records(records) => records.octets().to_vec().last_chunk::<6>().copied(),
             Found::NoData => None,
             Found::Soa | Found::NoName => panic!("it exists"),
         };

@@ -4,6 +4,7 @@
 //!  @             SOA, NS ns1, A/AAAA of the relay
 //!  ns1           A/AAAA of this server
 //!  cloud, relay  A/AAAA of the relay
+//!  *.relay       relays with a process of their own, which come and go: see relays.rs
 //!  …             the operator's own records
 //! ```
 //!
@@ -35,6 +36,8 @@ pub struct Contents {
     pub(crate) node_by_name: HashMap<Box<[u8]>, Node>,
     /// What every device has: the relay's addresses, unless it has its own, and the operator's records for all.
     pub(crate) device: Node,
+    /// The addresses of the server's own relay alone.
+    pub(crate) relay: Node,
     /// The TTL of addresses, in seconds.
     pub(crate) ttl: u32,
 }
@@ -72,7 +75,7 @@ impl Contents {
         for host in OperatorName::ALL {
             put(&[host.label()], &relay);
         }
-        let mut device = relay;
+        let mut device = relay.clone();
         device.0.extend(every_devices(&config.device_record, ttl)?);
         let apex = node_by_name.entry(octets(&[])).or_default();
         apex.0.extend(name_server().map(|set| (Type::NS, set)));
@@ -86,6 +89,7 @@ impl Contents {
             soa: SoaTemplate::new(config.negative_ttl_seconds.get()),
             node_by_name,
             device,
+            relay,
             ttl,
         })
     }
@@ -101,7 +105,8 @@ impl Node {
         Some(rrset)
     }
 
-    fn of_addresses(addresses: &[IpAddr], ttl: u32) -> Result<Self, RecordError> {
+    /// As many records as there are addresses.
+    pub(crate) fn of_addresses(addresses: &[IpAddr], ttl: u32) -> Result<Self, RecordError> {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
         for address in addresses {
             match address.to_canonical() {
@@ -123,9 +128,13 @@ impl Node {
     }
 
     fn add_addresses(&mut self, addresses: &Self) {
-        if self.find(Type::A).is_none() && self.find(Type::AAAA).is_none() {
+        if !self.has_addresses() {
             self.0.extend(addresses.0.iter().cloned());
         }
+    }
+
+    pub(crate) fn has_addresses(&self) -> bool {
+        self.find(Type::A).is_some() || self.find(Type::AAAA).is_some()
     }
 }
 
@@ -321,7 +330,7 @@ mod tests {
     /// The data octets of every record there.
     fn data(contents: &Contents, labels: &[&str], rtype: Type) -> Option<Vec<u8>> {
         let set = contents.node_by_name.get(&octets(labels))?.find(rtype)?;
-        Some(Records::Fixed(set).octets()[12..].to_vec())
+        Some(Records::Fixed(set).octets().to_vec()[12..].to_vec())
     }
 
     #[test]

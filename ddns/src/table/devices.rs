@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 
 use super::slot::{Device, Label};
 use super::slots::Slots;
+use crate::relays::Presence;
 
 /// How many words a label has mostly, and how many the longest has.
 const SHORT: usize = 3;
@@ -25,6 +26,7 @@ pub(super) struct Devices {
     count: AtomicUsize,
     with_addresses: AtomicUsize,
     recorded: AtomicUsize,
+    elsewhere: AtomicUsize,
 }
 
 impl Devices {
@@ -36,6 +38,7 @@ impl Devices {
             count: AtomicUsize::new(0),
             with_addresses: AtomicUsize::new(0),
             recorded: AtomicUsize::new(0),
+            elsewhere: AtomicUsize::new(0),
         }
     }
 
@@ -96,9 +99,42 @@ impl Devices {
         }
     }
 
+    /// Says by which relays the device at a label is held. `false` if nobody is there. No version rises.
+    pub(super) fn hold(&self, label: &[u8], presence: Presence) -> bool {
+        let counted = |device: &Device| {
+            let after = Device {
+                presence,
+                ..*device
+            };
+            self.count(Some(device), Some(&after));
+            presence
+        };
+        match (Label::new(label), Label::new(label)) {
+            (Some(short), _) => self.short.hold(&self.hash, &short, counted),
+            (None, Some(long)) => self.long.hold(&self.hash, &long, counted),
+            (None, None) => false,
+        }
+    }
+
+    /// From now on no device is held by a relay whose number `stays` does not say yes to.
+    pub(super) fn leave_those_gone(&self, stays: impl Fn(u8) -> bool) {
+        let counted = |device: &Device| {
+            let presence = device.presence.without_those_gone(&stays);
+            let after = Device {
+                presence,
+                ..*device
+            };
+            self.count(Some(device), Some(&after));
+            presence
+        };
+        self.short.hold_all(counted);
+        self.long.hold_all(counted);
+    }
+
     fn count(&self, before: Option<&Device>, after: Option<&Device>) {
         let with_addresses = |device: &&Device| !device.addresses.is_empty();
         let recorded = |device: &&Device| device.is_recorded;
+        let elsewhere = |device: &&Device| device.presence.is_elsewhere();
         let pairs = [
             (&self.count, before, after),
             (
@@ -110,6 +146,11 @@ impl Devices {
                 &self.recorded,
                 before.filter(recorded),
                 after.filter(recorded),
+            ),
+            (
+                &self.elsewhere,
+                before.filter(elsewhere),
+                after.filter(elsewhere),
             ),
         ];
         for (count, before, after) in pairs {
@@ -138,6 +179,11 @@ impl Devices {
     /// Of how many the log has a record.
     pub(super) fn recorded(&self) -> usize {
         self.recorded.load(Ordering::Relaxed)
+    }
+
+    /// How many are held by a relay with a process of its own.
+    pub(super) fn elsewhere(&self) -> usize {
+        self.elsewhere.load(Ordering::Relaxed)
     }
 }
 
@@ -209,6 +255,35 @@ impl<const L: usize> Shelf<L> {
         slots.add(hash_of_label, label, before, &device);
         taken.count += 1;
         None
+    }
+
+    /// Has `presence` say which relays hold the device at a label. `false` if nobody is there.
+    fn hold(
+        &self,
+        hash: &RandomState,
+        label: &Label<L>,
+        presence: impl FnOnce(&Device) -> Presence,
+    ) -> bool {
+        let _one_writes = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.load();
+        let slot = slots.find(hash.hash_one(label), label);
+        let Some((slot, device)) = slot.and_then(|slot| Some((slot, slot.read()?))) else {
+            return false;
+        };
+        slot.hold(presence(&device));
+        true
+    }
+
+    /// The same for all that relays with a process of their own hold.
+    fn hold_all(&self, presence: impl Fn(&Device) -> Presence) {
+        let _one_writes = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        for slot in self.slots.load().taken() {
+            if let Some(device) = slot.read()
+                && device.presence.is_elsewhere()
+            {
+                slot.hold(presence(&device));
+            }
+        }
     }
 
     /// Puts other slots in the place of these: for a quarter more than are there, and for so many at least.

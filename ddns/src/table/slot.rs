@@ -2,7 +2,7 @@
 //! during a write notices and reads again (a sequence lock of atomic words).
 //!
 //! ```text
-//!  state   version 31 │ writing 1 │ … 27 │ recorded 1 │ has challenges 1 │ has IPv6 1 │ has IPv4 1 │ held 1
+//!  state   version 31 │ writing 1 │ presence 16 │ … 11 │ recorded 1 │ has challenges 1 │ has IPv6 1 │ has IPv4 1 │ held 1
 //!  registration 64
 //!  IPv6 128
 //!  … 32 │ IPv4 32
@@ -17,6 +17,7 @@ use directory::RegistrationId;
 
 use self::atomic::{AtomicU64, Ordering, fence, yield_now};
 use crate::addresses::Addresses;
+use crate::relays::Presence;
 
 #[cfg(not(all(test, feature = "loom")))]
 mod atomic {
@@ -36,6 +37,9 @@ const HAS_V4: u64 = 1 << 1;
 const HAS_V6: u64 = 1 << 2;
 const HAS_CHALLENGES: u64 = 1 << 3;
 const RECORDED: u64 = 1 << 4;
+/// How far the presence stands from the end of the state, and where it is.
+const PRESENCE: u32 = 16;
+const PRESENCE_BITS: u64 = 0xFFFF << PRESENCE;
 const WRITING: u64 = 1 << 32;
 /// How far the version stands from the end of the state.
 const VERSION: u32 = 33;
@@ -48,6 +52,8 @@ pub(crate) struct Device {
     pub(crate) has_challenges: bool,
     /// The log has a record of it: an update has changed it once.
     pub(crate) is_recorded: bool,
+    /// Which relays hold it. No version tells of it, as the log knows nothing of it.
+    pub(crate) presence: Presence,
 }
 
 /// A label of up to 8 · `L` octets. One that ends in zero octets is nobody's, and would look like the one without them.
@@ -146,6 +152,7 @@ impl<const L: usize> Slot<L> {
                 },
                 has_challenges: before & HAS_CHALLENGES != 0,
                 is_recorded: before & RECORDED != 0,
+                presence: Presence::from_bits((before >> PRESENCE) as u16),
             });
             return (device, (before >> VERSION) as u32);
         }
@@ -163,11 +170,13 @@ impl<const L: usize> Slot<L> {
             addresses: Addresses { v4, v6 },
             has_challenges,
             is_recorded,
+            presence,
         }) = device
         {
             state |= HELD | v4.map_or(0, |_| HAS_V4) | v6.map_or(0, |_| HAS_V6);
             state |= if *has_challenges { HAS_CHALLENGES } else { 0 };
             state |= if *is_recorded { RECORDED } else { 0 };
+            state |= u64::from(presence.to_bits()) << PRESENCE;
             let v4 = v4.map_or(0, Ipv4Addr::to_bits);
             let v6 = v6.map_or(0, Ipv6Addr::to_bits);
             self.registration.store(registration.0, Ordering::Relaxed);
@@ -175,6 +184,15 @@ impl<const L: usize> Slot<L> {
             self.v6[1].store(v6 as u64, Ordering::Relaxed);
             self.v4.store(v4.into(), Ordering::Relaxed);
         }
+        self.state.store(state, Ordering::Release);
+    }
+
+    /// Replaces the presence of who is there, and nothing else: its version stays. To be called by one thread at a time, and by
+    /// none while another [writes](Self::write).
+    pub(super) fn hold(&self, presence: Presence) {
+        let before = self.state.load(Ordering::Relaxed);
+        let state = before & !PRESENCE_BITS | (u64::from(presence.to_bits()) << PRESENCE);
+        // One word is one write. Whoever reads it now finds the other words too, which have not changed.
         self.state.store(state, Ordering::Release);
     }
 }
@@ -194,6 +212,7 @@ pub(super) mod tests {
             },
             has_challenges: number.is_multiple_of(2),
             is_recorded: number.is_multiple_of(3),
+            presence: Presence::from_bits(number as u16),
         }
     }
 
@@ -220,6 +239,17 @@ pub(super) mod tests {
             slot.write(Some(&device), 0);
             assert_eq!(slot.read(), Some(device));
         }
+        let presence = Presence::new([255, 254]);
+        slot.hold(presence);
+        let held = Device {
+            addresses: Addresses {
+                v6: None,
+                ..numbered(2).addresses
+            },
+            presence,
+            ..numbered(3)
+        };
+        assert_eq!(slot.read_with_version(), (Some(held), 10));
         slot.write(None, 0);
         assert_eq!(slot.read_with_version(), (None, 11));
         slot.write(None, 20);
@@ -241,11 +271,19 @@ pub(super) mod tests {
             slot.take(&Label::new(b"a").unwrap(), 0);
             slot.write(Some(&numbered(1)), 0);
             let writer = Arc::clone(&slot);
-            let writing = loom::thread::spawn(move || writer.write(Some(&numbered(2)), 0));
+            let presence = Presence::new([7]);
+            let held = Device {
+                presence,
+                ..numbered(2)
+            };
+            let writing = loom::thread::spawn(move || {
+                writer.write(Some(&numbered(2)), 0);
+                writer.hold(presence);
+            });
             let read = slot.read().unwrap();
-            assert!([numbered(1), numbered(2)].contains(&read), "{read:?}");
+            assert!([numbered(1), numbered(2), held].contains(&read), "{read:?}");
             writing.join().unwrap();
-            assert_eq!(slot.read(), Some(numbered(2)));
+            assert_eq!(slot.read(), Some(held));
         });
     }
 }

@@ -21,6 +21,7 @@ mod nsupdate;
 mod pipelined;
 mod recipe;
 mod reflection;
+mod relays;
 mod shutdown;
 mod signing;
 mod sockets;
