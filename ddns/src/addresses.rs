@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// The own addresses of a device: those that an update has set. Without any, its name leads to the relay.
+/// The own addresses of a device: those that an update has set. Without any, its name leads to the relays that
+/// hold it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 pub struct Addresses {
     /// Answers A.

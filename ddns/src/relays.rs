@@ -45,8 +45,9 @@ impl Relays {
     /// # Errors
     /// The first relay that cannot be led to, and why; all is then as it was.
     pub fn set(&self, relays: &[(RelayName, Vec<IpAddr>)]) -> Result<(), RelaysError> {
-        self.table.set_relays(relays)?;
-        self.table.changed(crate::unix_seconds());
+        if self.table.set_relays(relays)? {
+            self.table.changed(crate::unix_seconds());
+        }
         self.metrics.relays(&self.table);
         Ok(())
     }
@@ -158,7 +159,8 @@ mod tests {
             (relay("fixed"), ips(&["192.0.2.3"])),
             (relay("noted"), ips(&["192.0.2.4"])),
         ];
-        table.set_relays(&given).unwrap();
+        assert_eq!(table.set_relays(&given), Ok(true));
+        assert_eq!(table.set_relays(&given), Ok(false));
         assert_eq!(a(&["eu1", "relay"]), Some(vec![1, 2]));
         for qtype in [Type::AAAA, Type::TXT] {
             assert_eq!(found(&table, &["eu1", "relay"], qtype), Some(vec![]));

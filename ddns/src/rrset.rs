@@ -17,7 +17,7 @@ pub const MAX_RRSET: usize = 4096;
 const RECORD_HEAD: usize = 12;
 
 /// One RRset: all records of one type at one name.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rrset {
     octets: Box<[u8]>,
     count: u16,

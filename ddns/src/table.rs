@@ -309,8 +309,11 @@ impl Table {
         is_held
     }
 
-    /// See [`Relays::set`](relays::Relays::set).
-    pub(crate) fn set_relays(&self, given: &[(RelayName, Vec<IpAddr>)]) -> Result<(), RelaysError> {
+    /// Replaces the relays with a process of their own. Says whether that changes anything.
+    ///
+    /// # Errors
+    /// As [`Relays::set`](relays::Relays::set).
+    pub fn set_relays(&self, given: &[(RelayName, Vec<IpAddr>)]) -> Result<bool, RelaysError> {
         let compiled = relays::compile(given, self.contents.ttl)?;
         let _one_numbers = self
             .numbering
@@ -324,12 +327,13 @@ impl Table {
             self.devices.leave_those_gone(|number| known.has(number));
         }
         known.add(&compiled);
+        let is_other = known != *before;
         self.relays.store(Arc::new(known));
-        Ok(())
+        Ok(is_other)
     }
 
-    /// See [`Relays::held`](relays::Relays::held).
-    pub(crate) fn hold(&self, name: &DeviceName, by: &[Option<RelayName>]) -> bool {
+    /// Says by which relays a device is held; `None` is the server's own. False if one of them is unknown.
+    pub fn hold(&self, name: &DeviceName, by: &[Option<RelayName>]) -> bool {
         let _one_numbers = self
             .numbering
             .lock()

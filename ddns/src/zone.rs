@@ -34,7 +34,8 @@ pub struct Contents {
     pub(crate) soa: SoaTemplate,
     /// By the octets of a name that stand before the apex.
     pub(crate) node_by_name: HashMap<Box<[u8]>, Node>,
-    /// What every device has: the relay's addresses, unless it has its own, and the operator's records for all.
+    /// What every device has: the relay's addresses, unless it has its own or other relays hold it, and the operator's records
+    /// for all.
     pub(crate) device: Node,
     /// The addresses of the server's own relay alone.
     pub(crate) relay: Node,
@@ -96,7 +97,7 @@ impl Contents {
 }
 
 /// What there is at one name. Without any RRset it is an empty non-terminal (RFC 8499 section 7).
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Node(Vec<(Type, Rrset)>);
 
 impl Node {

@@ -15,10 +15,10 @@ use ddns::query::{Head, Parsed, parse};
 use ddns::server::{Client, Context, Identity, Response, Transport, respond, respond_in_short};
 use ddns::table::{Held, Table};
 use ddns::zone::Contents;
-use directory::{DeviceName, RegistrationId, Zone};
+use directory::{DeviceName, RegistrationId, RelayName, Zone};
 use libfuzzer_sys::fuzz_target;
 
-/// `nas.test` with a device `home` that has own addresses and one `away` that has none.
+/// `nas.test` with a device `home` that has own addresses, one `away` that has none, and one `abroad` that two relays hold.
 static TABLE: LazyLock<Table> = LazyLock::new(|| {
     let zone = Zone::parse("nas.test").unwrap();
     let relay = [
@@ -31,12 +31,26 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         v4: Some("192.0.2.7".parse().unwrap()),
         v6: None,
     };
-    for (registration, name, addresses) in [(1, "home", own), (2, "away", Addresses::default())] {
+    let none = Addresses::default();
+    for (registration, name, addresses) in
+        [(1, "home", own), (2, "away", none), (3, "abroad", none)]
+    {
         let name = DeviceName::parse(name).unwrap();
         let mut held = Held::default();
         held.own.addresses = addresses;
         table.put(&name, RegistrationId(registration), Some(&held));
     }
+    let [eu1, eu2] = ["eu1", "eu2"].map(|name| RelayName::parse(name).unwrap());
+    let another = ["192.0.2.250", "192.0.2.251"].map(|text| text.parse().unwrap());
+    let relays = [
+        (eu1.clone(), relay.to_vec()),
+        (eu2.clone(), another.to_vec()),
+    ];
+    table.set_relays(&relays).unwrap();
+    table.hold(
+        &DeviceName::parse("abroad").unwrap(),
+        &[Some(eu1), Some(eu2)],
+    );
     table
 });
 

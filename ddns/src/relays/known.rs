@@ -12,7 +12,7 @@ use crate::rrset::{Octets, Rrset};
 use crate::zone::Node;
 
 /// The relays there are, compiled. It is replaced as a whole.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Known {
     /// Of those with a process of their own: from 1.
     number_by_label: HashMap<Box<[u8]>, u8>,

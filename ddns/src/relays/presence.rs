@@ -11,6 +11,9 @@ pub(crate) struct Presence {
 }
 
 impl Presence {
+    /// The number of the server's own relay.
+    pub(crate) const OWN: u8 = 0;
+
     /// Of the relays with these numbers; of the first two, if they are more.
     pub(crate) fn new(numbers: impl IntoIterator<Item = u8>) -> Self {
         let mut numbers = numbers.into_iter();
@@ -27,9 +30,6 @@ impl Presence {
             },
         }
     }
-
-    /// The number of the server's own relay.
-    pub(crate) const OWN: u8 = 0;
 
     /// A relay with a process of its own is one of them.
     pub(crate) fn is_elsewhere(self) -> bool {
