@@ -28,6 +28,7 @@ use wire::segment::{self, Notice, Piece};
 
 use crate::buffers::{self, Lent, LentChunks};
 use crate::congestion;
+use crate::held;
 use crate::liveness::SignsOfLife;
 use crate::quic::{RecvStream, SendStream};
 use crate::tls::TlsStream;
@@ -68,7 +69,9 @@ impl Carrier {
 
     /// A carrier on a TLS connection of its own. What passes it is a sign of life of the tunnel's other end.
     pub(crate) fn tls(stream: TlsStream, signs: Arc<SignsOfLife>) -> Self {
-        congestion::choose(stream.get_ref().0.tcp());
+        let tcp = stream.get_ref().0.tcp();
+        congestion::choose(tcp);
+        held::limit_unsent(tcp, held::UNSENT);
         let (read, write) = tokio::io::split(stream);
         Self::on(
             SendingStream::Tls(write, Arc::clone(&signs)),

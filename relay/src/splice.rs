@@ -48,6 +48,7 @@ use crate::carrier::direction::Burst;
 use crate::carrier::raw::{Dialler, Door, SealKey};
 use crate::carrier::{self, Carrier, Received, Receiver, Sender};
 use crate::congestion;
+use crate::held;
 use crate::liveness::SignsOfLife;
 use crate::pace::Paced;
 use crate::turns::Turn;
@@ -473,13 +474,16 @@ impl<'a, O: Observer> Pump<'a, O> {
 
     fn moved_outwards(&self, octets: usize) {
         self.observer.sent(octets);
-        self.moved(&self.outwards, &self.inwards, octets);
+        let carried = self.moved(&self.outwards, &self.inwards, octets);
+        if self.is_agent() && crossed(held::LIKELY_READ, carried, octets) {
+            held::let_grow(self.near);
+        }
     }
 
     fn moved_inwards(&self, octets: usize) {
         self.observer.heard(octets);
         let carried = self.moved(&self.inwards, &self.outwards, octets);
-        if carried >= MUCH && carried - (octets as u64) < MUCH {
+        if crossed(MUCH, carried, octets) {
             congestion::choose(self.near);
         }
     }
@@ -533,6 +537,11 @@ where
         }
         this.idle.poll(cx, pump).map(|()| End::Idle)
     }
+}
+
+/// Whether with its last `octets` a direction has carried `mark`.
+fn crossed(mark: u64, carried: u64, octets: usize) -> bool {
+    carried >= mark && carried - (octets as u64) < mark
 }
 
 /// Whether a write has failed because the other end takes no more. Of that the other direction hears too; of anything else the

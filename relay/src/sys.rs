@@ -55,6 +55,45 @@ pub(crate) fn tcp_round_trip(stream: impl AsFd) -> Option<Duration> {
     (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
 }
 
+/// How many octets of a TCP connection have been written and not been acknowledged (tcp(7), `SIOCOUTQ`).
+///
+/// # Errors
+/// If it is no connection.
+pub(crate) fn unacknowledged(stream: impl AsFd) -> io::Result<u64> {
+    let mut waiting: libc::c_int = 0;
+    // SAFETY: the descriptor is borrowed for the call; the kernel writes one integer, which `waiting` is. SIOCOUTQ is TIOCOUTQ.
+    let result =
+        unsafe { libc::ioctl(stream.as_fd().as_raw_fd(), libc::TIOCOUTQ, &raw mut waiting) };
+    match result {
+        0 => Ok(u64::try_from(waiting).unwrap_or(0)),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether the receive buffer stays as large as it is now, or grows with what is read (`SO_BUF_LOCK`, Linux 5.15).
+///
+/// # Errors
+/// If the kernel does not know that.
+pub(crate) fn hold_receive_buffer(stream: impl AsFd, held: bool) -> io::Result<()> {
+    const RECEIVE: libc::c_int = 2; // SOCK_RCVBUF_LOCK in linux/socket.h
+    let locks = if held { RECEIVE } else { 0 };
+    let length = libc::socklen_t::try_from(size_of_val(&locks)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is borrowed for the call; the kernel reads `length` octets, which `locks` has.
+    let result = unsafe {
+        libc::setsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BUF_LOCK,
+            (&raw const locks).cast(),
+            length,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
 /// Lets the connection id of each QUIC packet say which socket of the group that shares `socket`'s port gets it: its first
 /// octet, modulo `sockets`. The sockets count in the order in which they were bound. To be called when all are
 /// (socket(7), `SO_ATTACH_REUSEPORT_CBPF`; RFC 8999 sections 5.1 and 5.2 for where the id stands).

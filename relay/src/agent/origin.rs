@@ -15,6 +15,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wire::proxy_v2;
 
+use crate::held;
 use crate::resolve::Resolver;
 use crate::tls::{self, Prefixed, Roots, TlsError};
 
@@ -154,7 +155,8 @@ impl Origin {
         timeout(CONNECT_TIME, self.dial(visitor, front)).await?
     }
 
-    /// The same without TLS of ours, for bytes that only pass.
+    /// The same without TLS of ours, for bytes that only pass. Its receive buffer is [kept small](held::keep_small), for whoever
+    /// reads to let it grow.
     pub(super) async fn connect_plain(
         &self,
         visitor: SocketAddr,
@@ -167,6 +169,7 @@ impl Origin {
         let mut stream = Resolver::System
             .connect(&self.address.host, self.address.port)
             .await?;
+        held::keep_small(&stream);
         if self.visitor_address == VisitorAddress::ProxyV2 {
             stream.write_all(&proxy_v2::encode(visitor, front)).await?;
         }
@@ -175,14 +178,15 @@ impl Origin {
 
     async fn dial(&self, visitor: SocketAddr, front: SocketAddr) -> io::Result<OriginStream> {
         let stream = Prefixed::new(Bytes::new(), self.dial_plain(visitor, front).await?);
-        match &self.tls {
-            None => Ok(OriginStream::Plain(stream)),
+        let layer = match &self.tls {
+            None => Layer::Plain(stream),
             Some(connector) => {
                 let name = tls::server_name(&self.address.host)?;
                 let stream = connector.connect(name, stream).await.map_err(explained)?;
-                Ok(OriginStream::Tls(Box::new(stream.into())))
+                Layer::Tls(Box::new(stream.into()))
             }
-        }
+        };
+        Ok(OriginStream { layer, read: 0 })
     }
 }
 
@@ -205,9 +209,16 @@ impl std::fmt::Debug for Origin {
     }
 }
 
-/// A connection to an origin.
+/// A connection to an origin. Its receive buffer grows once so much has been read that the visitor must be reading too.
 #[derive(Debug)]
-pub(super) enum OriginStream {
+pub(super) struct OriginStream {
+    layer: Layer,
+    /// Octets, as far as it matters.
+    read: u64,
+}
+
+#[derive(Debug)]
+enum Layer {
     Plain(Prefixed),
     Tls(Box<tls::TlsStream>),
 }
@@ -215,9 +226,22 @@ pub(super) enum OriginStream {
 impl OriginStream {
     /// Makes the coming close a reset: the visitor broke off.
     pub(super) fn reset_on_close(&self) {
-        match self {
-            Self::Plain(stream) => stream.reset_on_close(),
-            Self::Tls(stream) => stream.get_ref().0.reset_on_close(),
+        self.connection().reset_on_close();
+    }
+
+    fn connection(&self) -> &Prefixed {
+        match &self.layer {
+            Layer::Plain(stream) => stream,
+            Layer::Tls(stream) => &stream.get_ref().0,
+        }
+    }
+
+    fn has_read(&mut self, octets: usize) {
+        if self.read < held::LIKELY_READ {
+            self.read += octets as u64;
+            if self.read >= held::LIKELY_READ {
+                held::let_grow(self.connection().tcp());
+            }
         }
     }
 }
@@ -228,10 +252,13 @@ impl AsyncRead for OriginStream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
-        }
+        let before = buffer.filled().len();
+        let read = match &mut self.layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Layer::Tls(stream) => Pin::new(stream).poll_read(cx, buffer),
+        };
+        self.has_read(buffer.filled().len() - before);
+        read
     }
 }
 
@@ -241,9 +268,9 @@ impl AsyncWrite for OriginStream {
         cx: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_write(cx, octets),
-            Self::Tls(stream) => Pin::new(stream).poll_write(cx, octets),
+        match &mut self.layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_write(cx, octets),
+            Layer::Tls(stream) => Pin::new(stream).poll_write(cx, octets),
         }
     }
 
@@ -252,9 +279,9 @@ impl AsyncWrite for OriginStream {
         cx: &mut Context<'_>,
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+        match &mut self.layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
+            Layer::Tls(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -263,16 +290,16 @@ impl AsyncWrite for OriginStream {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_flush(cx),
+        match &mut self.layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Layer::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut *self {
-            Self::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
+        match &mut self.layer {
+            Layer::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Layer::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }
 }

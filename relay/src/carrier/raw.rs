@@ -19,6 +19,7 @@ use wire::raw::{self, Header};
 use zeroize::Zeroizing;
 
 use crate::congestion;
+use crate::held;
 use crate::liveness::SignsOfLife;
 use crate::resolve;
 
@@ -138,11 +139,12 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// Waits for it; `None` if it does not come in time.
+    /// Waits for it; `None` if it does not come in time. Its receive buffer is [kept small](held::keep_small).
     pub(crate) async fn arrived(mut self) -> Option<TcpStream> {
         let stream = timeout(TICKET_TIME, &mut self.opened).await.ok()?.ok()?;
         let stream = TcpStream::from_std(stream).ok()?;
         prepare(&stream);
+        held::keep_small(&stream);
         Some(stream)
     }
 }
@@ -171,6 +173,7 @@ impl Dialler {
         let dialled = timeout(TICKET_TIME, async {
             let mut stream = resolve::connect_to(self.front).await?;
             prepare(&stream);
+            held::limit_unsent(&stream, held::UNSENT);
             stream.write_all(&self.key.header(&ticket)).await?;
             Ok(stream)
         });

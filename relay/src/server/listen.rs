@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
+use crate::held;
 use crate::quic::socket_buffers;
 use crate::sys;
 
@@ -68,6 +69,7 @@ fn tcp_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> 
     for socket in &sockets {
         // Connections have what their listener had.
         socket.set_tcp_nodelay(true)?;
+        held::limit_unsent(socket, held::UNSENT_TO_VISITOR);
         let keepalive = TcpKeepalive::new()
             .with_time(KEEPALIVE)
             .with_interval(KEEPALIVE / 4);

@@ -19,6 +19,7 @@ use wire::segment::Notice;
 use crate::buffers;
 use crate::carrier::raw::{Dialler, TICKET_TIME};
 use crate::carrier::{Received, Receiver, Sender, pipes};
+use crate::held;
 use crate::turns::{self, Turn};
 
 use super::paced::Room;
@@ -27,6 +28,10 @@ use super::{Direction, End, LINGER, Observer, Pump, RawWay, end, lock};
 
 /// How often it is looked whether a near end that takes no more has said all it had to say.
 const DEAF_LOOK: Duration = Duration::from_millis(50);
+
+/// What is passed on at a time, in octets, to a near end that has not shown yet that it reads: so much is in hand while it does not,
+/// and no pipe, of which there are few.
+const UNPROVED: usize = 16 * 1024;
 
 /// Which of two connections broke while bytes passed from one to the other.
 enum Broke {
@@ -117,7 +122,7 @@ impl<O: Observer> Pump<'_, O> {
                     return Direction::Broken(End::NearGone);
                 },
             }
-            match self.pass(self.near, raw).await {
+            match self.pass(self.near, raw, turns::length()).await {
                 Ok(Some(0)) => {
                     // Fails only if the raw connection has gone, which the far end then sees.
                     let _ = SockRef::from(raw).shutdown(Shutdown::Write);
@@ -144,6 +149,7 @@ impl<O: Observer> Pump<'_, O> {
             return Direction::Broken(End::FarGone);
         };
         let (mut stream_ended, mut raw_ended, mut near_deaf) = (false, false, false);
+        let mut near_reads = false;
         let mut nobody_since = None;
         let mut turn = Turn::default();
         while !receiver.incoming.is_complete() {
@@ -173,7 +179,11 @@ impl<O: Observer> Pump<'_, O> {
                     if ready.is_err() {
                         return Direction::Broken(End::FarGone);
                     }
-                    match self.pass(raw, self.near).await {
+                    let most = match near_reads {
+                        true => turns::length(),
+                        false => UNPROVED,
+                    };
+                    match self.pass(raw, self.near, most).await {
                         Ok(Some(0)) => raw_ended = true,
                         Ok(Some(length)) => {
                             if receiver.incoming.on_raw(length).is_err() {
@@ -181,6 +191,10 @@ impl<O: Observer> Pump<'_, O> {
                             }
                             self.moved_inwards(length);
                             turn.moved(length);
+                            if !near_reads && held::reads(self.near, self.inwards.octets.load(Relaxed)) {
+                                near_reads = true;
+                                held::let_grow(raw);
+                            }
                         }
                         Ok(None) => {}
                         Err(Broke::From) => return Direction::Broken(End::FarGone),
@@ -196,10 +210,18 @@ impl<O: Observer> Pump<'_, O> {
         self.end_near()
     }
 
-    /// Passes on what `from` has and the pace allows, 0 being its end. `None` if it has nothing after all.
-    async fn pass(&self, from: &TcpStream, to: &TcpStream) -> Result<Option<usize>, Broke> {
-        let mut room = self.room(turns::length()).await;
-        self.pass_some(from, to, &mut room).await
+    /// Passes on what `from` has and the pace allows, at most so many octets, 0 being its end. `None` if it has nothing after all.
+    async fn pass(
+        &self,
+        from: &TcpStream,
+        to: &TcpStream,
+        most: usize,
+    ) -> Result<Option<usize>, Broke> {
+        let mut room = self.room(most).await;
+        match most > UNPROVED {
+            true => self.pass_some(from, to, &mut room).await,
+            false => self.copy_some(from, to, &mut room).await,
+        }
     }
 
     async fn pass_some(
@@ -226,16 +248,35 @@ impl<O: Observer> Pump<'_, O> {
             }
         }
         self.observer.copied();
+        self.copy_some(from, to, room).await
+    }
+
+    async fn copy_some(
+        &self,
+        from: &TcpStream,
+        to: &TcpStream,
+        room: &mut Room<'_>,
+    ) -> Result<Option<usize>, Broke> {
         let mut lent = buffers::lend();
         let most = room.octets.min(lent.len());
         match from.try_read(&mut lent[..most]) {
             Ok(length) => {
                 room.used(length);
-                let mut octets = &lent[..length];
-                while !octets.is_empty() {
-                    let flags = SendFlags::NOSIGNAL;
-                    let sent = when_writable(to, false, |to| Ok(send(to, octets, flags)?)).await;
-                    octets = &octets[sent.map_err(|_| Broke::To)?..];
+                let flags = SendFlags::NOSIGNAL;
+                let sent = to.try_io(Interest::WRITABLE, || Ok(send(to, &lent[..length], flags)?));
+                let sent = match sent {
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
+                    sent => sent.map_err(|_| Broke::To)?,
+                };
+                if sent < length {
+                    // Who waits for long holds no more than what is left.
+                    let left: Box<[u8]> = lent[sent..length].into();
+                    drop(lent);
+                    let mut octets = &left[..];
+                    while !octets.is_empty() {
+                        let sent = when_writable(to, false, |to| Ok(send(to, octets, flags)?));
+                        octets = &octets[sent.await.map_err(|_| Broke::To)?..];
+                    }
                 }
                 Ok(Some(length))
             }

@@ -21,6 +21,7 @@ mod raw;
 mod records;
 mod refusals;
 mod shutdown;
+mod slow_readers;
 mod status;
 mod tunnel;
 mod versions;

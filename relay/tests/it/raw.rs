@@ -19,9 +19,9 @@ use crate::world::{SOON, TRANSPORTS, World};
 
 /// Names demo.nas.localhost.
 const HELLO: &[u8] = include_bytes!("../../wire/testdata/chromium.bin");
-const HOST: &str = "demo.nas.localhost";
+pub(crate) const HOST: &str = "demo.nas.localhost";
 
-const CAME: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
+pub(crate) const CAME: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
 
 pub(crate) fn payload(length: usize) -> Vec<u8> {
     (0..length)
