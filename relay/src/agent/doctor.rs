@@ -18,8 +18,8 @@ use crate::resolve::Resolver;
 use crate::tls::Roots;
 
 use super::RunError;
+use super::dial::{DialError, Dialler, RelayAddress};
 use super::state::{Pairing, State};
-use super::tunnel::{DialError, Dialler, RelayAddress};
 
 /// How long a relay may take to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
