@@ -1,14 +1,15 @@
-//! The agent: keeps a tunnel to a relay up, and joins the visitors that come through it to a service of the device.
+//! The agent: keeps tunnels to two relays up, or to one where there is no other, and joins the visitors that come through them to a
+//! service of the device.
 //!
 //! ```text
 //!   pair   code ─► cloud ─► name, relays, trust root ─► state
-//!   run    state ─► certificate ─► tunnel ─► visitors ─► origin
+//!   run    state ─► certificate ─► tunnels ─► visitors ─► origin
 //!   doctor state ─► relays, this system ─► what is not well
 //!   status state ─► the running agent ─► how it is, and why
 //! ```
 //!
-//! [`run`] goes on until it is told to stop: a tunnel that ends is followed by another, a certificate that nears its end
-//! is renewed, an address that changes is reported.
+//! [`run`] goes on until it is told to stop: a tunnel that ends is followed by another, a list of relays that changes is
+//! followed, a certificate that nears its end is renewed, an address that changes is reported.
 
 mod announce;
 mod backoff;
@@ -21,10 +22,14 @@ mod doctor;
 mod http;
 mod identity;
 mod keeper;
+mod measured;
 mod origin;
 mod pair;
 mod pass;
 mod pulse;
+mod relay_list;
+mod relays;
+mod situation;
 mod state;
 mod status;
 mod stream;
@@ -36,10 +41,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use directory::{DeviceName, NameError, Zone};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Notify, mpsc, watch};
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::AbortOnDropHandle;
 use wire::InstanceId;
 
 pub use backoff::Backoff;
@@ -58,9 +63,11 @@ use crate::resolve::Resolver;
 use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
 use crate::workers::Workers;
-use dial::{Dialler, RelayAddress};
+use dial::Dialler;
 use keeper::TunnelKeeper;
-use status::Situation;
+use relay_list::RelayList;
+use relays::{RelayAddress, Relays};
+use situation::Situation;
 use visitor::Visitors;
 
 /// Program and version, as relay and cloud hear it.
@@ -89,7 +96,7 @@ pub struct Config {
     pub dns: Dns,
 }
 
-/// How the agent is attached.
+/// How the agent is attached: by the tunnel that has stood longest.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attached {
     /// What its tunnel runs over.
@@ -179,24 +186,40 @@ pub async fn run(
         workers.clone(),
         stop.clone(),
     )?);
-    let (raw_outcomes, raw_heard) = mpsc::channel(RAW_OUTCOMES);
-    let situation = Situation::new(gso);
-    let dialler = Arc::new(Dialler {
-        certificate: identity.certificate()?,
-        roots,
-        resolver,
-        instance: InstanceId(rand::random()),
-        raw_outcomes,
-    });
-    let relays = relay_addresses(&pairing)?;
-    let keeper = TunnelKeeper {
-        dialler,
+    let situation = Situation::new(gso, attached);
+    let listed = RelayAddress::parse_list(&pairing.relays);
+    let listed =
+        listed.map_err(|error| RunError::Pairing(format!("its list of relays: {error}")))?;
+    let relays = Relays::new(listed);
+    let (instance, tunnel_ended) = (InstanceId(rand::random()), Arc::new(Notify::new()));
+    let mut kept = JoinSet::new();
+    for known in situation.of_each() {
+        let (raw_outcomes, raw_heard) = mpsc::channel(RAW_OUTCOMES);
+        let keeper = TunnelKeeper {
+            dialler: Arc::new(Dialler {
+                certificate: identity.certificate()?,
+                roots: roots.clone(),
+                resolver,
+                instance,
+                raw_outcomes,
+            }),
+            relays: relays.clone(),
+            visitors: Arc::clone(&visitors),
+            known,
+            tunnel_ended: Arc::clone(&tunnel_ended),
+            home: workers.next().clone(),
+            stop: stop.clone(),
+        };
+        let home = keeper.home.runtime().clone();
+        kept.spawn_on(keeper.keep(raw_heard), &home);
+    }
+    let list = RelayList {
+        cloud: &cloud,
+        identity: &identity,
+        state: &certificates.state,
+        pairing,
         relays,
-        visitors: Arc::clone(&visitors),
-        attached,
-        situation: situation.clone(),
-        home: workers.next().clone(),
-        stop: stop.clone(),
+        tunnel_ended: &tunnel_ended,
     };
     let dns_reported = async {
         match dns {
@@ -204,27 +227,18 @@ pub async fn run(
             Dns::Report => dns::report(&cloud, &identity, &situation).await,
         }
     };
-    let home = keeper.home.runtime().clone();
-    let kept = AbortOnDropHandle::new(home.spawn(keeper.keep(raw_heard)));
     tokio::select! {
-        _ = kept => {} // it ends when the agent stops; a panic has been reported
+        _ = kept.join_next() => {} // they end when the agent stops; a panic has been reported
+        () = list.follow() => {}
         () = certificates.keep_fresh(&identity, &slot, |_| {}) => {}
         () = announce::announce(&cloud, &identity) => {}
         () = dns_reported => {}
         () = status::answer(&certificates.state, host, situation.clone(), Arc::clone(&visitors)) => {}
     }
-    let _ = timeout(GOODBYE, visitors.gone()).await;
+    let _ = timeout(GOODBYE, async {
+        while kept.join_next().await.is_some() {}
+        visitors.gone().await;
+    })
+    .await;
     Ok(())
-}
-
-fn relay_addresses(pairing: &Pairing) -> Result<Vec<RelayAddress>, RunError> {
-    let parsed: Option<Vec<_>> = pairing
-        .relays
-        .iter()
-        .map(|relay| RelayAddress::parse(relay))
-        .collect();
-    match parsed {
-        Some(relays) if !relays.is_empty() => Ok(relays),
-        _ => Err(RunError::Pairing(format!("relays {:?}", pairing.relays))),
-    }
 }

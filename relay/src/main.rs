@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
     self, Cloud, Dns, DnsStatus, Finding, Gso, Health, LimitsStatus, Origin, OriginAddress,
-    OriginTrust, State, Status, VisitorAddress,
+    OriginTrust, State, Status, TunnelStatus, VisitorAddress,
 };
 use relay::octets;
 use relay::program::{self, Reload, ServiceManager, Termination};
@@ -215,38 +215,50 @@ async fn tell(state: StateOption, json: bool) -> anyhow::Result<()> {
 
 fn in_words(status: &Status) -> String {
     let mut lines = vec![format!("device      {}", status.device)];
-    if let Some(tunnel) = &status.tunnel {
-        let since = Duration::from_secs(tunnel.seconds);
-        lines.push(format!(
-            "tunnel      {} to {}, for {}",
-            tunnel.transport.to_uppercase(),
-            tunnel.relay,
-            humantime_serde::re::humantime::format_duration(since)
-        ));
-        lines.push(format!("seen as     {}", tunnel.seen_as));
-        if let Some(path) = &tunnel.path {
-            lines.push(format!(
-                "path        {:.1} ms round trip, {} of {} packets lost, {}",
-                path.round_trip_ms,
-                path.packets_lost,
-                path.packets_sent,
-                path.congestion_control.to_uppercase()
-            ));
-        }
-        lines.push(match tunnel.bulk.as_str() {
-            "raw" => format!(
-                "bulk        over TCP beside the tunnel ({} came, {} did not)",
-                status.raw_came, status.raw_missed
-            ),
-            _ => "bulk        in the tunnel".to_owned(),
-        });
-    }
+    lines.extend(status.tunnels.iter().flat_map(tunnel_in_words));
     lines.push(format!("visitors    {}", status.visitors));
     let limits = status.tunnel.as_ref().and_then(|tunnel| tunnel.limits);
     lines.extend(limits.map(limits_in_words));
     lines.extend(status.dns.as_ref().map(dns_in_words));
-    lines.extend(status.why.iter().map(|why| format!("because     {why}")));
+    if status.tunnels.is_empty() {
+        lines.extend(status.why.iter().map(because));
+    }
     lines.join("\n")
+}
+
+fn tunnel_in_words(tunnel: &TunnelStatus) -> Vec<String> {
+    let since = Duration::from_secs(tunnel.seconds);
+    let mut lines = vec![
+        format!(
+            "tunnel      {} to {}, for {}",
+            tunnel.transport.to_uppercase(),
+            tunnel.relay,
+            humantime_serde::re::humantime::format_duration(since)
+        ),
+        format!("seen as     {}", tunnel.seen_as),
+    ];
+    if let Some(path) = &tunnel.path {
+        lines.push(format!(
+            "path        {:.1} ms round trip, {} of {} packets lost, {}",
+            path.round_trip_ms,
+            path.packets_lost,
+            path.packets_sent,
+            path.congestion_control.to_uppercase()
+        ));
+    }
+    lines.push(match tunnel.bulk.as_str() {
+        "raw" => format!(
+            "bulk        over TCP beside the tunnel ({} came, {} did not)",
+            tunnel.raw_came, tunnel.raw_missed
+        ),
+        _ => "bulk        in the tunnel".to_owned(),
+    });
+    lines.extend(tunnel.why.iter().map(because));
+    lines
+}
+
+fn because(why: &String) -> String {
+    format!("because     {why}")
 }
 
 fn limits_in_words(limits: LimitsStatus) -> String {

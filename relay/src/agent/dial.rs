@@ -1,6 +1,5 @@
 //! The way to a relay. QUIC is tried first, TLS after a head start, and whichever is attached first is taken.
 
-use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::pin;
@@ -11,6 +10,7 @@ use bytes::Bytes;
 use tokio::io::join;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::TaskTracker;
 use wire::hello::VERSION;
 use wire::{CloseCode, Features, Frame, Hello, InstanceId};
 
@@ -24,7 +24,8 @@ use crate::tls::{self, AgentCertificate, Prefixed, Roots, TlsError, TlsStream};
 
 use super::SOFTWARE;
 use super::choice::Wanted;
-use super::status::ToldLimits;
+use super::relays::RelayAddress;
+use super::situation::ToldLimits;
 use super::tunnel::{CarrierDialler, Greeting, Tunnel, Way};
 
 /// How long one way of reaching a relay may take, hello and welcome included.
@@ -41,29 +42,6 @@ const QUIC_HEAD_START_AGAIN: Duration = Duration::from_millis(700);
 
 /// Between two tries over TLS while QUIC has not answered.
 const TLS_AGAIN: Duration = Duration::from_millis(500);
-
-/// A relay's address as pairing returned it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct RelayAddress {
-    pub(super) host: String,
-    pub(super) port: u16,
-}
-
-impl RelayAddress {
-    pub(super) fn parse(text: &str) -> Option<Self> {
-        let (host, port) = text.rsplit_once(':')?;
-        Some(Self {
-            host: host.to_owned(),
-            port: port.parse().ok()?,
-        })
-    }
-}
-
-impl fmt::Display for RelayAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.host, self.port)
-    }
-}
 
 /// Why there is no tunnel.
 #[derive(Debug, thiserror::Error)]
@@ -82,12 +60,13 @@ pub(super) enum DialError {
     NoKey,
 }
 
-/// Dials tunnels for one run of an agent.
+/// Dials the tunnels of one keeper.
 #[derive(Debug)]
 pub(super) struct Dialler {
     pub(super) certificate: AgentCertificate,
     pub(super) roots: Roots,
     pub(super) resolver: Resolver,
+    /// The same of all keepers of one agent.
     pub(super) instance: InstanceId,
     /// Hears whether raw connections reach the relay.
     pub(super) raw_outcomes: mpsc::Sender<bool>,
@@ -171,6 +150,7 @@ impl Dialler {
                 relay: relay.clone(),
                 greeting,
                 limits: ToldLimits::default(),
+                guests: TaskTracker::new(),
                 raw,
                 signs,
                 way: Way::Quic {
@@ -211,6 +191,7 @@ impl Dialler {
                 relay: relay.clone(),
                 greeting,
                 limits: ToldLimits::default(),
+                guests: TaskTracker::new(),
                 raw,
                 signs,
                 way: Way::Tls(carriers),
@@ -298,20 +279,4 @@ async fn in_time<T>(dial: impl Future<Output = Result<T, DialError>>) -> Result<
     timeout(DIAL_TIME, dial)
         .await
         .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn relay_addresses_have_a_port() {
-        let relay = RelayAddress::parse("relay.nas.localhost:8443").unwrap();
-        assert_eq!(
-            (relay.host.as_str(), relay.port),
-            ("relay.nas.localhost", 8443)
-        );
-        assert_eq!(RelayAddress::parse("relay.nas.localhost"), None);
-        assert_eq!(RelayAddress::parse("relay.nas.localhost:x"), None);
-    }
 }

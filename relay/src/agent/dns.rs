@@ -15,7 +15,8 @@ use super::announce::own_addresses;
 use super::backoff::Backoff;
 use super::cloud::Cloud;
 use super::identity::Identity;
-use super::status::{DnsStatus, Situation};
+use super::situation::Situation;
+use super::status::DnsStatus;
 
 /// How often it is looked at whether the addresses have changed: until that is seen, the name leads astray.
 const LOOK: Duration = Duration::from_secs(5);
@@ -68,7 +69,7 @@ pub(super) async fn report(cloud: &Cloud, identity: &Identity, situation: &Situa
         }
         let Some(change) = now.change_from(told) else {
             let problem = "this device has no public address".to_owned();
-            situation.known().dns = Some(now.status(None, Some(problem)));
+            situation.dns(now.status(None, Some(problem)));
             settled = Some(Settled::for_good(now));
             continue;
         };
@@ -85,14 +86,14 @@ pub(super) async fn report(cloud: &Cloud, identity: &Identity, situation: &Situa
                         tracing::info!(version, "the name leads to this device's own addresses")
                     }
                 }
-                situation.known().dns = Some(now.status(Some(version), None));
+                situation.dns(now.status(Some(version), None));
                 told = now;
                 settled = Some(Settled::for_good(now));
                 backoff.reset();
             }
             Err(error) => {
                 tracing::info!(%error, "the name could not be led to this device");
-                situation.known().dns = Some(now.status(None, Some(error.to_string())));
+                situation.dns(now.status(None, Some(error.to_string())));
                 if error.may_pass() {
                     sleep(backoff.next_wait()).await;
                 } else {

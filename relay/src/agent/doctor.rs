@@ -18,7 +18,8 @@ use crate::resolve::Resolver;
 use crate::tls::Roots;
 
 use super::RunError;
-use super::dial::{DialError, Dialler, RelayAddress};
+use super::dial::{DialError, Dialler};
+use super::relays::RelayAddress;
 use super::state::{Pairing, State};
 
 /// How long a relay may take to answer.

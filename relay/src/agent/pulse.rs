@@ -7,6 +7,10 @@ use tokio::time::Instant as Deadline;
 /// How often the agent pings, give or take a fifth.
 const PING: Duration = Duration::from_millis(2500);
 
+/// The same of a tunnel that nobody would miss at once: it has no visitors, and new ones come through the other. A NAT keeps the
+/// way of a UDP socket open for longer (RFC 4787 section 4.3).
+const QUIET_PING: Duration = Duration::from_secs(15);
+
 /// How long a pong may take at least; on slow paths, [`PONG_ROUND_TRIPS`] round trips. A dead relay is noticed within four
 /// seconds, and one that is only busy is not taken for dead.
 const PONG_TIME: Duration = Duration::from_secs(1);
@@ -17,6 +21,8 @@ const PONG_ROUND_TRIPS: u32 = 3;
 /// When to ping, and when a missing answer means that the relay is gone.
 pub(super) struct Pulse {
     next_ping: Instant,
+    /// Whether that is a ping of a quiet tunnel.
+    is_quiet: bool,
     waiting: Option<Waiting>,
     sequence: u64,
     round_trip: Duration,
@@ -37,7 +43,8 @@ pub(super) enum Beat {
 impl Pulse {
     pub(super) fn new(round_trip: Duration) -> Self {
         Self {
-            next_ping: next_ping(Instant::now()),
+            next_ping: spread(Instant::now(), PING),
+            is_quiet: false,
             waiting: None,
             sequence: 0,
             round_trip,
@@ -58,8 +65,27 @@ impl Pulse {
         }
     }
 
-    /// What to do now. `heard` grows with every sign of life; a pong is one, but any other will do.
-    pub(super) fn due(&mut self, now: Instant, heard: u64, round_trip: Option<Duration>) -> Beat {
+    /// Whether the next ping is long in coming, because the tunnel was quiet.
+    pub(super) fn is_quiet(&self) -> bool {
+        self.is_quiet
+    }
+
+    /// The tunnel is quiet no more.
+    pub(super) fn quicken(&mut self, now: Instant) {
+        if std::mem::take(&mut self.is_quiet) {
+            self.next_ping = self.next_ping.min(spread(now, PING));
+        }
+    }
+
+    /// What to do now. `heard` grows with every sign of life; a pong is one, but any other will do. `is_quiet` is a tunnel that
+    /// nobody would miss at once.
+    pub(super) fn due(
+        &mut self,
+        now: Instant,
+        heard: u64,
+        round_trip: Option<Duration>,
+        is_quiet: bool,
+    ) -> Beat {
         if let Some(waiting) = &self.waiting {
             if now < waiting.until {
                 return Beat::Rest;
@@ -79,7 +105,8 @@ impl Pulse {
             heard,
             until,
         });
-        self.next_ping = next_ping(now);
+        self.is_quiet = is_quiet;
+        self.next_ping = spread(now, if is_quiet { QUIET_PING } else { PING });
         self.sequence += 1;
         Beat::Ping {
             sequence: self.sequence,
@@ -87,8 +114,8 @@ impl Pulse {
     }
 }
 
-fn next_ping(now: Instant) -> Instant {
-    now + PING.mul_f64(rand::random_range(0.8..1.2))
+fn spread(now: Instant, wait: Duration) -> Instant {
+    now + wait.mul_f64(rand::random_range(0.8..1.2))
 }
 
 #[cfg(test)]
@@ -103,7 +130,7 @@ mod tests {
             let mut now = died;
             let silent = loop {
                 now = pulse.alarm().into_std().max(now);
-                if let Beat::Silent = pulse.due(now, 7, Some(Duration::from_millis(50))) {
+                if let Beat::Silent = pulse.due(now, 7, Some(Duration::from_millis(50)), false) {
                     break now;
                 }
             };
@@ -121,7 +148,7 @@ mod tests {
         let mut now = Instant::now();
         for heard in 0..50 {
             now = pulse.alarm().into_std().max(now);
-            assert!(!matches!(pulse.due(now, heard, None), Beat::Silent));
+            assert!(!matches!(pulse.due(now, heard, None, false), Beat::Silent));
         }
     }
 
@@ -130,7 +157,7 @@ mod tests {
         let mut pulse = Pulse::new(Duration::ZERO);
         let pinged = pulse.alarm().into_std();
         assert!(matches!(
-            pulse.due(pinged, 1, Some(Duration::from_secs(1))),
+            pulse.due(pinged, 1, Some(Duration::from_secs(1)), false),
             Beat::Ping { sequence: 1 }
         ));
         assert_eq!(pulse.alarm().into_std(), pinged + Duration::from_secs(3));
@@ -140,8 +167,42 @@ mod tests {
     fn over_tls_the_hello_says_how_slow_the_path_is() {
         let mut pulse = Pulse::new(Duration::from_millis(600));
         let pinged = pulse.alarm().into_std();
-        assert!(matches!(pulse.due(pinged, 1, None), Beat::Ping { .. }));
+        assert!(matches!(
+            pulse.due(pinged, 1, None, false),
+            Beat::Ping { .. }
+        ));
         let waits = pulse.alarm().into_std() - pinged;
         assert_eq!(waits, Duration::from_millis(1800));
+    }
+
+    /// Pinged and answered; when the next ping is due.
+    fn answered(pulse: &mut Pulse, is_quiet: bool) -> Duration {
+        let pinged = pulse.alarm().into_std();
+        assert!(matches!(
+            pulse.due(pinged, 1, None, is_quiet),
+            Beat::Ping { .. }
+        ));
+        pulse.pong(pinged);
+        pulse.alarm().into_std() - pinged
+    }
+
+    #[test]
+    fn a_quiet_tunnel_is_pinged_seldom_and_as_before_once_it_is_not() {
+        let mut pulse = Pulse::new(Duration::ZERO);
+        for _ in 0..100 {
+            let wait = answered(&mut pulse, true);
+            assert!(wait >= QUIET_PING * 4 / 5 && wait <= QUIET_PING * 6 / 5);
+            assert!(pulse.is_quiet());
+        }
+        let now = pulse.alarm().into_std() - QUIET_PING / 2;
+        pulse.quicken(now);
+        assert!(!pulse.is_quiet());
+        assert!(pulse.alarm().into_std() <= now + PING * 6 / 5);
+        assert!(answered(&mut pulse, false) <= PING * 6 / 5);
+        // What is about to come anyway comes no later.
+        answered(&mut pulse, true);
+        let due = pulse.alarm().into_std();
+        pulse.quicken(due - Duration::from_millis(1));
+        assert_eq!(pulse.alarm().into_std(), due);
     }
 }

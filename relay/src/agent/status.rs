@@ -7,7 +7,7 @@ use std::num::NonZeroU64;
 use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
@@ -15,10 +15,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
-use crate::quic::{self, Connection, Gso, Profile, Room};
-use crate::server::Transport;
-
-use super::choice::Choice;
+use super::situation::Situation;
 use super::state::State;
 use super::visitor::Visitors;
 
@@ -40,15 +37,17 @@ pub struct Status {
     pub device: String,
     /// Program and version.
     pub software: String,
-    /// Its tunnel; absent while there is none.
+    /// The tunnel that has stood longest; absent while there is none.
     pub tunnel: Option<TunnelStatus>,
+    /// All that take visitors, each to a relay of its own; this one first.
+    pub tunnels: Vec<TunnelStatus>,
     /// Visitors here now.
     pub visitors: usize,
     /// TCP connections for visitors' bulk that reached the relay, since the agent started.
     pub raw_came: u64,
     /// The same that did not.
     pub raw_missed: u64,
-    /// What keeps the tunnel from being over QUIC with bulk beside it, in words.
+    /// What keeps its tunnels from being over QUIC with bulk beside them, in words.
     pub why: Vec<String>,
     /// The same for machines.
     pub reasons: Vec<String>,
@@ -67,7 +66,7 @@ pub struct DnsStatus {
     pub problem: Option<String>,
 }
 
-/// How its tunnel is.
+/// How a tunnel is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct TunnelStatus {
     /// `host:port`
@@ -80,6 +79,16 @@ pub struct TunnelStatus {
     pub seconds: u64,
     /// Where bulk goes: `raw`, a TCP connection of its own, or `tunnel`.
     pub bulk: String,
+    /// Visitors that came through it and are here now.
+    pub visitors: usize,
+    /// TCP connections for visitors' bulk that reached this relay.
+    pub raw_came: u64,
+    /// The same that did not.
+    pub raw_missed: u64,
+    /// What keeps it from being over QUIC with bulk beside it, in words.
+    pub why: Vec<String>,
+    /// The same for machines.
+    pub reasons: Vec<String>,
     /// What the relay lets the device have at most; absent where it has said nothing.
     pub limits: Option<LimitsStatus>,
     /// What the path is like; absent over TLS, where the system knows.
@@ -95,26 +104,6 @@ pub struct LimitsStatus {
     pub visitors: u32,
 }
 
-/// What the relay has said of that, if anything. Clones are the same.
-#[derive(Clone, Debug, Default)]
-pub(super) struct ToldLimits(Arc<Mutex<Option<LimitsStatus>>>);
-
-impl ToldLimits {
-    pub(super) fn told(&self, limits: LimitsStatus) {
-        *self.lock() = Some(limits);
-    }
-
-    /// Whether the device's octets have a limit.
-    pub(super) fn is_paced(&self) -> bool {
-        let told = self.lock();
-        told.is_some_and(|limits| limits.bytes_per_second.is_some())
-    }
-
-    fn lock(&self) -> MutexGuard<'_, Option<LimitsStatus>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// What the path of a QUIC tunnel is like.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct PathStatus {
@@ -128,99 +117,6 @@ pub struct PathStatus {
     pub congestion_control: String,
     /// Whether packets are sent in batches (GSO).
     pub batches: bool,
-}
-
-/// What is known of the agent while it runs. Clones are the same.
-#[derive(Clone, Debug)]
-pub(super) struct Situation(Arc<Mutex<Known>>);
-
-#[derive(Debug)]
-pub(super) struct Known {
-    pub(super) choice: Choice,
-    pub(super) standing: Option<Standing>,
-    pub(super) raw_came: u64,
-    pub(super) raw_missed: u64,
-    pub(super) dns: Option<DnsStatus>,
-}
-
-/// The tunnel that takes new visitors.
-#[derive(Clone, Debug)]
-pub(super) struct Standing {
-    pub(super) relay: String,
-    pub(super) transport: Transport,
-    pub(super) seen_as: SocketAddr,
-    pub(super) since: Instant,
-    /// Over QUIC.
-    pub(super) profile: Option<Profile>,
-    pub(super) raw_offered: bool,
-    pub(super) limits: ToldLimits,
-    /// Over QUIC.
-    pub(super) connection: Option<Connection>,
-}
-
-impl Situation {
-    pub(super) fn new(gso: Gso) -> Self {
-        Self(Arc::new(Mutex::new(Known {
-            choice: Choice::new(gso, Instant::now()),
-            standing: None,
-            raw_came: 0,
-            raw_missed: 0,
-            dns: None,
-        })))
-    }
-
-    pub(super) fn known(&self) -> MutexGuard<'_, Known> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn status(&self, device: &str, visitors: usize, now: Instant) -> Status {
-        let known = self.known();
-        let reasons = known.choice.reasons(now);
-        Status {
-            device: device.to_owned(),
-            software: super::SOFTWARE.to_owned(),
-            tunnel: known.standing.as_ref().map(|standing| standing.status(now)),
-            visitors,
-            raw_came: known.raw_came,
-            raw_missed: known.raw_missed,
-            why: reasons.iter().map(ToString::to_string).collect(),
-            reasons: reasons
-                .iter()
-                .map(|reason| reason.name().to_owned())
-                .collect(),
-            dns: known.dns.clone(),
-        }
-    }
-}
-
-impl Standing {
-    fn status(&self, now: Instant) -> TunnelStatus {
-        let stays = self
-            .profile
-            .is_some_and(|profile| profile.room == Room::Large);
-        let bulk = match self.raw_offered && !stays {
-            true => "raw",
-            false => "tunnel",
-        };
-        TunnelStatus {
-            relay: self.relay.clone(),
-            transport: self.transport.name().to_owned(),
-            seen_as: self.seen_as,
-            seconds: now.saturating_duration_since(self.since).as_secs(),
-            bulk: bulk.to_owned(),
-            limits: *self.limits.lock(),
-            path: self.connection.as_ref().map(|connection| {
-                let path = quic::path(connection);
-                PathStatus {
-                    round_trip_ms: path.round_trip.as_secs_f64() * 1000.0,
-                    packets_sent: path.sent,
-                    packets_lost: path.lost,
-                    congestion_control: path.congestion.to_owned(),
-                    batches: self.profile.is_some_and(|profile| profile.batches),
-                }
-            }),
-        }
-    }
 }
 
 /// Why there is no status.

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -14,7 +15,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::frame::Ticket;
-use wire::{CloseCode, Frame};
+use wire::{CloseCode, Frame, ResetCode};
 
 use crate::carrier::{Carrier, raw};
 use crate::control_stream::{ControlError, ControlStream};
@@ -25,13 +26,18 @@ use crate::server::Transport;
 use crate::tls::{self, Prefixed, TlsStream};
 use crate::workers::Worker;
 
-use super::dial::{DIAL_TIME, RelayAddress};
+use super::dial::DIAL_TIME;
 use super::pulse::{Beat, Pulse};
-use super::status::{LimitsStatus, ToldLimits};
+use super::relays::{RelayAddress, Relays};
+use super::situation::ToldLimits;
+use super::status::LimitsStatus;
 use super::visitor::Visitors;
 
 /// How long the relay may take to acknowledge that a tunnel is closed.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
+
+/// How long the visitors of a tunnel that is left may take to finish: as long as a relay has patience with one who is idle.
+const LEAVE_TIME: Duration = Duration::from_secs(3600);
 
 /// An attached tunnel.
 #[derive(Debug)]
@@ -40,6 +46,8 @@ pub(super) struct Tunnel {
     pub(super) greeting: Greeting,
     /// What the relay says that its device may have at most.
     pub(super) limits: ToldLimits,
+    /// Its visitors.
+    pub(super) guests: TaskTracker,
     /// Brings raw connections for its visitors' bulk.
     pub(super) raw: raw::Dialler,
     /// What is heard over its carriers, and over raw connections beside them.
@@ -75,12 +83,26 @@ pub(super) enum Way {
 pub(super) enum Ended {
     /// This agent stops.
     Stopped,
+    /// It was left, and its last visitor has gone.
+    Left,
     /// The relay closed it.
     Closed(CloseCode),
     /// The relay does not answer any more.
     Silent,
     /// The connection broke.
     Broken,
+}
+
+/// What is said to the task that attends a tunnel, and what it says.
+pub(super) struct Orders {
+    /// The agent stops.
+    pub(super) stop: CancellationToken,
+    /// Another tunnel takes the new visitors: this one ends with those it has.
+    pub(super) leave: CancellationToken,
+    /// Hears it when the relay asks this agent to come back elsewhere; visitors who are here may finish meanwhile.
+    pub(super) drain: oneshot::Sender<Duration>,
+    /// Tell whether there are other tunnels.
+    pub(super) relays: Relays,
 }
 
 impl Tunnel {
@@ -103,17 +125,14 @@ impl Tunnel {
         }
     }
 
-    /// Takes visitors until the tunnel ends. `drain` hears it when the relay asks this agent to come back elsewhere;
-    /// visitors who are here may finish meanwhile.
+    /// Takes visitors until the tunnel ends.
     pub(super) async fn attend(
         mut self,
         visitors: Arc<Visitors>,
         home: Worker,
-        drain: oneshot::Sender<Duration>,
-        stop: CancellationToken,
+        orders: Orders,
     ) -> Ended {
-        let carriers = TaskTracker::new();
-        let ended = self.serve(&visitors, &home, &carriers, drain, stop).await;
+        let ended = self.serve(&visitors, &home, orders).await;
         match &self.way {
             Way::Quic {
                 connection,
@@ -137,21 +156,27 @@ impl Tunnel {
         ended
     }
 
-    async fn serve(
-        &mut self,
-        visitors: &Arc<Visitors>,
-        home: &Worker,
-        carriers: &TaskTracker,
-        drain: oneshot::Sender<Duration>,
-        stop: CancellationToken,
-    ) -> Ended {
+    async fn serve(&mut self, visitors: &Arc<Visitors>, home: &Worker, orders: Orders) -> Ended {
+        let Orders {
+            stop,
+            leave,
+            drain,
+            relays,
+        } = orders;
         let mut drain = Some(drain);
         let mut pulse = Pulse::new(self.greeting.round_trip);
+        let guests = self.guests.clone();
+        let mut last_goes = pin!(async {
+            leave.cancelled().await;
+            guests.close();
+            let _ = timeout(LEAVE_TIME, guests.wait()).await;
+        });
         loop {
             let alarm = pulse.alarm();
             tokio::select! {
                 biased; // the end first, then what the relay says, then its visitors, then our own pings
                 () = stop.cancelled() => return Ended::Stopped,
+                () = &mut last_goes => return Ended::Left,
                 frame = self.control.next() => {
                     self.signs.heard(1);
                     match frame {
@@ -161,7 +186,12 @@ impl Tunnel {
                                 return self.ended();
                             }
                         }
-                        Ok(Frame::Dial { ticket }) => self.dial_carrier(ticket, visitors, home, carriers),
+                        // Who comes to a tunnel that is left has to come again.
+                        Ok(Frame::Dial { .. }) if leave.is_cancelled() => {}
+                        Ok(Frame::Dial { ticket }) => {
+                            pulse.quicken(Instant::now());
+                            self.dial_carrier(ticket, visitors, home);
+                        }
                         Ok(Frame::Limits { bytes_per_second, visitors }) => {
                             self.limits.told(LimitsStatus { bytes_per_second, visitors });
                         }
@@ -178,11 +208,17 @@ impl Tunnel {
                     }
                 }
                 carrier = self.way.carrier() => match carrier {
-                    Some(carrier) => visitors.receive(carrier, self.raw.clone(), home),
+                    Some(mut carrier) if leave.is_cancelled() => carrier.sender.reset(ResetCode::Refused),
+                    Some(carrier) => {
+                        pulse.quicken(Instant::now());
+                        visitors.receive(carrier, self.raw.clone(), guests.token(), home);
+                    }
                     None => return self.ended(),
                 },
+                () = relays.until_one_is_lost(), if pulse.is_quiet() => pulse.quicken(Instant::now()),
                 () = sleep_until(alarm) => {
-                    match pulse.due(Instant::now(), self.heard(), self.way.round_trip()) {
+                    let is_quiet = relays.are_all_reached() && guests.is_empty();
+                    match pulse.due(Instant::now(), self.heard(), self.way.round_trip(), is_quiet) {
                         Beat::Silent => return Ended::Silent,
                         Beat::Rest => {}
                         Beat::Ping { sequence } => {
@@ -214,27 +250,21 @@ impl Tunnel {
         }
     }
 
-    fn dial_carrier(
-        &self,
-        ticket: Ticket,
-        visitors: &Arc<Visitors>,
-        home: &Worker,
-        carriers: &TaskTracker,
-    ) {
+    fn dial_carrier(&self, ticket: Ticket, visitors: &Arc<Visitors>, home: &Worker) {
         let Way::Tls(dialler) = &self.way else {
             return; // over QUIC the relay opens streams itself
         };
         let (dialler, raw, visitors) = (dialler.clone(), self.raw.clone(), Arc::clone(visitors));
         let worker = visitors.least_busy(home).clone();
-        let runtime = worker.runtime().clone();
+        let (runtime, guest) = (worker.runtime().clone(), self.guests.token());
         let dialled = async move {
             match timeout(DIAL_TIME, dialler.dial(ticket)).await {
-                Ok(Ok(carrier)) => visitors.receive_here(carrier, raw, &worker),
+                Ok(Ok(carrier)) => visitors.receive_here(carrier, raw, guest, &worker),
                 Ok(Err(error)) => tracing::debug!(%error, "no carrier for a visitor"),
                 Err(_) => tracing::debug!("no carrier for a visitor in time"),
             }
         };
-        carriers.spawn_on(dialled, &runtime);
+        self.guests.spawn_on(dialled, &runtime);
     }
 }
 

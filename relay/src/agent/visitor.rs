@@ -11,6 +11,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tokio_util::task::task_tracker::TaskTrackerToken;
 use wire::ResetCode;
 use wire::frame::{Frame, Open};
 
@@ -83,13 +84,19 @@ impl Visitors {
     }
 
     /// Takes a visitor from here to its end, in a task of its own. Its carrier is a stream of the tunnel at `home`: what only
-    /// passes stays there, what TLS ends for goes wherever there is time for it.
-    pub(super) fn receive(self: &Arc<Self>, carrier: Carrier, raw: raw::Dialler, home: &Worker) {
+    /// passes stays there, what TLS ends for goes wherever there is time for it. `guest` counts it with the tunnel's others.
+    pub(super) fn receive(
+        self: &Arc<Self>,
+        carrier: Carrier,
+        raw: raw::Dialler,
+        guest: TaskTrackerToken,
+        home: &Worker,
+    ) {
         let worker = match self.origin.scheme() {
             Scheme::Tls => home,
             Scheme::Http | Scheme::Https | Scheme::Tcp => self.workers.least_busy(home),
         };
-        self.receive_here(carrier, raw, worker);
+        self.receive_here(carrier, raw, guest, worker);
     }
 
     /// The same at `worker`.
@@ -97,6 +104,7 @@ impl Visitors {
         self: &Arc<Self>,
         mut carrier: Carrier,
         raw: raw::Dialler,
+        guest: TaskTrackerToken,
         worker: &Worker,
     ) {
         if self.tasks.len() >= MAX_VISITORS {
@@ -107,7 +115,7 @@ impl Visitors {
         // What many visitors are for long is small: what each goes through once is boxed, and so is the carrier.
         let carrier = Box::new(carrier);
         let task = async move {
-            let _served_here = served_here;
+            let _counted = (served_here, guest);
             let stop = visitors.stop.clone();
             tokio::select! {
                 biased; // a stopping agent does not wait for visitors to finish

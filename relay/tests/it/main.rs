@@ -24,5 +24,6 @@ mod shutdown;
 mod slow_readers;
 mod status;
 mod tunnel;
+mod two_relays;
 mod versions;
 mod world;

@@ -23,7 +23,7 @@ const RAW_ASKED: &str = "causeway_relay_raw_connections_total{outcome=\"missed\"
 /// More than is called bulk, and more than fits on the way to a visitor who reads nothing.
 const BULK: usize = 20_000_000;
 
-async fn status(state: &Path, more: &[&str]) -> Output {
+pub(crate) async fn status(state: &Path, more: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_causeway-agent"))
         .args(["status", "--state"])
         .arg(state)
@@ -33,7 +33,7 @@ async fn status(state: &Path, more: &[&str]) -> Output {
     timeout(SOON, output).await.unwrap().unwrap()
 }
 
-async fn status_json(world: &World) -> Value {
+pub(crate) async fn status_json(world: &World) -> Value {
     let output = status(&world.state_of("mynas"), &["--json"]).await;
     serde_json::from_slice(&output.stdout).unwrap()
 }

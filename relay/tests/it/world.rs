@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use directory::{
     Device, DeviceId, DeviceLimits, DeviceName, Identity, OperatorName, Place, Reader,
-    RegistrationId, Writer, Zone,
+    RegistrationId, RelayName, Writer, Zone,
 };
 use prometheus::{Registry, TextEncoder};
 use rcgen::{
@@ -52,18 +52,29 @@ pub(crate) struct World {
     relay_threads: Option<WorkerThreads>,
     config: Config,
     start_relay: Box<StartRelay>,
+    /// The relay's host name.
+    host: String,
     pub(crate) front: SocketAddr,
     pub(crate) http: SocketAddr,
     pub(crate) registry: Registry,
     pub(crate) directory: Reader,
-    writer: Mutex<Writer>,
-    issuer: Issuer<'static, KeyPair>,
+    writer: Arc<Mutex<Writer>>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
     pub(crate) trust_root: String,
     pub(crate) cloud_visitors: tokio::sync::Mutex<mpsc::Receiver<CloudVisitor>>,
     connector: TlsConnector,
     /// The agents'.
     pub(crate) threads: WorkerThreads,
-    folder: TempDir,
+    folder: Arc<TempDir>,
+}
+
+/// What the relays of one operator have in common.
+struct Operator {
+    directory: Reader,
+    writer: Arc<Mutex<Writer>>,
+    issuer: Arc<Issuer<'static, KeyPair>>,
+    trust_root: String,
+    folder: Arc<TempDir>,
 }
 
 impl World {
@@ -105,27 +116,81 @@ impl World {
     fn configured_with(config: Config, records: Option<records::Setup>) -> Self {
         let (writer, directory) = directory::directory(Zone::parse("nas.localhost").unwrap());
         let (issuer, trust_root) = authority();
+        let operator = Operator {
+            directory,
+            writer: Arc::new(Mutex::new(writer)),
+            issuer: Arc::new(issuer),
+            trust_root,
+            folder: Arc::new(tempfile::tempdir().unwrap()),
+        };
+        Self::of(
+            operator,
+            Place::Operator(OperatorName::Relay),
+            config,
+            records,
+        )
+    }
+
+    /// The same devices at another relay, which has a host and a port of its own and no cloud behind it.
+    pub(crate) fn beside(&self, name: &str) -> Self {
+        let operator = Operator {
+            directory: self.directory.clone(),
+            writer: Arc::clone(&self.writer),
+            issuer: Arc::clone(&self.issuer),
+            trust_root: self.trust_root.clone(),
+            folder: Arc::clone(&self.folder),
+        };
+        let config = Config {
+            front: (Ipv4Addr::LOCALHOST, 0).into(),
+            ..self.config.clone()
+        };
+        Self::of(
+            operator,
+            Place::Relay(RelayName::parse(name).unwrap()),
+            config,
+            None,
+        )
+    }
+
+    fn of(
+        operator: Operator,
+        place: Place,
+        config: Config,
+        records: Option<records::Setup>,
+    ) -> Self {
+        let Operator {
+            directory,
+            writer,
+            issuer,
+            trust_root,
+            folder,
+        } = operator;
         let registry = Registry::new();
         let (cloud, visitors) = mpsc::channel(4);
         let threads = WorkerThreads::start(WORKERS).unwrap();
-        let slot = |name| {
+        let slot = |host: &str| {
             let key = KeyPair::generate().unwrap();
-            let host = directory.zone().operator_name(name);
-            let chain = CertificateParams::new(vec![host])
+            let chain = CertificateParams::new(vec![host.to_owned()])
                 .unwrap()
                 .signed_by(&key, &issuer)
                 .unwrap();
             CertificateSlot::from_pem(&chain.pem(), &key.serialize_pem()).unwrap()
         };
+        let zone = directory.zone();
+        let host = match &place {
+            Place::Relay(name) => zone.relay_name(name),
+            _ => zone.operator_name(OperatorName::Relay),
+        };
         let (relay_certificate, cloud_certificate) =
-            (slot(OperatorName::Relay), slot(OperatorName::Cloud));
+            (slot(&host), slot(&zone.operator_name(OperatorName::Cloud)));
         let known = directory.clone();
         let start_relay = move |config: &Config, threads: &WorkerThreads, registry: &Registry| {
+            let has_cloud = place == Place::Operator(OperatorName::Relay);
             let parts = Parts {
                 directory: known.clone(),
-                host: Place::Operator(OperatorName::Relay),
+                host: place.clone(),
                 relay_certificate: relay_certificate.clone(),
-                cloud: Some(CloudDoor {
+                cloud: has_cloud.then(|| CloudDoor {
                     certificate: cloud_certificate.clone(),
                     visitors: cloud.clone(),
                 }),
@@ -145,6 +210,7 @@ impl World {
             .with_root_certificates(roots)
             .with_no_client_auth();
         Self {
+            host,
             front: relay.front(),
             http: relay.http().unwrap(),
             relay: Some(relay),
@@ -153,19 +219,29 @@ impl World {
             start_relay: Box::new(start_relay),
             registry,
             directory,
-            writer: Mutex::new(writer),
+            writer,
             issuer,
             trust_root,
             cloud_visitors: tokio::sync::Mutex::new(visitors),
             connector: TlsConnector::from(Arc::new(client)),
             threads,
-            folder: tempfile::tempdir().unwrap(),
+            folder,
         }
     }
 
-    /// The relay is gone without a word, as if its process had been killed, and comes again where it was.
+    /// The relay is gone without a word, as if its process had been killed, and comes again at once.
     pub(crate) fn crash_and_start_again(&mut self) {
+        self.crash();
+        self.start_again();
+    }
+
+    /// The relay is gone without a word, as if its process had been killed.
+    pub(crate) fn crash(&mut self) {
         drop((self.relay_threads.take(), self.relay.take()));
+    }
+
+    /// It comes again where it was.
+    pub(crate) fn start_again(&mut self) {
         self.config.front = self.front;
         let threads = WorkerThreads::start(WORKERS).unwrap();
         self.registry = Registry::new();
@@ -184,7 +260,7 @@ impl World {
             name: name.to_owned(),
             zone: zone.to_string(),
             cloud: format!("https://cloud.{zone}:{}", self.front.port()),
-            relays: vec![format!("relay.{zone}:{}", self.front.port())],
+            relays: vec![self.address()],
             trust_root: self.trust_root.clone(),
         };
         state.keep_pairing(&pairing).unwrap();
@@ -206,6 +282,11 @@ impl World {
         };
         state.keep_certificate(&certificate).unwrap();
         state
+    }
+
+    /// Where the relay is, as pairing says it.
+    pub(crate) fn address(&self) -> String {
+        format!("{}:{}", self.host, self.front.port())
     }
 
     pub(crate) fn state_of(&self, name: &str) -> PathBuf {
@@ -267,15 +348,28 @@ impl World {
         origin: &str,
         visitor_address: VisitorAddress,
     ) -> Agent {
+        let state = self.device(name);
+        self.agent_of(state, Resolver::Fixed(front), origin, visitor_address)
+            .await
+    }
+
+    /// One that has everything in `state`.
+    pub(crate) async fn agent_of(
+        &self,
+        state: State,
+        resolver: Resolver,
+        origin: &str,
+        visitor_address: VisitorAddress,
+    ) -> Agent {
         let origin = Origin::new(
             origin.parse().unwrap(),
             visitor_address,
             &OriginTrust::Roots(Roots::none()),
         );
         let config = agent::Config {
-            state: self.device(name),
+            state,
             origin: origin.unwrap(),
-            resolver: Resolver::Fixed(front),
+            resolver,
             workers: self.threads.workers(),
             gso: Gso::Auto,
             dns: agent::Dns::Off,

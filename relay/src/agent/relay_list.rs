@@ -1,0 +1,152 @@
+//! Asks the cloud which relays there are, again and again, and keeps what it says. A cloud that is away, or talks nonsense,
+//! changes nothing.
+
+use std::time::Duration;
+
+use hyper::Method;
+use serde::Deserialize;
+use tokio::sync::Notify;
+use tokio::time::sleep;
+
+use super::backoff::Backoff;
+use super::cloud::{CallError, Cloud};
+use super::identity::Identity;
+use super::relays::{ListError, RelayAddress, Relays};
+use super::state::{Pairing, State, StateError};
+
+/// How often the cloud is asked, give or take a fifth.
+const ASK: Duration = Duration::from_secs(300);
+
+/// How long after a tunnel has ended, at least and at most: its relay may be one that the operator has taken away, and many
+/// agents hear of it at once.
+const ASK_SOON: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
+
+/// Between two tries to ask, at least and at most.
+const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
+
+#[derive(Deserialize)]
+struct RelaysAnswer {
+    relays: Vec<String>,
+}
+
+/// Why there is no new list.
+#[derive(Debug, thiserror::Error)]
+enum AskError {
+    #[error(transparent)]
+    Call(#[from] CallError),
+    #[error("the cloud's list of relays is refused: {0}")]
+    List(#[from] ListError),
+}
+
+/// What it takes to ask, and who wants to know.
+pub(super) struct RelayList<'a> {
+    pub(super) cloud: &'a Cloud,
+    pub(super) identity: &'a Identity,
+    pub(super) state: &'a State,
+    /// What the agent was started with.
+    pub(super) pairing: Pairing,
+    pub(super) relays: Relays,
+    /// Told by the keepers.
+    pub(super) tunnel_ended: &'a Notify,
+}
+
+impl RelayList<'_> {
+    /// Asks now, now and then, and soon after a tunnel has ended. Never returns.
+    pub(super) async fn follow(&self) {
+        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+        loop {
+            let wait = match self.ask().await {
+                Ok((texts, relays)) => {
+                    self.relays.list(relays);
+                    if let Err(error) = self.keep(texts) {
+                        tracing::warn!(%error, "the list of relays could not be kept");
+                    }
+                    backoff.reset();
+                    ASK.mul_f64(rand::random_range(0.8..1.2))
+                }
+                Err(AskError::List(error)) => {
+                    tracing::warn!(%error, "the cloud's list of relays is refused; the last good one stays");
+                    backoff.next_wait()
+                }
+                Err(AskError::Call(error)) => {
+                    tracing::debug!(%error, "the cloud does not say which relays there are");
+                    backoff.next_wait()
+                }
+            };
+            tokio::select! {
+                () = sleep(wait) => {}
+                () = self.tunnel_ended.notified() => {
+                    let spread = (ASK_SOON.1 - ASK_SOON.0).mul_f64(rand::random_range(0.0..1.0));
+                    sleep(ASK_SOON.0 + spread).await;
+                }
+            }
+        }
+    }
+
+    async fn ask(&self) -> Result<(Vec<String>, Vec<RelayAddress>), AskError> {
+        let RelaysAnswer { relays } = self
+            .cloud
+            .call(
+                Method::GET,
+                "/api/device/relays",
+                "application/json",
+                Vec::new(),
+                self.identity,
+            )
+            .await?;
+        let addresses = RelayAddress::parse_list(&relays)?;
+        Ok((relays, addresses))
+    }
+
+    /// Keeps the list with the pairing, for the next start.
+    fn keep(&self, relays: Vec<String>) -> Result<(), StateError> {
+        let kept = self.state.pairing()?;
+        match with_list(&kept, &self.pairing, relays) {
+            Some(pairing) => self.state.keep_pairing(&pairing),
+            None => Ok(()),
+        }
+    }
+}
+
+/// The `kept` pairing with this list of relays, if that changes anything. One that was made while the agent ran is left alone: what
+/// is heard is said to the device that the agent was `started` as.
+fn with_list(kept: &Pairing, started: &Pairing, relays: Vec<String>) -> Option<Pairing> {
+    let is_the_same = *started
+        == Pairing {
+            relays: started.relays.clone(),
+            ..kept.clone()
+        };
+    (is_the_same && kept.relays != relays).then(|| Pairing {
+        relays,
+        ..kept.clone()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pairing(device_id: &str, relays: &[&str]) -> Pairing {
+        Pairing {
+            device_id: device_id.to_owned(),
+            name: "mynas".to_owned(),
+            zone: "nas.localhost".to_owned(),
+            cloud: "https://cloud.nas.localhost".to_owned(),
+            relays: relays.iter().map(ToString::to_string).collect(),
+            trust_root: String::new(),
+        }
+    }
+
+    #[test]
+    fn a_new_list_is_kept_with_the_pairing_and_another_pairing_is_left_alone() {
+        let (started, kept) = (pairing("one", &["a:443"]), pairing("one", &["b:443"]));
+        let new = || vec!["c:443".to_owned(), "b:443".to_owned()];
+        assert_eq!(
+            with_list(&kept, &started, new()),
+            Some(pairing("one", &["c:443", "b:443"]))
+        );
+        assert_eq!(with_list(&kept, &started, vec!["b:443".to_owned()]), None);
+        let paired_again = pairing("two", &["d:443"]);
+        assert_eq!(with_list(&paired_again, &started, new()), None);
+    }
+}
