@@ -20,7 +20,7 @@ use relay::agent::{
     self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, State, VisitorAddress,
 };
 use relay::resolve::Resolver;
-use relay::server::{Config, Handle, LimitsConfig, Parts, Secret, Transport};
+use relay::server::{Bound, Config, Handle, LimitsConfig, Parts, Secret, Transport};
 use relay::tls::{CertificateSlot, Roots, connect_https};
 use relay::workers::{WorkerThreads, Workers};
 use tempfile::TempDir;
@@ -106,6 +106,7 @@ impl World {
             workers: threads.workers(),
             secret: Secret::new([7; Secret::LENGTH].into()),
             records: None,
+            bound: Bound::default(),
         };
         let config = Config {
             front: (Ipv4Addr::LOCALHOST, 0).into(),

@@ -25,6 +25,7 @@ use std::time::Duration;
 use directory::Place;
 use prometheus::Registry;
 use relay::agent::{self, Backoff, CertificateError, Certificates, KeyError, Usable};
+use relay::program::Inherited;
 use relay::server::{Parts, Secret};
 use relay::workers::{WorkerThreads, Workers};
 use tokio::sync::oneshot;
@@ -114,12 +115,13 @@ pub struct Running {
     _lock: StateLock,
 }
 
-/// Starts the relay of `config`, and returns when it answers. Without a certificate on its disk that is still good it waits for
+/// Starts the relay of `config`, on the listeners that it has `inherited` and others, and returns when it answers. Without a certificate on its disk that is still good it waits for
 /// control, and says so in the log.
 ///
 /// # Errors
 /// If a part cannot start or does not answer, or control does not know the relay.
-pub async fn start(config: Config) -> Result<Running, ApartError> {
+pub async fn start(config: Config, inherited: Inherited) -> Result<Running, ApartError> {
+    let bound = up::bound(inherited, &config.relay).map_err(UpError::from)?;
     let join = config.relay.join.as_ref().ok_or(ApartError::NoJoin)?;
     let membership = Arc::new(Membership::read(join)?);
     let state = StateDirectory::open(&config.state).map_err(UpError::from)?;
@@ -166,6 +168,7 @@ pub async fn start(config: Config) -> Result<Running, ApartError> {
         workers: workers.workers(),
         secret: Secret::new(secret),
         records: up::records_of(&config, &state),
+        bound,
     };
     let relay = relay::server::start(config.relay.clone(), parts, &registry);
     let relay = relay.map_err(UpError::from)?;

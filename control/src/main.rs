@@ -31,13 +31,17 @@ use directory::Zone;
 use indicatif::{ProgressBar, ProgressStyle};
 use relay::files::{self, Readers};
 use relay::octets;
-use relay::program::{self, Reload, ServiceManager, Termination};
+use relay::program::{self, Inherited, Reload, ServiceManager, Termination};
 use relay::workers::Workers;
+use tokio::runtime::Runtime;
 
-/// What signals do to a server, for its manual page.
+/// What signals do to a server, and what it is handed over, for its manual page.
 const SIGNALS: &str = "SIGTERM and SIGINT end the server in order: no new visitors, and `drain` in [relay] for those who are there; a \
 second one at once. SIGHUP has it read its configuration again: [relay.limits] and `drain` are in force at once, the server's own hosts \
-get new certificates, and the log names what has changed beside that and waits for the next start. Where anything is wrong nothing changes.";
+get new certificates, and the log names what has changed beside that and waits for the next start. Where anything is wrong nothing changes.
+
+Listeners that are there before the server are handed over as in sd_listen_fds(3), with the names `front` and `http`, and must be what the \
+configuration says. As whoever holds them goes on to listen, nobody is refused while the server is restarted.";
 
 /// How a relay ends that control does not know any more: EX_CONFIG of sysexits(3), after which its unit is not started again.
 const REVOKED: u8 = 78;
@@ -292,10 +296,9 @@ enum RecordsCommand {
     },
 }
 
-#[tokio::main]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     program::start_log();
-    match Box::pin(act(Arguments::parse().command)).await {
+    match run(Arguments::parse().command) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("causeway: {error:#}");
@@ -307,9 +310,17 @@ async fn main() -> ExitCode {
     }
 }
 
-async fn act(command: Command) -> anyhow::Result<()> {
+fn run(command: Command) -> anyhow::Result<()> {
+    let mut inherited = Inherited::default();
+    if let Command::Up(_) = command {
+        inherited = Inherited::of_environment()?; // before there are other threads
+    }
+    Runtime::new()?.block_on(Box::pin(act(command, inherited)))
+}
+
+async fn act(command: Command, inherited: Inherited) -> anyhow::Result<()> {
     match command {
-        Command::Up(options) => up(*options).await,
+        Command::Up(options) => up(*options, inherited).await,
         Command::Check { file } => {
             Config::read(&file, &Overrides::default())?;
             println!("{}: good", file.display());
@@ -343,7 +354,7 @@ async fn act(command: Command) -> anyhow::Result<()> {
 
 /// Runs the server until a signal, or until a part of it ends by itself. The first signal ends it in order, the second at
 /// once; a hangup has it read its configuration again.
-async fn up(options: UpOptions) -> anyhow::Result<()> {
+async fn up(options: UpOptions, inherited: Inherited) -> anyhow::Result<()> {
     let (mut termination, mut reload) = (Termination::new()?, Reload::new()?);
     let (demo, ready_file) = (options.demo, options.ready_file.clone());
     if let Some(file) = &ready_file {
@@ -353,7 +364,7 @@ async fn up(options: UpOptions) -> anyhow::Result<()> {
     let config = source.read()?;
     let mut running = tokio::select! {
         () = termination.received() => return Ok(()),
-        started = Box::pin(Running::start(config, demo)) => started?,
+        started = Box::pin(Running::start(config, demo, inherited)) => started?,
     };
     if let Some(file) = &ready_file {
         files::replace(file, &running.addresses()?, Readers::All)
@@ -397,11 +408,14 @@ enum Running {
 }
 
 impl Running {
-    async fn start(config: Config, demo: bool) -> anyhow::Result<Self> {
+    async fn start(config: Config, demo: bool, inherited: Inherited) -> anyhow::Result<Self> {
         match config.relay.join {
-            None => Ok(Self::Whole(Box::pin(up::start(config, demo)).await?.into())),
+            None => {
+                let whole = Box::pin(up::start(config, demo, inherited)).await?;
+                Ok(Self::Whole(whole.into()))
+            }
             Some(_) if demo => bail!("the demo is a whole server: it cannot join another"),
-            Some(_) => match apart::start(config).await {
+            Some(_) => match apart::start(config, inherited).await {
                 Ok(running) => Ok(Self::Apart(running.into())),
                 Err(ApartError::Revoked(revoked)) => Err(revoked.into()),
                 Err(error) => Err(error.into()),

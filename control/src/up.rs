@@ -17,8 +17,9 @@ use std::time::Duration;
 
 use directory::{OperatorName, Place};
 use prometheus::Registry;
+use relay::program::{Inherited, InheritedError};
 use relay::records;
-use relay::server::{CloudDoor, CloudVisitor, Parts, Secret};
+use relay::server::{Bound, CloudDoor, CloudVisitor, Parts, Secret};
 use relay::tls::{Roots, TlsError};
 use relay::workers::{WorkerThreads, Workers};
 use tokio::sync::{mpsc, watch};
@@ -78,6 +79,9 @@ pub enum UpError {
     /// The same for DNS over TLS.
     #[error(transparent)]
     NameServerCertificate(#[from] ddns::CertificateError),
+    /// What whoever has started this server has handed over to it.
+    #[error(transparent)]
+    Inherited(#[from] InheritedError),
     /// The threads that carry bytes.
     #[error("no thread to carry bytes: {0}")]
     Workers(io::Error),
@@ -204,11 +208,17 @@ pub struct Running {
     _lock: StateLock,
 }
 
-/// Starts everything in `config`, with the demo device if `with_demo`, and returns when everything answers.
+/// Starts everything in `config`, with the demo device if `with_demo`, on the listeners that it has `inherited` and others; and
+/// returns when everything answers.
 ///
 /// # Errors
 /// If a part cannot start or does not answer.
-pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> {
+pub async fn start(
+    config: Config,
+    with_demo: bool,
+    inherited: Inherited,
+) -> Result<Running, UpError> {
+    let bound = bound(inherited, &config.relay)?;
     let state = StateDirectory::open(&config.state)?;
     let lock = state.lock()?;
     let store = Store::open(&state.file(DATABASE), &config.zone).await?;
@@ -248,6 +258,7 @@ pub async fn start(config: Config, with_demo: bool) -> Result<Running, UpError> 
         workers: workers.workers(),
         secret: Secret::new(state.secret(RELAY_SECRET)?),
         records: records_of(&config, &state),
+        bound,
     };
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
@@ -481,6 +492,17 @@ impl Running {
         let _ = timeout(GOODBYE, ended).await;
         let _ = timeout(CLOSE_TIME, self.cloud.devices.close()).await;
     }
+}
+
+/// The relay's listeners among what was inherited. Nothing else can be there.
+pub(crate) fn bound(mut inherited: Inherited, relay: &relay::server::Config) -> Result<Bound, InheritedError> {
+    let front = inherited.listener("front", relay.front)?;
+    let http = match relay.http {
+        Some(http) => inherited.listener("http", http)?,
+        None => None,
+    };
+    inherited.all_taken()?;
+    Ok(Bound { front, http })
 }
 
 async fn start_ddns(

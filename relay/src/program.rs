@@ -1,6 +1,8 @@
 //! What every program here starts with: its log, its descriptors, the signals that stop it, and what a service manager hears
 //! of it.
 
+mod inherited;
+
 use std::env;
 use std::ffi::{OsStr, OsString};
 use std::io::{self, IsTerminal as _};
@@ -17,6 +19,8 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 use tracing_subscriber::EnvFilter;
+
+pub use inherited::{Inherited, InheritedError};
 
 use crate::workers::Workers;
 

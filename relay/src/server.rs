@@ -43,6 +43,7 @@ pub use crate::quic::Secret;
 pub use config::Config;
 pub use front::CloudVisitor;
 pub use limits::{Admitted, LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
+pub use listen::Bound;
 pub use presence::{Attachment, Presence, Transport};
 pub use traffic::{DeviceTraffic, Traffic};
 pub use upkeep::Upkeep;
@@ -79,6 +80,8 @@ pub struct Parts {
     pub secret: Secret,
     /// How a record of each visitor's connection is kept, if at all.
     pub records: Option<records::Setup>,
+    /// Listeners that are there already.
+    pub bound: Bound,
 }
 
 /// Where `cloud.<zone>` is reached.
@@ -197,11 +200,12 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         }
     };
     let workers = parts.workers.all();
-    let sockets = FrontSockets::bind(config.front, config.udp, workers.len())
+    let Bound { front, http } = parts.bound;
+    let sockets = FrontSockets::new(front, config.front, config.udp, workers.len())
         .map_err(bind_error(Listener::Front, config.front))?;
     let http = config
         .http
-        .map(|address| listen::tcp(address).map_err(bind_error(Listener::Http, address)))
+        .map(|address| listen::tcp(http, address).map_err(bind_error(Listener::Http, address)))
         .transpose()?;
     let http_address = http
         .as_ref()

@@ -2,9 +2,11 @@
 
 #![allow(unsafe_code, reason = "system calls that no library wraps")]
 
+use std::env;
+use std::fs;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
 use libc::{
@@ -140,6 +142,50 @@ pub(crate) fn steer_by_connection_id(socket: impl AsFd, sockets: u32) -> io::Res
     }
 }
 
+/// Takes over a descriptor that was open before this program began. To be called while there is one thread, and once for each.
+///
+/// # Errors
+/// If there is none with this number, or this program has opened it itself, or other threads might do something with it.
+pub(crate) fn from_before(number: RawFd) -> io::Result<OwnedFd> {
+    one_thread()?;
+    // SAFETY: the call takes numbers, and fails for one that is no descriptor.
+    let flags = unsafe { libc::fcntl(number, libc::F_GETFD) };
+    if flags < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    if flags & libc::FD_CLOEXEC != 0 {
+        return Err(io::Error::other("it is this program's own"));
+    }
+    // SAFETY: as above.
+    if unsafe { libc::fcntl(number, libc::F_SETFD, flags | libc::FD_CLOEXEC) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: it is open, and without the flag that everything has which is opened here: it is from before, and nobody owns it.
+    // It has the flag now, so that it is not taken twice, and no other thread has been doing the same.
+    Ok(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
+/// Removes variables from the environment of this process, while there is one thread.
+///
+/// # Errors
+/// If there are more.
+pub(crate) fn forget_variables(names: &[&str]) -> io::Result<()> {
+    one_thread()?;
+    for name in names {
+        // SAFETY: no other thread reads the environment, as there is none.
+        unsafe { env::remove_var(name) };
+    }
+    Ok(())
+}
+
+/// Whether the calling thread is the only one.
+fn one_thread() -> io::Result<()> {
+    match fs::read_dir("/proc/self/task")?.count() {
+        1 => Ok(()),
+        _ => Err(io::Error::other("there are other threads already")),
+    }
+}
+
 /// Has the allocator give the system back what is free in the middle of its heaps (malloc_trim(3)); other allocators than glibc's
 /// do so by themselves.
 pub(crate) fn give_back_memory() {
@@ -156,6 +202,16 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     use super::*;
+
+    #[test]
+    fn nothing_is_taken_over_or_forgotten_beside_other_threads() {
+        // The test has one of its own, beside the first.
+        let ours = TcpListener::bind("127.0.0.1:0").unwrap();
+        let refused = from_before(ours.as_raw_fd()).unwrap_err().to_string();
+        assert!(refused.contains("other threads"), "{refused}");
+        assert!(forget_variables(&["PATH"]).is_err());
+        assert!(env::var_os("PATH").is_some());
+    }
 
     #[test]
     fn the_kernel_knows_how_far_it_is() {

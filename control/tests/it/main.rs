@@ -35,6 +35,7 @@ mod process;
 mod records;
 mod refusals;
 mod reload;
+mod restart;
 mod service;
 mod shutdown;
 mod signed;

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use control::config::{Config, Overrides};
 use control::up;
 use directory::Zone;
+use relay::program::Inherited;
 use serde::{Deserialize, Serialize};
 
 /// What is wanted.
@@ -58,7 +59,7 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
             ddns.threads = Some(i64::from(threads).try_into()?);
         }
     }
-    let running = Box::pin(up::start(config, false)).await?;
+    let running = Box::pin(up::start(config, false, Inherited::default())).await?;
     super::say(&running.addresses())?;
     std::future::pending().await
 }

@@ -2,6 +2,9 @@
 //!
 //! The first of each kind is bound alone, and shares its port afterwards: so a second relay on the same port is refused,
 //! and does not join the first one's sockets, which would take part of its visitors.
+//!
+//! A front that was bound before this program began is one socket, whose queue all workers empty. It outlives the relay, and
+//! what comes when nobody accepts waits there.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
@@ -25,6 +28,15 @@ const PORT_TRIES: usize = 16;
 /// Idle visitors' hosts are asked for a sign of life this often, so that one who left without a word is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
+/// TCP listeners that others have bound, at the addresses that the configuration says. The relay binds what is absent.
+#[derive(Debug, Default)]
+pub struct Bound {
+    /// The front's.
+    pub front: Option<TcpListener>,
+    /// For plain HTTP.
+    pub http: Option<TcpListener>,
+}
+
 /// The front's sockets, bound.
 #[derive(Debug)]
 pub(super) struct FrontSockets {
@@ -35,8 +47,32 @@ pub(super) struct FrontSockets {
 }
 
 impl FrontSockets {
+    /// Of each kind one for each of `workers`: the TCP listeners from the one that is there already, if there is one.
+    pub(super) fn new(
+        there: Option<TcpListener>,
+        address: SocketAddr,
+        with_udp: bool,
+        workers: usize,
+    ) -> io::Result<Self> {
+        let Some(there) = there else {
+            return Self::bind(address, with_udp, workers);
+        };
+        let address = there.local_addr()?;
+        let udp = match with_udp {
+            true => udp_group(address, workers)?,
+            false => Vec::new(),
+        };
+        let first = Socket::from(there);
+        listen(&first)?;
+        let mut tcp = vec![TcpListener::from(first)];
+        for _ in 1..workers {
+            tcp.push(tcp[0].try_clone()?);
+        }
+        Ok(Self { tcp, udp })
+    }
+
     /// Binds `workers` of each kind, on a port that both can have if `address` names none.
-    pub(super) fn bind(address: SocketAddr, with_udp: bool, workers: usize) -> io::Result<Self> {
+    fn bind(address: SocketAddr, with_udp: bool, workers: usize) -> io::Result<Self> {
         let mut tries = if address.port() == 0 { PORT_TRIES } else { 1 };
         loop {
             let tcp = tcp_group(address, workers)?;
@@ -53,8 +89,12 @@ impl FrontSockets {
     }
 }
 
-/// A TCP listener that nobody shares.
-pub(super) fn tcp(address: SocketAddr) -> io::Result<TcpListener> {
+/// A TCP listener that nobody shares: the one that is there already, or else a new one.
+pub(super) fn tcp(there: Option<TcpListener>, address: SocketAddr) -> io::Result<TcpListener> {
+    if let Some(there) = there {
+        there.set_nonblocking(true)?;
+        return Ok(there);
+    }
     let socket = tcp_socket(address)?;
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
@@ -66,17 +106,21 @@ fn tcp_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> 
     first.bind(&address.into())?;
     let mut sockets = vec![first];
     share(&mut sockets, count, tcp_socket)?;
-    for socket in &sockets {
-        // Connections have what their listener had.
-        socket.set_tcp_nodelay(true)?;
-        held::limit_unsent(socket, held::UNSENT_TO_VISITOR);
-        let keepalive = TcpKeepalive::new()
-            .with_time(KEEPALIVE)
-            .with_interval(KEEPALIVE / 4);
-        socket.set_tcp_keepalive(&keepalive)?;
-        socket.listen(BACKLOG)?;
-    }
+    sockets.iter().try_for_each(listen)?;
     Ok(sockets.into_iter().map(TcpListener::from).collect())
+}
+
+/// Listens for the front, or goes on to.
+fn listen(socket: &Socket) -> io::Result<()> {
+    // Connections have what their listener had.
+    socket.set_tcp_nodelay(true)?;
+    held::limit_unsent(socket, held::UNSENT_TO_VISITOR);
+    let keepalive = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(KEEPALIVE / 4);
+    socket.set_tcp_keepalive(&keepalive)?;
+    socket.set_nonblocking(true)?;
+    socket.listen(BACKLOG)
 }
 
 fn udp_group(address: SocketAddr, count: usize) -> io::Result<Vec<UdpSocket>> {
@@ -142,7 +186,7 @@ fn socket(address: SocketAddr, kind: Type, protocol: Protocol) -> io::Result<Soc
 #[cfg(test)]
 mod tests {
     use std::io::ErrorKind;
-    use std::net::{Ipv4Addr, Ipv6Addr};
+    use std::net::{Ipv4Addr, Ipv6Addr, TcpStream};
 
     use super::*;
 
@@ -152,7 +196,7 @@ mod tests {
             (Ipv4Addr::LOCALHOST, 0).into(),
             SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         ] {
-            let sockets = FrontSockets::bind(address, true, 3).unwrap();
+            let sockets = FrontSockets::new(None, address, true, 3).unwrap();
             assert_eq!((sockets.tcp.len(), sockets.udp.len()), (3, 3));
             let taken = sockets.tcp[0].local_addr().unwrap();
             for address in sockets.tcp.iter().map(TcpListener::local_addr) {
@@ -166,6 +210,31 @@ mod tests {
             let udp = udp_group(taken, 3).unwrap_err();
             assert_eq!(udp.kind(), ErrorKind::AddrInUse);
         }
+    }
+
+    #[test]
+    fn workers_share_what_is_there_already_and_leave_it_there() {
+        let there = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let address = there.local_addr().unwrap();
+        let held = there.try_clone().unwrap();
+        let waits = TcpStream::connect(address).unwrap();
+        let sockets = FrontSockets::new(Some(there), address, true, 3).unwrap();
+        assert_eq!((sockets.tcp.len(), sockets.udp.len()), (3, 3));
+        assert_eq!(sockets.udp[2].local_addr().unwrap(), address);
+        let (came, from) = sockets.tcp[2].accept().unwrap();
+        assert_eq!(from, waits.local_addr().unwrap());
+        assert!(!came.nodelay().unwrap(), "it came before");
+        let comes = TcpStream::connect(address).unwrap();
+        let (came, from) = sockets.tcp[0].accept().unwrap();
+        assert_eq!(from, comes.local_addr().unwrap());
+        assert!(came.nodelay().unwrap());
+        for socket in &sockets.tcp {
+            let nobody = socket.accept().unwrap_err();
+            assert_eq!(nobody.kind(), ErrorKind::WouldBlock);
+        }
+        drop(sockets);
+        TcpStream::connect(address).unwrap();
+        held.accept().unwrap();
     }
 
     #[test]

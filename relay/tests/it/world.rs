@@ -20,7 +20,7 @@ use relay::agent::{
 use relay::records;
 use relay::resolve::Resolver;
 use relay::server::{
-    CloudDoor, CloudVisitor, Config, Handle, LimitsConfig, Parts, Secret, Transport,
+    Bound, CloudDoor, CloudVisitor, Config, Handle, LimitsConfig, Parts, Secret, Transport,
 };
 use relay::tls::{CertificateSlot, Roots};
 use relay::workers::WorkerThreads;
@@ -197,6 +197,7 @@ impl World {
                 workers: threads.workers(),
                 secret: Secret::new([7; Secret::LENGTH].into()),
                 records: records.clone(),
+                bound: Bound::default(),
             };
             relay::server::start(config.clone(), parts, registry).unwrap()
         };
