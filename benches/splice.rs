@@ -117,6 +117,7 @@ impl World {
             public: Vec::new(),
             join: None,
             workers: None,
+            leave: std::time::Duration::ZERO,
             drain: std::time::Duration::ZERO,
             limits: LimitsConfig::default(),
         };

@@ -5,7 +5,7 @@
 # The configuration of the server. Two values are yours to set: `zone`, and `public` in [relay]. `causeway check FILE` says what is\
 # wrong with it, and `systemctl enable --now causeway` starts it then.\
 # What stands behind a # is the default, or an example where there is none.\
-# After a change `systemctl reload causeway`: drain and [relay.limits] are in force at once, and the log names what waits for a restart.
+# After a change `systemctl reload causeway`: leave, drain and [relay.limits] are in force at once, and the log names what waits for a restart.
 
 s/^zone = "nas.localhost" */zone = ""                       /
 s/^# state = "\/var\/lib\/causeway" .*/state = "\/var\/lib\/causeway"     # what must last/

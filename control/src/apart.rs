@@ -107,6 +107,8 @@ pub struct Running {
     revoked: oneshot::Receiver<Revoked>,
     is_revoked: bool,
     /// Cancelled first: readiness ends.
+    leaving: CancellationToken,
+    /// Cancelled when no more visitors come: control hears nothing any more.
     stop: CancellationToken,
     /// Cancelled when the relay's visitors are gone.
     end: CancellationToken,
@@ -174,13 +176,14 @@ pub async fn start(config: Config, inherited: Inherited) -> Result<Running, Apar
     let relay = relay.map_err(UpError::from)?;
 
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let leaving = CancellationToken::new();
     let mut parts = Supervisor::default();
     let health = Health::register(
         &registry,
         relay.listeners(),
         relay.upkeep(),
         ends.clone(),
-        stop.clone(),
+        leaving.clone(),
         Changes::FromControl(metrics.connected.clone()),
         None,
     );
@@ -232,6 +235,7 @@ pub async fn start(config: Config, inherited: Inherited) -> Result<Running, Apar
         followed,
         revoked,
         is_revoked: false,
+        leaving,
         stop,
         end,
         parts,
@@ -319,14 +323,15 @@ impl Running {
         self.workers.workers()
     }
 
-    /// Reads the configuration again and puts in force the limits and the drain. Whatever else has changed is named in the log; where
+    /// Reads the configuration again and puts in force the limits, `leave` and `drain`. Whatever else has changed is named in the log; where
     /// anything is wrong nothing changes.
     pub fn reload(&mut self, source: &Source) {
         let outcome = source.read_again().map(|next| {
             let for_the_next_start = self.config.changed_for_the_next_start(&next);
             self.relay.set_limits(&next.relay.limits);
-            self.relay.set_drain(next.relay.drain);
+            self.relay.set_end(next.relay.leave, next.relay.drain);
             self.config.relay.limits = next.relay.limits;
+            self.config.relay.leave = next.relay.leave;
             self.config.relay.drain = next.relay.drain;
             for_the_next_start
         });
@@ -344,8 +349,13 @@ impl Running {
         }
     }
 
-    /// Stops in order: readiness first, then visitors as the relay's drain says, then the rest.
+    /// Stops in order: readiness first, then visitors as the relay's `leave` and `drain` say, then the rest. Meanwhile control hears
+    /// which agents have gone, and names move.
     pub async fn shutdown(self) {
+        self.leaving.cancel();
+        if !self.is_revoked {
+            self.relay.leave().await;
+        }
         self.stop.cancel();
         self.relay.shutdown().await;
         self.end.cancel();

@@ -27,7 +27,7 @@ pub(crate) struct Health {
     pub(crate) listeners: Listeners,
     pub(crate) upkeep: Upkeep,
     pub(crate) certificates: CertificateEnds,
-    /// Cancelled once the process takes no new work.
+    /// Cancelled once the process is about to stop.
     pub(crate) draining: CancellationToken,
     pub(crate) changes: Changes,
     /// Absent if another server answers for the zone.
@@ -122,7 +122,7 @@ impl Health {
 
     fn newcomers(&self) -> Found {
         match self.draining.is_cancelled() {
-            true => Found::Failed("draining: no new visitors are taken".to_owned()),
+            true => Found::Failed("draining: this server is about to stop".to_owned()),
             false => Found::Fine,
         }
     }

@@ -36,9 +36,10 @@ use relay::workers::Workers;
 use tokio::runtime::Runtime;
 
 /// What signals do to a server, and what it is handed over, for its manual page.
-const SIGNALS: &str = "SIGTERM and SIGINT end the server in order: no new visitors, and `drain` in [relay] for those who are there; a \
-second one at once. SIGHUP has it read its configuration again: [relay.limits] and `drain` are in force at once, the server's own hosts \
-get new certificates, and the log names what has changed beside that and waits for the next start. Where anything is wrong nothing changes.
+const SIGNALS: &str = "SIGTERM and SIGINT end the server in order: agents are sent away, and /readyz says so; after `leave` in [relay] \
+no new visitors are taken, and those who are there have `drain` to finish. A second one ends it at once. SIGHUP has it read its \
+configuration again: [relay.limits], `leave` and `drain` are in force at once, the server's own hosts get new \
+certificates, and the log names what has changed beside that and waits for the next start. Where anything is wrong nothing changes.
 
 Listeners that are there before the server are handed over as in sd_listen_fds(3), with the names `front` and `http`, and must be what the \
 configuration says. As whoever holds them goes on to listen, nobody is refused while the server is restarted.";

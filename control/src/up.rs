@@ -198,7 +198,9 @@ pub struct Running {
     admin: SocketAddr,
     /// The demo device's full name.
     demo: Option<String>,
-    /// Cancelled first: the demo device leaves, readiness ends, open streams of events end.
+    /// Cancelled first: readiness ends.
+    leaving: CancellationToken,
+    /// Cancelled when no more visitors come: the demo device leaves, open streams of events end.
     stop: CancellationToken,
     /// Cancelled when the relay's visitors are gone: everything else ends.
     end: CancellationToken,
@@ -262,6 +264,7 @@ pub async fn start(
     };
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let leaving = CancellationToken::new();
     let mut parts = Supervisor::default();
     let ddns = start_ddns(
         &config,
@@ -314,7 +317,7 @@ pub async fn start(
         relay.listeners(),
         relay.upkeep(),
         certificates.ends.clone(),
-        stop.clone(),
+        leaving.clone(),
         Changes::InDatabase(store),
         cloud.dns.clone(),
     )?;
@@ -363,6 +366,7 @@ pub async fn start(
         dot,
         admin,
         demo,
+        leaving,
         stop,
         end,
         parts,
@@ -478,9 +482,11 @@ impl Running {
         self.parts.next_end().await
     }
 
-    /// Stops in order: readiness first, then visitors as the relay's drain says, then the parts behind them. Takes the
-    /// drain and three seconds at most.
+    /// Stops in order: readiness first, then visitors as the relay's `leave` and `drain` say, then the parts behind them. Takes
+    /// both and three seconds at most.
     pub async fn shutdown(self) {
+        self.leaving.cancel();
+        self.relay.leave().await;
         self.stop.cancel();
         self.relay.shutdown().await;
         self.end.cancel();

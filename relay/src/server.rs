@@ -5,8 +5,9 @@
 //!   agent   ─► register (QUIC, or TLS on the same port) ─► sessions, presence
 //! ```
 //!
-//! Every task hangs on a tracker of the [`Handle`]; [`Handle::shutdown`] ends them in order: no new visitors, agents told
-//! to go, visitors given time to finish, then everything that is left, and the last records.
+//! Every task hangs on a tracker of the [`Handle`]. [`Handle::leave`] sends agents away and takes visitors for a while yet;
+//! [`Handle::shutdown`] ends everything in order: no new visitors, those who are there given time to finish, then whatever is
+//! left, and the last records.
 
 mod carriers;
 mod commands;
@@ -34,7 +35,7 @@ use prometheus::{IntGauge, Registry};
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::{CloseCode, Features, Frame};
@@ -147,6 +148,7 @@ pub struct Handle {
     front: SocketAddr,
     http: Option<SocketAddr>,
     presence: Presence,
+    leave: Duration,
     drain: Duration,
     limits: Limits,
     sessions: Arc<Sessions>,
@@ -155,6 +157,8 @@ pub struct Handle {
     listeners: Listeners,
     upkeep: Upkeep,
     draining: IntGauge,
+    /// No new tunnels.
+    leaving: CancellationToken,
     /// No new visitors.
     stop: CancellationToken,
     /// No visitors at all.
@@ -219,6 +223,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let (recorder, records) = records.unzip();
     let limits = Limits::for_this_process(&config.limits, &metrics);
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
+    let leaving = CancellationToken::new();
     let sessions = Arc::new(Sessions::new(
         parts.workers.clone(),
         limits.clone(),
@@ -263,6 +268,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             tls_handshakes: Arc::default(),
             tls_handshakes_by_address: CountsByAddress::default(),
             features,
+            leaving: leaving.clone(),
             tasks: tunnels.clone(),
             worker: worker.clone(),
         });
@@ -317,6 +323,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         front: front_address,
         http: http_address,
         presence,
+        leave: config.leave,
         drain: config.drain,
         limits,
         sessions,
@@ -324,6 +331,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         listeners,
         upkeep,
         draining,
+        leaving,
         stop,
         cut,
         visitors,
@@ -371,16 +379,20 @@ impl Handle {
         }
     }
 
-    /// From now on this is how long visitors are given to finish when the relay stops.
-    pub fn set_drain(&mut self, drain: Duration) {
-        self.drain = drain;
+    /// From now on this is how long visitors are still taken when the relay stops, and given to finish after that.
+    pub fn set_end(&mut self, leave: Duration, drain: Duration) {
+        (self.leave, self.drain) = (leave, drain);
     }
 
-    /// Stops in order: no new visitors, agents told to go, visitors given up to the configured time, then the rest.
-    pub async fn shutdown(self) {
+    /// Sends the agents away, and takes none any more. Whom names still lead here is served as before, for the configured time.
+    pub async fn leave(&self) {
+        self.send_agents_away();
+        sleep(self.leave).await;
+    }
+
+    fn send_agents_away(&self) {
         self.draining.set(1);
-        self.stop.cancel();
-        self.visitors.close();
+        self.leaving.cancel();
         for endpoint in &self.endpoints {
             endpoint.refuse_newcomers();
         }
@@ -388,6 +400,15 @@ impl Handle {
             session.tell(Frame::Drain {
                 reconnect_after: Duration::ZERO,
             });
+        }
+    }
+
+    /// Stops in order: no new visitors, agents told to go unless they know, visitors given up to the configured time, then the rest.
+    pub async fn shutdown(self) {
+        self.stop.cancel();
+        self.visitors.close();
+        if !self.leaving.is_cancelled() {
+            self.send_agents_away();
         }
         let _ = timeout(self.drain, self.visitors.wait()).await;
         self.cut.cancel();

@@ -67,8 +67,8 @@ impl Source {
 }
 
 impl Running {
-    /// Reads the configuration again and puts in force what can change while the server runs: the limits, how long visitors may take
-    /// at the end, and new certificates for the operator's hosts. Whatever else has changed is named in the log. Where anything is
+    /// Reads the configuration again and puts in force what can change while the server runs: the limits, how long visitors may
+    /// come and take at the end, and new certificates for the operator's hosts. Whatever else has changed is named in the log. Where anything is
     /// wrong nothing changes, and the log says what and where.
     pub fn reload(&mut self, source: &Source) {
         let outcome = self.try_reload(source);
@@ -88,8 +88,9 @@ impl Running {
         }
         self.certificates.put(certificates);
         self.relay.set_limits(&next.relay.limits);
-        self.relay.set_drain(next.relay.drain);
+        self.relay.set_end(next.relay.leave, next.relay.drain);
         self.config.relay.limits = next.relay.limits;
+        self.config.relay.leave = next.relay.leave;
         self.config.relay.drain = next.relay.drain;
         Ok(for_the_next_start)
     }

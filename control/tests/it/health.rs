@@ -80,7 +80,7 @@ fn a_server_that_drains_says_so_in_each_way() {
         assert!(Instant::now() < deadline, "still ready: {said}");
     };
     assert!(
-        said.contains("[-]newcomers failed: draining: no new visitors are taken\n"),
+        said.contains("[-]newcomers failed: draining: this server is about to stop\n"),
         "{said}"
     );
     assert!(
@@ -89,7 +89,7 @@ fn a_server_that_drains_says_so_in_each_way() {
     );
     let brief = asked_at_once(&server, "/readyz");
     assert!(
-        brief.ends_with("\r\n\r\ndraining: no new visitors are taken\n"),
+        brief.ends_with("\r\n\r\ndraining: this server is about to stop\n"),
         "{brief}"
     );
     loop {

@@ -14,7 +14,7 @@ use crate::transfer::{MIB, sha256, write_random};
 use crate::world::{Place, Server, causeway};
 
 /// The demo's, on free ports.
-fn good() -> String {
+pub(crate) fn good() -> String {
     let mut text = include_str!("../../demo.toml").to_owned();
     for port in ["8443", "8080", "5300", "8853", "9400"] {
         text = text.replace(&format!("\"127.0.0.1:{port}\""), "\"127.0.0.1:0\"");
@@ -28,13 +28,13 @@ fn limited(line: &str) -> String {
 }
 
 /// A server that has everything from its file.
-struct Operator {
-    server: Server,
+pub(crate) struct Operator {
+    pub(crate) server: Server,
     file: PathBuf,
 }
 
 impl Operator {
-    fn start(text: &str) -> Self {
+    pub(crate) fn start(text: &str) -> Self {
         let folder = Arc::new(tempfile::tempdir().unwrap());
         let file = folder.path().join("causeway.toml");
         fs::write(&file, text).unwrap();

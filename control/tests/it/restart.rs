@@ -1,4 +1,4 @@
-//! A server that is stopped and started again, while somebody else holds its listeners.
+//! A server that is stopped, and started again: while somebody else holds its listeners, and while names still lead to it.
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
@@ -6,10 +6,12 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use crate::process::{Process, SOON, run};
-use crate::world::causeway;
+use crate::nginx::Nginx;
+use crate::process::{Process, SOON, output_of, run};
+use crate::reload::{Operator, good};
+use crate::world::{Place, causeway};
 
 const FREE_HTTP: [&str; 2] = ["--http", "127.0.0.1:0"];
 
@@ -155,4 +157,38 @@ fn a_socket_that_is_not_what_the_configuration_says_is_refused_by_both_addresses
     refused("front", elsewhere, &[&says]);
     refused("frnot", bound, &["handed over as frnot", "front and http"]);
     refused("''", bound, &["FileDescriptorName="]);
+}
+
+#[test]
+fn a_server_that_leaves_says_so_serves_newcomers_and_ends_at_once_when_told_again() {
+    let text = good().replace("drain = \"2s\"", "drain = \"1h\"\nleave = \"1h\"");
+    let operator = Operator::start(&text);
+    let mut server = operator.server;
+    let nginx = Nginx::start(&Place::Host);
+    std::fs::write(nginx.file("page"), "here").unwrap();
+    let agent = server.pair("mynas").run(&nginx.origin());
+    server.process.signal("-TERM");
+    server.process.until_said("a second signal ends at once");
+    let status = || {
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--output", "/dev/null", "--write-out"]);
+        curl.args([
+            "%{http_code}",
+            &format!("http://{}/readyz", server.ready.admin),
+        ]);
+        output_of(curl)
+    };
+    let began = Instant::now();
+    while status() != "503" {
+        assert!(began.elapsed() < SOON, "still ready");
+    }
+    agent.until_said("the relay asks this agent to come back");
+    for _ in 0..3 {
+        assert_eq!(server.get(&server.url("mynas", "/page")), "here");
+        server.get_file(&server.url("cloud", "/offline"));
+    }
+    let second = Instant::now();
+    server.process.signal("-TERM");
+    assert_eq!(server.process.ended().code(), Some(1));
+    assert!(second.elapsed() < Duration::from_secs(10));
 }

@@ -39,7 +39,11 @@ pub struct Config {
     /// How many threads carry bytes; absent: one for each core but one.
     #[serde(default)]
     pub workers: Option<NonZeroUsize>,
-    /// How long a stopping relay lets its visitors finish: `"10s"`, `"5m"`.
+    /// How long a stopping relay goes on to take visitors, while it sends its agents away: as long as names lead here, which is the
+    /// TTL of devices at least, where another relay will have them then. By default not at all.
+    #[serde(default, with = "humantime_serde")]
+    pub leave: Duration,
+    /// How long a stopping relay lets its visitors finish after that: `"10s"`, `"5m"`.
     #[serde(default = "default_drain", with = "humantime_serde")]
     pub drain: Duration,
     /// The `[relay.limits]` section: what everybody may have at most.
@@ -49,7 +53,7 @@ pub struct Config {
 
 impl Config {
     /// The keys that `next` has otherwise and that only a start puts in force; the rest is for
-    /// [`set_limits`](super::Handle::set_limits) and [`set_drain`](super::Handle::set_drain).
+    /// [`set_limits`](super::Handle::set_limits) and [`set_end`](super::Handle::set_end).
     pub fn changed_for_the_next_start(&self, next: &Self) -> Vec<&'static str> {
         let Self {
             front,
@@ -60,6 +64,7 @@ impl Config {
             public,
             join,
             workers,
+            leave: _,
             drain: _,
             limits: _,
         } = self;

@@ -129,10 +129,12 @@ pub(crate) enum Rejection {
     BadHello,
     /// A carrier with a ticket that nobody waits for.
     UnknownTicket,
+    /// The relay is about to stop.
+    Leaving,
 }
 
 impl Rejection {
-    pub(crate) const ALL: [Self; 9] = [
+    pub(crate) const ALL: [Self; 10] = [
         Self::Busy,
         Self::TooFast,
         Self::Handshake,
@@ -142,6 +144,7 @@ impl Rejection {
         Self::NoHello,
         Self::BadHello,
         Self::UnknownTicket,
+        Self::Leaving,
     ];
 
     /// The metric label.
@@ -156,6 +159,7 @@ impl Rejection {
             Self::NoHello => "no_hello",
             Self::BadHello => "bad_hello",
             Self::UnknownTicket => "unknown_ticket",
+            Self::Leaving => "leaving",
         }
     }
 }

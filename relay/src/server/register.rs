@@ -13,6 +13,7 @@ use directory::{Device, DeviceId, DeviceName, PublicKey, Reader};
 use tokio::io::join;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::{ALPN_CARRIER, ALPN_TUNNEL, CloseCode, Features, Frame, Hello};
 
@@ -52,6 +53,8 @@ pub(crate) struct Register {
     pub(crate) tls_handshakes_by_address: CountsByAddress,
     /// What this relay does.
     pub(crate) features: Features,
+    /// Cancelled once the relay takes no more of them.
+    pub(crate) leaving: CancellationToken,
     /// The tasks of tunnels, which outlive those of visitors.
     pub(crate) tasks: TaskTracker,
     /// Where this register's agents arrive, and stay.
@@ -327,6 +330,10 @@ impl Register {
                 return Err(Rejection::BadHello);
             }
         };
+        if self.leaving.is_cancelled() {
+            part(&tunnel, &mut control, CloseCode::Draining).await;
+            return Err(Rejection::Leaving);
+        }
         let session = self.sessions.session(
             device,
             key,
@@ -380,6 +387,12 @@ impl Register {
                 session.limit(|| self.directory.limits(&device.name));
             }
             Some(_) | None => session.end(CloseCode::Removed),
+        }
+        // And the relay may have begun to leave.
+        if self.leaving.is_cancelled() {
+            session.tell(Frame::Drain {
+                reconnect_after: Duration::ZERO,
+            });
         }
         tracing::debug!(transport = transport.name(), "an agent is attached");
     }

@@ -10,6 +10,9 @@ use tokio::time::timeout;
 use crate::byte_path::origin;
 use crate::world::{SOON, TRANSPORTS, World};
 
+/// Longer than any test.
+const LONG: Duration = Duration::from_secs(3600);
+
 #[tokio::test]
 async fn a_relay_without_visitors_stops_at_once() {
     for transport in TRANSPORTS {
@@ -67,6 +70,55 @@ async fn a_visitor_may_finish_and_no_new_one_is_taken() {
         drop(visitor);
         timeout(SOON, stopping).await.unwrap().unwrap();
     }
+}
+
+#[tokio::test]
+async fn a_relay_that_leaves_takes_new_visitors_and_no_tunnels() {
+    for transport in TRANSPORTS {
+        let mut world = World::start(transport);
+        let (listener, address) = origin("tcp").await;
+        let _agent = world.agent("mynas", &address).await;
+        let mut relay = world.relay.take().unwrap();
+        relay.set_end(LONG, Duration::ZERO);
+        let leaving = relay.leave();
+        let visitors = async {
+            // The agent has heard that it should go, and has nowhere else to go.
+            let refused = "causeway_relay_tunnels_refused_total{reason=\"leaving\"}";
+            world.until_metric(refused, 2).await;
+            assert_eq!(world.metric("causeway_relay_draining"), 1);
+            for _ in 0..3 {
+                let mut visitor = world.visit("mynas.nas.localhost").await;
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.write_all(b"here").await.unwrap();
+                stream.shutdown().await.unwrap();
+                let mut heard = String::new();
+                visitor.read_to_string(&mut heard).await.unwrap();
+                assert_eq!(heard, "here", "{transport:?}");
+            }
+        };
+        tokio::select! {
+            () = leaving => panic!("it has left too early"),
+            done = timeout(SOON, visitors) => done.unwrap(),
+        }
+        timeout(SOON, relay.shutdown()).await.unwrap();
+        TcpStream::connect(world.front)
+            .await
+            .expect_err("nobody listens");
+    }
+}
+
+#[tokio::test]
+async fn a_relay_leaves_for_as_long_as_it_is_told() {
+    let mut world = World::start(Transport::Quic);
+    let mut relay = world.relay.take().unwrap();
+    timeout(SOON, relay.leave()).await.unwrap();
+    let told = Duration::from_millis(300);
+    relay.set_end(told, Duration::ZERO);
+    let start = Instant::now();
+    timeout(SOON, relay.leave()).await.unwrap();
+    assert!(start.elapsed() >= told);
+    TcpStream::connect(world.front).await.unwrap();
+    timeout(SOON, relay.shutdown()).await.unwrap();
 }
 
 #[tokio::test]

@@ -482,6 +482,7 @@ fn config(transport: Transport, front: SocketAddr) -> Config {
         public: Vec::new(),
         join: None,
         workers: None,
+        leave: Duration::ZERO,
         drain: Duration::from_secs(5),
         // All visitors here have one address.
         limits: LimitsConfig {

@@ -27,7 +27,7 @@ pub(crate) struct Measured {
     handshakes: IntCounterVec,
     /// Agents asked to show that their address is theirs.
     retries: IntCounter,
-    /// 1 once no new work is taken.
+    /// 1 once no new tunnels are taken.
     draining: IntGauge,
     /// The paths of tunnels over QUIC.
     paths: PathMetrics,
@@ -146,7 +146,7 @@ impl Measured {
                 registry,
                 IntGauge::new(
                     "causeway_relay_draining",
-                    "1 once the relay takes no new work.",
+                    "1 once the relay is about to stop: it takes no new tunnels, and after `leave` no new visitors.",
                 )?,
             )?,
             paths: PathMetrics::register(registry)?,
