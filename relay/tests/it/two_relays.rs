@@ -215,6 +215,43 @@ async fn a_relay_that_is_killed_is_missed_by_nobody_and_found_again() {
 }
 
 #[tokio::test]
+async fn a_quiet_tunnel_is_pinged_seldom_and_often_again_once_it_is_the_only_one() {
+    /// When each tunnel has been pinged once and answered, and is known to be quiet.
+    const QUIET: Duration = Duration::from_millis(4500);
+    /// A tunnel that is not would be given up by then.
+    const NOTICED: Duration = Duration::from_millis(4500);
+    /// The soonest that a quiet one is: its first ping, and then four fifths of fifteen seconds.
+    const SEEN: Duration = Duration::from_secs(14);
+    let mut first = World::start(Transport::Quic);
+    let mut second = first.beside("eu1");
+    let (_listener, address) = origin("tcp").await;
+    let begun = Instant::now();
+    let mut agent = agent_at(&first, &[&first, &second], &address).await;
+    first.until_metric(TUNNELS, 1).await;
+    second.until_metric(TUNNELS, 1).await;
+    let count = async |world: &World| {
+        let told = status_json(world).await;
+        told["tunnels"].as_array().unwrap().len()
+    };
+    tokio::time::sleep(QUIET).await;
+    second.crash();
+    tokio::time::sleep(NOTICED).await;
+    let still = count(&first).await;
+    if begun.elapsed() < SEEN {
+        assert_eq!(still, 2);
+    }
+    within(MISSED, async || count(&first).await == 1).await;
+    first.crash();
+    let crashed = Instant::now();
+    agent.is_detached().await;
+    assert!(
+        crashed.elapsed() < Duration::from_secs(6),
+        "{:?}",
+        crashed.elapsed()
+    );
+}
+
+#[tokio::test]
 async fn an_agent_that_loses_a_relay_goes_to_a_third() {
     let first = World::start(Transport::Quic);
     let (mut second, third) = (first.beside("eu1"), first.beside("eu2"));

@@ -177,9 +177,10 @@ impl World {
             CertificateSlot::from_pem(&chain.pem(), &key.serialize_pem()).unwrap()
         };
         let zone = directory.zone();
-        let host = match &place {
-            Place::Relay(name) => zone.relay_name(name),
-            _ => zone.operator_name(OperatorName::Relay),
+        let host = if let Place::Relay(name) = &place {
+            zone.relay_name(name)
+        } else {
+            zone.operator_name(OperatorName::Relay)
         };
         let (relay_certificate, cloud_certificate) =
             (slot(&host), slot(&zone.operator_name(OperatorName::Cloud)));
