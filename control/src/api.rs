@@ -5,6 +5,10 @@
 //! | `POST /api/pair` | an agent with a code | becomes a device |
 //! | `POST /api/device/certificate` | a device | its certificate |
 //! | `PUT /api/device/addresses` | a device | reports its addresses |
+//! | `GET /api/device/relays` | a device | where it can bring its tunnels |
+//! | `POST /api/relay/follow` | a relay | hears who is who |
+//! | `POST /api/relay/presence` | a relay | reports which devices are there |
+//! | `POST /api/relay/certificate` | a relay | its certificate |
 //! | `GET /api/device/dns` | a device | what it has of its own in the zone |
 //! | `PATCH /api/device/dns` | a device | changes that |
 //! | `POST /api/session` | the operator with a link | signs in |
@@ -131,6 +135,7 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
         .routes(routes!(pair::pair))
         .routes(routes!(device::certificate))
         .routes(routes!(device::addresses))
+        .routes(routes!(device::relays))
         .routes(routes!(dns::own, dns::change))
         .routes(routes!(relay::follow))
         .routes(routes!(relay::presence))

@@ -6,6 +6,7 @@
 //! ```
 
 mod certificates;
+mod leads;
 mod overview;
 mod reload;
 
@@ -46,6 +47,7 @@ use crate::store::{DATABASE, Store, StoreError};
 pub use crate::supervise::PartEnded;
 use crate::supervise::Supervisor;
 use certificates::OperatorCertificates;
+use leads::Leads;
 pub(crate) use reload::Reloads;
 pub use reload::Source;
 
@@ -283,7 +285,7 @@ pub async fn start(
         authority: Arc::clone(&authority),
         own: relay.presence(),
         port: relay.front().port(),
-        leads: None,
+        leads: ddns.as_ref().map(|ddns| Leads::boxed(ddns.relays())),
     };
     let fleet = Fleet::open(surroundings, &registry).await?;
     let cloud = Arc::new(Cloud {
@@ -501,7 +503,10 @@ impl Running {
 }
 
 /// The relay's listeners among what was inherited. Nothing else can be there.
-pub(crate) fn bound(mut inherited: Inherited, relay: &relay::server::Config) -> Result<Bound, InheritedError> {
+pub(crate) fn bound(
+    mut inherited: Inherited,
+    relay: &relay::server::Config,
+) -> Result<Bound, InheritedError> {
     let front = inherited.listener("front", relay.front)?;
     let http = match relay.http {
         Some(http) => inherited.listener("http", http)?,

@@ -95,7 +95,7 @@ mod tests {
     #[tokio::test]
     async fn who_is_written_much_reads_only_once_it_has_taken_it() {
         let (sender, mut visitor) = connection().await;
-        let written = fill(&sender).await;
+        let written = Box::pin(fill(&sender)).await;
         assert!(written > TAKEN, "{written}");
         assert!(!reads(&sender, written));
         let mut all = vec![0; usize::try_from(written).unwrap()];
@@ -113,7 +113,7 @@ mod tests {
         let (limited, _deaf) = connection().await;
         limit_unsent(&limited, UNSENT);
         let (free, _as_deaf) = connection().await;
-        let (limited, free) = (fill(&limited).await, fill(&free).await);
+        let (limited, free) = (Box::pin(fill(&limited)).await, Box::pin(fill(&free)).await);
         assert!(limited * 2 < free, "{limited} and {free}");
     }
 
@@ -125,7 +125,7 @@ mod tests {
         let (begun, mut octets) = (size(&receiver), vec![0; 1 << 20]);
         let sending = tokio::spawn(async move {
             loop {
-                fill(&sender).await;
+                Box::pin(fill(&sender)).await;
             }
         });
         for _ in 0..64 {

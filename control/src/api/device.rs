@@ -100,3 +100,33 @@ pub(super) async fn addresses(
     kept.map_err(|error| ApiError::device(&error, &cloud.metrics))?;
     Ok(Json(ReportAnswer {}))
 }
+
+/// Where the device can bring its tunnels.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RelaysAnswer {
+    /// Each as `host:port`; the one that the device should try first stands first. Never empty.
+    #[schema(example = json!(["relay.nas.example.com:443"]))]
+    relays: Vec<String>,
+}
+
+/// Which relays there are. An agent asks again and again, and moves its tunnels after the answer.
+#[utoipa::path(
+    get,
+    path = "/api/device/relays",
+    security(("device_signature" = [])),
+    responses(
+        (status = 200, body = RelaysAnswer),
+        (status = 400, body = Problem),
+        (status = 401, body = Problem, description = "The signature is missing or wrong."),
+        (status = 403, body = Problem, description = "The key belongs to no device."),
+    )
+)]
+pub(super) async fn relays(
+    State(cloud): State<Arc<Cloud>>,
+    request: Signed,
+) -> Result<Json<RelaysAnswer>, ApiError> {
+    let device = request.device(&cloud)?;
+    Ok(Json(RelaysAnswer {
+        relays: cloud.fleet.relays_for(&device),
+    }))
+}

@@ -194,6 +194,7 @@ fn the_cloud_describes_itself_and_lists_nothing_to_strangers() {
         "/api/pair",
         "/api/device/certificate",
         "/api/device/addresses",
+        "/api/device/relays",
         "/api/devices",
         "/api/session",
     ] {

@@ -37,6 +37,7 @@ mod refusals;
 mod reload;
 mod restart;
 mod service;
+mod several_relays;
 mod shutdown;
 mod signed;
 mod top;

@@ -76,6 +76,7 @@ impl SignedRequest {
 
 const ADDRESSES: (&str, &str) = ("PUT", "/api/device/addresses");
 const DNS: (&str, &str) = ("PATCH", "/api/device/dns");
+const RELAYS: (&str, &str) = ("GET", "/api/device/relays");
 const PAIR: (&str, &str) = ("POST", "/api/pair");
 
 #[test]
@@ -141,6 +142,21 @@ impl<'s> Demo<'s> {
             status.trim().to_owned(),
         )
     }
+}
+
+#[test]
+fn a_device_hears_where_it_can_bring_its_tunnels_and_a_stranger_does_not() {
+    let server = Server::start();
+    let (answer, status) = Demo::of(&server).ask(RELAYS, "");
+    assert_eq!(status, "200", "{answer}");
+    let relay = server.url("relay", "");
+    let relay = relay.strip_prefix("https://").unwrap();
+    assert_eq!(answer, json!({"relays": [relay]}));
+
+    let stranger = State::open(server.folder.path().join("stranger")).unwrap();
+    let stranger = stranger.identity().unwrap();
+    let refused = SignedRequest::new(&server, &stranger, RELAYS, "").send(&server);
+    assert!(refused.contains("unknown_device"), "{refused}");
 }
 
 #[test]

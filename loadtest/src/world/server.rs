@@ -93,6 +93,9 @@ pub(super) async fn register(state: &Path, name: &str) -> Result<Invitation, Wor
         | Answer::Limited(_)
         | Answer::Top(_)
         | Answer::Removed
+        | Answer::RelayAdded { .. }
+        | Answer::Relays(_)
+        | Answer::RelayRemoved
         | Answer::Link { .. } => Err(refused("its answer makes no sense".to_owned())),
     }
 }

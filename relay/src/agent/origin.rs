@@ -232,7 +232,7 @@ impl OriginStream {
     fn connection(&self) -> &Prefixed {
         match &self.layer {
             Layer::Plain(stream) => stream,
-            Layer::Tls(stream) => &stream.get_ref().0,
+            Layer::Tls(stream) => stream.get_ref().0,
         }
     }
 

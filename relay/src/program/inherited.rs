@@ -99,7 +99,7 @@ impl Inherited {
     /// # Errors
     /// If that cannot be used.
     pub fn of_environment() -> Result<Self, InheritedError> {
-        let announced = announced(|variable| env::var_os(variable), process::id())?;
+        let announced = announced(env::var_os, process::id())?;
         if VARIABLES.iter().any(|name| env::var_os(name).is_some()) {
             sys::forget_variables(&VARIABLES).map_err(InheritedError::Environment)?;
         }

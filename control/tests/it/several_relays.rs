@@ -1,0 +1,290 @@
+//! A server and a relay with a process of its own: devices hold a tunnel to each, and either may die.
+
+use std::net::{Ipv4Addr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::dns::dig;
+use crate::nginx::Nginx;
+use crate::process::{Process, SOON, output_of, run};
+use crate::world::{Place, Server, causeway};
+
+/// What control tells agents of a relay has its port, so it cannot be any. Not among those that the kernel gives to others.
+fn fixed_port() -> u16 {
+    loop {
+        let port = rand::random_range(10_000..32_000);
+        let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
+        if free && std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
+        }
+    }
+}
+
+/// A relay that has joined a server on this host.
+struct Relay {
+    folder: PathBuf,
+    port: u16,
+    process: Process,
+}
+
+impl Relay {
+    /// Names of its devices lead to 127.0.0.2, where nobody is: visitors here are told the way.
+    fn join(server: &Server, name: &str) -> Self {
+        let (port, folder) = (fixed_port(), server.folder.path().join(name));
+        std::fs::create_dir(&folder).unwrap();
+        let join = folder.join("join");
+        let add = [
+            "relay",
+            "add",
+            name,
+            join.to_str().unwrap(),
+            "--public",
+            "127.0.0.2",
+            "--port",
+            &port.to_string(),
+        ];
+        server.verb(&add, "relay");
+        let config = format!(
+            "zone = \"{}\"\n[relay]\nfront = \"127.0.0.1:{port}\"\npublic = [\"127.0.0.2\"]\njoin = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+            server.ready.zone,
+            join.display()
+        );
+        std::fs::write(folder.join("relay.toml"), config).unwrap();
+        let process = start(&folder);
+        Self {
+            folder,
+            port,
+            process,
+        }
+    }
+
+    fn kill_and_start(&mut self) {
+        self.process.kill();
+        self.process = start(&self.folder);
+    }
+
+    /// A page by way of this relay.
+    fn get(&self, server: &Server, host: &str) -> std::process::Output {
+        let mut curl = server.curl();
+        curl.args([
+            "--fail",
+            "--connect-to",
+            &format!("::127.0.0.1:{}", self.port),
+        ]);
+        curl.arg(format!(
+            "https://{host}.{}:{}/",
+            server.ready.zone, self.port
+        ));
+        run(curl)
+    }
+
+    fn metric(&self, line: &str) -> u64 {
+        let ready: Value =
+            serde_json::from_slice(&std::fs::read(self.folder.join("ready.json")).unwrap())
+                .unwrap();
+        let mut curl = Command::new("curl");
+        curl.args(["--silent", "--fail"]);
+        curl.arg(format!(
+            "http://{}/metrics",
+            ready["admin"].as_str().unwrap()
+        ));
+        let text = output_of(curl);
+        let value = text
+            .lines()
+            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+        value
+            .unwrap_or_else(|| panic!("no {line} in\n{text}"))
+            .parse()
+            .unwrap()
+    }
+
+    fn until_metric(&self, line: &str, value: u64) {
+        until(
+            || self.metric(line) == value,
+            || format!("{line} is {}", self.metric(line)),
+        );
+    }
+}
+
+fn start(folder: &Path) -> Process {
+    let ready = folder.join("ready.json");
+    let _ = std::fs::remove_file(&ready);
+    let mut command = Command::new(causeway());
+    command
+        .arg("up")
+        .arg("--config")
+        .arg(folder.join("relay.toml"));
+    command.arg("--state").arg(folder.join("state"));
+    command.arg("--ready-file").arg(ready);
+    command.env("CAUSEWAY_LOG", "debug");
+    let process = Process::start(command);
+    process.until_said("ready");
+    process
+}
+
+fn until(is_so: impl Fn() -> bool, what: impl Fn() -> String) {
+    let deadline = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{}", what());
+    }
+}
+
+const TUNNELS: &str = "causeway_relay_tunnels{transport=\"quic\"}";
+
+/// The demo's device, which stays where it is, and this one.
+const AT_THE_SERVER: u64 = 2;
+
+struct World {
+    server: Server,
+    relay: Relay,
+    _nginx: Nginx,
+    _agent: Process,
+}
+
+/// A device that holds a tunnel to each relay.
+fn world() -> World {
+    let server = Server::start();
+    let relay = Relay::join(&server, "eu1");
+    let nginx = Nginx::start(&Place::Host);
+    let device = server.pair("mynas");
+    let agent = device.run(&nginx.origin());
+    relay.until_metric(TUNNELS, 1);
+    until(
+        || server.metric(TUNNELS) == AT_THE_SERVER,
+        || format!("{} tunnels", server.metric(TUNNELS)),
+    );
+    World {
+        server,
+        relay,
+        _nginx: nginx,
+        _agent: agent,
+    }
+}
+
+fn addresses(server: &Server) -> Vec<String> {
+    let host = format!("mynas.{}", server.ready.zone);
+    let mut addresses: Vec<_> = dig(server, &host, "A").lines().map(str::to_owned).collect();
+    addresses.sort();
+    addresses
+}
+
+fn leads_to(server: &Server, expected: &[&str]) {
+    until(
+        || addresses(server) == expected,
+        || format!("{:?}", addresses(server)),
+    );
+}
+
+fn is_served(output: &std::process::Output) -> bool {
+    output.status.success()
+}
+
+#[test]
+fn a_device_is_reached_through_either_relay_and_through_the_other_when_one_dies() {
+    let World {
+        server, mut relay, ..
+    } = world();
+    assert!(is_served(&relay.get(&server, "mynas")));
+    server.get(&server.url("mynas", "/"));
+    leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
+    let host = format!("eu1.relay.{}", server.ready.zone);
+    assert_eq!(dig(&server, &host, "A"), "127.0.0.2\n");
+    let listed = output_of(server.command(&["relay", "list"]));
+    assert!(listed.contains("follows, 1 devices"), "{listed}");
+
+    relay.process.kill();
+    let killed = Instant::now();
+    server.get(&server.url("mynas", "/"));
+    leads_to(&server, &["127.0.0.1"]);
+    // A connection that breaks is heard of at once; the rest is what a busy machine takes.
+    assert!(killed.elapsed() < SOON / 6, "{:?}", killed.elapsed());
+
+    relay.process = start(&relay.folder);
+    leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
+    assert!(is_served(&relay.get(&server, "mynas")));
+}
+
+#[test]
+fn while_control_is_away_known_devices_are_served_even_by_a_relay_that_starts_meanwhile() {
+    let World {
+        mut server,
+        mut relay,
+        ..
+    } = world();
+    leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
+    server.process.kill();
+    for _ in 0..20 {
+        let output = relay.get(&server, "mynas");
+        assert!(
+            is_served(&output),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    relay.kill_and_start();
+    relay.until_metric(TUNNELS, 1);
+    for _ in 0..20 {
+        let output = relay.get(&server, "mynas");
+        assert!(
+            is_served(&output),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+    }
+    let server = server.restart();
+    leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
+    server.get(&server.url("mynas", "/"));
+}
+
+#[test]
+fn a_device_that_is_removed_is_gone_at_every_relay() {
+    let World { server, relay, .. } = world();
+    assert!(
+        server
+            .causeway(&["device", "remove", "mynas"])
+            .status
+            .success()
+    );
+    relay.until_metric(TUNNELS, 0);
+    assert!(!is_served(&relay.get(&server, "mynas")));
+    server.pair("second");
+    let known = "causeway_follow_version";
+    until(
+        || relay.metric(known) > 1,
+        || format!("version {}", relay.metric(known)),
+    );
+}
+
+#[test]
+fn a_relay_that_is_removed_ends_and_leaves_nothing_of_what_it_knew() {
+    let World {
+        server, mut relay, ..
+    } = world();
+    leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
+    assert!(
+        server
+            .causeway(&["relay", "remove", "eu1"])
+            .status
+            .success()
+    );
+    leads_to(&server, &["127.0.0.1"]);
+    let host = format!("eu1.relay.{}", server.ready.zone);
+    assert_eq!(dig(&server, &host, "A"), "");
+    assert_eq!(
+        relay.process.ended().code(),
+        Some(78),
+        "{}",
+        relay.process.said()
+    );
+    let state = std::fs::read_dir(relay.folder.join("state")).unwrap();
+    let left: Vec<_> = state.map(|file| file.unwrap().file_name()).collect();
+    assert!(
+        left.iter()
+            .all(|file| !file.to_string_lossy().contains("good")),
+        "{left:?}"
+    );
+    server.get(&server.url("mynas", "/"));
+}
