@@ -298,6 +298,7 @@ listen = "127.0.0.1:5300"
         for (from, to) in [
             ("visitors = 50", "visitors = 20\nmemory = \"1GiB\""),
             ("1m", "2m"),
+            ("[relay]", "[relay]\nleave = \"5s\""),
             ("[relay]", "# nothing said\n[relay]"),
         ] {
             assert_eq!(changed(from, to), Vec::<String>::new(), "{to}");
