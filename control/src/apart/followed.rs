@@ -11,8 +11,9 @@ use super::metrics::Metrics;
 use super::reading::{Refusal, Snapshot};
 use crate::fleet::message::Known;
 
-/// Between two times that changes are written to the disk.
-const KEEP_EVERY: Duration = Duration::from_secs(30);
+/// Changes are written to the disk with everything else, which takes its time where that is much: at most so large a part of all time
+/// is spent with it.
+const KEEP_SHARE: u32 = 20;
 
 /// The Directory of a relay apart, and what it is as of.
 #[derive(Debug)]
@@ -25,6 +26,8 @@ pub(super) struct Followed {
     /// As of what it is on disk.
     kept: Option<Known>,
     kept_at: Instant,
+    /// How long that took.
+    keeping_took: Duration,
     metrics: Metrics,
 }
 
@@ -48,6 +51,7 @@ impl Followed {
             last_good,
             kept: None,
             kept_at: Instant::now(),
+            keeping_took: Duration::ZERO,
             metrics,
         }
     }
@@ -148,18 +152,18 @@ impl Followed {
     }
 
     /// Writes it to the disk if that is due.
-    pub(super) fn keep_if_due(&mut self, now: Instant) {
-        if now.saturating_duration_since(self.kept_at) >= KEEP_EVERY {
+    pub(super) fn keep_if_due(&mut self) {
+        if self.kept_at.elapsed() >= self.keeping_took * KEEP_SHARE {
             self.keep();
         }
     }
 
     /// Writes it to the disk, if anything has changed. What cannot be written is told of, and tried again later.
     pub(super) fn keep(&mut self) {
-        self.kept_at = Instant::now();
         let Some(known) = self.known.filter(|_| self.known != self.kept) else {
             return;
         };
+        let begun = Instant::now();
         match self.last_good.write(known, &self.directory) {
             Ok(()) => self.kept = Some(known),
             Err(error) => {
@@ -167,6 +171,7 @@ impl Followed {
                 tracing::error!(%error, "what is known cannot be kept on disk");
             }
         }
+        (self.kept_at, self.keeping_took) = (Instant::now(), begun.elapsed());
     }
 
     /// Removes it from the disk: control does not know this relay any more.

@@ -15,6 +15,7 @@ use std::time::Instant;
 use relay::agent::{Backoff, CallError};
 use relay::http_client::Answer;
 use relay::server::Presence;
+use tokio::task::{JoinError, spawn_blocking};
 use tokio::time::{sleep, timeout};
 
 use super::followed::{self, Followed};
@@ -61,7 +62,7 @@ enum Over {
     #[error("the connection to control has ended: {0}")]
     Ended(io::Error),
     #[error("a part of this process is broken: {0}")]
-    Bug(#[from] tokio::task::JoinError),
+    Bug(#[from] JoinError),
 }
 
 impl Over {
@@ -102,6 +103,8 @@ impl Follower {
             };
             let is_connected = self.metrics.connected.get() == 1;
             self.metrics.connected.set(0);
+            // Who knows when control is heard again, and whether this process lives to see it.
+            let _ = self.keep(Followed::keep).await; // a panic has been reported
             match &over {
                 Over::Revoked(revoked) => return *revoked,
                 Over::Refused(refusal) => {
@@ -127,6 +130,12 @@ impl Follower {
             }
             sleep(backoff.next_wait()).await;
         }
+    }
+
+    /// Writes what is known to the disk, where others need not wait for it.
+    async fn keep(&self, keep: fn(&mut Followed)) -> Result<(), JoinError> {
+        let followed = Arc::clone(&self.followed);
+        spawn_blocking(move || keep(&mut followed::lock(&followed))).await
     }
 
     fn lost(&self, loss: Loss, over: &Over, is_news: bool) {
@@ -197,9 +206,8 @@ impl Follower {
             Step::Snapshot(snapshot) => {
                 let followed = Arc::clone(&self.followed);
                 let names = snapshot.names.len();
-                let taken = tokio::task::spawn_blocking(move || {
-                    followed::lock(&followed).replace(&snapshot, accepted)
-                });
+                let taken =
+                    spawn_blocking(move || followed::lock(&followed).replace(&snapshot, accepted));
                 taken.await??;
                 tracing::info!(devices = names, "a snapshot of control is in force");
                 if accepted && let Err(error) = fs::remove_file(&self.accept) {
@@ -214,11 +222,7 @@ impl Follower {
             }
             Step::UpTo(known) => {
                 followed::lock(&self.followed).now(known);
-                let followed = Arc::clone(&self.followed);
-                let kept = tokio::task::spawn_blocking(move || {
-                    followed::lock(&followed).keep_if_due(Instant::now());
-                });
-                kept.await?;
+                self.keep(Followed::keep_if_due).await?;
             }
         }
         Ok(())

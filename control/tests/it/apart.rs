@@ -228,7 +228,7 @@ fn snapshot(version: u64, devices: usize) -> Vec<String> {
     let digest = HEXLOWER.encode(&digest.finalize());
     let begin =
         json!({ "snapshot": { "epoch": EPOCH, "version": version, "devices": devices.len() } });
-    let end = json!({ "complete": { "digest": digest } });
+    let end = json!({ "complete": { "devices": devices.len(), "digest": digest } });
     [vec![begin.to_string()], devices, vec![end.to_string()]].concat()
 }
 

@@ -94,7 +94,11 @@ impl TunnelKeeper {
             match attended.await {
                 Turn::Ended(ended) => {
                     self.ended(stands);
-                    self.rest(ended).await;
+                    tokio::select! {
+                        biased; // what has happened is said whatever the list says
+                        () = self.rest(ended) => {}
+                        () = here.unlisted() => {} // what one relay demands does not hold for another
+                    }
                     if ended == Ended::Silent {
                         before = Before::Silence;
                     }
