@@ -200,7 +200,7 @@ mod tests {
         let digest = Refusal::Digest.to_string();
         assert_eq!(changed("\"registration\":1", "\"registration\":3"), digest);
         assert_eq!(
-            changed("\"devices\":2", "\"devices\":3"),
+            changed("\"complete\":{\"devices\":2", "\"complete\":{\"devices\":3"),
             Refusal::Count.to_string()
         );
         fs::write(&last_good.file, whole.clone() + "more\n").unwrap();

@@ -259,7 +259,7 @@ impl TunnelKeeper {
         let why: Vec<_> = reasons.iter().map(ToString::to_string).collect();
         let why = (!why.is_empty()).then(|| why.join("; "));
         let transport = transport.name();
-        tracing::info!(relay = %tunnel.relay, transport, why, "attached to the relay");
+        tracing::info!(transport, why, relay = %tunnel.relay, "attached to the relay");
         standing
     }
 
