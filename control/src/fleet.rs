@@ -42,6 +42,9 @@ pub(crate) trait Leads: Send + Sync {
     fn held(&self, device: &DeviceName, by: &[Option<RelayName>]);
 }
 
+/// So many relays a device is told of: it keeps tunnels to two, and more than these are hardly all away at once.
+const MAX_TOLD: usize = 8;
+
 /// What the fleet needs from the rest of the program.
 pub(crate) struct Surroundings {
     pub(crate) store: Store,
@@ -176,8 +179,8 @@ impl Fleet {
         self.changed.subscribe()
     }
 
-    /// Where `device` is to bring its tunnels, as `host:port`, the best first: an order of its own for each device, so that all
-    /// relays have about as many.
+    /// Where `device` is to bring its tunnels, as `host:port`, the best first, [`MAX_TOLD`] at most: an order of its own for each
+    /// device, so that all relays have about as many.
     pub(crate) fn relays_for(&self, device: &Device) -> Vec<String> {
         let zone = self.around.directory.zone();
         let mut relays = vec![self.own_relay()];
@@ -192,6 +195,7 @@ impl Fleet {
                 .chain_update(relay);
             <[u8; 32]>::from(digest.finalize())
         });
+        relays.truncate(MAX_TOLD);
         relays
     }
 

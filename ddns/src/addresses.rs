@@ -176,7 +176,7 @@ impl Prefix {
 ///
 /// # Errors
 /// If nobody can ever be reached there.
-pub(crate) fn reachable(address: IpAddr) -> Result<IpAddr, Unreachable> {
+pub fn reachable(address: IpAddr) -> Result<IpAddr, Unreachable> {
     let address = address.to_canonical();
     let is_broadcast = address == IpAddr::V4(Ipv4Addr::BROADCAST);
     match address.is_unspecified() || address.is_multicast() || is_broadcast {

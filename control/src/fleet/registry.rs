@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ddns::addresses::reachable;
+use ddns::relays::{MAX_ADDRESSES, MAX_RELAYS};
 use directory::{NameError, RelayName};
 use relay::agent::Identity;
 use zeroize::Zeroizing;
@@ -11,12 +13,6 @@ use super::join::JoinFile;
 use super::{Fleet, Registered};
 use crate::devices::now_ms;
 use crate::store::{Relay, StoreError};
-
-/// Addresses of one relay, at most.
-const MAX_ADDRESSES: usize = 4;
-
-/// Relays with a process of their own, at most: the name server tells them apart by a number of one octet.
-const MAX_RELAYS: usize = 255;
 
 /// Why a relay was not added or removed.
 #[derive(Debug, thiserror::Error)]
@@ -75,7 +71,7 @@ impl Fleet {
         control: String,
     ) -> Result<(String, Zeroizing<String>), RegisterRelayError> {
         let name = RelayName::parse(name)?;
-        let unreachable = |ip: &IpAddr| ip.is_unspecified() || ip.is_multicast();
+        let unreachable = |ip: &IpAddr| reachable(*ip).is_err();
         if !(1..=MAX_ADDRESSES).contains(&addresses.len()) || addresses.iter().any(unreachable) {
             return Err(RegisterRelayError::Addresses);
         }

@@ -245,6 +245,11 @@ fn what_cannot_be_a_relay_is_refused_and_leaves_no_file() {
         ("eu1", "192.0.2.9", "already"),
         ("e u", "192.0.2.9", "only the letters"),
         ("eu2", "0.0.0.0", "at which it can be reached"),
+        (
+            "eu2",
+            "::ffff:255.255.255.255",
+            "at which it can be reached",
+        ),
     ] {
         let output = server.causeway(&["relay", "add", name, path, "--public", address]);
         let said = String::from_utf8(output.stderr).unwrap();
