@@ -27,6 +27,7 @@ use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use relay::server::{Attachment, Presence};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
+use tokio_util::task::TaskTracker;
 
 use crate::authority::{Authority, DeviceCertificate, SigningError};
 use crate::store::{Relay, Store, StoreError};
@@ -66,6 +67,7 @@ pub(crate) struct Fleet {
     changed: watch::Sender<u64>,
     /// The operator adds or removes one at a time.
     registering: tokio::sync::Mutex<()>,
+    tasks: TaskTracker,
     metrics: Metrics,
 }
 
@@ -145,6 +147,7 @@ impl Fleet {
             known: Mutex::new(known),
             changed: watch::Sender::new(0),
             registering: tokio::sync::Mutex::default(),
+            tasks: TaskTracker::new(),
             metrics: Metrics::register(registry)?,
         });
         fleet.registered_changed(&fleet.known());
@@ -232,6 +235,12 @@ impl Fleet {
         if let Some(held) = known.held.get(device).and_then(|held| held.first()) {
             self.lead(&known, device, &held.attachment.name);
         }
+    }
+
+    /// Waits until every change that was begun has been made, and nobody is told anything any more.
+    pub(crate) async fn close(&self) {
+        self.tasks.close();
+        self.tasks.wait().await;
     }
 
     /// Says where the name of a device leads now.

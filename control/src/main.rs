@@ -786,6 +786,7 @@ fn table_of_relays(relays: &[ListedRelay]) -> String {
     let mut text = String::new();
     for relay in relays {
         let state = match relay.following {
+            true if relay.devices == 1 => "follows, 1 device".to_owned(),
             true => format!("follows, {} devices", relay.devices),
             false => "away".to_owned(),
         };

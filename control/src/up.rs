@@ -496,6 +496,7 @@ impl Running {
         let ended = async {
             self.parts.all_ended().await;
             self.cloud_visitors.wait().await;
+            self.cloud.fleet.close().await;
         };
         let _ = timeout(GOODBYE, ended).await;
         let _ = timeout(CLOSE_TIME, self.cloud.devices.close()).await;

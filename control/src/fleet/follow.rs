@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
-use super::message::{BEAT, Checksum, FollowedDevice, Known, Told};
+use super::message::{BEAT, Checksum, FollowedDevice, Known, SILENCE, Told};
 use super::sessions::{End, Session};
 
 /// Pieces that a slow relay has not taken yet.
@@ -36,7 +36,7 @@ impl Fleet {
             out,
         };
         // It ends with the body, which it notices when it speaks or waits.
-        tokio::spawn(teller.attend(session, known, stop));
+        self.tasks.spawn(teller.attend(session, known, stop));
         let pieces = unfold(pieces, |mut pieces: mpsc::Receiver<Bytes>| async {
             let piece = pieces.recv().await?;
             Some((Ok::<_, std::convert::Infallible>(piece), pieces))
@@ -77,7 +77,7 @@ impl Teller {
     }
 
     /// Goes on until the relay is gone.
-    async fn tell(&self, session: &Session, known: Option<Known>) -> Result<(), Gone> {
+    async fn tell(&self, session: &Session, mut known: Option<Known>) -> Result<(), Gone> {
         let history = &self.fleet.history;
         let mut versions = history.versions();
         let mut beats = interval(BEAT);
@@ -86,20 +86,17 @@ impl Teller {
             session: session.id,
         };
         self.say(&[welcome]).await?;
-        let mut known = known.unwrap_or_else(nothing);
         loop {
             versions.mark_unchanged();
-            let Some(missed) = history.after(known) else {
-                known = self.say_everything().await?;
+            let missed = known.and_then(|at| Some((at, history.after(at)?)));
+            let Some((Known { epoch, version }, missed)) = missed else {
+                known = Some(self.say_everything().await?);
                 continue;
             };
             let Some(&(newest, _)) = missed.last() else {
                 tokio::select! {
                     Ok(()) = versions.changed() => {}
-                    _ = beats.tick() => {
-                        let version = known.version;
-                        self.say(&[Told::Beat { version }]).await?;
-                    }
+                    _ = beats.tick() => self.say(&[Told::Beat { version }]).await?,
                 }
                 continue;
             };
@@ -107,7 +104,8 @@ impl Teller {
             let changes = missed.into_iter();
             let changes = changes.map(|(version, name)| change(directory, version, name));
             self.say(&changes.collect::<Vec<_>>()).await?;
-            known.version = newest;
+            let version = newest;
+            known = Some(Known { epoch, version });
         }
     }
 
@@ -132,15 +130,7 @@ impl Teller {
     }
 }
 
-/// A place in nobody's history.
-fn nothing() -> Known {
-    Known {
-        epoch: super::message::Token16::random(),
-        version: 0,
-    }
-}
-
-/// What `name` stands for now. The change that made it so may be a later one, which is then told again.
+/// What `name` stands for now: by the change of this version, or by a later one, whose turn comes too.
 fn change(directory: &Reader, version: u64, name: DeviceName) -> Told {
     match directory.device_by_name(&name) {
         Some(device) => Told::Put {
@@ -194,4 +184,4 @@ fn put_line(piece: &mut Vec<u8>, told: &Told) {
 }
 
 // A relay that hears nothing for a few beats begins anew.
-const _: () = assert!(BEAT.as_secs() * 3 < super::message::SILENCE.as_secs());
+const _: () = assert!(BEAT.as_secs() * 3 < SILENCE.as_secs());

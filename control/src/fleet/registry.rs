@@ -158,7 +158,7 @@ impl Fleet {
     where
         F: Future<Output = Result<(), RegisterRelayError>> + Send + 'static,
     {
-        let changed = tokio::spawn(change(Arc::clone(self))).await;
+        let changed = self.tasks.spawn(change(Arc::clone(self))).await;
         changed.unwrap_or(Err(RegisterRelayError::Unfinished))
     }
 }

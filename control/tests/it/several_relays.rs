@@ -198,7 +198,7 @@ fn a_device_is_reached_through_either_relay_and_through_the_other_when_one_dies(
     let host = format!("eu1.relay.{}", server.ready.zone);
     assert_eq!(dig(&server, &host, "A"), "127.0.0.2\n");
     let listed = output_of(server.command(&["relay", "list"]));
-    assert!(listed.contains("follows, 1 devices"), "{listed}");
+    assert!(listed.contains("follows, 1 device "), "{listed}");
 
     relay.process.kill();
     let killed = Instant::now();
