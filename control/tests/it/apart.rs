@@ -6,7 +6,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use control::authority::Authority;
 use control::state::StateDirectory;
@@ -29,8 +29,8 @@ use tokio_rustls::rustls::crypto::aws_lc_rs;
 use tokio_rustls::rustls::pki_types::pem::PemObject as _;
 use tokio_rustls::rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::process::{Process, SOON, output_of};
-use crate::world::causeway;
+use crate::process::{Process, until};
+use crate::world::{causeway, metric_at};
 
 const ZONE: &str = "nas.localhost";
 const EPOCH: &str = "00112233445566778899aabbccddeeff";
@@ -279,17 +279,7 @@ impl Relay {
     }
 
     fn metric(&self, line: &str) -> u64 {
-        let mut curl = Command::new("curl");
-        curl.args(["--silent", "--fail"]);
-        curl.arg(format!("http://{}/metrics", self.admin));
-        let text = output_of(curl);
-        let value = text
-            .lines()
-            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
-        value
-            .unwrap_or_else(|| panic!("no {line} in\n{text}"))
-            .parse()
-            .unwrap()
+        metric_at(self.admin, line)
     }
 
     fn devices(&self) -> u64 {
@@ -303,12 +293,7 @@ impl Relay {
     }
 
     fn until(&self, what: &str, is_so: impl Fn() -> bool) {
-        let deadline = Instant::now() + SOON;
-        while !is_so() {
-            let said = self.process.said();
-            assert!(Instant::now() < deadline, "not so: {what}\n{said}");
-            std::thread::sleep(Duration::from_millis(50));
-        }
+        until(is_so, || format!("not so: {what}\n{}", self.process.said()));
     }
 
     fn last_good(&self) -> String {

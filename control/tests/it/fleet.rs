@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use relay::agent::Identity;
 use serde_json::{Value, json};
 
-use crate::process::{Process, output_of};
+use crate::process::{Process, output_of, until};
 use crate::signed::SignedRequest;
 use crate::world::Server;
 
@@ -71,10 +71,7 @@ fn listed(server: &Server) -> Value {
 }
 
 fn until_listed(server: &Server, is_so: impl Fn(&Value) -> bool) {
-    let deadline = std::time::Instant::now() + crate::process::SOON;
-    while !is_so(&listed(server)) {
-        assert!(std::time::Instant::now() < deadline, "{}", listed(server));
-    }
+    until(|| is_so(&listed(server)), || listed(server).to_string());
 }
 
 fn demo(server: &Server) -> (String, String) {

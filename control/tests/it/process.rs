@@ -9,6 +9,15 @@ use std::time::{Duration, Instant};
 /// Nothing here takes longer unless it is broken.
 pub(crate) const SOON: Duration = Duration::from_secs(60);
 
+/// Waits for what only asking again and again can tell; if it never comes about, `what` says how it was at last.
+pub(crate) fn until(is_so: impl Fn() -> bool, what: impl Fn() -> String) {
+    let deadline = Instant::now() + SOON;
+    while !is_so() {
+        assert!(Instant::now() < deadline, "{}", what());
+        std::thread::sleep(Duration::from_millis(10)); // leaves the processor to whom it waits for
+    }
+}
+
 /// A running program whose lines, of both outputs, are collected as they come.
 pub(crate) struct Process {
     child: Child,

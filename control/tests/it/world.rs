@@ -257,13 +257,7 @@ impl Server {
     }
 
     fn metrics_text(&self) -> String {
-        let mut curl = self.place.command("curl");
-        curl.args([
-            "--silent",
-            "--fail",
-            &format!("http://{}/metrics", self.ready.admin),
-        ]);
-        output_of(curl)
+        metrics_text(&self.place, self.ready.admin)
     }
 
     /// The metrics whose names begin like that and that are not 0, a line each.
@@ -277,14 +271,7 @@ impl Server {
 
     /// A metric's value, by its name and labels as the text format writes them.
     pub(crate) fn metric(&self, line: &str) -> u64 {
-        let text = self.metrics_text();
-        let value = text
-            .lines()
-            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
-        value
-            .unwrap_or_else(|| panic!("no {line} in\n{text}"))
-            .parse()
-            .unwrap()
+        value_of(&self.metrics_text(), line)
     }
 
     /// Registers a device and pairs an agent with it.
@@ -307,6 +294,27 @@ impl Server {
         );
         device
     }
+}
+
+fn metrics_text(place: &Place, admin: SocketAddr) -> String {
+    let mut curl = place.command("curl");
+    curl.args(["--silent", "--fail", &format!("http://{admin}/metrics")]);
+    output_of(curl)
+}
+
+fn value_of(text: &str, line: &str) -> u64 {
+    let value = text
+        .lines()
+        .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    value
+        .unwrap_or_else(|| panic!("no {line} in\n{text}"))
+        .parse()
+        .unwrap()
+}
+
+/// A metric's value at this admin listener of this host, by its name and labels.
+pub(crate) fn metric_at(admin: SocketAddr, line: &str) -> u64 {
+    value_of(&metrics_text(&Place::Host, admin), line)
 }
 
 /// Any port of loopback that is free.
