@@ -1,0 +1,302 @@
+//! What stands on the command line.
+
+use std::net::{IpAddr, SocketAddr};
+use std::num::{NonZeroU32, NonZeroU64};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::Context as _;
+use clap::{Args, Parser, Subcommand};
+use control::config::{AdminConfig, Overrides};
+use control::operator::KeyDuty;
+use control::top;
+use control::up::Source;
+use directory::Zone;
+use relay::octets;
+
+/// What signals do to a server, and what it is handed over, for its manual page.
+const SIGNALS: &str = "SIGTERM and SIGINT end the server in order: agents are sent away, and /readyz says so; after `leave` in [relay] \
+no new visitors are taken, and those who are there have `drain` to finish. A second one ends it at once. SIGHUP has it read its \
+configuration again: [relay.limits], `leave` and `drain` are in force at once, the server's own hosts get new \
+certificates, and the log names what has changed beside that and waits for the next start. Where anything is wrong nothing changes.
+
+Listeners that are there before the server are handed over as in sd_listen_fds(3), with the names `front` and `http`, and must be what the \
+configuration says. As whoever holds them goes on to listen, nobody is refused while the server is restarted.";
+
+/// The remote-access cloud of a NAS vendor or a self-hoster.
+#[derive(Parser)]
+#[command(name = "causeway", version, arg_required_else_help = true)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    pub(super) command: Command,
+}
+
+#[derive(Subcommand)]
+pub(super) enum Command {
+    /// Runs the server: control, relay and ddns in one process; with `join` in [relay], a relay of another server.
+    #[command(after_long_help = SIGNALS)]
+    Up(Box<UpOptions>),
+    /// Checks a configuration file and says what is wrong with it.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Asks the server that runs on this host whether it works; the exit code says it too.
+    Health {
+        /// Its admin listener.
+        #[arg(long, value_name = "ADDR", default_value_t = AdminConfig::default().listen)]
+        admin: SocketAddr,
+    },
+    /// Registers, lists and removes devices.
+    Device {
+        #[command(subcommand)]
+        verb: DeviceCommand,
+    },
+    /// Adds, lists and removes relays that have a process of their own, beside the server's.
+    Relay {
+        #[command(subcommand)]
+        verb: RelayCommand,
+    },
+    /// Makes the key of connection records, and reads them.
+    Records {
+        #[command(subcommand)]
+        verb: RecordsCommand,
+    },
+    /// Prints a link with which the operator signs in to the pages, once.
+    SignIn(StateOption),
+    /// Shows what passes for each device, live, the busiest first.
+    Top(TopOptions),
+}
+
+#[derive(Args)]
+pub(super) struct TopOptions {
+    /// For programs: an object a line.
+    #[arg(long)]
+    pub(super) json: bool,
+    /// Ends after the first measurement, as it does where standard output is no terminal.
+    #[arg(long)]
+    pub(super) once: bool,
+    /// How long is measured each time, from 100ms to 5s.
+    #[arg(long, value_name = "DURATION", default_value = "1s", value_parser = interval)]
+    pub(super) interval: Duration,
+    #[command(flatten)]
+    pub(super) state: StateOption,
+}
+
+fn interval(text: &str) -> Result<Duration, String> {
+    let interval = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if !(top::SHORTEST..=top::LONGEST).contains(&interval) {
+        return Err("it is measured for 100ms at least and 5s at most".to_owned());
+    }
+    Ok(interval)
+}
+
+#[derive(Args)]
+pub(super) struct UpOptions {
+    /// A demo on loopback, with a device of its own and no file at all.
+    #[arg(long, conflicts_with = "config", required_unless_present = "config")]
+    pub(super) demo: bool,
+    /// The configuration.
+    #[arg(long, value_name = "FILE")]
+    pub(super) config: Option<PathBuf>,
+    /// The zone, such as nas.example.com.
+    #[arg(long, value_name = "NAME")]
+    pub(super) zone: Option<String>,
+    /// Where visitors and agents arrive, TCP and UDP [demo: 127.0.0.1:8443]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) front: Option<SocketAddr>,
+    /// Where plain HTTP is redirected to the front [demo: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) http: Option<SocketAddr>,
+    /// Where DNS is spoken, UDP and TCP [demo: 127.0.0.1:5300]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) dns: Option<SocketAddr>,
+    /// Where DNS is spoken over TLS [demo: 127.0.0.1:8853]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) dot: Option<SocketAddr>,
+    /// Where metrics and health are answered [default: 127.0.0.1:9400]
+    #[arg(long, value_name = "ADDR")]
+    pub(super) admin: Option<SocketAddr>,
+    /// Take no tunnels over QUIC; agents fall back to TLS.
+    #[arg(long)]
+    pub(super) no_udp: bool,
+    /// Writes a JSON object with the addresses really bound, once everything answers.
+    #[arg(long, value_name = "PATH")]
+    pub(super) ready_file: Option<PathBuf>,
+    #[command(flatten)]
+    pub(super) state: StateOption,
+}
+
+#[derive(Args)]
+pub(super) struct StateOption {
+    /// Where the server keeps what must last [default: $XDG_STATE_HOME/causeway or ~/.local/state/causeway]
+    #[arg(long = "state", value_name = "DIR")]
+    pub(super) directory: Option<PathBuf>,
+}
+
+#[derive(Subcommand)]
+pub(super) enum DeviceCommand {
+    /// Registers a name and prints a code for its agent: it works once, within ten minutes.
+    Add {
+        /// One DNS label, such as mynas.
+        name: String,
+        /// Gives the name back even if it still rests after its last holder, whose certificates may be good for up to 90
+        /// days more.
+        #[arg(long)]
+        reclaim: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Registers all names of a list, or none, each with a fresh DDNS key, and prints them as `name,key`. No server may be
+    /// running.
+    Import {
+        /// One name a line; blank lines and those that begin with # are passed over. - is standard input.
+        file: PathBuf,
+        /// Writes names and keys into a new file that only its owner can read, and not to standard output.
+        #[arg(long, value_name = "FILE")]
+        keys: Option<PathBuf>,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Prints a fresh key for a device; an earlier one for the same duty stops working.
+    Key {
+        /// The device's name.
+        name: String,
+        /// What it may change, and nothing else.
+        #[arg(long = "for", value_name = "DUTY", value_enum, default_value_t = KeyDuty::Addresses)]
+        duty: KeyDuty,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Says what a device may have at most, instead of what all may ([relay.limits]); in force at once, for visitors who are
+    /// there too.
+    Limit {
+        /// The device's name.
+        name: String,
+        /// Octets a second, of all its visitors and both ways, such as 10MB.
+        #[arg(long, value_name = "AMOUNT", value_parser = rate)]
+        bytes_per_second: Option<NonZeroU64>,
+        /// Visitors at a time.
+        #[arg(long, value_name = "COUNT")]
+        visitors: Option<NonZeroU32>,
+        /// No limits of its own any more.
+        #[arg(long, conflicts_with_all = ["bytes_per_second", "visitors"], required_unless_present_any = ["bytes_per_second", "visitors"])]
+        none: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Lists the devices.
+    List {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Removes a device: its tunnel is cut, nothing of it is kept, and its name stops resolving and rests for 90 days.
+    Remove {
+        /// The device's name.
+        name: String,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum RelayCommand {
+    /// Registers a relay and writes the file with which it joins: `join` in [relay] names it on that machine.
+    Add {
+        /// What it is called, one DNS label such as eu1.
+        name: String,
+        /// A new file that only its owner can read. Whoever has it is that relay.
+        file: PathBuf,
+        /// Where its front is reached from outside; up to four times.
+        #[arg(long, value_name = "IP", required = true)]
+        public: Vec<IpAddr>,
+        /// And at which port, TCP and UDP.
+        #[arg(long, default_value_t = 443, value_parser = clap::value_parser!(u16).range(1..))]
+        port: u16,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Lists them, and who of them follows the server now.
+    List {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Removes a relay: it hears nothing more, no name leads to it, and its agents leave it.
+    Remove {
+        /// What it is called.
+        name: String,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum RecordsCommand {
+    /// Makes a key, and prints the line with its public half for the configuration.
+    Key {
+        /// Where the secret half goes: a new file, not to be kept on the server.
+        file: PathBuf,
+    },
+    /// Prints records, one a line, the newest last; what is damaged is said and passed over.
+    Show {
+        /// The file with the secret half of the key they are sealed to.
+        #[arg(long, value_name = "FILE")]
+        key: PathBuf,
+        /// Of connections that had not ended before: 2026-11-27, 2026-11-27T20:15:00Z, or 2h before now.
+        #[arg(long, value_name = "MOMENT")]
+        since: Option<String>,
+        /// Of connections that had begun by then.
+        #[arg(long, value_name = "MOMENT")]
+        until: Option<String>,
+        /// Of one device.
+        #[arg(long, value_name = "NAME|ID")]
+        device: Option<String>,
+        /// For programs: an object a line.
+        #[arg(long)]
+        json: bool,
+        /// Where they are [default: records in the state directory]
+        folder: Option<PathBuf>,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
+impl UpOptions {
+    pub(super) fn source(self) -> anyhow::Result<Source> {
+        let zone = self
+            .zone
+            .map(|zone| Zone::parse(&zone).with_context(|| format!("--zone {zone}")));
+        let overrides = Overrides {
+            zone: zone.transpose()?,
+            state: self.state.directory,
+            front: self.front,
+            http: self.http,
+            dns: self.dns,
+            dot: self.dot,
+            admin: self.admin,
+            no_udp: self.no_udp,
+        };
+        Ok(Source {
+            file: self.config,
+            overrides,
+        })
+    }
+}
+
+fn rate(text: &str) -> Result<NonZeroU64, String> {
+    let octets = octets::parse(text).map_err(|error| error.to_string())?;
+    NonZeroU64::new(octets)
+        .ok_or_else(|| "a device that may move nothing is better removed".to_owned())
+}
