@@ -306,6 +306,8 @@ fn what_would_take_devices_away_is_refused_until_the_operator_accepts_it() {
     let control = Control::start(Words::Lines(snapshot(10, 100), 10));
     let relay = Relay::start(&control.join_file());
     relay.until("100 devices", || relay.devices() == 100);
+    // In force first, on the disk then: as a whole or not at all.
+    relay.until("kept", || relay.state.join("last-good").exists());
     let good = relay.last_good();
     assert_eq!(good.lines().count(), 102);
 
