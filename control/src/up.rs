@@ -421,6 +421,7 @@ async fn start_ddns(
         relay: public,
         master: state.tsig_master()?,
         certificate,
+        bound: ddns::Bound::default(),
     };
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,

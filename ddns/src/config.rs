@@ -9,6 +9,7 @@ use serde::Deserialize;
 
 pub use self::record::{DeviceRecord, Record, RecordData, RecordName, RecordNameError, ValueError};
 use crate::server::Nsid;
+use crate::server::bound::Bound;
 use crate::server::tls::Certificate;
 use crate::start::Storage;
 use crate::tsig::Master;
@@ -187,6 +188,8 @@ pub struct Facts {
     pub master: Master,
     /// What `ns1` proves over TLS that it is. Needed where `dot` is set.
     pub certificate: Option<Certificate>,
+    /// The sockets of the server before this one, if it has a successor in this one.
+    pub bound: Bound,
 }
 
 /// A whole number that the configuration may set between two limits.

@@ -28,6 +28,9 @@
 //!
 //! **Over TLS** (RFC 7858, `server/tls.rs`): the same as over TCP, if the configuration has a port for it and control a certificate.
 //!
+//! **Handed over** (`start/hand_over.rs`): a successor gets the sockets as they are, and the log when this server has given it up;
+//! until the successor answers, this one does from memory.
+//!
 //! Reading order: `server/udp.rs`, `query.rs`, `answer.rs`, `encode.rs`. Those last three await nothing and read
 //! neither clock nor socket. An update is acknowledged when it is on the disk and the next query sees it, not before.
 
@@ -62,8 +65,9 @@ pub mod zone;
 pub use config::{Config, Facts};
 pub use relays::{Relays, RelaysError};
 pub use server::bind::ListenError;
+pub use server::bound::{Bound, BoundError};
 pub use server::tls::{Certificate, CertificateError};
-pub use start::{Handle, StartError, StopError, Storage, start};
+pub use start::{HandOver, Handle, StartError, StillHeld, StopError, Storage, start};
 
 /// The clock of the zone's serial.
 fn unix_seconds() -> u32 {

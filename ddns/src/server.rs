@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  bind.rs       one port for both
+//!  bound.rs      or the sockets of the server before
 //!  context.rs    what an answer depends on besides the question and the table
 //!  udp.rs        receive a batch, answer in place, send the batch
 //!  rate.rs       how many answers a network gets over UDP
@@ -14,6 +15,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod bind;
+pub(crate) mod bound;
 pub(crate) mod context;
 pub(crate) mod rate;
 pub(crate) mod signed;

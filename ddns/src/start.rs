@@ -1,5 +1,6 @@
 //! Starts the parts and ends them together.
 
+mod hand_over;
 mod load;
 mod parts;
 
@@ -8,6 +9,7 @@ use std::net::SocketAddr;
 use std::num::NonZero;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use axum::Router;
@@ -17,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::hand_over::Listening;
+pub use self::hand_over::{HandOver, StillHeld};
 use self::load::Loading;
 pub use self::load::Storage;
 use self::parts::Parts;
@@ -28,6 +32,7 @@ use crate::metrics::Metrics;
 use crate::relays::Relays;
 use crate::server::admission::Admission;
 use crate::server::bind::{self, ListenError, Sockets};
+use crate::server::bound::{self, Bound, BoundError};
 use crate::server::rate::Limiter;
 use crate::server::supervise::supervise;
 use crate::server::tls::{Acceptor, Certificate, CertificateError};
@@ -49,6 +54,7 @@ pub struct Handle {
     updater: Updater,
     relays: Relays,
     router: Router,
+    hand_over: HandOver,
     stop: DropGuard,
     supervisor: JoinHandle<Result<(), StopError>>,
 }
@@ -81,6 +87,11 @@ impl Handle {
         self.router.clone()
     }
 
+    /// For whoever starts the successor of this server.
+    pub fn hand_over(&self) -> HandOver {
+        self.hand_over.clone()
+    }
+
     /// Waits until the server has ended: because it was told to, or because a part of it failed.
     ///
     /// # Errors
@@ -92,7 +103,7 @@ impl Handle {
     }
 
     /// Ends the server: updates that wait are still stored and answered. Takes a quarter of a second at most, if the
-    /// disk works.
+    /// disk works; ten seconds if a successor has the updates and clients are still connected here.
     ///
     /// # Errors
     /// The part that had failed before.
@@ -113,6 +124,9 @@ pub enum StartError {
     /// The operator's: the same for TLS.
     #[error("{0}; choose another with `dot` in [ddns]")]
     ListenDot(#[source] ListenError),
+    /// Of the server before, or the operator's.
+    #[error("{0} (a server that is started anew binds its own)")]
+    Bound(#[from] BoundError),
     /// The operator's: DNS is to be spoken over TLS, and there is no certificate for it.
     #[error("`dot` in [ddns] needs a certificate, and there is none")]
     NoCertificate,
@@ -193,9 +207,21 @@ pub async fn start(
     let metrics = Arc::new(Metrics::register(registry)?);
     let identity = Arc::new(identity(&config)?);
     let limiter = Limiter::new(config.responses_per_second.get(), config.slip.get())?;
-    let sockets = bind::bind(config.listen, workers(&config))?;
+    let Bound { udp, tcp, dot } = facts.bound;
+    let workers = workers(&config);
+    let sockets = match bound::take(config.listen, udp, tcp)? {
+        Some(sockets) => sockets,
+        None => bind::bind(config.listen, workers)?,
+    };
+    if sockets.udp.len() != workers {
+        tracing::warn!(
+            threads = sockets.udp.len(),
+            wanted = workers,
+            "the server before has handed over another number of sockets than `threads` in [ddns] says: each gets its thread until a start that binds anew"
+        );
+    }
     let addr = sockets.addr;
-    let over_tls = OverTls::new(&config, facts.certificate)?;
+    let over_tls = OverTls::new(&config, facts.certificate, dot)?;
     let dot = over_tls.as_ref().map(|over_tls| over_tls.addr);
 
     let (writer, queue) = Writer::new();
@@ -240,7 +266,7 @@ pub async fn start(
     };
     // Before anybody can ask, and not when its thread comes to run.
     writer.show(&committer);
-    let parts = run(parts, (sockets, over_tls), &config, &service, |metrics| {
+    let (parts, hand_over) = run(parts, (sockets, over_tls), &config, &service, |metrics| {
         writer.run(committer, metrics);
     })?;
     tracing::info!(%addr, devices = table.devices(), "DNS is answered");
@@ -250,6 +276,7 @@ pub async fn start(
         updater,
         relays,
         router,
+        hand_over,
         stop: parts.stop.clone().drop_guard(),
         supervisor: tokio::spawn(async move {
             let ended = parts.supervise().await;
@@ -267,12 +294,22 @@ struct OverTls {
 }
 
 impl OverTls {
-    fn new(config: &Config, certificate: Option<Certificate>) -> Result<Option<Self>, StartError> {
+    fn new(
+        config: &Config,
+        certificate: Option<Certificate>,
+        bound: Option<std::net::TcpListener>,
+    ) -> Result<Option<Self>, StartError> {
         let Some(listen) = config.dot else {
-            return Ok(None);
+            return match bound {
+                Some(_) => Err(BoundError::Unwanted.into()),
+                None => Ok(None),
+            };
         };
         let acceptor = Acceptor::new(certificate.ok_or(StartError::NoCertificate)?)?;
-        let (addr, listener) = bind::bind_dot(listen).map_err(StartError::ListenDot)?;
+        let (addr, listener) = match bound {
+            Some(bound) => bound::take_dot(listen, bound)?,
+            None => bind::bind_dot(listen).map_err(StartError::ListenDot)?,
+        };
         Ok(Some(Self {
             addr,
             listener,
@@ -312,16 +349,16 @@ fn run(
     config: &Config,
     service: &Service,
     write: impl FnOnce(&Metrics) + Send + 'static,
-) -> Result<Parts, StartError> {
+) -> Result<(Parts, HandOver), StartError> {
     let counting = Arc::clone(&service.metrics);
-    parts.thread("ddns-log", move || {
-        write(&counting);
-        Ok(())
-    })?;
-    let (datagrams, queue) = signed::queue();
+    let writer_ended = parts.writer(move || write(&counting))?;
+    let has_successor = Arc::new(AtomicBool::new(false));
+    let (datagrams, signed) = signed::queue();
+    let mut udp = Vec::new();
     for socket in sockets.udp {
         let (service, datagrams) = (service.clone(), datagrams.clone());
         let socket = Arc::new(socket);
+        udp.push(Arc::downgrade(&socket));
         let stopping = parts.stopping();
         parts.thread("ddns-udp", move || {
             let work = || {
@@ -339,12 +376,11 @@ fn run(
         })?;
     }
     parts.task(signed::serve(
-        queue,
+        signed,
         Arc::clone(&service.door),
         Arc::clone(&service.identity),
         Arc::clone(&service.limiter),
         Arc::clone(&service.metrics),
-        parts.stop.clone(),
     ));
     let admission = Admission::new(
         config.tcp_connections.count(),
@@ -362,16 +398,26 @@ fn run(
         metrics: Arc::clone(&service.metrics),
         admission,
     };
-    if let Some(OverTls {
-        listener, acceptor, ..
-    }) = over_tls
-    {
+    let mut serve = |listener: TcpListener, acceptor| {
+        let listener = Arc::new(listener);
+        let weak = Arc::downgrade(&listener);
         let (asked, stop) = (asked.clone(), parts.stop.clone());
-        parts.task(tcp::serve(listener, Some(acceptor), asked, stop));
-    }
-    let stop = parts.stop.clone();
-    parts.task(tcp::serve(listener, None, asked, stop));
-    Ok(parts)
+        let has_successor = Arc::clone(&has_successor);
+        parts.task(tcp::serve(listener, acceptor, asked, stop, has_successor));
+        weak
+    };
+    let listening = Listening {
+        udp,
+        tcp: serve(listener, None),
+        dot: over_tls.map(|over_tls| serve(over_tls.listener, Some(over_tls.acceptor))),
+    };
+    let hand_over = HandOver {
+        listening,
+        queue: parts.queue.clone(),
+        writer_ended,
+        has_successor,
+    };
+    Ok((parts, hand_over))
 }
 
 fn workers(config: &Config) -> usize {

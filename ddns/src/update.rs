@@ -93,7 +93,7 @@ impl Updater {
         self.table.soa().serial
     }
 
-    /// Whether an update that changes something can be stored now, as far as is known.
+    /// Whether the disk takes updates, as far as is known. Whoever has given them up to a successor is none the worse for it.
     pub fn is_ready(&self) -> bool {
         self.queue.is_sound()
     }
@@ -161,8 +161,9 @@ impl Updater {
             return Err(UpdateError::NotHeld);
         }
         // Before the table is looked at: one that is under way may be this device's, and the promise that nothing changes would be
-        // broken by it.
-        let is_settled = self.queue.is_empty() && self.queue.is_sound();
+        // broken by it; or by one that a successor takes.
+        let is_settled =
+            self.queue.is_empty() && self.queue.is_sound() && !self.queue.is_stopping();
         let current = self
             .table
             .held(name, registration)

@@ -96,17 +96,31 @@ fn bind_all_udp(addr: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> 
     let sockets = (0..workers)
         .map(|_| bind_udp(addr))
         .collect::<io::Result<Vec<_>>>()?;
-    if let [first, _, ..] = &sockets[..] {
-        let sockets = workers.try_into().map_err(io::Error::other)?;
-        sys::deal_out(first.as_fd(), sockets)?;
-    }
+    deal_out(&sockets)?;
     Ok(sockets)
+}
+
+/// Has the kernel deal the datagrams of a port out among all its sockets.
+pub(super) fn deal_out(sockets: &[UdpSocket]) -> io::Result<()> {
+    if let [first, _, ..] = sockets {
+        let count = sockets.len().try_into().map_err(io::Error::other)?;
+        sys::deal_out(first.as_fd(), count)?;
+    }
+    Ok(())
 }
 
 fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
     take_both_families(&socket, addr)?;
     socket.set_reuse_port(true)?;
+    prepare_udp(&socket, addr)?;
+    socket.bind(&addr.into())?;
+    Ok(socket.into())
+}
+
+/// Sets what a worker needs on its socket, and what it has already once more.
+pub(super) fn prepare_udp(socket: &Socket, addr: SocketAddr) -> io::Result<()> {
+    socket.set_nonblocking(false)?;
     // Smaller buffers serve as well, only burst by burst.
     let _ = socket.set_recv_buffer_size(SOCKET_BUFFER);
     let _ = socket.set_send_buffer_size(SOCKET_BUFFER);
@@ -115,9 +129,7 @@ fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
     if addr.ip().is_unspecified() {
         sys::tell_local_address(socket.as_fd(), addr.is_ipv6())?;
     }
-    sys::ignore_path_mtu(socket.as_fd(), addr.is_ipv6())?;
-    socket.bind(&addr.into())?;
-    Ok(socket.into())
+    sys::ignore_path_mtu(socket.as_fd(), addr.is_ipv6())
 }
 
 /// `[::]` takes IPv4 as well, whatever the system's default.

@@ -6,7 +6,6 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio_util::sync::CancellationToken;
 
 use crate::dynamic::{Door, Reply, Taken};
 use crate::metrics::{Dropped, Limited, Metrics, Tally};
@@ -32,22 +31,16 @@ pub(crate) fn queue() -> (mpsc::Sender<Datagram>, mpsc::Receiver<Datagram>) {
     mpsc::channel(QUEUE)
 }
 
-/// Answers what comes by `queue` until `stop`, and then waits until every update that was begun has ended, over TCP as well.
+/// Answers what comes by `queue` until the threads that fill it have ended, and then waits until every update that was begun has
+/// ended, over TCP as well.
 pub(crate) async fn serve(
     mut queue: mpsc::Receiver<Datagram>,
     door: Arc<Door>,
     identity: Arc<Identity>,
     limiter: Arc<Option<Limiter>>,
     metrics: Arc<Metrics>,
-    stop: CancellationToken,
 ) {
-    loop {
-        let datagram = tokio::select! {
-            // Stopping first, so that a flood of datagrams cannot put it off.
-            biased;
-            () = stop.cancelled() => break,
-            Some(datagram) = queue.recv() => datagram,
-        };
+    while let Some(datagram) = queue.recv().await {
         let context = Context {
             transport: Transport::Udp,
             client: datagram.client,
@@ -77,12 +70,6 @@ pub(crate) async fn serve(
             }
         }
     }
-    queue.close();
-    let mut tally = Tally::default();
-    while queue.try_recv().is_ok() {
-        tally.dropped(Dropped::TooManySigned, 1);
-    }
-    metrics.add(Transport::Udp, &mut tally);
     door.tasks().close();
     door.tasks().wait().await;
 }

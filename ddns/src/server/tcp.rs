@@ -8,6 +8,7 @@ mod under_way;
 
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
@@ -59,12 +60,14 @@ pub(crate) struct Service {
     pub(crate) admission: Admission,
 }
 
-/// Takes connections until `stop`, then ends them. With an `acceptor` they begin with its handshake.
+/// Takes connections until `stop`, then ends them; but if the server `has_successor`, whoever came in here has as long to ask as a
+/// connection may be idle: the successor takes only those who come later. With an `acceptor` they begin with its handshake.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     acceptor: Option<Acceptor>,
     service: Service,
     stop: CancellationToken,
+    has_successor: Arc<AtomicBool>,
 ) {
     let gate = Gate {
         handshakes: acceptor
@@ -94,6 +97,12 @@ pub(crate) async fn serve(
                 }
             },
         }
+    }
+    drop(listener);
+    if has_successor.load(Ordering::Relaxed) {
+        let all_ended = async { while connections.join_next().await.is_some() {} };
+        // Whoever asks on and on asks the successor next, on another connection (RFC 7766 section 6.2.4).
+        let _ = timeout(IDLE, all_ended).await;
     }
     connections.shutdown().await;
 }

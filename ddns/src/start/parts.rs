@@ -19,7 +19,7 @@ pub(super) struct Parts {
     /// Tells the UDP workers.
     stopping: Arc<AtomicBool>,
     /// Tells the writer of the log.
-    queue: Queue,
+    pub(super) queue: Queue,
     ended: JoinSet<Result<(), StopError>>,
 }
 
@@ -44,23 +44,32 @@ impl Parts {
         name: &'static str,
         work: impl FnOnce() -> io::Result<()> + Send + 'static,
     ) -> Result<(), StartError> {
-        let (tell, ended) = oneshot::channel();
-        let told = move || {
-            let result = match catch_unwind(AssertUnwindSafe(work)) {
-                Ok(Ok(())) => Ok(()),
-                Ok(Err(source)) => Err(StopError::Failed { part: name, source }),
-                Err(_) => Err(StopError::Panicked(name)),
-            };
-            // Nobody listens if the runtime is gone.
-            let _ = tell.send(result);
-        };
-        std::thread::Builder::new()
-            .name(name.into())
-            .spawn(told)
-            .map_err(StartError::Thread)?;
-        self.ended
-            .spawn(async move { ended.await.unwrap_or(Err(StopError::Panicked(name))) });
+        let ended = begin(name, work)?;
+        self.ended.spawn(ended);
         Ok(())
+    }
+
+    /// Runs `write` on a thread of its own, as the writer of the log. It may end before the others, and that is no failure: it does
+    /// so only when its queue is stopped. Returns what is cancelled then.
+    pub(super) fn writer(
+        &mut self,
+        write: impl FnOnce() + Send + 'static,
+    ) -> Result<CancellationToken, StartError> {
+        let ended = begin("ddns-log", move || {
+            write();
+            Ok(())
+        })?;
+        let told = CancellationToken::new();
+        let (tell, stop) = (told.clone(), self.stop.clone());
+        self.ended.spawn(async move {
+            let result = ended.await;
+            tell.cancel();
+            if result.is_ok() {
+                stop.cancelled().await;
+            }
+            result
+        });
+        Ok(told)
     }
 
     /// Runs `work` as a task.
@@ -97,6 +106,28 @@ impl Drop for Parts {
     fn drop(&mut self) {
         self.tell();
     }
+}
+
+/// Begins `work` on a thread of its own; the future ends with it.
+fn begin(
+    name: &'static str,
+    work: impl FnOnce() -> io::Result<()> + Send + 'static,
+) -> Result<impl Future<Output = Result<(), StopError>>, StartError> {
+    let (tell, ended) = oneshot::channel();
+    let told = move || {
+        let result = match catch_unwind(AssertUnwindSafe(work)) {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(source)) => Err(StopError::Failed { part: name, source }),
+            Err(_) => Err(StopError::Panicked(name)),
+        };
+        // Nobody listens if the runtime is gone.
+        let _ = tell.send(result);
+    };
+    std::thread::Builder::new()
+        .name(name.into())
+        .spawn(told)
+        .map_err(StartError::Thread)?;
+    Ok(async move { ended.await.unwrap_or(Err(StopError::Panicked(name))) })
 }
 
 fn flat(ended: Result<Result<(), StopError>, tokio::task::JoinError>) -> Result<(), StopError> {

@@ -64,6 +64,10 @@ struct Signs {
 impl Queue {
     /// Gives the writer an update to commit.
     pub(super) fn push(&self, request: Request) -> Result<(), UpdateError> {
+        if self.is_stopping() {
+            // So that the writer comes to an end however many ask.
+            return Err(UpdateError::Stopped);
+        }
         self.signs.under_way.fetch_add(1, Ordering::SeqCst);
         self.sender
             .try_send(Message::Update(request))
@@ -79,6 +83,11 @@ impl Queue {
     /// Whether the table says what will come of everything that was pushed before this call.
     pub(super) fn is_empty(&self) -> bool {
         self.signs.under_way.load(Ordering::SeqCst) == 0
+    }
+
+    /// Whether updates are taken no more. Others may make them then, so that the table is what they began with, and no more.
+    pub(super) fn is_stopping(&self) -> bool {
+        self.signs.stop.load(Ordering::Acquire)
     }
 
     /// Whether the log is known to say what the table says.

@@ -49,7 +49,7 @@ fn client(
         .with_no_client_auth()
 }
 
-fn good_client() -> ClientConfig {
+pub(crate) fn good_client() -> ClientConfig {
     let mut config = client(NAME_SERVER.cert.der(), rustls::ALL_VERSIONS);
     config.alpn_protocols = vec![b"dot".to_vec()];
     config
@@ -60,13 +60,20 @@ fn host() -> ServerName<'static> {
 }
 
 /// Where DNS is spoken over TLS.
-fn dot(world: &World) -> SocketAddr {
+pub(crate) fn dot(world: &World) -> SocketAddr {
     let addr = world.server.dot().unwrap();
     (Ipv4Addr::LOCALHOST, addr.port()).into()
 }
 
 async fn connect(world: &World, config: ClientConfig) -> io::Result<TlsStream<TcpStream>> {
-    let stream = TcpStream::connect(dot(world)).await?;
+    connect_to(dot(world), config).await
+}
+
+pub(crate) async fn connect_to(
+    server: SocketAddr,
+    config: ClientConfig,
+) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(server).await?;
     TlsConnector::from(Arc::new(config))
         .connect(host(), stream)
         .await

@@ -4,6 +4,7 @@ mod abuse;
 mod acme_dns;
 mod duckdns;
 mod dyn2;
+mod given_up;
 mod httpreq;
 
 use std::net::SocketAddr;

@@ -15,6 +15,7 @@ mod dot;
 mod fake_disk;
 mod following;
 mod full_disk;
+mod hand_over;
 mod http;
 mod kills;
 mod nsupdate;

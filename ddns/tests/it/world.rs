@@ -6,7 +6,7 @@ use std::path::Path;
 use ddns::addresses::ChangeSet;
 use ddns::tsig::Master;
 use ddns::update::{Outcome, UpdateError};
-use ddns::{Config, Facts, Handle, StartError, Storage};
+use ddns::{Bound, Config, Facts, Handle, StartError, Storage};
 use directory::{Device, DeviceName, Reader, RegistrationId, Token, Writer, Zone};
 use prometheus::Registry;
 use tempfile::TempDir;
@@ -47,6 +47,18 @@ impl World {
     pub(crate) async fn restart(self) -> Self {
         self.server.shutdown().await.unwrap();
         Self::on(self.state, self.directory, CONFIG).await
+    }
+
+    /// Starts another server with the same Directory, state and sockets, and returns the one before, which goes on.
+    pub(crate) async fn succeed(&mut self, config: &str) -> Handle {
+        let bound = self.server.hand_over().sockets().unwrap();
+        let registry = Registry::new();
+        let (reader, state) = (&self.directory.reader, self.state.path());
+        let next = succeed(reader, state, config, &registry, &self.stop, bound)
+            .await
+            .unwrap();
+        self.registry = registry;
+        std::mem::replace(&mut self.server, next)
     }
 
     async fn on(state: TempDir, directory: Directory, config: &str) -> Self {
@@ -99,6 +111,18 @@ pub(crate) async fn start(
     registry: &Registry,
     stop: &CancellationToken,
 ) -> Result<Handle, StartError> {
+    succeed(directory, state, config, registry, stop, Bound::default()).await
+}
+
+/// Starts a server for `directory` on the sockets of another.
+pub(crate) async fn succeed(
+    directory: &Reader,
+    state: &Path,
+    config: &str,
+    registry: &Registry,
+    stop: &CancellationToken,
+    bound: Bound,
+) -> Result<Handle, StartError> {
     // Tests ask more of one address than a network may; those of the limit itself set it.
     let config = if config.contains("responses_per_second") {
         config.to_owned()
@@ -112,6 +136,7 @@ pub(crate) async fn start(
         nameserver: vec![ip("192.0.2.53"), ip("2001:db8::53")],
         master: master(),
         certificate: Some(certificate()),
+        bound,
     };
     ddns::start(config, facts, directory.clone(), registry, stop.clone()).await
 }

@@ -12,7 +12,7 @@ impl Door {
         self.ask("POST", "/register", &headers, body).await
     }
 
-    async fn acme(&self, user: &str, key: &str, body: &str) -> Reply {
+    pub(super) async fn acme(&self, user: &str, key: &str, body: &str) -> Reply {
         let headers = [
             &*format!("X-Api-User: {user}"),
             &format!("X-Api-Key: {key}"),
@@ -22,14 +22,14 @@ impl Door {
     }
 
     /// The user of `mynas`.
-    async fn user(&self) -> String {
+    pub(super) async fn user(&self) -> String {
         let reply = self.register(self.challenge_key.reveal(), "").await;
         let account: Value = serde_json::from_str(&reply.body).unwrap();
         account["username"].as_str().unwrap().to_owned()
     }
 }
 
-fn text(txt: &str) -> String {
+pub(super) fn text(txt: &str) -> String {
     json!({"subdomain": "mynas", "txt": txt}).to_string()
 }
 

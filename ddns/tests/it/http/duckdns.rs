@@ -4,7 +4,7 @@ use super::{DIGEST, Door, Reply, send};
 
 impl Door {
     /// Asks with the key of addresses.
-    async fn duck(&self, query: &str) -> Reply {
+    pub(super) async fn duck(&self, query: &str) -> Reply {
         self.duck_with(self.key.reveal(), query).await
     }
 

@@ -5,7 +5,7 @@ use serde_json::json;
 use super::{DIGEST, Door, Reply, basic, send};
 
 impl Door {
-    async fn lego(&self, path: &str, body: &str) -> Reply {
+    pub(super) async fn lego(&self, path: &str, body: &str) -> Reply {
         self.lego_as("mynas", self.challenge_key.reveal(), path, body)
             .await
     }
@@ -16,7 +16,7 @@ impl Door {
     }
 }
 
-fn record(name: &str, value: &str) -> String {
+pub(super) fn record(name: &str, value: &str) -> String {
     json!({"fqdn": name, "value": value}).to_string()
 }
 
