@@ -43,21 +43,37 @@ pub(crate) struct Watched {
 #[derive(Debug)]
 pub(crate) struct Admin {
     address: SocketAddr,
+    listener: StdTcpListener,
     /// Its other end is dropped with the thread.
     ended: oneshot::Receiver<Infallible>,
 }
 
 impl Admin {
-    /// Listens until `stop`.
+    /// Listens until `stop`, on `bound` if there is one, which is then known to be where it should, and else at `address`.
     pub(crate) fn start(
         address: SocketAddr,
+        bound: Option<StdTcpListener>,
         watched: Watched,
         refused: IntCounter,
         stop: CancellationToken,
     ) -> io::Result<Self> {
-        let listener = StdTcpListener::bind(address)?;
+        Self::serve(address, bound, router(watched), refused, stop)
+    }
+
+    fn serve(
+        address: SocketAddr,
+        bound: Option<StdTcpListener>,
+        router: Router,
+        refused: IntCounter,
+        stop: CancellationToken,
+    ) -> io::Result<Self> {
+        let listener = match bound {
+            Some(bound) => bound,
+            None => StdTcpListener::bind(address)?,
+        };
         listener.set_nonblocking(true)?;
         let address = listener.local_addr()?;
+        let duplicate = listener.try_clone()?;
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
@@ -69,7 +85,6 @@ impl Admin {
                 runtime.block_on(async move {
                     match TcpListener::from_std(listener) {
                         Ok(listener) => {
-                            let router = router(watched);
                             http::serve_loopback(listener, router, MAX_CLIENTS, refused, stop)
                                 .await;
                         }
@@ -77,12 +92,25 @@ impl Admin {
                     }
                 });
             })?;
-        Ok(Self { address, ended })
+        Ok(Self {
+            address,
+            listener: duplicate,
+            ended,
+        })
     }
 
     /// Where it listens: the address really bound.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// A duplicate of what it listens on, for a successor.
+    #[cfg_attr(
+        not(test),
+        expect(dead_code, reason = "who starts a successor needs it")
+    )]
+    pub(crate) fn listener(&self) -> io::Result<StdTcpListener> {
+        self.listener.try_clone()
     }
 
     /// Waits until its thread has ended.
@@ -133,4 +161,49 @@ async fn ready(
         None => report.brief(),
     };
     (status, text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::probe;
+
+    /// More than any machine needs.
+    const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+
+    fn start(bound: Option<StdTcpListener>, stop: &CancellationToken, who: &'static str) -> Admin {
+        let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let router = Router::new().route("/livez", get(who));
+        let refused = IntCounter::new("refused", "Refused.").unwrap();
+        Admin::serve(anywhere, bound, router, refused, stop.clone()).unwrap()
+    }
+
+    #[tokio::test]
+    async fn who_comes_while_one_follows_another_is_answered() {
+        let (stop_first, stop_second) = (CancellationToken::new(), CancellationToken::new());
+        let first = start(None, &stop_first, "first");
+        let (address, handed_over) = (first.address(), first.listener().unwrap());
+        probe::http(address, "/livez").await.unwrap();
+        stop_first.cancel();
+        timeout(PATIENCE, first.ended()).await.unwrap();
+
+        // Nobody accepts now, and yet nobody is refused.
+        let mut waiting = tokio::net::TcpStream::connect(address).await.unwrap();
+        let request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
+        waiting.write_all(request).await.unwrap();
+        let second = start(Some(handed_over), &stop_second, "second");
+        assert_eq!(second.address(), address);
+        let mut reply = String::new();
+        let read = timeout(PATIENCE, waiting.read_to_string(&mut reply));
+        read.await.unwrap().unwrap();
+        assert!(reply.ends_with("second"), "{reply}");
+        stop_second.cancel();
+        timeout(PATIENCE, second.ended()).await.unwrap();
+        assert!(probe::http(address, "/livez").await.is_err());
+    }
 }

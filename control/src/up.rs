@@ -422,6 +422,7 @@ async fn start_ddns(
         master: state.tsig_master()?,
         certificate,
         bound: ddns::Bound::default(),
+        alone: None,
     };
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,
@@ -454,7 +455,7 @@ pub(crate) fn start_admin(
     parts: &mut Supervisor,
 ) -> Result<SocketAddr, UpError> {
     let address = config.admin.listen;
-    let admin = Admin::start(address, watched, refused.at("admin"), end.clone());
+    let admin = Admin::start(address, None, watched, refused.at("admin"), end.clone());
     let admin = admin.map_err(|cause| UpError::Admin { address, cause })?;
     let address = admin.address();
     parts.run("the admin listener", admin.ended());

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use tokio_util::sync::CancellationToken;
 
 pub use self::record::{DeviceRecord, Record, RecordData, RecordName, RecordNameError, ValueError};
 use crate::server::Nsid;
@@ -190,6 +191,9 @@ pub struct Facts {
     pub certificate: Option<Certificate>,
     /// The sockets of the server before this one, if it has a successor in this one.
     pub bound: Bound,
+    /// To be cancelled when that server has left them ([`HandOver::left`](crate::HandOver::left)). Until then it may still answer by
+    /// what it knows, and updates are put off. `None` if there is no such server.
+    pub alone: Option<CancellationToken>,
 }
 
 /// A whole number that the configuration may set between two limits.

@@ -19,7 +19,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use self::hand_over::Listening;
+use self::hand_over::WhileOpen;
 pub use self::hand_over::{HandOver, StillHeld};
 use self::load::Loading;
 pub use self::load::Storage;
@@ -224,7 +224,7 @@ pub async fn start(
     let over_tls = OverTls::new(&config, facts.certificate, dot)?;
     let dot = over_tls.as_ref().map(|over_tls| over_tls.addr);
 
-    let (writer, queue) = Writer::new();
+    let (writer, queue) = Writer::new(facts.alone);
     let parts = Parts::new(stop.child_token(), queue.clone());
     let loading = Loading {
         storage: facts.storage,
@@ -353,6 +353,8 @@ fn run(
     let counting = Arc::clone(&service.metrics);
     let writer_ended = parts.writer(move || write(&counting))?;
     let has_successor = Arc::new(AtomicBool::new(false));
+    let left = CancellationToken::new();
+    let listening = Arc::new(left.clone().drop_guard());
     let (datagrams, signed) = signed::queue();
     let mut udp = Vec::new();
     for socket in sockets.udp {
@@ -360,7 +362,10 @@ fn run(
         let socket = Arc::new(socket);
         udp.push(Arc::downgrade(&socket));
         let stopping = parts.stopping();
+        let reader = (Arc::clone(&listening), socket);
         parts.thread("ddns-udp", move || {
+            // The socket goes first.
+            let (_listening, socket) = reader;
             let work = || {
                 udp::work(
                     &socket,
@@ -401,18 +406,20 @@ fn run(
     let mut serve = |listener: TcpListener, acceptor| {
         let listener = Arc::new(listener);
         let weak = Arc::downgrade(&listener);
+        let listener = (listener, Arc::clone(&listening));
         let (asked, stop) = (asked.clone(), parts.stop.clone());
         let has_successor = Arc::clone(&has_successor);
         parts.task(tcp::serve(listener, acceptor, asked, stop, has_successor));
         weak
     };
-    let listening = Listening {
+    let sockets = WhileOpen {
         udp,
         tcp: serve(listener, None),
         dot: over_tls.map(|over_tls| serve(over_tls.listener, Some(over_tls.acceptor))),
     };
     let hand_over = HandOver {
-        listening,
+        sockets,
+        left,
         queue: parts.queue.clone(),
         writer_ended,
         has_successor,

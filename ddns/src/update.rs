@@ -161,9 +161,8 @@ impl Updater {
             return Err(UpdateError::NotHeld);
         }
         // Before the table is looked at: one that is under way may be this device's, and the promise that nothing changes would be
-        // broken by it; or by one that a successor takes.
-        let is_settled =
-            self.queue.is_empty() && self.queue.is_sound() && !self.queue.is_stopping();
+        // broken by it; or by one that another server takes.
+        let is_settled = self.queue.is_empty() && self.queue.is_sound() && self.queue.is_open();
         let current = self
             .table
             .held(name, registration)

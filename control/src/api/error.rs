@@ -74,6 +74,7 @@ problems! {
     TooManyChallenges UNPROCESSABLE_ENTITY "too_many_challenges" "A device has challenges at no more than 16 names, and 8 at each.",
     TooOften        TOO_MANY_REQUESTS    "too_often"         "Too many changes in the last minutes; try again in a minute.",
     Busy            SERVICE_UNAVAILABLE  "busy"              "Too many requests at once; try again in a minute.",
+    Replaced        SERVICE_UNAVAILABLE  "replaced"          "This server is stopping, and perhaps another follows it; try again in a minute.",
     Internal        SERVICE_UNAVAILABLE  "internal"          "Something failed here; try again in a minute.",
 }
 
@@ -142,7 +143,8 @@ impl ApiError {
             UpdateError::NotPublic => Code::NotPublic,
             UpdateError::TooOften => Code::TooOften,
             UpdateError::Busy => Code::Busy,
-            UpdateError::Storage | UpdateError::Stalled | UpdateError::Stopped => Code::Internal,
+            UpdateError::Stopped => Code::Replaced,
+            UpdateError::Storage | UpdateError::Stalled => Code::Internal,
         };
         Self::new(code, metrics, error)
     }
@@ -174,5 +176,23 @@ impl IntoResponse for ApiError {
             response.headers_mut().insert(RETRY_AFTER, LATER);
         }
         response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use prometheus::Registry;
+
+    use super::*;
+
+    #[test]
+    fn a_server_that_has_given_its_updates_up_says_later() {
+        let metrics = Metrics::register(&Registry::new()).unwrap();
+        let refusal = ApiError::update(&UpdateError::Stopped, &metrics);
+        assert_eq!(refusal.0.name(), "replaced");
+        let response = refusal.into_response();
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let counted = metrics.refusals.with_label_values(&["replaced"]);
+        assert_eq!(counted.get(), 1);
     }
 }

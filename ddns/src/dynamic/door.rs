@@ -345,7 +345,7 @@ pub(crate) mod tests {
     /// A door to a table, for a zone without devices. Nothing comes through.
     pub(crate) fn door(table: &Arc<Table>, metrics: &Arc<Metrics>) -> Arc<Door> {
         let (_, directory) = directory::directory(Zone::parse("nas.test").unwrap());
-        let (_writer, queue) = Writer::new();
+        let (_writer, queue) = Writer::new(None);
         let limits = Limits {
             private_addresses: false,
             pace: Pace::new(0, Instant::now()),

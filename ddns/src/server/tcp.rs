@@ -15,7 +15,7 @@ use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::incoming::Incoming;
 use self::under_way::UnderWay;
@@ -63,7 +63,7 @@ pub(crate) struct Service {
 /// Takes connections until `stop`, then ends them; but if the server `has_successor`, whoever came in here has as long to ask as a
 /// connection may be idle: the successor takes only those who come later. With an `acceptor` they begin with its handshake.
 pub(crate) async fn serve(
-    listener: Arc<TcpListener>,
+    (listener, listening): (Arc<TcpListener>, Arc<DropGuard>),
     acceptor: Option<Acceptor>,
     service: Service,
     stop: CancellationToken,
@@ -98,7 +98,7 @@ pub(crate) async fn serve(
             },
         }
     }
-    drop(listener);
+    drop((listener, listening));
     if has_successor.load(Ordering::Relaxed) {
         let all_ended = async { while connections.join_next().await.is_some() {} };
         // Whoever asks on and on asks the successor next, on another connection (RFC 7766 section 6.2.4).

@@ -5,9 +5,13 @@
 //!  sockets()            ── duplicates ──►
 //!  give_up_updates()    ── lock, log ───►          Storage::read, start
 //!    answers from memory,                          begins to answer as well; what has been acknowledged
-//!    updates are put off                           is in its answers, and it takes updates
-//!  shutdown()                                      answers alone
+//!    updates are put off                           is in its answers, updates are put off
+//!  shutdown()
+//!  left()               ──────────────►            Facts::alone: it takes updates
 //! ```
+//!
+//! Who is told of an update finds it in the answer to the next query, since nobody answers then who does not know of it; but for
+//! those who ask on a TCP connection that they have had since before, until the old server's end.
 
 use std::io;
 use std::os::fd::AsFd;
@@ -28,7 +32,8 @@ const DEADLINE: Duration = Duration::from_secs(10);
 /// The way to what a running server has to give; cheap to clone. It holds no socket itself.
 #[derive(Clone, Debug)]
 pub struct HandOver {
-    pub(super) listening: Listening,
+    pub(super) sockets: WhileOpen,
+    pub(super) left: CancellationToken,
     pub(super) queue: Queue,
     pub(super) writer_ended: CancellationToken,
     /// Those who are connected when the server is told to end have time to ask.
@@ -37,7 +42,7 @@ pub struct HandOver {
 
 /// What the server listens on, as long as it does.
 #[derive(Clone, Debug)]
-pub(super) struct Listening {
+pub(super) struct WhileOpen {
     pub(super) udp: Vec<Weak<std::net::UdpSocket>>,
     pub(super) tcp: Weak<TcpListener>,
     pub(super) dot: Option<Weak<TcpListener>>,
@@ -55,7 +60,7 @@ impl HandOver {
     /// # Errors
     /// If the server has ended, or descriptors are lacking.
     pub fn sockets(&self) -> io::Result<Bound> {
-        let Listening { udp, tcp, dot } = &self.listening;
+        let WhileOpen { udp, tcp, dot } = &self.sockets;
         let udp = udp.iter().map(|socket| living(socket)?.try_clone());
         Ok(Bound {
             udp: udp.collect::<io::Result<_>>()?,
@@ -81,6 +86,11 @@ impl HandOver {
         tracing::info!("the updates are given up to another server; queries are answered on");
         Ok(())
     }
+
+    /// Waits until the server, which has been told to end, takes no query more but on the connections that it has.
+    pub async fn left(&self) {
+        self.left.cancelled().await;
+    }
 }
 
 fn duplicate(listener: &Weak<TcpListener>) -> io::Result<std::net::TcpListener> {
@@ -100,13 +110,14 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_disk_that_hangs_is_told_of_and_can_be_waited_for_again() {
-        let (_writer, queue) = Writer::new();
+        let (_writer, queue) = Writer::new(None);
         let hand_over = HandOver {
-            listening: Listening {
+            sockets: WhileOpen {
                 udp: Vec::new(),
                 tcp: Weak::new(),
                 dot: None,
             },
+            left: CancellationToken::new(),
             queue,
             writer_ended: CancellationToken::new(),
             has_successor: Arc::default(),

@@ -155,7 +155,7 @@ mod tests {
                 "first ended by a bug",
             ),
         ] {
-            let (_writer, queue) = Writer::new();
+            let (_writer, queue) = Writer::new(None);
             let mut parts = Parts::new(CancellationToken::new(), queue);
             let (stop, stopping) = (parts.stop.clone(), parts.stopping());
             parts.thread("first", work).unwrap();
@@ -168,7 +168,7 @@ mod tests {
 
     #[tokio::test]
     async fn dropped_it_tells_all_to_end() {
-        let (_writer, queue) = Writer::new();
+        let (_writer, queue) = Writer::new(None);
         let parts = Parts::new(CancellationToken::new(), queue);
         let (stop, stopping) = (parts.stop.clone(), parts.stopping());
         drop(parts);

@@ -50,8 +50,8 @@ pub enum UpdateError {
     /// Ours: no answer from the disk for five seconds. The update may yet come to be.
     #[error("the disk does not answer")]
     Stalled,
-    /// Ours: the server is ending, or has given the updates up to its successor. To be tried again.
-    #[error("the server takes no more updates: it is stopping, or another follows it")]
+    /// Ours: the server is ending, or one is following another. To be tried again.
+    #[error("the server takes no updates now: it is stopping, or one follows another")]
     Stopped,
 }
 

@@ -8,6 +8,7 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
 
 use crate::metrics::Metrics;
 use crate::store::{Disk, Written};
@@ -47,6 +48,8 @@ pub(crate) struct Request {
 pub(crate) struct Queue {
     sender: SyncSender<Message>,
     signs: Arc<Signs>,
+    /// Cancelled when no other server answers any more; absent if none ever did.
+    alone: Option<CancellationToken>,
 }
 
 #[derive(Debug, Default)]
@@ -64,8 +67,7 @@ struct Signs {
 impl Queue {
     /// Gives the writer an update to commit.
     pub(super) fn push(&self, request: Request) -> Result<(), UpdateError> {
-        if self.is_stopping() {
-            // So that the writer comes to an end however many ask.
+        if !self.is_open() {
             return Err(UpdateError::Stopped);
         }
         self.signs.under_way.fetch_add(1, Ordering::SeqCst);
@@ -85,9 +87,12 @@ impl Queue {
         self.signs.under_way.load(Ordering::SeqCst) == 0
     }
 
-    /// Whether updates are taken no more. Others may make them then, so that the table is what they began with, and no more.
-    pub(super) fn is_stopping(&self) -> bool {
-        self.signs.stop.load(Ordering::Acquire)
+    /// Whether updates are taken: not before the server is alone, since another would go on answering as if they had not been; and
+    /// not when it is to stop, so that the writer comes to an end however many ask. Another may take them then, and what the
+    /// table says is not the last word.
+    pub(super) fn is_open(&self) -> bool {
+        let is_alone = self.alone.as_ref().is_none_or(|alone| alone.is_cancelled());
+        is_alone && !self.signs.stop.load(Ordering::Acquire)
     }
 
     /// Whether the log is known to say what the table says.
@@ -121,15 +126,20 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// A writer and the way to it.
-    pub(crate) fn new() -> (Self, Queue) {
+    /// A writer and the way to it, which is open when the server is `alone`.
+    pub(crate) fn new(alone: Option<CancellationToken>) -> (Self, Queue) {
         let (sender, queue) = sync_channel(QUEUE);
         let signs = Arc::new(Signs::default());
         let writer = Self {
             queue,
             signs: Arc::clone(&signs),
         };
-        (writer, Queue { sender, signs })
+        let queue = Queue {
+            sender,
+            signs,
+            alone,
+        };
+        (writer, queue)
     }
 
     /// Commits until it is told to stop. What waits then is still committed and answered.

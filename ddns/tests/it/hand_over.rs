@@ -13,12 +13,13 @@ use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::sync::{Barrier, watch};
 use tokio::task::JoinHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use crate::dns::{ask_tcp, ask_udp, decode, framed, query, read_framed, resolve};
 use crate::dot::{connect_to, dot, good_client};
 use crate::signing::{Signer, update};
-use crate::world::{self, World, change};
+use crate::world::{self, Before, World, change};
 
 const CONFIG: &str = r#"
     listen = "127.0.0.1:0"
@@ -146,11 +147,29 @@ async fn no_query_goes_unanswered_and_no_update_is_lost() {
             .all(|last| last == "192.0.2.1")
     );
 
-    let before = world.succeed(CONFIG).await;
+    let (hand_over, alone) = (world.server.hand_over(), CancellationToken::new());
+    let both = Before {
+        bound: hand_over.sockets().unwrap(),
+        alone: Some(alone.clone()),
+    };
+    let before = world.succeed_to(both, CONFIG).await;
     assert_eq!(before.addr(), world.server.addr());
     some(&mut clients).await;
-    world.set("mynas", &["192.0.2.2"]).await.unwrap();
+    for address in ["192.0.2.9", "192.0.2.1"] {
+        let put_off = world.set("mynas", &[address]).await;
+        assert_eq!(put_off, Err(UpdateError::Stopped), "not alone: {address}");
+    }
     let before = tokio::spawn(before.shutdown());
+    timeout(PATIENCE, hand_over.left()).await.unwrap();
+    alone.cancel();
+    world.set("mynas", &["192.0.2.2"]).await.unwrap();
+    for _ in 0..SOME {
+        assert_eq!(
+            Way::Udp.ask(world.v4()).await,
+            "192.0.2.2",
+            "the next query"
+        );
+    }
     some(&mut clients).await;
     timeout(PATIENCE, before).await.unwrap().unwrap().unwrap();
     assert!(
@@ -205,12 +224,8 @@ async fn who_came_in_before_the_end_may_still_ask() {
     hand_over.give_up_updates().await.unwrap();
     let before = world.succeed(CONFIG).await;
     let ending = tokio::spawn(before.shutdown());
-    let gone = async {
-        while hand_over.sockets().is_ok() {
-            sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(PATIENCE, gone).await.expect("it still listens");
+    timeout(PATIENCE, hand_over.left()).await.unwrap();
+    assert!(hand_over.sockets().is_err(), "it still listens");
     plain.write_all(&message).await.unwrap();
     let reply = timeout(PATIENCE, read_framed(&mut plain)).await.unwrap();
     assert!(reply.is_some(), "cut off");
@@ -341,5 +356,6 @@ async fn sockets_that_do_not_fit_are_refused_in_a_sentence_and_the_first_server_
 
 async fn start_beside(world: &World, config: &str, bound: Bound) -> Result<Handle, StartError> {
     let (reader, state) = (&world.directory.reader, world.state.path());
-    world::succeed(reader, state, config, &Registry::new(), &world.stop, bound).await
+    let before = Before { bound, alone: None };
+    world::succeed(reader, state, config, &Registry::new(), &world.stop, before).await
 }

@@ -51,10 +51,18 @@ impl World {
 
     /// Starts another server with the same Directory, state and sockets, and returns the one before, which goes on.
     pub(crate) async fn succeed(&mut self, config: &str) -> Handle {
-        let bound = self.server.hand_over().sockets().unwrap();
+        let before = Before {
+            bound: self.server.hand_over().sockets().unwrap(),
+            alone: None,
+        };
+        self.succeed_to(before, config).await
+    }
+
+    /// The same when the successor is told of the one before.
+    pub(crate) async fn succeed_to(&mut self, before: Before, config: &str) -> Handle {
         let registry = Registry::new();
         let (reader, state) = (&self.directory.reader, self.state.path());
-        let next = succeed(reader, state, config, &registry, &self.stop, bound)
+        let next = succeed(reader, state, config, &registry, &self.stop, before)
             .await
             .unwrap();
         self.registry = registry;
@@ -111,7 +119,14 @@ pub(crate) async fn start(
     registry: &Registry,
     stop: &CancellationToken,
 ) -> Result<Handle, StartError> {
-    succeed(directory, state, config, registry, stop, Bound::default()).await
+    succeed(directory, state, config, registry, stop, Before::default()).await
+}
+
+/// What a server has of the one before it.
+#[derive(Debug, Default)]
+pub(crate) struct Before {
+    pub(crate) bound: Bound,
+    pub(crate) alone: Option<CancellationToken>,
 }
 
 /// Starts a server for `directory` on the sockets of another.
@@ -121,7 +136,7 @@ pub(crate) async fn succeed(
     config: &str,
     registry: &Registry,
     stop: &CancellationToken,
-    bound: Bound,
+    before: Before,
 ) -> Result<Handle, StartError> {
     // Tests ask more of one address than a network may; those of the limit itself set it.
     let config = if config.contains("responses_per_second") {
@@ -136,7 +151,8 @@ pub(crate) async fn succeed(
         nameserver: vec![ip("192.0.2.53"), ip("2001:db8::53")],
         master: master(),
         certificate: Some(certificate()),
-        bound,
+        bound: before.bound,
+        alone: before.alone,
     };
     ddns::start(config, facts, directory.clone(), registry, stop.clone()).await
 }
