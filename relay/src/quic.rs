@@ -7,12 +7,14 @@
 //!   quic/stream.rs       a stream's two directions
 //!   quic/socket.rs       many packets at once, in and out
 //!   quic/demux.rs        whose a datagram is
+//!   quic/channel.rs      packets on their way to the process before this one
 //!   quic/controller.rs   how much may be under way
 //! ```
 //!
 //! Every number below is a choice against the library's default; `TransportConfig` documents what each default is.
 
 mod canary;
+mod channel;
 mod connection;
 mod controller;
 mod demux;
@@ -39,13 +41,14 @@ use quinn_proto::{
 };
 use serde::Deserialize;
 use wire::CloseCode;
-use wire::connection_id::{Asked, ConnectionIdKey, Owner};
+use wire::connection_id::{Asked, ConnectionIdKey, Generation, Owner};
 use zeroize::Zeroizing;
 
 use crate::carrier::raw::SealKey;
 use crate::tls::{self, AgentCertificate, CertificateSlot, Roots};
 use controller::AdaptiveController;
 
+pub(crate) use channel::Earlier;
 pub(crate) use connection::Connection;
 pub(crate) use demux::DatagramCounts;
 pub(crate) use endpoint::{Endpoint, Incoming};
@@ -199,7 +202,7 @@ pub(crate) struct RelaySide {
 }
 
 impl RelaySide {
-    /// `counts` hears of datagrams that are nobody's.
+    /// `counts` hears of datagrams that are not for this process.
     pub(crate) fn new(
         certificate: CertificateSlot,
         secret: &Secret,
@@ -252,13 +255,17 @@ impl RelaySide {
     }
 
     /// Opens the endpoint of one worker on its own UDP socket, behind a demultiplexer. Of several, `worker` says which: the
-    /// kernel hands each the packets whose connection ids it has made.
+    /// kernel hands each the packets whose connection ids it has made. Packets of connections that processes of an
+    /// `earlier` generation hold are handed on to them.
     pub(crate) fn endpoint(
         &self,
         socket: std::net::UdpSocket,
         worker: usize,
+        generation: Generation,
+        earlier: Vec<Earlier>,
     ) -> io::Result<Endpoint> {
-        let owner = Owner(u8::try_from(worker).map_err(io::Error::other)?);
+        let worker = u8::try_from(worker).map_err(io::Error::other)?;
+        let owner = Owner { worker, generation };
         let mut endpoint = EndpointConfig::default();
         let key = self.ids.clone();
         endpoint
@@ -266,7 +273,8 @@ impl RelaySide {
             // The demultiplexer tells protocols apart by the first octet, so ours must keep the fixed bit (RFC 9287).
             .grease_quic_bit(false)
             .cid_generator(move || Box::new(demux::ConnectionIds::new(key.clone(), owner)));
-        let demultiplexer = demux::Demultiplexer::new(self.ids.clone(), owner, self.counts.clone());
+        let demultiplexer =
+            demux::Demultiplexer::new(self.ids.clone(), owner, earlier, self.counts.clone());
         Endpoint::open(
             socket,
             endpoint,

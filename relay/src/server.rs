@@ -38,6 +38,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wire::connection_id::Generation;
 use wire::{CloseCode, Features, Frame};
 
 pub use crate::quic::Secret;
@@ -274,7 +275,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         });
         if let Some(socket) = udp.next() {
             let endpoint = quic
-                .endpoint(socket, worker.index())
+                .endpoint(socket, worker.index(), Generation::default(), Vec::new())
                 .map_err(StartError::Quic)?;
             let accepted =
                 register::accept_quic(Arc::clone(&register), endpoint.clone(), handshakes.clone());

@@ -12,6 +12,7 @@ use std::time::Duration;
 use libc::{
     BPF_A, BPF_ABS, BPF_ALU, BPF_B, BPF_JA, BPF_JMP, BPF_JSET, BPF_K, BPF_LD, BPF_MOD, BPF_RET,
 };
+use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
 /// Puts a listener or a connection into the event queue of the calling worker, as it is: what a listener hands over then
@@ -22,6 +23,16 @@ use tokio::io::unix::AsyncFd;
 pub(crate) fn queue<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: what can turn into an owned descriptor has owned that one all along, and names no other.
     let queued = unsafe { AsyncFd::register(socket) };
+    queued.map_err(io::Error::from)
+}
+
+/// The same for a socket that is only written to: what comes to it, which others may read, wakes nobody here.
+///
+/// # Errors
+/// If the queue takes no more.
+pub(crate) fn queue_to_write<T: AsRawFd + Into<OwnedFd>>(socket: T) -> io::Result<AsyncFd<T>> {
+    // SAFETY: as above.
+    let queued = unsafe { AsyncFd::register_with_interest(socket, Interest::WRITABLE) };
     queued.map_err(io::Error::from)
 }
 
@@ -198,8 +209,10 @@ pub(crate) fn give_back_memory() {
 
 #[cfg(test)]
 mod tests {
-    use std::net::{TcpListener, TcpStream};
+    use std::net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket};
     use std::os::unix::net::UnixStream;
+
+    use tokio::time::timeout;
 
     use super::*;
 
@@ -211,6 +224,19 @@ mod tests {
         assert!(refused.contains("other threads"), "{refused}");
         assert!(forget_variables(&["PATH"]).is_err());
         assert!(env::var_os("PATH").is_some());
+    }
+
+    #[tokio::test]
+    async fn what_comes_to_a_socket_that_is_only_written_to_wakes_nobody() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        socket.set_nonblocking(true).unwrap();
+        socket.send_to(b"!", socket.local_addr().unwrap()).unwrap();
+        let other = queue(socket.try_clone().unwrap()).unwrap();
+        let queued = queue_to_write(socket).unwrap();
+        queued.writable().await.unwrap().retain_ready();
+        other.readable().await.unwrap().retain_ready();
+        let woken = timeout(Duration::from_millis(50), queued.readable());
+        woken.await.expect_err("it is somebody else's to read");
     }
 
     #[test]

@@ -1,14 +1,18 @@
-//! Whose a datagram is that comes to the relay's UDP port: it is decided once. The QUIC endpoint is the only customer so far;
-//! HTTP/3 pass-through and parked devices will be others on the same port.
+//! Whose a datagram is that comes to the relay's UDP port: it is decided once. The QUIC endpoint is a customer, and so are those
+//! of the processes before this one; HTTP/3 pass-through and parked devices will be others on the same port.
 
+use std::io;
 use std::time::Duration;
 
 use prometheus::IntCounter;
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
+use quinn_udp::RecvMeta;
 use wire::connection_id::{ConnectionIdKey, LENGTH, Owner};
 use wire::datagram::Datagram;
 
-/// What came on the UDP port and was nobody's.
+use super::channel::{Earlier, Sent};
+
+/// What came on the UDP port and was not for this process.
 #[derive(Clone, Debug)]
 pub(crate) struct DatagramCounts {
     /// QUIC packets with a connection id that nobody here made.
@@ -17,37 +21,115 @@ pub(crate) struct DatagramCounts {
     pub(crate) other: IntCounter,
     /// For a connection of another worker. The kernel steers them; while the sockets are being bound it does not.
     pub(crate) misdirected: IntCounter,
+    /// For a process before this one, on their way to it.
+    pub(crate) passed: IntCounter,
+    /// The same, but it has as many as it can have.
+    pub(crate) full: IntCounter,
+    /// Messages from the process after this one that nobody understands.
+    pub(crate) malformed: IntCounter,
 }
 
 pub(super) struct Demultiplexer {
     key: ConnectionIdKey,
     owner: Owner,
+    /// The processes before this one, as far as they are known to live.
+    earlier: Vec<Earlier>,
     counts: DatagramCounts,
 }
 
+/// Whose a datagram is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Whose {
+    Endpoint,
+    /// The earlier process with this place among them.
+    Earlier(usize),
+    Misdirected,
+    Stray,
+    Other,
+}
+
 impl Demultiplexer {
-    pub(super) fn new(key: ConnectionIdKey, owner: Owner, counts: DatagramCounts) -> Self {
-        Self { key, owner, counts }
+    pub(super) fn new(
+        key: ConnectionIdKey,
+        owner: Owner,
+        earlier: Vec<Earlier>,
+        counts: DatagramCounts,
+    ) -> Self {
+        Self {
+            key,
+            owner,
+            earlier,
+            counts,
+        }
     }
 
-    /// Whether the datagram is for the QUIC endpoint. If not, it is counted.
-    pub(super) fn is_quic(&self, datagram: &[u8]) -> bool {
-        match Datagram::classify(datagram, &self.key) {
-            Datagram::Ours(owner) if owner != self.owner => {
-                // The endpoint would take it for one of a connection that is no more, and end that.
-                self.counts.misdirected.inc();
-                false
-            }
-            Datagram::Ours(_) | Datagram::Initial => true,
-            Datagram::Stray => {
-                self.counts.stray.inc();
-                false
-            }
-            Datagram::Other => {
-                self.counts.other.inc();
-                false
-            }
+    /// The earlier processes that are known to live, with other descriptors of their channels.
+    pub(super) fn earlier(&self) -> io::Result<Vec<Earlier>> {
+        self.earlier.iter().map(Earlier::duplicate).collect()
+    }
+
+    /// Takes datagrams that go the same way from the front of a message, and gives them if they are for the QUIC endpoint.
+    /// Others are handed on, or dropped, and counted.
+    pub(super) fn take<'a>(&mut self, message: &mut &'a [u8], meta: &RecvMeta) -> &'a [u8] {
+        let length = meta.stride.max(1);
+        let mut datagrams = message.chunks(length);
+        let Some(first) = datagrams.next() else {
+            return &[];
+        };
+        let whose = self.whose(first);
+        let count = 1 + datagrams
+            .take_while(|datagram| self.whose(datagram) == whose)
+            .count();
+        let end = message.len().min(count * length);
+        let (taken, rest) = message.split_at(end);
+        *message = rest;
+        let count = count as u64;
+        match whose {
+            Whose::Endpoint => return taken,
+            Whose::Earlier(which) => match self.hand_on(which, meta, taken) {
+                Sent::Passed => self.counts.passed.inc_by(count),
+                Sent::Dropped => self.counts.full.inc_by(count),
+                // Then they are nobody's but ours: who sent them hears that his connection is no more.
+                Sent::Gone => return taken,
+            },
+            // The endpoint would take them for those of a connection that is no more, and end that.
+            Whose::Misdirected => self.counts.misdirected.inc_by(count),
+            Whose::Stray => self.counts.stray.inc_by(count),
+            Whose::Other => self.counts.other.inc_by(count),
         }
+        &[]
+    }
+
+    fn whose(&self, datagram: &[u8]) -> Whose {
+        match Datagram::classify(datagram, &self.key) {
+            Datagram::Ours(owner) if owner == self.owner => Whose::Endpoint,
+            Datagram::Ours(owner) if owner.worker != self.owner.worker => Whose::Misdirected,
+            Datagram::Ours(Owner { generation, .. }) => {
+                let mut earlier = self.earlier.iter();
+                let holds = earlier.position(|earlier| earlier.generation == generation);
+                holds.map_or(Whose::Endpoint, Whose::Earlier)
+            }
+            Datagram::Initial => Whose::Endpoint,
+            Datagram::Stray => Whose::Stray,
+            Datagram::Other => Whose::Other,
+        }
+    }
+
+    fn hand_on(&mut self, which: usize, meta: &RecvMeta, datagrams: &[u8]) -> Sent {
+        let Some(earlier) = self.earlier.get(which) else {
+            return Sent::Gone;
+        };
+        let sent = earlier.send(meta, datagrams);
+        if sent == Sent::Gone {
+            let Earlier { generation, .. } = self.earlier.swap_remove(which);
+            tracing::info!(?generation, "a process before this one has ended");
+        }
+        sent
+    }
+
+    /// What counts messages that nobody understands.
+    pub(super) fn malformed(&self) -> IntCounter {
+        self.counts.malformed.clone()
     }
 }
 
@@ -69,9 +151,11 @@ impl ConnectionIdGenerator for ConnectionIds {
     }
 
     fn validate(&self, id: &ConnectionId) -> Result<(), InvalidCid> {
+        // Of whatever generation: the endpoint gets packets of others only when nobody holds their connections any more, and
+        // says so to who sends them.
         match self.key.owner(id) {
-            Some(owner) if owner == self.owner => Ok(()),
-            _ => Err(InvalidCid),
+            Some(owner) if owner.worker == self.owner.worker => Ok(()),
+            Some(_) | None => Err(InvalidCid),
         }
     }
 
@@ -81,5 +165,90 @@ impl ConnectionIdGenerator for ConnectionIds {
 
     fn cid_lifetime(&self) -> Option<Duration> {
         None
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use wire::connection_id::Generation;
+
+    use super::super::channel::{Receiver, channel};
+    use super::super::socket::Landing;
+    use super::*;
+
+    const LENGTH: usize = 1200;
+
+    fn packet(key: &ConnectionIdKey, worker: u8, generation: Generation) -> [u8; LENGTH] {
+        let mut packet = [0x45; LENGTH];
+        let id = key.make(Owner { worker, generation }, rand::random());
+        packet[1..][..id.len()].copy_from_slice(&id);
+        packet
+    }
+
+    #[tokio::test]
+    async fn of_one_message_everybody_gets_what_is_theirs_in_as_few_as_can_be() {
+        let [dead, before, own] = [3, 4, 5].map(Generation);
+        let key = ConnectionIdKey::new([1; 16]);
+        let count = || IntCounter::new("datagrams", "datagrams").unwrap();
+        let counts = DatagramCounts {
+            stray: count(),
+            other: count(),
+            misdirected: count(),
+            passed: count(),
+            full: count(),
+            malformed: count(),
+        };
+        let (sending, receiving) = channel().unwrap();
+        let owner = Owner {
+            worker: 1,
+            generation: own,
+        };
+        let earlier = vec![Earlier {
+            generation: before,
+            channel: sending,
+        }];
+        let mut demultiplexer = Demultiplexer::new(key.clone(), owner, earlier, counts.clone());
+
+        let packets = [
+            packet(&key, 1, before),
+            packet(&key, 1, before),
+            packet(&key, 1, own),
+            packet(&key, 1, dead),
+            packet(&key, 2, before),
+            [0x45; LENGTH],
+            [0; LENGTH],
+            packet(&key, 1, before),
+        ];
+        let mut message = packets.concat();
+        message.truncate(message.len() - 100);
+        let meta = RecvMeta {
+            stride: LENGTH,
+            len: message.len(),
+            ..RecvMeta::default()
+        };
+        let (mut rest, mut ours, mut turns) = (&message[..], Vec::new(), 0);
+        while !rest.is_empty() {
+            ours.extend_from_slice(demultiplexer.take(&mut rest, &meta));
+            turns += 1;
+        }
+        assert_eq!(turns, 6);
+        assert!(ours == packets[2..4].concat(), "what nobody holds is ours");
+        let all = [
+            &counts.passed,
+            &counts.misdirected,
+            &counts.stray,
+            &counts.other,
+        ];
+        assert_eq!(all.map(IntCounter::get), [3, 1, 1, 1]);
+
+        let receiver = Receiver::new(receiving, counts.malformed.clone()).unwrap();
+        let mut landing = Landing::new();
+        let received = std::future::poll_fn(|cx| receiver.poll_recv(cx, &mut landing)).await;
+        received.unwrap();
+        let handed_on: Vec<_> = landing.messages().collect();
+        assert_eq!(handed_on.len(), 2);
+        assert!(handed_on[0].0 == packets[..2].concat());
+        assert!(handed_on[1].0 == &packets[7][..LENGTH - 100]);
+        assert!(handed_on.iter().all(|(_, meta)| meta.stride == LENGTH));
     }
 }

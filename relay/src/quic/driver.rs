@@ -23,9 +23,8 @@ use quinn_udp::RecvMeta;
 use tokio::time::{Sleep, sleep_until};
 
 use super::connection::{Inner, State};
-use super::demux::Demultiplexer;
-use super::endpoint::{Shared, Side};
-use super::socket::{self, Landing};
+use super::endpoint::{Shared, Side, Source};
+use super::socket::{self, Landing, Socket};
 
 /// How many packets are handed to the kernel as one message, at most: 46 KiB of a path with packets of 1,472 octets, and a
 /// message has room for 64.
@@ -73,6 +72,16 @@ impl Agenda {
         }
     }
 
+    /// Has the driver look at everything again.
+    pub(super) fn wake(&self) {
+        self.lock().wake();
+    }
+
+    /// Whether there is no driver any more.
+    pub(super) fn has_ended(&self) -> bool {
+        self.lock().ended
+    }
+
     pub(super) fn abandon(&self) {
         let mut items = self.lock();
         items.abandoned = true;
@@ -93,7 +102,6 @@ impl Items {
 /// Moves the packets of an endpoint.
 pub(super) struct Driver {
     shared: Arc<Shared>,
-    demultiplexer: Option<Demultiplexer>,
     /// What was on the agenda when this turn began.
     agenda: Vec<Arc<Inner>>,
     /// Packets on their way to the kernel, which are what the last transmit describes, if that is unsent.
@@ -142,10 +150,9 @@ impl Future for Driver {
 }
 
 impl Driver {
-    pub(super) fn new(shared: Arc<Shared>, demultiplexer: Option<Demultiplexer>) -> Self {
+    pub(super) fn new(shared: Arc<Shared>) -> Self {
         Self {
             shared,
-            demultiplexer,
             agenda: Vec::new(),
             packets: Vec::new(),
             unsent: None,
@@ -192,7 +199,7 @@ impl Driver {
     }
 
     fn send(&mut self, cx: &mut Context<'_>, side: &mut Side) {
-        if self.send_unsent(cx).is_pending() {
+        if self.send_unsent(cx, side).is_pending() {
             return; // the agenda stays
         }
         let mut agenda = mem::take(&mut self.agenda);
@@ -205,7 +212,7 @@ impl Driver {
                 done += 1;
                 continue;
             }
-            match self.send_for(cx, now, &mut state) {
+            match self.send_for(cx, now, &side.socket, &mut state) {
                 Sent::All => {}
                 Sent::Turn => connection.ask(&mut state),
                 Sent::Blocked => {
@@ -220,9 +227,9 @@ impl Driver {
         self.agenda = agenda;
     }
 
-    fn send_unsent(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    fn send_unsent(&mut self, cx: &mut Context<'_>, side: &Side) -> Poll<()> {
         if let Some(transmit) = &self.unsent {
-            let sent = self.shared.socket.poll_send(cx, transmit, &self.packets);
+            let sent = side.socket.poll_send(cx, transmit, &self.packets);
             if sent.is_pending() {
                 return Poll::Pending;
             }
@@ -231,12 +238,18 @@ impl Driver {
         Poll::Ready(())
     }
 
-    fn send_for(&mut self, cx: &mut Context<'_>, now: Instant, state: &mut State) -> Sent {
+    fn send_for(
+        &mut self,
+        cx: &mut Context<'_>,
+        now: Instant,
+        socket: &Socket,
+        state: &mut State,
+    ) -> Sent {
         let mut count = 0;
         loop {
             self.packets.clear();
             // Asked each time: once the kernel has refused a message of several packets, there are none any more.
-            let batch = self.shared.socket.batch().min(BATCH);
+            let batch = socket.batch().min(BATCH);
             let transmit = state.proto.poll_transmit(now, batch, &mut self.packets);
             let Some(transmit) = transmit else {
                 match state.proto.poll_timeout() {
@@ -249,7 +262,7 @@ impl Driver {
                 Some(packet) => transmit.size.div_ceil(packet),
                 None => 1,
             };
-            let sent = self.shared.socket.poll_send(cx, &transmit, &self.packets);
+            let sent = socket.poll_send(cx, &transmit, &self.packets);
             if sent.is_pending() {
                 self.unsent = Some(transmit);
                 return Sent::Blocked;
@@ -284,7 +297,7 @@ impl Driver {
     fn receive(&mut self, cx: &mut Context<'_>, side: &mut Side) -> io::Result<()> {
         let newcomers = side.incoming.len();
         for read in 1..=READS {
-            match self.shared.socket.poll_recv(cx, &mut self.landing) {
+            match side.poll_recv(cx, &mut self.landing) {
                 // Nothing is there, or no more: so the socket works.
                 Poll::Pending => {
                     self.failing_since = None;
@@ -304,15 +317,19 @@ impl Driver {
             }
             let now = Instant::now();
             for (message, meta) in self.landing.messages() {
-                for datagram in datagrams(message, meta) {
-                    let wanted = self.demultiplexer.as_ref();
-                    if wanted.is_none_or(|demultiplexer| demultiplexer.is_quic(&datagram)) {
-                        hand_over(&self.shared, side, &mut self.heard, now, meta, datagram);
+                let mut rest = message;
+                while !rest.is_empty() {
+                    let ours = match &mut side.demultiplexer {
+                        Some(demultiplexer) => demultiplexer.take(&mut rest, meta),
+                        None => mem::take(&mut rest),
+                    };
+                    for datagram in datagrams(ours, meta) {
+                        hand_over(side, &mut self.heard, now, meta, datagram);
                     }
                 }
             }
             if read == READS {
-                self.shared.agenda.lock().wake();
+                self.shared.agenda.wake();
             }
         }
         if side.incoming.len() > newcomers {
@@ -341,7 +358,7 @@ impl Driver {
             alarm.as_mut().reset(time);
         }
         if alarm.as_mut().poll(cx).is_ready() {
-            self.shared.agenda.lock().wake();
+            self.shared.agenda.wake();
         }
     }
 }
@@ -354,7 +371,6 @@ fn datagrams(message: &[u8], meta: &RecvMeta) -> impl Iterator<Item = BytesMut> 
 }
 
 fn hand_over(
-    shared: &Shared,
     side: &mut Side,
     heard: &mut Vec<Arc<Inner>>,
     now: Instant,
@@ -379,10 +395,10 @@ fn hand_over(
         }
         Some(DatagramEvent::NewConnection(incoming)) if side.refusing => {
             let transmit = side.proto.refuse(incoming, &mut octets);
-            shared.socket.send(&transmit, &octets);
+            side.socket.send(&transmit, &octets);
         }
         Some(DatagramEvent::NewConnection(incoming)) => side.incoming.push_back(incoming),
-        Some(DatagramEvent::Response(transmit)) => shared.socket.send(&transmit, &octets),
+        Some(DatagramEvent::Response(transmit)) => side.socket.send(&transmit, &octets),
         None => {}
     }
 }
@@ -402,6 +418,7 @@ impl Drop for Driver {
     fn drop(&mut self) {
         let mut side = self.shared.lock();
         side.closed = true;
+        side.source = Source::Nobody;
         side.ignore_incoming();
         side.count = 0;
         for connection in mem::take(&mut side.connections).into_iter().flatten() {

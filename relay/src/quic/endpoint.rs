@@ -7,8 +7,9 @@ use std::future::poll_fn;
 use std::io;
 use std::mem;
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Poll, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Instant;
 
 use bytes::Bytes;
@@ -16,11 +17,13 @@ use quinn_proto::{
     ClientConfig, ConnectError, ConnectionError, ConnectionHandle, ConnectionId, EndpointConfig,
     ServerConfig, Transmit, VarInt,
 };
+use tokio::runtime::Handle;
 
+use super::channel::{Earlier, Receiver};
 use super::connection::{Connection, Inner};
 use super::demux::Demultiplexer;
 use super::driver::{Agenda, Driver};
-use super::socket::Socket;
+use super::socket::{Landing, Socket};
 
 /// An endpoint. When all its clones are gone, it ends with the last connection.
 #[derive(Clone)]
@@ -42,13 +45,17 @@ impl fmt::Debug for Endpoint {
 
 /// What an endpoint and its driver share.
 pub(super) struct Shared {
-    pub(super) socket: Socket,
     pub(super) agenda: Arc<Agenda>,
     side: Mutex<Side>,
+    /// What drives it.
+    runtime: Handle,
 }
 
 /// This side of all the connections.
 pub(super) struct Side {
+    pub(super) socket: Socket,
+    pub(super) source: Source,
+    pub(super) demultiplexer: Option<Demultiplexer>,
     pub(super) proto: quinn_proto::Endpoint,
     /// By the number of its handle.
     pub(super) connections: Vec<Option<Arc<Inner>>>,
@@ -62,6 +69,15 @@ pub(super) struct Side {
     pub(super) closed: bool,
     /// For who comes, or for the last to leave.
     waiting: Vec<Waker>,
+}
+
+/// Where packets come from.
+pub(super) enum Source {
+    Socket,
+    /// A successor, who reads the socket.
+    Successor(Receiver),
+    /// It has ended.
+    Nobody,
 }
 
 impl Endpoint {
@@ -80,6 +96,9 @@ impl Endpoint {
         let shared = Arc::new(Shared {
             agenda: Arc::default(),
             side: Mutex::new(Side {
+                socket,
+                source: Source::Socket,
+                demultiplexer,
                 proto,
                 connections: Vec::new(),
                 count: 0,
@@ -88,9 +107,9 @@ impl Endpoint {
                 closed: false,
                 waiting: Vec::new(),
             }),
-            socket,
+            runtime: Handle::current(),
         });
-        tokio::spawn(Driver::new(Arc::clone(&shared), demultiplexer));
+        tokio::spawn(Driver::new(Arc::clone(&shared)));
         Ok(Self(Arc::new(Kept(shared))))
     }
 
@@ -111,7 +130,58 @@ impl Endpoint {
             segment_size: Some(1),
             src_ip: None,
         };
-        self.0.0.socket.send(&too_many_packets, &NOTHING);
+        self.0.0.lock().socket.send(&too_many_packets, &NOTHING);
+    }
+
+    /// Another descriptor of its UDP socket.
+    ///
+    /// # Errors
+    /// If the system gives none.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no server has a successor yet"))]
+    pub(crate) fn socket(&self) -> io::Result<std::net::UdpSocket> {
+        self.0.0.lock().socket.duplicate()
+    }
+
+    /// The processes before this one that are known to live, with other descriptors of their channels.
+    ///
+    /// # Errors
+    /// If the system gives none.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no server has a successor yet"))]
+    pub(crate) fn earlier(&self) -> io::Result<Vec<Earlier>> {
+        match &self.0.0.lock().demultiplexer {
+            Some(demultiplexer) => demultiplexer.earlier(),
+            None => Ok(Vec::new()),
+        }
+    }
+
+    /// From now on a successor reads the UDP socket, and packets come over `channel`, the receiving end of one. When that
+    /// ends, nothing more comes.
+    ///
+    /// # Errors
+    /// If the worker can attend to nothing more, or has ended, or this is an agent's end. Then all is as before.
+    #[cfg_attr(not(test), expect(dead_code, reason = "no server has a successor yet"))]
+    pub(crate) fn read_from(&self, channel: OwnedFd) -> io::Result<()> {
+        let shared = &self.0.0;
+        let _entered = shared.runtime.enter();
+        let mut side = shared.lock();
+        let Some(demultiplexer) = &side.demultiplexer else {
+            return Err(io::ErrorKind::Unsupported.into());
+        };
+        if shared.agenda.has_ended() {
+            return Err(io::ErrorKind::NotConnected.into());
+        }
+        let receiver = Receiver::new(channel, demultiplexer.malformed())?;
+        side.socket.only_write()?;
+        side.source = Source::Successor(receiver);
+        drop(side);
+        shared.agenda.wake();
+        Ok(())
+    }
+
+    /// Whether nothing more comes.
+    #[cfg(test)]
+    pub(super) fn hears_nobody(&self) -> bool {
+        matches!(self.0.0.lock().source, Source::Nobody)
     }
 
     /// Begins a handshake with `host` at `remote`.
@@ -208,6 +278,27 @@ impl Shared {
 }
 
 impl Side {
+    /// Receives into `landing`, which then says what.
+    pub(super) fn poll_recv(
+        &mut self,
+        cx: &mut Context<'_>,
+        landing: &mut Landing,
+    ) -> Poll<io::Result<()>> {
+        match &self.source {
+            Source::Socket => self.socket.poll_recv(cx, landing),
+            Source::Successor(channel) => {
+                let received = channel.poll_recv(cx, landing);
+                if let Poll::Ready(Err(error)) = received {
+                    tracing::warn!(%error, "the successor has ended: nothing more comes from agents");
+                    self.source = Source::Nobody;
+                    return Poll::Pending;
+                }
+                received
+            }
+            Source::Nobody => Poll::Pending,
+        }
+    }
+
     pub(super) fn connection(&self, handle: ConnectionHandle) -> Option<&Arc<Inner>> {
         self.connections.get(handle.0)?.as_ref()
     }
@@ -263,8 +354,9 @@ impl Incoming {
             return;
         };
         let mut octets = Vec::new();
-        if let Some(transmit) = answer(&mut self.shared.lock(), incoming, &mut octets) {
-            self.shared.socket.send(&transmit, &octets);
+        let mut side = self.shared.lock();
+        if let Some(transmit) = answer(&mut side, incoming, &mut octets) {
+            side.socket.send(&transmit, &octets);
         }
     }
 
@@ -285,7 +377,7 @@ impl Incoming {
             Ok((handle, proto)) => Ok(self.shared.add(&mut side, handle, proto)),
             Err(error) => {
                 if let Some(transmit) = error.response {
-                    self.shared.socket.send(&transmit, &octets);
+                    side.socket.send(&transmit, &octets);
                 }
                 Err(error.cause)
             }

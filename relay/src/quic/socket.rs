@@ -1,29 +1,43 @@
 //! A UDP socket that takes and gives many packets at once.
 
 use std::io::{self, IoSliceMut};
+use std::net::UdpSocket;
 use std::task::{Context, Poll, ready};
 
 use quinn_proto::{EcnCodepoint, Transmit};
 use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use tokio::io::Interest;
-use tokio::net::UdpSocket;
+use tokio::io::unix::AsyncFd;
+
+use crate::sys;
 
 /// How many octets of consecutive packets the kernel hands over as one message, at most (GRO, udp(7)).
 const MESSAGE: usize = 64 * 1024;
 
 #[derive(Debug)]
 pub(super) struct Socket {
-    socket: UdpSocket,
+    socket: AsyncFd<UdpSocket>,
     state: UdpSocketState,
 }
 
 impl Socket {
     /// Puts the socket into the event queue of the calling worker.
-    pub(super) fn new(socket: std::net::UdpSocket) -> io::Result<Self> {
+    pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
         Ok(Self {
             state: UdpSocketState::new((&socket).into())?, // which also makes it non-blocking
-            socket: UdpSocket::from_std(socket)?,
+            socket: sys::queue(socket)?,
         })
+    }
+
+    /// Another descriptor of it.
+    pub(super) fn duplicate(&self) -> io::Result<UdpSocket> {
+        self.socket.get_ref().try_clone()
+    }
+
+    /// Has the event queue of the calling worker forget what can be read: another process reads it.
+    pub(super) fn only_write(&mut self) -> io::Result<()> {
+        self.socket = sys::queue_to_write(self.duplicate()?)?;
+        Ok(())
     }
 
     /// How many packets the kernel takes as one message (GSO, udp(7)).
@@ -46,14 +60,12 @@ impl Socket {
     ) -> Poll<()> {
         let transmit = outgoing(transmit, octets);
         loop {
-            let sent = self.socket.try_io(Interest::WRITABLE, || {
-                self.state.send((&self.socket).into(), &transmit)
-            });
-            match sent {
+            match self.try_send(&transmit) {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    if ready!(self.socket.poll_send_ready(cx)).is_err() {
+                    let Ok(mut ready) = ready!(self.socket.poll_write_ready(cx)) else {
                         return Poll::Ready(()); // the runtime ends
-                    }
+                    };
+                    ready.retain_ready();
                 }
                 Ok(()) | Err(_) => return Poll::Ready(()),
             }
@@ -62,10 +74,12 @@ impl Socket {
 
     /// Sends it if there is room just now.
     pub(super) fn send(&self, transmit: &Transmit, octets: &[u8]) {
-        let transmit = outgoing(transmit, octets);
-        let _ = self.socket.try_io(Interest::WRITABLE, || {
-            self.state.send((&self.socket).into(), &transmit)
-        });
+        let _ = self.try_send(&outgoing(transmit, octets));
+    }
+
+    fn try_send(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
+        let send = |socket: &UdpSocket| self.state.send(socket.into(), transmit);
+        self.socket.try_io(Interest::WRITABLE, send)
     }
 
     /// Receives into `landing`, which then says what.
@@ -74,7 +88,7 @@ impl Socket {
         cx: &mut Context<'_>,
         landing: &mut Landing,
     ) -> Poll<io::Result<()>> {
-        landing.filled = 0;
+        landing.clear();
         let Landing {
             room,
             metas,
@@ -84,12 +98,10 @@ impl Socket {
         let mut messages: [IoSliceMut<'_>; BATCH_SIZE] =
             std::array::from_fn(|_| IoSliceMut::new(messages.next().unwrap_or_default()));
         loop {
-            ready!(self.socket.poll_recv_ready(cx))?;
+            ready!(self.socket.poll_read_ready(cx))?.retain_ready();
             let mut short = false;
-            let received = self.socket.try_io(Interest::READABLE, || {
-                *filled = self
-                    .state
-                    .recv((&self.socket).into(), &mut messages, metas)?;
+            let received = self.socket.try_io(Interest::READABLE, |socket| {
+                *filled = self.state.recv(socket.into(), &mut messages, metas)?;
                 short = *filled < BATCH_SIZE;
                 match short {
                     // There is no more: that spares the next look.
@@ -136,6 +148,22 @@ impl Landing {
             metas: [RecvMeta::default(); BATCH_SIZE],
             filled: 0,
         }
+    }
+
+    /// Forgets what has landed.
+    pub(super) fn clear(&mut self) {
+        self.filled = 0;
+    }
+
+    /// Where another message may land, and what is known of it.
+    pub(super) fn free(&mut self) -> Option<(&mut [u8], &mut RecvMeta)> {
+        let mut free = self.room.chunks_exact_mut(MESSAGE).zip(&mut self.metas);
+        free.nth(self.filled)
+    }
+
+    /// It has landed there.
+    pub(super) fn landed(&mut self) {
+        self.filled += 1;
     }
 
     /// What has landed: messages, of which each is one packet or several of the same sender, and what is known of each.

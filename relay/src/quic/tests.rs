@@ -1,5 +1,7 @@
 //! Two endpoints over loopback.
 
+mod generations;
+
 use std::net::{Ipv4Addr, UdpSocket};
 use std::time::Duration;
 
@@ -50,12 +52,17 @@ impl Ends {
             stray: count(),
             other: count(),
             misdirected: count(),
+            passed: count(),
+            full: count(),
+            malformed: count(),
         };
         let secret = Secret::new([1; Secret::LENGTH].into());
         let side = RelaySide::new(slot, &secret, Gso::On, counts).unwrap();
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = socket.local_addr().unwrap();
-        let endpoint = side.endpoint(socket, 0).unwrap();
+        let endpoint = side
+            .endpoint(socket, 0, Generation::default(), Vec::new())
+            .unwrap();
         let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
         let identity = CertificateParams::default().self_signed(&key).unwrap();
         Self {
@@ -73,14 +80,19 @@ impl Ends {
     }
 
     async fn connect(self) -> Pair {
+        self.connect_to(&self.endpoint).await
+    }
+
+    /// Connects an agent, who is to be heard at that endpoint.
+    async fn connect_to(&self, endpoint: &Endpoint) -> Pair {
         let accepted = async {
-            let incoming = self.endpoint.accept().await.unwrap();
+            let incoming = endpoint.accept().await.unwrap();
             self.side.accept(incoming).await.unwrap()
         };
         let (at_relay, dialled) = tokio::join!(accepted, self.dial());
         let (agent, at_agent) = dialled.unwrap();
         Pair {
-            relay: self.endpoint,
+            relay: endpoint.clone(),
             at_relay,
             agent,
             at_agent,

@@ -56,6 +56,8 @@ pub(crate) struct Metrics {
     accept_errors: IntCounterVec,
     /// Datagrams that were nobody's, by what they were.
     datagrams_dropped: IntCounterVec,
+    /// Datagrams for a process before this one, by what became of them.
+    datagrams_handed_on: IntCounterVec,
     /// Times, handshakes and paths.
     pub(crate) measured: Measured,
 }
@@ -165,8 +167,13 @@ impl Metrics {
             )?,
             datagrams_dropped: counters(
                 "causeway_relay_datagrams_dropped_total",
-                "Datagrams on the front's port that were nobody's.",
+                "Datagrams that were nobody's, and malformed messages from a successor that reads the port.",
                 "reason",
+            )?,
+            datagrams_handed_on: counters(
+                "causeway_relay_datagrams_handed_on_total",
+                "Datagrams for the process before this one: passed to it, or dropped because its queue was full.",
+                "outcome",
             )?,
             measured: Measured::register(registry)?,
         };
@@ -300,6 +307,9 @@ impl Metrics {
             stray: self.datagrams_dropped.with_label_values(&["stray"]),
             other: self.datagrams_dropped.with_label_values(&["other"]),
             misdirected: self.datagrams_dropped.with_label_values(&["misdirected"]),
+            passed: self.datagrams_handed_on.with_label_values(&["passed"]),
+            full: self.datagrams_handed_on.with_label_values(&["full"]),
+            malformed: self.datagrams_dropped.with_label_values(&["malformed"]),
         }
     }
 }

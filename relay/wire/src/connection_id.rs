@@ -1,12 +1,13 @@
 //! The QUIC connection ids that the relay chooses: they carry who must get the packet, and a mark that they are ours.
 //!
 //! ```text
-//!   owner 1 │ nonce 4 │ mark 3          mark = the first octets of SipHash-2-4(key, owner ‖ nonce)
+//!   worker 1 │ generation 1 │ nonce 3 │ mark 3     mark = the first octets of SipHash-2-4(key, all that stands before)
 //! ```
 //!
-//! The owner says which endpoint of which generation of the relay holds the connection, so that any socket of the port
-//! can hand a packet on without knowing the connection. The mark keeps other traffic on the same port apart from ours
-//! (RFC 9000 section 5.1 leaves the content of an id to whoever chooses it).
+//! Worker and generation say which endpoint of which process holds the connection, so that any socket of the port can hand a
+//! packet on without knowing the connection. The worker stands first, where the kernel looks for it when it chooses between
+//! the sockets. The mark keeps other traffic on the same port apart from ours (RFC 9000 section 5.1 leaves the content of an
+//! id to whoever chooses it).
 
 use std::fmt;
 use std::hash::Hasher;
@@ -54,9 +55,26 @@ impl Asked {
     }
 }
 
+/// Which of the processes that follow each other on one port: the first, its successor, and so on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Generation(pub u8);
+
+impl Generation {
+    /// That of its successor. Numbers come back, long after their last owner has ended.
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0.wrapping_add(1))
+    }
+}
+
 /// Which endpoint holds a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub struct Owner(pub u8);
+pub struct Owner {
+    /// Of the workers of one process, counted from nought.
+    pub worker: u8,
+    /// Which process.
+    pub generation: Generation,
+}
 
 /// Makes connection ids and recognises them.
 #[derive(Clone)]
@@ -69,16 +87,19 @@ impl ConnectionIdKey {
     }
 
     /// The id for a connection of `owner`; `nonce` is random.
-    pub fn make(&self, owner: Owner, nonce: [u8; 4]) -> [u8; LENGTH] {
-        let (Owner(owner), [a, b, c, d]) = (owner, nonce);
-        let [x, y, z] = self.mark([owner, a, b, c, d]);
-        [owner, a, b, c, d, x, y, z]
+    pub fn make(&self, owner: Owner, nonce: [u8; 3]) -> [u8; LENGTH] {
+        let Generation(generation) = owner.generation;
+        let (worker, [a, b, c]) = (owner.worker, nonce);
+        let [x, y, z] = self.mark([worker, generation, a, b, c]);
+        [worker, generation, a, b, c, x, y, z]
     }
 
     /// Whose connection `id` belongs to; `None` if this key did not make it.
     pub fn owner(&self, id: &[u8]) -> Option<Owner> {
-        let [owner, a, b, c, d, mark @ ..] = <[u8; LENGTH]>::try_from(id).ok()?;
-        (self.mark([owner, a, b, c, d]) == mark).then_some(Owner(owner))
+        let [content @ .., x, y, z] = <[u8; LENGTH]>::try_from(id).ok()?;
+        let [worker, generation, ..] = content;
+        let generation = Generation(generation);
+        (self.mark(content) == [x, y, z]).then_some(Owner { worker, generation })
     }
 
     fn mark(&self, content: [u8; 5]) -> [u8; 3] {
@@ -97,6 +118,8 @@ impl fmt::Debug for ConnectionIdKey {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     #[test]
@@ -111,23 +134,52 @@ mod tests {
         assert_eq!(Asked::by(8), Asked::default());
     }
 
+    const OWNER: Owner = Owner {
+        worker: 3,
+        generation: Generation(5),
+    };
+
     #[test]
     fn an_id_tells_its_owner_to_those_who_have_the_key() {
         let key = ConnectionIdKey::new([1; 16]);
-        let id = key.make(Owner(3), [9, 8, 7, 6]);
-        assert_eq!(key.owner(&id), Some(Owner(3)));
+        let id = key.make(OWNER, [9, 8, 7]);
+        assert_eq!(key.owner(&id), Some(OWNER));
         assert_eq!(ConnectionIdKey::new([2; 16]).owner(&id), None);
+        assert_eq!(id[0], OWNER.worker, "the kernel looks for it there");
     }
 
     #[test]
     fn a_changed_or_cut_id_is_not_ours() {
         let key = ConnectionIdKey::new([1; 16]);
-        let id = key.make(Owner(3), [9, 8, 7, 6]);
+        let id = key.make(OWNER, [9, 8, 7]);
         for at in 0..LENGTH {
             let mut changed = id;
             changed[at] ^= 1;
             assert_eq!(key.owner(&changed), None, "octet {at}");
             assert_eq!(key.owner(&id[..at]), None);
+        }
+    }
+
+    #[test]
+    fn after_the_last_generation_the_first_comes_again() {
+        assert_eq!(Generation::default().next(), Generation(1));
+        assert_eq!(Generation(255).next(), Generation::default());
+    }
+
+    proptest! {
+        #[test]
+        fn every_owner_is_told_again(worker: u8, generation: u8, nonce: [u8; 3], key: [u8; 16]) {
+            let (generation, key) = (Generation(generation), ConnectionIdKey::new(key));
+            let owner = Owner { worker, generation };
+            prop_assert_eq!(key.owner(&key.make(owner, nonce)), Some(owner));
+        }
+
+        #[test]
+        fn any_octets_have_an_owner_or_none(id in prop::collection::vec(any::<u8>(), 0..32)) {
+            let key = ConnectionIdKey::new([1; 16]);
+            if let Some(owner) = key.owner(&id) {
+                prop_assert_eq!(&key.make(owner, [id[2], id[3], id[4]])[..], &id[..]);
+            }
         }
     }
 }

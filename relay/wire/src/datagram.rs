@@ -70,6 +70,12 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::connection_id::Generation;
+
+    const OWNER: Owner = Owner {
+        worker: 2,
+        generation: Generation(7),
+    };
 
     fn key() -> ConnectionIdKey {
         ConnectionIdKey::new([5; 16])
@@ -96,15 +102,15 @@ mod tests {
 
     #[test]
     fn later_packets_carry_our_id_in_either_header() {
-        let id = key().make(Owner(2), [1, 2, 3, 4]);
+        let id = key().make(OWNER, [1, 2, 3]);
         assert_eq!(
             Datagram::classify(&long(&id, 100), &key()),
-            Datagram::Ours(Owner(2))
+            Datagram::Ours(OWNER)
         );
         let mut short = vec![0x45];
         short.extend_from_slice(&id);
         short.extend_from_slice(&[0; 20]);
-        assert_eq!(Datagram::classify(&short, &key()), Datagram::Ours(Owner(2)));
+        assert_eq!(Datagram::classify(&short, &key()), Datagram::Ours(OWNER));
         assert_eq!(Datagram::classify(&short[..8], &key()), Datagram::Stray);
     }
 

@@ -2,9 +2,14 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use wire::connection_id::ConnectionIdKey;
+use wire::connection_id::{ConnectionIdKey, LENGTH};
 use wire::datagram::Datagram;
 
 fuzz_target!(|octets: &[u8]| {
-    Datagram::classify(octets, &ConnectionIdKey::new([7; 16]));
+    let key = ConnectionIdKey::new([7; 16]);
+    if let Datagram::Ours(owner) = Datagram::classify(octets, &key) {
+        let at = if octets[0] < 128 { 1 } else { 6 }; // behind a short header's flags, or a long header's length
+        let id = &octets[at..at + LENGTH];
+        assert_eq!(id, key.make(owner, [id[2], id[3], id[4]]));
+    }
 });
