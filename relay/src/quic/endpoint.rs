@@ -184,6 +184,12 @@ impl Endpoint {
         matches!(self.0.0.lock().source, Source::Nobody)
     }
 
+    /// Whether its event queue knows of packets that nobody has read from the socket.
+    #[cfg(test)]
+    pub(super) fn sees_packets(&self) -> bool {
+        self.0.0.lock().socket.sees_packets()
+    }
+
     /// Begins a handshake with `host` at `remote`.
     pub(super) fn connect(
         &self,

@@ -40,6 +40,12 @@ impl Socket {
         Ok(())
     }
 
+    /// Whether the event queue knows of something to read.
+    #[cfg(test)]
+    pub(super) fn sees_packets(&self) -> bool {
+        self.socket.try_io(Interest::READABLE, |_| Ok(())).is_ok()
+    }
+
     /// How many packets the kernel takes as one message (GSO, udp(7)).
     pub(super) fn batch(&self) -> usize {
         self.state.max_gso_segments()

@@ -253,8 +253,17 @@ async fn when_a_successor_has_ended_nothing_comes_until_there_is_another() {
     send.write_all(b"is anybody there?").await.unwrap();
     let heard = timeout(Duration::from_millis(50), pair.at_relay.accept_bi());
     heard.await.expect_err("nobody reads the socket");
+    assert!(!ends.endpoint.sees_packets(), "they wake another process");
     let _second = ends.successor_of(&ends.endpoint, FIRST);
     echo(&pair).await;
+}
+
+#[tokio::test]
+async fn a_driver_that_has_nothing_to_do_hears_of_a_successor() {
+    let ends = Ends::new();
+    tokio::task::yield_now().await; // the driver begins to wait
+    drop(deafen(&ends.endpoint));
+    until(|| ends.endpoint.hears_nobody()).await;
 }
 
 #[test]
@@ -270,6 +279,13 @@ fn only_an_endpoint_of_a_relay_that_is_driven_can_have_a_successor() {
         endpoint.read_from(receiving).unwrap_err().kind()
     };
     assert_eq!(refused(&pair.agent), io::ErrorKind::Unsupported);
+    let earlier = Earlier {
+        generation: FIRST,
+        channel: deafen(&pair.relay),
+    };
+    let meta = RecvMeta::default();
+    assert_eq!(earlier.send(&meta, &[0; 100]), Sent::Passed);
     runtime.shutdown_timeout(PATIENCE);
+    assert_eq!(earlier.send(&meta, &[0; 100]), Sent::Gone);
     assert_eq!(refused(&pair.relay), io::ErrorKind::NotConnected);
 }
