@@ -86,11 +86,16 @@ impl Ends {
     /// Connects an agent, who is to be heard at that endpoint.
     async fn connect_to(&self, endpoint: &Endpoint) -> Pair {
         let accepted = async {
-            let incoming = endpoint.accept().await.unwrap();
-            self.side.accept(incoming).await.unwrap()
+            loop {
+                let incoming = endpoint.accept().await.unwrap();
+                // The agent of another test, whose relay had this port before, may come by: that one goes again.
+                if let Ok(accepted) = self.side.accept(incoming).await {
+                    return Ok(accepted);
+                }
+            }
         };
-        let (at_relay, dialled) = tokio::join!(accepted, self.dial());
-        let (agent, at_agent) = dialled.unwrap();
+        let both = async { tokio::try_join!(accepted, self.dial()) };
+        let (at_relay, (agent, at_agent)) = both.await.unwrap();
         Pair {
             relay: endpoint.clone(),
             at_relay,

@@ -28,6 +28,19 @@ impl Ends {
         self.side.endpoint(socket, 0, generation, earlier).unwrap()
     }
 
+    /// Connects an agent, and exchanges so much that nothing of its handshake is under way any more, which a successor would take
+    /// for a newcomer.
+    async fn settle_at(&self, endpoint: &Endpoint) -> Pair {
+        let pair = timeout(PATIENCE, self.connect_to(endpoint));
+        let pair = pair.await.expect("in time");
+        let (mut send, _recv) = pair.at_agent.open_bi().await.unwrap();
+        send.write_all(b"!").await.unwrap();
+        let heard = timeout(PATIENCE, pair.at_relay.accept_bi()).await;
+        let (_send, mut recv) = heard.expect("in time").unwrap();
+        recv.read_exact(&mut [0]).await.unwrap();
+        pair
+    }
+
     /// Has a successor take over from `before`, which is of that generation.
     fn successor_of(&self, before: &Endpoint, generation: Generation) -> Endpoint {
         let (channel, receiving) = channel().unwrap();
@@ -92,7 +105,7 @@ async fn until(what: impl Fn() -> bool) {
 #[tokio::test]
 async fn a_transfer_goes_on_while_a_successor_takes_over_and_newcomers_are_the_successors() {
     let ends = Ends::new();
-    let pair = ends.connect_to(&ends.endpoint).await;
+    let pair = ends.settle_at(&ends.endpoint).await;
     let counts = &ends.side.counts;
     let mut second = None;
     echo_and(&pair, || {
@@ -103,8 +116,7 @@ async fn a_transfer_goes_on_while_a_successor_takes_over_and_newcomers_are_the_s
     let passed = counts.passed.get();
     assert!(passed > 1000, "{passed} packets handed on");
     let second = second.unwrap();
-    let newcomer = timeout(PATIENCE, ends.connect_to(&second));
-    let newcomer = newcomer.await.expect("in time");
+    let newcomer = ends.settle_at(&second).await;
     let passed = counts.passed.get();
     echo(&newcomer).await;
     assert!(
@@ -120,14 +132,14 @@ async fn a_transfer_goes_on_while_a_successor_takes_over_and_newcomers_are_the_s
 #[tokio::test]
 async fn a_third_process_hands_on_to_both_before_it() {
     let ends = Ends::new();
-    let of_first = ends.connect_to(&ends.endpoint).await;
+    let of_first = ends.settle_at(&ends.endpoint).await;
     let second = ends.successor_of(&ends.endpoint, FIRST);
-    let of_second = ends.connect_to(&second).await;
+    let of_second = ends.settle_at(&second).await;
     let third = ends.successor_of(&second, SECOND);
     let generations: Vec<_> = third.earlier().unwrap();
     let generations = generations.iter().map(|earlier| earlier.generation);
     assert_eq!(generations.collect::<Vec<_>>(), [FIRST, SECOND]);
-    let of_third = ends.connect_to(&third).await;
+    let of_third = ends.settle_at(&third).await;
     for pair in [&of_first, &of_second, &of_third] {
         echo(pair).await;
     }
@@ -136,7 +148,7 @@ async fn a_third_process_hands_on_to_both_before_it() {
 #[tokio::test]
 async fn what_comes_over_a_channel_for_a_still_earlier_process_is_handed_on() {
     let ends = Ends::new();
-    let pair = ends.connect_to(&ends.endpoint).await;
+    let pair = ends.settle_at(&ends.endpoint).await;
     let second = ends.successor_of(&ends.endpoint, FIRST);
     let (sending, receiving) = channel().unwrap();
     second.read_from(receiving).unwrap();
@@ -152,7 +164,7 @@ async fn what_comes_over_a_channel_for_a_still_earlier_process_is_handed_on() {
 #[tokio::test]
 async fn a_full_channel_drops_and_counts_and_holds_up_nobody_else() {
     let ends = Ends::new();
-    let pair = ends.connect_to(&ends.endpoint).await;
+    let pair = ends.settle_at(&ends.endpoint).await;
     let _silent = deafen(&ends.endpoint);
     let (channel, receiving) = channel().unwrap();
     let earlier = Earlier {
@@ -171,8 +183,7 @@ async fn a_full_channel_drops_and_counts_and_holds_up_nobody_else() {
     let counts = &ends.side.counts;
     until(|| counts.full.get() > 0).await;
     assert_eq!(counts.passed.get(), 0);
-    let newcomer = timeout(PATIENCE, ends.connect_to(&second));
-    echo(&newcomer.await.expect("in time")).await;
+    echo(&ends.settle_at(&second).await).await;
     // Once it is read again, what was lost is said again.
     ends.endpoint.read_from(receiving).unwrap();
     echo(&pair).await;
@@ -182,7 +193,7 @@ async fn a_full_channel_drops_and_counts_and_holds_up_nobody_else() {
 #[tokio::test]
 async fn messages_that_nobody_understands_are_counted_and_harm_nobody() {
     let ends = Ends::new();
-    let pair = ends.connect_to(&ends.endpoint).await;
+    let pair = ends.settle_at(&ends.endpoint).await;
     let second = ends.successor_of(&ends.endpoint, FIRST);
     let [earlier] = <[Earlier; 1]>::try_from(second.earlier().unwrap()).unwrap();
     let say = |message: &[u8]| {
@@ -225,7 +236,7 @@ async fn messages_that_nobody_understands_are_counted_and_harm_nobody() {
 #[tokio::test]
 async fn when_a_process_has_ended_its_agents_are_told_by_the_next_packet() {
     let ends = Ends::new();
-    let pair = ends.connect_to(&ends.endpoint).await;
+    let pair = ends.settle_at(&ends.endpoint).await;
     let _silent = deafen(&ends.endpoint);
     let (channel, receiving) = channel().unwrap();
     let earlier = Earlier {
@@ -246,7 +257,7 @@ async fn when_a_process_has_ended_its_agents_are_told_by_the_next_packet() {
 #[tokio::test]
 async fn when_a_successor_has_ended_nothing_comes_until_there_is_another() {
     let ends = Ends::new();
-    let pair = ends.connect_to(&ends.endpoint).await;
+    let pair = ends.settle_at(&ends.endpoint).await;
     drop(deafen(&ends.endpoint));
     until(|| ends.endpoint.hears_nobody()).await;
     let (mut send, _recv) = pair.at_agent.open_bi().await.unwrap();
