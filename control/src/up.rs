@@ -389,12 +389,17 @@ pub(crate) fn bound(
     relay: &relay::server::Config,
 ) -> Result<Bound, InheritedError> {
     let front = inherited.listener("front", relay.front)?;
+    let front = front.into_iter().collect();
     let http = match relay.http {
         Some(http) => inherited.listener("http", http)?,
         None => None,
     };
     inherited.all_taken()?;
-    Ok(Bound { front, http })
+    Ok(Bound {
+        front,
+        http,
+        ..Bound::default()
+    })
 }
 
 async fn start_ddns(

@@ -3,12 +3,14 @@
 //! ```text
 //!   carrier.rs             the visitor's stream, on QUIC or TLS, and the segments on it
 //!   carrier/direction.rs   when a direction leaves the stream for a raw connection, and what its end is worth
+//!   carrier/dialled.rs     what TLS it runs on, here or at another process
 //!   carrier/raw.rs         the raw connection: asked for, dialled, proved
 //!   carrier/pipes.rs       what it is spliced through
 //! ```
 //!
 //! Each direction [ends](Sender::end) on its own. A carrier that is dropped before its stream was finished is reset.
 
+pub(crate) mod dialled;
 pub(crate) mod direction;
 pub(crate) mod pipes;
 pub(crate) mod raw;
@@ -27,12 +29,10 @@ use wire::ResetCode;
 use wire::segment::{self, Notice, Piece};
 
 use crate::buffers::{self, Lent, LentChunks};
-use crate::congestion;
-use crate::held;
 use crate::liveness::SignsOfLife;
 use crate::quic::{RecvStream, SendStream};
-use crate::tls::TlsStream;
 
+use dialled::Dialled;
 use direction::{Incoming, Outgoing};
 
 /// How long a TLS connection stays open after this end has finished, at most.
@@ -68,10 +68,8 @@ impl Carrier {
     }
 
     /// A carrier on a TLS connection of its own. What passes it is a sign of life of the tunnel's other end.
-    pub(crate) fn tls(stream: TlsStream, signs: Arc<SignsOfLife>) -> Self {
-        let tcp = stream.get_ref().0.tcp();
-        congestion::choose(tcp);
-        held::limit_unsent(tcp, held::UNSENT);
+    pub(crate) fn tls(stream: Dialled, signs: Arc<SignsOfLife>) -> Self {
+        stream.prepare();
         let (read, write) = tokio::io::split(stream);
         Self::on(
             SendingStream::Tls(write, Arc::clone(&signs)),
@@ -185,7 +183,7 @@ impl Sender {
 #[derive(Debug)]
 enum SendingStream {
     Quic(SendStream),
-    Tls(WriteHalf<TlsStream>, Arc<SignsOfLife>),
+    Tls(WriteHalf<Dialled>, Arc<SignsOfLife>),
 }
 
 impl SendingStream {
@@ -423,7 +421,7 @@ impl Receiver {
 #[derive(Debug)]
 enum ReceivingStream {
     Quic(RecvStream),
-    Tls(ReadHalf<TlsStream>, Arc<SignsOfLife>),
+    Tls(ReadHalf<Dialled>, Arc<SignsOfLife>),
 }
 
 impl AsyncRead for ReceivingStream {

@@ -8,30 +8,38 @@
 //! Every task hangs on a tracker of the [`Handle`]. [`Handle::leave`] sends agents away and takes visitors for a while yet;
 //! [`Handle::shutdown`] ends everything in order: no new visitors, those who are there given time to finish, then whatever is
 //! left, and the last records.
+//!
+//! A process that is to be followed by another [hands over](Handle::hand_over) what that begins with, and [gives way](Handle::give_way)
+//! when it has begun. From then on the successor accepts for both, and hands over in its turn whom only this one can serve.
 
 mod carriers;
 mod commands;
 mod config;
 mod front;
+mod handed;
 mod limits;
 mod listen;
 mod metrics;
+mod predecessor;
 mod presence;
 mod recorded;
 mod redirect;
 mod refusal;
 mod register;
 mod sessions;
+mod successor;
 mod traffic;
 mod upkeep;
 
 use std::io;
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::net::{self, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use directory::{Change, Place, Reader};
 use prometheus::{IntGauge, Registry};
+use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
 use tokio::sync::mpsc;
 use tokio::task::AbortHandle;
@@ -59,11 +67,21 @@ use front::Front;
 use limits::{CountsByAddress, Limits, Silent};
 use listen::FrontSockets;
 use metrics::Metrics;
+use predecessor::Predecessor;
 use register::{Handshakes, Register};
 use sessions::Sessions;
 
 /// What the tunnels still have to send after their end, and the records to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
+
+/// How long a session that is told to go may take to come back elsewhere after the others: told so, agents do not all dial at once.
+const APART: Duration = Duration::from_millis(1);
+
+/// The last of them is to come after this time at most.
+const ALL_APART: Duration = Duration::from_secs(10);
+
+/// How long agents may take to come to the successor, at least: to wait until it is their turn, and to dial more than once.
+const MOVE_TIME: Duration = Duration::from_secs(20);
 
 /// What the relay needs from the rest of the program.
 #[derive(Debug)]
@@ -82,8 +100,19 @@ pub struct Parts {
     pub secret: Secret,
     /// How a record of each visitor's connection is kept, if at all.
     pub records: Option<records::Setup>,
-    /// Listeners that are there already.
+    /// Sockets that are there already.
     pub bound: Bound,
+}
+
+/// What the successor of a relay's process begins with: the same sockets, and the ways to this process.
+#[derive(Debug)]
+pub struct HandedOver {
+    /// The front's TCP listeners.
+    pub front: Vec<net::TcpListener>,
+    /// For plain HTTP, if that is answered.
+    pub http: Option<net::TcpListener>,
+    /// For [`Bound::predecessor`].
+    pub predecessor: Vec<OwnedFd>,
 }
 
 /// Where `cloud.<zone>` is reached.
@@ -111,9 +140,22 @@ pub enum StartError {
     /// The operator's certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// Nobody would accept at some of the sockets that were handed over.
+    #[error(
+        "{sockets} sockets of the front were handed over, and {workers} workers cannot attend to so many: each needs one of its own"
+    )]
+    Workers {
+        /// Of one kind, TCP or UDP, whichever has more.
+        sockets: usize,
+        /// How many there are.
+        workers: usize,
+    },
     /// The QUIC endpoint could not be made.
     #[error("no QUIC endpoint: {0}")]
     Quic(io::Error),
+    /// Nothing can be said to the process before.
+    #[error("no way to the process before: {0}")]
+    Predecessor(io::Error),
     /// A bound socket cannot be used.
     #[error("a listener cannot be used: {0}")]
     Listen(io::Error),
@@ -155,6 +197,10 @@ pub struct Handle {
     sessions: Arc<Sessions>,
     /// One for each worker that has a UDP socket.
     endpoints: Vec<Endpoint>,
+    /// One for each worker.
+    fronts: Vec<Arc<Front>>,
+    /// As long as somebody accepts at them.
+    sockets: Sockets,
     listeners: Listeners,
     upkeep: Upkeep,
     draining: IntGauge,
@@ -162,11 +208,20 @@ pub struct Handle {
     leaving: CancellationToken,
     /// No new visitors.
     stop: CancellationToken,
+    /// No visitors from the successor.
+    hear_no_more: CancellationToken,
     /// No visitors at all.
     cut: CancellationToken,
     visitors: TaskTracker,
     tunnels: TaskTracker,
     records: Option<records::Writer>,
+}
+
+/// The TCP listeners that are accepted at.
+#[derive(Debug, Default)]
+struct Sockets {
+    front: Vec<Weak<AsyncFd<net::TcpListener>>>,
+    http: Option<Weak<TcpListener>>,
 }
 
 /// Those who accept at the relay's sockets, one for each socket. They end when the relay does.
@@ -205,8 +260,18 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         }
     };
     let workers = parts.workers.all();
-    let Bound { front, http } = parts.bound;
-    let sockets = FrontSockets::new(front, config.front, config.udp, workers.len())
+    let Bound {
+        front,
+        http,
+        udp,
+        predecessor,
+    } = parts.bound;
+    let sockets = front.len().max(if config.udp { udp.len() } else { 0 });
+    if sockets > workers.len() {
+        let workers = workers.len();
+        return Err(StartError::Workers { sockets, workers });
+    }
+    let sockets = FrontSockets::new((front, udp), config.front, config.udp, workers.len())
         .map_err(bind_error(Listener::Front, config.front))?;
     let http = config
         .http
@@ -253,15 +318,29 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let handshakes = Handshakes::default();
     let mut front_address = config.front;
     let mut endpoints = Vec::new();
+    let mut fronts = Vec::new();
+    let mut accepted_at = Sockets::default();
     let mut listeners = Listeners::default();
     let draining = metrics.measured.draining();
     let mut udp = sockets.udp.into_iter();
     for (worker, tcp) in workers.iter().zip(sockets.tcp) {
         let _entered = worker.enter();
+        let before = match predecessor.len() {
+            0 => None,
+            ways => {
+                let way = predecessor[worker.index() % ways].try_clone();
+                let (metrics, visitors) = (Arc::clone(&metrics), visitors.clone());
+                let before = way
+                    .and_then(|way| Predecessor::new(way, metrics, visitors, cut.clone()))
+                    .map_err(StartError::Predecessor)?;
+                Some(Arc::new(before))
+            }
+        };
         let register = Arc::new(Register {
             directory: parts.directory.clone(),
             sessions: Arc::clone(&sessions),
             presence: presence.clone(),
+            predecessor: before.clone(),
             metrics: Arc::clone(&metrics),
             acceptor: acceptor.clone(),
             quic: Arc::clone(&quic),
@@ -288,6 +367,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             directory: parts.directory.clone(),
             sessions: Arc::clone(&sessions),
             register,
+            predecessor: before,
             limits: limits.clone(),
             silent: Silent::at_one_of(workers.len()),
             metrics: Arc::clone(&metrics),
@@ -298,12 +378,15 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             tasks: visitors.clone(),
             worker: worker.clone(),
         });
-        let listener = sys::queue(tcp).map_err(StartError::Listen)?;
+        let listener = Arc::new(sys::queue(tcp).map_err(StartError::Listen)?);
+        accepted_at.front.push(Arc::downgrade(&listener));
+        fronts.push(Arc::clone(&front));
         let accepted = visitors.spawn(front::accept(front, listener, stop.clone()));
         listeners.add("TCP", accepted.abort_handle());
     }
     if let Some(http) = http {
-        let http = TcpListener::from_std(http).map_err(StartError::Listen)?;
+        let http = Arc::new(TcpListener::from_std(http).map_err(StartError::Listen)?);
+        accepted_at.http = Some(Arc::downgrade(&http));
         let zone = parts.directory.zone().clone();
         let served = visitors.spawn(redirect::serve(
             http,
@@ -329,11 +412,14 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         limits,
         sessions,
         endpoints,
+        fronts,
+        sockets: accepted_at,
         listeners,
         upkeep,
         draining,
         leaving,
         stop,
+        hear_no_more: CancellationToken::new(),
         cut,
         visitors,
         tunnels,
@@ -385,31 +471,80 @@ impl Handle {
         (self.leave, self.drain) = (leave, drain);
     }
 
+    /// What a successor of this process begins with. Whom it hands over from then on is served here; until this one
+    /// [gives way](Self::give_way) both accept, so that nothing is lost if the other does not come to that.
+    ///
+    /// # Errors
+    /// If there are no descriptors, or this relay accepts no more.
+    pub fn hand_over(&self) -> io::Result<HandedOver> {
+        let gone = || io::Error::from(io::ErrorKind::NotConnected);
+        let mut front = Vec::new();
+        for listener in &self.sockets.front {
+            front.push(listener.upgrade().ok_or_else(gone)?.get_ref().try_clone()?);
+        }
+        let http = match &self.sockets.http {
+            Some(http) => {
+                let http = http.upgrade().ok_or_else(gone)?;
+                Some(http.as_fd().try_clone_to_owned()?.into())
+            }
+            None => None,
+        };
+        let mut predecessor = Vec::new();
+        for front in &self.fronts {
+            let (theirs, ours) = handed::channel()?;
+            let attended = successor::attend(Arc::clone(front), ours, self.hear_no_more.clone());
+            self.visitors.spawn_on(attended, front.worker.runtime());
+            predecessor.push(theirs);
+        }
+        Ok(HandedOver {
+            front,
+            http,
+            predecessor,
+        })
+    }
+
+    /// The successor accepts from now on, and this process no more. Agents are sent to it, one after the other, and visitors served as
+    /// long as they have tunnels here: [`shutdown`](Self::shutdown) waits for both.
+    pub fn give_way(&self) {
+        self.stop.cancel();
+        self.send_agents_away(APART);
+    }
+
     /// Sends the agents away, and takes none any more. Whom names still lead here is served as before, for the configured time.
     pub async fn leave(&self) {
-        self.send_agents_away();
+        self.send_agents_away(Duration::ZERO);
         sleep(self.leave).await;
     }
 
-    fn send_agents_away(&self) {
+    /// Has each agent wait so much longer than the one before.
+    fn send_agents_away(&self, apart: Duration) {
         self.draining.set(1);
         self.leaving.cancel();
         for endpoint in &self.endpoints {
             endpoint.refuse_newcomers();
         }
-        for session in self.sessions.all() {
-            session.tell(Frame::Drain {
-                reconnect_after: Duration::ZERO,
-            });
+        let sessions = self.sessions.all();
+        let count = u32::try_from(sessions.len()).unwrap_or(u32::MAX).max(1);
+        let apart = apart.min(ALL_APART / count);
+        let mut reconnect_after = Duration::ZERO;
+        for session in sessions {
+            session.tell(Frame::Drain { reconnect_after });
+            reconnect_after += apart;
         }
     }
 
     /// Stops in order: no new visitors, agents told to go unless they know, visitors given up to the configured time, then the rest.
+    /// A process that has [given way](Self::give_way) takes those whom its successor hands over, until all agents have moved or have had
+    /// the time for it.
     pub async fn shutdown(self) {
+        if self.stop.is_cancelled() {
+            let _ = timeout(self.leave.max(MOVE_TIME), self.all_have_moved()).await;
+        }
         self.stop.cancel();
+        self.hear_no_more.cancel();
         self.visitors.close();
         if !self.leaving.is_cancelled() {
-            self.send_agents_away();
+            self.send_agents_away(Duration::ZERO);
         }
         let _ = timeout(self.drain, self.visitors.wait()).await;
         self.cut.cancel();
@@ -434,6 +569,14 @@ impl Handle {
             let _ = timeout(LAST_WORDS, self.tunnels.wait()).await;
         };
         tokio::join!(records, tunnels);
+    }
+
+    async fn all_have_moved(&self) {
+        /// Nobody is told when the last session ends; whoever waits for it is in no hurry.
+        const LOOK: Duration = Duration::from_millis(250);
+        while !self.sessions.are_none() {
+            sleep(LOOK).await;
+        }
     }
 }
 

@@ -116,7 +116,9 @@ fn relay_with_option(error: &relay::server::StartError) -> String {
             format!("{error}; choose another with `http` in [relay], or with --http")
         }
         StartError::Tls(_)
+        | StartError::Workers { .. }
         | StartError::Quic(_)
+        | StartError::Predecessor(_)
         | StartError::Listen(_)
         | StartError::Records(_)
         | StartError::Metrics(_) => error.to_string(),

@@ -310,7 +310,7 @@ impl CarrierDialler {
         let carry = Frame::Carry { ticket }.encode().map_err(io::Error::other)?;
         stream.write_all(&carry).await?;
         stream.flush().await?;
-        Ok(Carrier::tls(stream, Arc::clone(&self.signs)))
+        Ok(Carrier::tls(stream.into(), Arc::clone(&self.signs)))
     }
 }
 

@@ -117,6 +117,11 @@ impl Door {
             .map_err(|_| TurnedAway::UnknownTicket)
     }
 
+    /// Whether somebody waits for the connection with this ticket.
+    pub(crate) fn expects(&self, ticket: &Ticket) -> bool {
+        self.0.contains_key(ticket)
+    }
+
     /// Makes a ticket for one visitor of the tunnel whose key this is.
     pub(crate) fn expect(&self, key: SealKey) -> Expected {
         let ticket = Ticket(rand::random());

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead as _, ReadBuf};
 use tokio::sync::oneshot;
 use wire::frame::Ticket;
 
-use crate::tls::TlsStream;
+use crate::carrier::dialled::Dialled;
 
 /// Spare carriers of one device, at most.
 const MOST: usize = 128;
@@ -40,8 +40,13 @@ pub(super) struct Tickets(Arc<DashMap<Ticket, Weak<Carriers>>>);
 pub(crate) struct UnknownTicket;
 
 impl Tickets {
+    /// Whether the ticket was made here, and nobody has come with it.
+    pub(super) fn know(&self, ticket: &Ticket) -> bool {
+        self.0.contains_key(ticket)
+    }
+
     /// Hands a carrier to the session that its ticket was made for. A ticket works once.
-    pub(super) fn redeem(&self, ticket: &Ticket, stream: TlsStream) -> Result<(), UnknownTicket> {
+    pub(super) fn redeem(&self, ticket: &Ticket, stream: Dialled) -> Result<(), UnknownTicket> {
         let (_, carriers) = self.0.remove(ticket).ok_or(UnknownTicket)?;
         let carriers = carriers.upgrade().ok_or(UnknownTicket)?;
         carriers.arrived(ticket, stream, Instant::now())
@@ -60,19 +65,19 @@ pub(crate) struct Carriers {
 #[derive(Debug)]
 struct State {
     /// Visitors, the first at the front. Some may have stopped waiting.
-    waiting: VecDeque<oneshot::Sender<TlsStream>>,
+    waiting: VecDeque<oneshot::Sender<Dialled>>,
     /// Being dialled; the oldest at the front.
     asked: VecDeque<(Ticket, Instant)>,
     /// Without a visitor; the newest last.
-    spare: Vec<(TlsStream, Instant)>,
+    spare: Vec<(Dialled, Instant)>,
     demand: Demand,
     closed: bool,
 }
 
 /// What a visitor gets.
 pub(super) enum Taken {
-    AtHand(Box<TlsStream>),
-    Awaited(oneshot::Receiver<TlsStream>),
+    AtHand(Dialled),
+    Awaited(oneshot::Receiver<Dialled>),
 }
 
 impl Carriers {
@@ -99,7 +104,7 @@ impl Carriers {
                 Some((mut stream, since)) => {
                     self.spares.dec();
                     if now.saturating_duration_since(since) < SPARE_LIFE && is_open(&mut stream) {
-                        break Taken::AtHand(Box::new(stream));
+                        break Taken::AtHand(stream);
                     }
                 }
                 None => {
@@ -127,12 +132,7 @@ impl Carriers {
         (taken, tickets)
     }
 
-    fn arrived(
-        &self,
-        ticket: &Ticket,
-        stream: TlsStream,
-        now: Instant,
-    ) -> Result<(), UnknownTicket> {
+    fn arrived(&self, ticket: &Ticket, stream: Dialled, now: Instant) -> Result<(), UnknownTicket> {
         let mut state = self.state();
         let place = state.asked.iter().position(|(asked, _)| asked == ticket);
         let asked = place.and_then(|place| state.asked.remove(place));
@@ -189,7 +189,7 @@ impl Carriers {
 }
 
 /// Whether nothing has come on a carrier on which nothing may come yet, not even its end.
-fn is_open(stream: &mut TlsStream) -> bool {
+fn is_open(stream: &mut Dialled) -> bool {
     let mut octet = [0];
     let mut buffer = ReadBuf::new(&mut octet);
     let mut nobody = Context::from_waker(Waker::noop());

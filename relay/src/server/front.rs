@@ -6,6 +6,7 @@
 
 mod first_octets;
 
+use std::fmt;
 use std::io;
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdTcpStream};
 use std::pin::Pin;
@@ -35,11 +36,14 @@ use crate::tls::{self, Accepted, Prefixed, TlsError};
 use crate::turns;
 use crate::workers::{Served, Worker};
 
-use first_octets::{First, FirstOctets, Progressed};
+pub(super) use first_octets::HELLO_PORTION;
+use first_octets::{First, FirstOctets, Progressed, name_in};
 
 use super::CloudDoor;
+use super::handed::{Message, NOBODY, NoMessage};
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent, prefix};
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
+use super::predecessor::{Predecessor, Untold};
 use super::recorded::Visit;
 use super::refusal::Refusal;
 use super::register::Register;
@@ -92,6 +96,8 @@ pub(crate) struct Front {
     pub(crate) directory: Reader,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) register: Arc<Register>,
+    /// The process before, if there is one that still has tunnels.
+    pub(super) predecessor: Option<Arc<Predecessor>>,
     pub(crate) limits: Limits,
     /// Who have come in here and have not said their name.
     pub(crate) silent: Silent,
@@ -108,10 +114,18 @@ pub(crate) struct Front {
     pub(crate) worker: Worker,
 }
 
+impl fmt::Debug for Front {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Front")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Accepts visitors until `stop`.
 pub(crate) async fn accept(
     front: Arc<Front>,
-    listener: AsyncFd<TcpListener>,
+    listener: Arc<AsyncFd<TcpListener>>,
     stop: CancellationToken,
 ) {
     loop {
@@ -122,17 +136,8 @@ pub(crate) async fn accept(
         };
         match accepted {
             Ok((visitor, address)) => {
-                front.metrics.visitor_accepted();
-                match front.limits.admit(address.ip(), &front.silent) {
-                    Ok(admitted) => {
-                        // Boxed, as is the rest that is soon over: most of its life a visitor is pumped, or rests.
-                        let arriving =
-                            Box::pin(Arc::clone(&front).arrive(visitor, address, admitted));
-                        let visit = Arc::clone(&front).visit(Instant::now(), arriving);
-                        front.tasks.spawn(visit);
-                    }
-                    Err(refusal) => front.metrics.visitor_refused(refusal),
-                }
+                let arrive = |admitted| Arc::clone(&front).arrive(visitor, address, admitted);
+                front.admit(address.ip(), arrive);
             }
             Err(error) => {
                 front.metrics.accept_error(&error);
@@ -202,6 +207,23 @@ impl SentAway {
 }
 
 impl Front {
+    /// Lets one in who has come from there and will arrive so, or counts why not.
+    fn admit<Arriving>(self: &Arc<Self>, from: IpAddr, arrive: impl FnOnce(Admitted) -> Arriving)
+    where
+        Arriving: Future<Output = Result<Arrived, Box<SentAway>>> + Send + 'static,
+    {
+        self.metrics.visitor_accepted();
+        match self.limits.admit(from, &self.silent) {
+            Ok(admitted) => {
+                // Boxed, as is the rest that is soon over: most of its life a visitor is pumped, or rests.
+                let arriving = Box::pin(arrive(admitted));
+                let visit = Arc::clone(self).visit(Instant::now(), arriving);
+                self.tasks.spawn(visit);
+            }
+            Err(refusal) => self.metrics.visitor_refused(refusal),
+        }
+    }
+
     async fn visit(
         self: Arc<Self>,
         came_at: Instant,
@@ -282,12 +304,36 @@ impl Front {
             Ok(First::Hello { octets, name }) => {
                 self.lead(visitor, address, octets, name, admitted).await
             }
-            Ok(First::Raw(header)) => {
-                self.admit_raw(header, visitor, address.ip());
-                Ok(Arrived::HandedOver(HandedOver::Tunnel))
-            }
+            Ok(First::Raw(header)) => Ok(Arrived::HandedOver(match header {
+                Some(header) => self.admit_raw(header, visitor, address.ip()).await,
+                None => self.turn_away(TurnedAway::BadHeader),
+            })),
             Err(refusal) => Err(SentAway::telling(refusal, visitor, admitted)),
         }
+    }
+
+    /// Takes in a visitor who has come to the successor of this process and asks for a device that had no tunnel there.
+    pub(super) fn take_in_visitor(
+        self: &Arc<Self>,
+        device: DeviceId,
+        hello: Bytes,
+        visitor: StdTcpStream,
+    ) {
+        let Some(name) = name_in(&hello) else {
+            return self.nonsense(NoMessage::Malformed);
+        };
+        let (Ok(address), Ok(())) = (visitor.peer_addr(), visitor.set_nonblocking(true)) else {
+            self.metrics.visitor_accepted();
+            return self.metrics.visitor_refused(Refusal::LeftEarly);
+        };
+        let here = Arc::clone(self);
+        // Whose name it is, the successor knows better: it hears of changes.
+        let device = (device != NOBODY).then_some(Some(device));
+        self.admit(address.ip(), |mut admitted| async move {
+            admitted.named();
+            here.find(visitor, address, hello, name, device, admitted)
+                .await
+        });
     }
 
     /// The first octets of a visitor who has not sent them all yet.
@@ -304,18 +350,37 @@ impl Front {
         }
     }
 
-    fn admit_raw(&self, header: Option<Header>, stream: StdTcpStream, from: IpAddr) {
-        let admitted = match header {
-            Some(header) => self.sessions.door.admit(&header, stream),
-            None => Err(TurnedAway::BadHeader),
-        };
-        match admitted {
-            Ok(()) => self.limits.was_expected(from),
-            Err(reason) => {
-                self.metrics.raw_turned_away(reason);
-                tracing::debug!(reason = reason.name(), "a raw connection was turned away");
-            }
+    /// Takes a raw connection to whoever has made its ticket.
+    pub(super) async fn admit_raw(
+        &self,
+        header: Header,
+        stream: StdTcpStream,
+        from: IpAddr,
+    ) -> HandedOver {
+        if let Some(predecessor) = &self.predecessor
+            && !self.sessions.door.expects(&header.ticket)
+            && predecessor.is_there()
+        {
+            // If it does not hear it, nobody else waits for the connection.
+            let message = Message::Raw { header, stream };
+            return match Box::pin(predecessor.tell(&message)).await {
+                Ok(()) => HandedOver::Predecessor,
+                Err(_) => self.turn_away(TurnedAway::UnknownTicket),
+            };
         }
+        match self.sessions.door.admit(&header, stream) {
+            Ok(()) => {
+                self.limits.was_expected(from);
+                HandedOver::Tunnel
+            }
+            Err(reason) => self.turn_away(reason),
+        }
+    }
+
+    fn turn_away(&self, reason: TurnedAway) -> HandedOver {
+        self.metrics.raw_turned_away(reason);
+        tracing::debug!(reason = reason.name(), "a raw connection was turned away");
+        HandedOver::Tunnel
     }
 
     /// Takes the visitor to whoever has the name it asked for.
@@ -335,10 +400,14 @@ impl Front {
                 let device = self.directory.device_by_name(device);
                 let device =
                     device.map(|device| device.identity.as_ref().map(|identity| identity.id));
-                return self.find(visitor, address, hello, name, device, admitted);
+                let find = self.find(visitor, address, hello, name, device, admitted);
+                return find.await;
             }
             // The hosts of other processes are nobody here.
-            (_, _) => return self.find(visitor, address, hello, name, None, admitted),
+            (_, _) => {
+                let find = self.find(visitor, address, hello, name, None, admitted);
+                return find.await;
+            }
         };
         let Ok(visitor) = TcpStream::from_std(visitor) else {
             return Err(SentAway::silently(Refusal::LeftEarly));
@@ -355,7 +424,7 @@ impl Front {
 
     /// Finds the session of the visitor's device. A name without a device takes the same steps as a device without a tunnel,
     /// so that the time to the alert does not tell them apart.
-    fn find(
+    async fn find(
         &self,
         visitor: StdTcpStream,
         address: SocketAddr,
@@ -364,14 +433,14 @@ impl Front {
         device: Option<Option<DeviceId>>,
         mut admitted: Admitted,
     ) -> Result<Arrived, Box<SentAway>> {
-        const NOBODY: DeviceId = DeviceId::from_bytes([0; 16]);
-        let Some(session) = self.sessions.of(&device.flatten().unwrap_or(NOBODY)) else {
+        let id = device.flatten().unwrap_or(NOBODY);
+        let Some(session) = self.sessions.of(&id) else {
             let refusal = if device.is_some() {
                 Refusal::NotAttached
             } else {
                 Refusal::UnknownName
             };
-            return Err(SentAway::telling(refusal, visitor, admitted));
+            return Box::pin(self.hand_over(id, hello, visitor, refusal, admitted)).await;
         };
         if let Err(refusal) = admitted.serve() {
             return Err(SentAway::telling(refusal, visitor, admitted));
@@ -391,6 +460,35 @@ impl Front {
             session,
             places: (admitted, place),
         })))
+    }
+
+    /// Hands a visitor whose device has no tunnel here to the process before, or says why it is sent away. Whose name is
+    /// nobody's goes the same way, and has its alert from there: from here it would come sooner, and tell the names that exist.
+    async fn hand_over(
+        &self,
+        device: DeviceId,
+        octets: Bytes,
+        stream: StdTcpStream,
+        otherwise: Refusal,
+        admitted: Admitted,
+    ) -> Result<Arrived, Box<SentAway>> {
+        let Some(predecessor) = self.predecessor.as_ref().filter(|before| before.is_there()) else {
+            return Err(SentAway::telling(otherwise, stream, admitted));
+        };
+        let message = Message::Visitor {
+            device,
+            octets,
+            stream,
+        };
+        let refusal = match predecessor.tell(&message).await {
+            Ok(()) => return Ok(Arrived::HandedOver(HandedOver::Predecessor)),
+            Err(Untold::Gone) => otherwise,
+            Err(Untold::Busy) => Refusal::PredecessorBusy,
+        };
+        let Message::Visitor { stream, .. } = message else {
+            return Err(SentAway::silently(refusal));
+        };
+        Err(SentAway::telling(refusal, stream, admitted))
     }
 
     /// Joins the visitor to its device.

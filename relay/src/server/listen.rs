@@ -4,10 +4,12 @@
 //! and does not join the first one's sockets, which would take part of its visitors.
 //!
 //! A front that was bound before this program began is one socket, whose queue all workers empty. It outlives the relay, and
-//! what comes when nobody accepts waits there.
+//! what comes when nobody accepts waits there. That of the process before is a group like our own, and each of its sockets has a
+//! queue: all of them must be attended to.
 
 use std::io;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
@@ -28,13 +30,17 @@ const PORT_TRIES: usize = 16;
 /// Idle visitors' hosts are asked for a sign of life this often, so that one who left without a word is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// TCP listeners that others have bound, at the addresses that the configuration says. The relay binds what is absent.
+/// Sockets that others have bound, at the addresses that the configuration says. The relay binds what is absent.
 #[derive(Debug, Default)]
 pub struct Bound {
-    /// The front's.
-    pub front: Option<TcpListener>,
+    /// The front's TCP listeners: one, or those of the process before.
+    pub front: Vec<TcpListener>,
     /// For plain HTTP.
     pub http: Option<TcpListener>,
+    /// The front's UDP sockets, in the order in which they were bound. Without QUIC they are not used.
+    pub udp: Vec<UdpSocket>,
+    /// The ways to the process before, of which [`hand_over`](super::Handle::hand_over) gives one for each of its workers.
+    pub predecessor: Vec<OwnedFd>,
 }
 
 /// The front's sockets, bound.
@@ -47,26 +53,31 @@ pub(super) struct FrontSockets {
 }
 
 impl FrontSockets {
-    /// Of each kind one for each of `workers`: the TCP listeners from the one that is there already, if there is one.
+    /// Of each kind one for each of `workers`: those that are there already, and none more than workers. Of fewer TCP listeners
+    /// several workers have the same; in the place of fewer UDP sockets others cannot be bound.
     pub(super) fn new(
-        there: Option<TcpListener>,
+        there: (Vec<TcpListener>, Vec<UdpSocket>),
         address: SocketAddr,
         with_udp: bool,
         workers: usize,
     ) -> io::Result<Self> {
-        let Some(there) = there else {
+        let (there, udp_there) = there;
+        let Some(first) = there.first() else {
             return Self::bind(address, with_udp, workers);
         };
-        let address = there.local_addr()?;
         let udp = match with_udp {
-            true => udp_group(address, workers)?,
+            true if udp_there.is_empty() => udp_group(first.local_addr()?, workers)?,
+            true => udp_there,
             false => Vec::new(),
         };
-        let first = Socket::from(there);
-        listen(&first)?;
-        let mut tcp = vec![TcpListener::from(first)];
-        for _ in 1..workers {
-            tcp.push(tcp[0].try_clone()?);
+        let mut tcp = Vec::new();
+        for listener in there {
+            let listener = Socket::from(listener);
+            listen(&listener)?;
+            tcp.push(TcpListener::from(listener));
+        }
+        for another in tcp.len()..workers {
+            tcp.push(tcp[another % tcp.len()].try_clone()?);
         }
         Ok(Self { tcp, udp })
     }
@@ -196,7 +207,7 @@ mod tests {
             (Ipv4Addr::LOCALHOST, 0).into(),
             SocketAddr::from((Ipv6Addr::UNSPECIFIED, 0)),
         ] {
-            let sockets = FrontSockets::new(None, address, true, 3).unwrap();
+            let sockets = FrontSockets::new(Default::default(), address, true, 3).unwrap();
             assert_eq!((sockets.tcp.len(), sockets.udp.len()), (3, 3));
             let taken = sockets.tcp[0].local_addr().unwrap();
             for address in sockets.tcp.iter().map(TcpListener::local_addr) {
@@ -218,7 +229,7 @@ mod tests {
         let address = there.local_addr().unwrap();
         let held = there.try_clone().unwrap();
         let waits = TcpStream::connect(address).unwrap();
-        let sockets = FrontSockets::new(Some(there), address, true, 3).unwrap();
+        let sockets = FrontSockets::new((vec![there], Vec::new()), address, true, 3).unwrap();
         assert_eq!((sockets.tcp.len(), sockets.udp.len()), (3, 3));
         assert_eq!(sockets.udp[2].local_addr().unwrap(), address);
         let (came, from) = sockets.tcp[2].accept().unwrap();
@@ -235,6 +246,29 @@ mod tests {
         drop(sockets);
         TcpStream::connect(address).unwrap();
         held.accept().unwrap();
+    }
+
+    #[test]
+    fn each_socket_of_the_process_before_has_a_worker() {
+        let address = (Ipv4Addr::LOCALHOST, 0).into();
+        let before = FrontSockets::new(Default::default(), address, true, 3).unwrap();
+        let address = before.tcp[0].local_addr().unwrap();
+        let same = || {
+            let tcp = before.tcp.iter().map(|socket| socket.try_clone().unwrap());
+            let udp = before.udp.iter().map(|socket| socket.try_clone().unwrap());
+            (tcp.collect(), udp.collect())
+        };
+        // Whichever queue the kernel puts them in.
+        let come: Vec<_> = (0..30)
+            .map(|_| TcpStream::connect(address).unwrap())
+            .collect();
+        let sockets = FrontSockets::new(same(), address, true, 4).unwrap();
+        assert_eq!((sockets.tcp.len(), sockets.udp.len()), (4, 3));
+        let accepted = |socket: &TcpListener| std::iter::from_fn(|| socket.accept().ok()).count();
+        let all: usize = sockets.tcp.iter().map(accepted).sum();
+        assert_eq!(all, come.len());
+        let without_udp = FrontSockets::new(same(), address, false, 3).unwrap();
+        assert!(without_udp.udp.is_empty());
     }
 
     #[test]

@@ -12,6 +12,8 @@ use crate::carrier::raw::TurnedAway;
 use crate::quic::DatagramCounts;
 use crate::splice::{End, Moved};
 
+use super::handed::NoMessage;
+use super::predecessor::Untold;
 use super::presence::Transport;
 use super::recorded;
 use super::refusal::{Refusal, Rejection};
@@ -26,7 +28,7 @@ pub(crate) struct Metrics {
     visitors_accepted: IntCounter,
     /// Visitors that were joined to a device and have ended, by how.
     visitors_ended: IntCounterVec,
-    /// Connections that somebody else here has taken on, by whom.
+    /// Connections that somebody else has taken on, by whom.
     visitors_handed_over: IntCounterVec,
     /// Visitors sent away before they reached anything, by reason.
     visitors_refused: IntCounterVec,
@@ -40,6 +42,10 @@ pub(crate) struct Metrics {
     splice_fallback: IntCounter,
     /// Raw connections that were turned away at the front, by reason.
     raw_turned_away: IntCounterVec,
+    /// What the process before was to be told and was not, by why.
+    predecessor_untold: IntCounterVec,
+    /// What the successor said that makes no sense, by what is wrong with it.
+    successor_nonsense: IntCounterVec,
     /// Octets passed on, by direction.
     bytes: IntCounterVec,
     /// Tunnels attached now, by transport.
@@ -111,7 +117,7 @@ impl Metrics {
             )?,
             visitors_handed_over: counters(
                 "causeway_relay_visitors_handed_over_total",
-                "Connections for the operator's pages, and those of agents.",
+                "Connections for the operator's pages, those of agents, and those for the process before.",
                 "to",
             )?,
             visitors_refused: counters(
@@ -137,6 +143,16 @@ impl Metrics {
             raw_turned_away: counters(
                 "causeway_relay_raw_turned_away_total",
                 "Raw connections turned away at the front.",
+                "reason",
+            )?,
+            predecessor_untold: counters(
+                "causeway_relay_predecessor_untold_total",
+                "What the process before was to be told, a visitor or what else is its, and was not.",
+                "reason",
+            )?,
+            successor_nonsense: counters(
+                "causeway_relay_successor_nonsense_total",
+                "What the successor of this process said and makes no sense.",
                 "reason",
             )?,
             bytes: counters(
@@ -186,7 +202,7 @@ impl Metrics {
         for end in [End::Done, End::NearGone, End::FarGone, End::Idle, End::Cut] {
             self.visitors_ended.with_label_values(&[end_name(end)]);
         }
-        for to in [HandedOver::Cloud, HandedOver::Tunnel] {
+        for to in HandedOver::ALL {
             self.visitors_handed_over.with_label_values(&[to.name()]);
         }
         for refusal in Refusal::ALL {
@@ -200,6 +216,12 @@ impl Metrics {
         }
         for reason in TurnedAway::ALL {
             self.raw_turned_away.with_label_values(&[reason.name()]);
+        }
+        for reason in Untold::ALL {
+            self.predecessor_untold.with_label_values(&[reason.name()]);
+        }
+        for reason in NoMessage::ALL {
+            self.successor_nonsense.with_label_values(&[reason.name()]);
         }
         for direction in [TO_DEVICE, TO_VISITOR] {
             self.bytes.with_label_values(&[direction]);
@@ -276,6 +298,18 @@ impl Metrics {
             .inc();
     }
 
+    pub(super) fn predecessor_untold(&self, reason: Untold) {
+        self.predecessor_untold
+            .with_label_values(&[reason.name()])
+            .inc();
+    }
+
+    pub(super) fn successor_nonsense(&self, reason: NoMessage) {
+        self.successor_nonsense
+            .with_label_values(&[reason.name()])
+            .inc();
+    }
+
     pub(crate) fn splice_fallback(&self) {
         self.splice_fallback.inc();
     }
@@ -321,13 +355,18 @@ pub(crate) enum HandedOver {
     Cloud,
     /// It was no visitor but an agent, with its tunnel or a carrier.
     Tunnel,
+    /// The process before, which has the tunnel that it is for.
+    Predecessor,
 }
 
 impl HandedOver {
+    const ALL: [Self; 3] = [Self::Cloud, Self::Tunnel, Self::Predecessor];
+
     fn name(self) -> &'static str {
         match self {
             Self::Cloud => "cloud",
             Self::Tunnel => "tunnel",
+            Self::Predecessor => "predecessor",
         }
     }
 }

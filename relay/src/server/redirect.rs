@@ -35,7 +35,7 @@ const HTTPS: u16 = 443;
 
 /// Answers on `listener` until `stop`; sends visitors to the same host on `front`'s port.
 pub(crate) async fn serve(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     zone: Zone,
     front: SocketAddr,
     limits: Limits,
@@ -176,7 +176,7 @@ mod tests {
         let stop = CancellationToken::new();
         let _stopped = stop.clone().drop_guard();
         tokio::spawn(serve(
-            listener,
+            Arc::new(listener),
             zone,
             address,
             limits.clone(),

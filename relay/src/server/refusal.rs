@@ -31,6 +31,8 @@ pub(crate) enum Refusal {
     UnknownName,
     /// The name's device has no tunnel.
     NotAttached,
+    /// Its device may have a tunnel at the process before, which is behind with those who are handed over.
+    PredecessorBusy,
     /// The device has as many visitors as it may.
     DeviceFull,
     /// The agent brought no carrier.
@@ -44,7 +46,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 19] = [
+    pub(crate) const ALL: [Self; 20] = [
         Self::Full,
         Self::Memory,
         Self::UnnamedFull,
@@ -59,6 +61,7 @@ impl Refusal {
         Self::NoName,
         Self::UnknownName,
         Self::NotAttached,
+        Self::PredecessorBusy,
         Self::DeviceFull,
         Self::NoCarrier,
         Self::Handshake,
@@ -83,6 +86,7 @@ impl Refusal {
             Self::NoName => "no_name",
             Self::UnknownName => "unknown_name",
             Self::NotAttached => "not_attached",
+            Self::PredecessorBusy => "predecessor_busy",
             Self::DeviceFull => "device_full",
             Self::NoCarrier => "no_carrier",
             Self::Handshake => "handshake",
@@ -102,6 +106,7 @@ impl Refusal {
                 | Self::NoName
                 | Self::UnknownName
                 | Self::NotAttached
+                | Self::PredecessorBusy
                 | Self::DeviceFull
                 | Self::NoCarrier
         )

@@ -3,6 +3,7 @@
 
 use std::future::poll_fn;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::net::UnixStream;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
@@ -15,8 +16,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use wire::frame::Ticket;
 use wire::{ALPN_CARRIER, ALPN_TUNNEL, CloseCode, Features, Frame, Hello};
 
+use crate::carrier::dialled::Dialled;
 use crate::carrier::raw::SealKey;
 use crate::control_stream::{ControlError, ControlStream, read_first};
 use crate::quic::{self, Connection, Endpoint, Incoming, RelaySide};
@@ -24,8 +27,10 @@ use crate::tls::{self, Prefixed, TlsStream};
 use crate::turns;
 use crate::workers::Worker;
 
+use super::handed::{Message, NoMessage};
 use super::limits::{Counted, CountedOfAddress, CountsByAddress, HELLO_TIME, Limits};
 use super::metrics::{HandshakeKind, Metrics, Outcome};
+use super::predecessor::Predecessor;
 use super::presence::{Attachment, Presence};
 use super::refusal::Rejection;
 use super::sessions::{Session, Sessions, Tunnel};
@@ -44,6 +49,8 @@ pub(crate) struct Register {
     pub(crate) directory: Reader,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) presence: Presence,
+    /// The process before, if there is one that still has tunnels.
+    pub(super) predecessor: Option<Arc<Predecessor>>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) acceptor: TlsAcceptor,
     pub(crate) quic: Arc<RelaySide>,
@@ -237,25 +244,61 @@ impl Register {
                 self.tasks.spawn(Arc::clone(self).receive(arriving));
             }
             Some(protocol) if protocol == ALPN_CARRIER => {
-                match self.take_carrier(stream.into()).await {
-                    Ok(()) => self.limits.was_carrier(seen_as.ip()),
-                    Err(rejection) => self.refuse(rejection),
+                let taken = self.take_carrier(stream.into(), seen_as.ip()).await;
+                if let Err(rejection) = taken {
+                    self.refuse(rejection);
                 }
             }
             Some(_) | None => self.refuse(Rejection::WrongProtocol),
         }
     }
 
-    async fn take_carrier(&self, mut stream: TlsStream) -> Result<(), Rejection> {
+    async fn take_carrier(&self, mut stream: TlsStream, from: IpAddr) -> Result<(), Rejection> {
         let first = timeout(HELLO_TIME, read_first(&mut stream)).await;
         match first.ok().and_then(Result::ok) {
-            Some(Frame::Carry { ticket }) => self
-                .sessions
-                .redeem(&ticket, stream)
-                .map_err(|_| Rejection::UnknownTicket),
+            Some(Frame::Carry { ticket }) => {
+                if let Some(predecessor) = &self.predecessor
+                    && !self.sessions.expect_carrier(&ticket)
+                    && predecessor.is_there()
+                {
+                    let limits = self.limits.clone();
+                    let expected = move || limits.was_carrier(from);
+                    let carried = Box::pin(predecessor.carry(ticket, stream, expected)).await;
+                    return carried.map_err(|_| Rejection::UnknownTicket);
+                }
+                self.redeem(&ticket, stream.into())?;
+                self.limits.was_carrier(from);
+                Ok(())
+            }
             Some(_) => Err(Rejection::BadHello),
             None => Err(Rejection::NoHello),
         }
+    }
+
+    fn redeem(&self, ticket: &Ticket, carrier: Dialled) -> Result<(), Rejection> {
+        let redeemed = self.sessions.redeem(ticket, carrier);
+        redeemed.map_err(|_| Rejection::UnknownTicket)
+    }
+
+    /// Takes a carrier that has come to the successor of this process to whoever has made its ticket.
+    pub(super) async fn take_handed_carrier(
+        &self,
+        ticket: Ticket,
+        stream: UnixStream,
+    ) -> Result<(), NoMessage> {
+        if let Some(predecessor) = &self.predecessor
+            && !self.sessions.expect_carrier(&ticket)
+            && predecessor.is_there()
+        {
+            // If it does not hear it, nobody else waits for the carrier.
+            let _ = predecessor.tell(&Message::Carrier { ticket, stream }).await;
+            return Ok(());
+        }
+        let carrier = Dialled::passed_on(stream).map_err(|_| NoMessage::Descriptors)?;
+        if let Err(rejection) = self.redeem(&ticket, carrier) {
+            self.refuse(rejection);
+        }
+        Ok(())
     }
 
     async fn greet_over_tls(
@@ -380,6 +423,9 @@ impl Register {
         });
         if let Some(before) = before {
             self.displace(before, session);
+        }
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.attached(session.device, session.instance);
         }
         // The device may have lost its key between the look-up and the attachment, or have other limits.
         match self.directory.device_by_key(&session.key) {

@@ -17,12 +17,12 @@ use wire::frame::{Open, Ticket};
 use wire::{CloseCode, Features, Frame, InstanceId};
 
 use crate::carrier::Carrier;
+use crate::carrier::dialled::Dialled;
 use crate::carrier::raw::{Door, SealKey};
 use crate::liveness::{Liveness, Patience, SignsOfLife, Verdict};
 use crate::pace::Pace;
 use crate::quic::{self, Connection};
 use crate::splice::RawWay;
-use crate::tls::TlsStream;
 use crate::workers::{Worker, Workers};
 
 use super::carriers::{Carriers, Taken, Tickets, UnknownTicket};
@@ -181,6 +181,11 @@ impl Sessions {
         session.tell_octets(&self.told);
     }
 
+    /// Whether no device is attached.
+    pub(super) fn are_none(&self) -> bool {
+        self.sessions_by_device.is_empty()
+    }
+
     /// Every session, for draining.
     pub(crate) fn all(&self) -> Vec<Arc<Session>> {
         self.sessions_by_device
@@ -210,8 +215,13 @@ impl Sessions {
         });
     }
 
+    /// Whether a tls carrier with this ticket is expected.
+    pub(super) fn expect_carrier(&self, ticket: &Ticket) -> bool {
+        self.tickets.know(ticket)
+    }
+
     /// Hands a tls carrier to the session that its ticket was made for. A ticket works once.
-    pub(crate) fn redeem(&self, ticket: &Ticket, stream: TlsStream) -> Result<(), UnknownTicket> {
+    pub(crate) fn redeem(&self, ticket: &Ticket, stream: Dialled) -> Result<(), UnknownTicket> {
         self.tickets.redeem(ticket, stream)
     }
 
@@ -250,6 +260,7 @@ impl Sessions {
             commands: Commands::default(),
             ended: self.cut.child_token(),
             end_code: Mutex::new(None),
+            followed: AtomicBool::new(false),
             visitors: visitors.unwrap_or_default(),
             octets: Octets::default(),
             packets_sent: Growing::default(),
@@ -291,6 +302,8 @@ pub(crate) struct Session {
     pub(super) commands: Commands,
     ended: CancellationToken,
     end_code: Mutex<Option<CloseCode>>,
+    /// By one at the successor of this process.
+    followed: AtomicBool,
     visitors: DeviceVisitors,
     /// What has passed.
     pub(super) octets: Octets,
@@ -447,7 +460,7 @@ impl Session {
     }
 
     /// A TLS connection that the agent has dialled, or dials now.
-    async fn dialled(&self, carriers: &Arc<Carriers>) -> Result<TlsStream, OpenError> {
+    async fn dialled(&self, carriers: &Arc<Carriers>) -> Result<Dialled, OpenError> {
         if !self.features.has(Features::TLS_CARRIER) {
             return Err(OpenError::NoCarrier);
         }
@@ -456,13 +469,11 @@ impl Session {
             let asked = self.commands.push(Frame::Dial { ticket });
             asked.map_err(|Full| OpenError::NoCarrier)?;
         }
-        let mut stream = match taken {
-            Taken::AtHand(stream) => *stream,
+        let stream = match taken {
+            Taken::AtHand(stream) => stream,
             Taken::Awaited(carrier) => carrier.await.map_err(|_| OpenError::NoCarrier)?,
         };
-        let moved = stream.get_mut().0.move_here();
-        moved.map_err(|_| OpenError::NoCarrier)?;
-        Ok(stream)
+        stream.move_here().map_err(|_| OpenError::NoCarrier)
     }
 
     /// Sends a frame to the agent if there is room; a tunnel without room is about to be closed anyway.
@@ -490,6 +501,11 @@ impl Session {
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .unwrap_or(CloseCode::Draining)
+    }
+
+    /// Notes that the agent has another tunnel at the successor of this process. Whether that was known.
+    pub(super) fn is_followed(&self) -> bool {
+        self.followed.swap(true, Relaxed)
     }
 
     fn has_visitors(&self) -> bool {

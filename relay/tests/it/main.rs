@@ -23,6 +23,7 @@ mod refusals;
 mod shutdown;
 mod slow_readers;
 mod status;
+mod successor;
 mod tunnel;
 mod two_relays;
 mod versions;

@@ -183,29 +183,43 @@ async fn a_visitor_who_leaves_a_moved_download_is_a_reset_for_the_origin() {
         .await;
 }
 
+/// A tunnel over TLS of device `demo`.
+pub(crate) async fn tunnel(world: &World, instance: InstanceId) -> TlsStream<TcpStream> {
+    let mut tunnel = connect(world, "demo", ALPN_TUNNEL).await;
+    let hello = Frame::Hello(Hello {
+        version: 1,
+        features: Features::TLS_CARRIER.and(Features::RAW_CARRIER),
+        instance,
+        software: "by hand".into(),
+    });
+    tunnel.write_all(&hello.encode().unwrap()).await.unwrap();
+    assert!(matches!(hear(&mut tunnel).await, Frame::Welcome { .. }));
+    tunnel
+}
+
 /// An agent over TLS that brings a carrier as it should, and then does what a test makes it do.
-struct ByHand {
+pub(crate) struct ByHand {
     _tunnel: TlsStream<TcpStream>,
     key: hmac::Key,
     carrier: TlsStream<TcpStream>,
     reader: Reader,
     unread: Vec<u8>,
-    sent: u64,
+    pub(crate) sent: u64,
 }
 
 impl ByHand {
     /// Attached and visited.
     async fn visited(world: &World) -> (Self, TcpStream) {
         world.device("demo");
-        let mut tunnel = connect(world, "demo", ALPN_TUNNEL).await;
-        let hello = Frame::Hello(Hello {
-            version: 1,
-            features: Features::TLS_CARRIER.and(Features::RAW_CARRIER),
-            instance: InstanceId([7; 16]),
-            software: "by hand".into(),
-        });
-        tunnel.write_all(&hello.encode().unwrap()).await.unwrap();
-        assert!(matches!(hear(&mut tunnel).await, Frame::Welcome { .. }));
+        let tunnel = tunnel(world, InstanceId([7; 16])).await;
+        Self::visited_over(tunnel, world).await
+    }
+
+    /// The same over a tunnel that stands.
+    pub(crate) async fn visited_over(
+        mut tunnel: TlsStream<TcpStream>,
+        world: &World,
+    ) -> (Self, TcpStream) {
         let visitor = visitor(world).await;
         let Frame::Dial { ticket } = hear(&mut tunnel).await else {
             panic!("no carrier is asked for")
@@ -238,7 +252,7 @@ impl ByHand {
         }
     }
 
-    async fn say(&mut self, notice: Notice) {
+    pub(crate) async fn say(&mut self, notice: Notice) {
         let octets = notice.encode();
         self.carrier.write_all(octets.as_ref()).await.unwrap();
         self.carrier.flush().await.unwrap();
@@ -275,7 +289,7 @@ impl ByHand {
     }
 
     /// The raw connection, in use by the relay.
-    async fn switched(&mut self, world: &World) -> TcpStream {
+    pub(crate) async fn switched(&mut self, world: &World) -> TcpStream {
         let ticket = self.until_asked().await;
         let raw = show(world, &self.header(&ticket)).await;
         assert_eq!(self.notice().await, Notice::Switch);
@@ -297,7 +311,7 @@ async fn is_closed(mut stream: TcpStream) {
 }
 
 /// What came, and whether the visitor was told that it is not all.
-async fn heard(mut visitor: TcpStream) -> (Vec<u8>, bool) {
+pub(crate) async fn heard(mut visitor: TcpStream) -> (Vec<u8>, bool) {
     let mut octets = Vec::new();
     let read = timeout(SOON, visitor.read_to_end(&mut octets))
         .await

@@ -20,7 +20,8 @@ use relay::agent::{
 use relay::records;
 use relay::resolve::Resolver;
 use relay::server::{
-    Bound, CloudDoor, CloudVisitor, Config, Handle, LimitsConfig, Parts, Secret, Transport,
+    Bound, CloudDoor, CloudVisitor, Config, Handle, LimitsConfig, Parts, Secret, StartError,
+    Transport,
 };
 use relay::tls::{CertificateSlot, Roots};
 use relay::workers::WorkerThreads;
@@ -45,7 +46,8 @@ const WORKERS: NonZeroUsize = NonZeroUsize::new(2).unwrap();
 /// Both ways in which a tunnel can be brought.
 pub(crate) const TRANSPORTS: [Transport; 2] = [Transport::Quic, Transport::Tls];
 
-type StartRelay = dyn Fn(&Config, &WorkerThreads, &Registry) -> Handle + Send + Sync;
+type StartRelay =
+    dyn Fn(&Config, Bound, &WorkerThreads, &Registry) -> Result<Handle, StartError> + Send + Sync;
 
 pub(crate) struct World {
     pub(crate) relay: Option<Handle>,
@@ -66,6 +68,13 @@ pub(crate) struct World {
     /// The agents'.
     pub(crate) threads: WorkerThreads,
     folder: Arc<TempDir>,
+}
+
+/// A relay that another has taken over from in the same place.
+pub(crate) struct Predecessor {
+    pub(crate) relay: Handle,
+    registry: Registry,
+    _threads: WorkerThreads,
 }
 
 /// What the relays of one operator have in common.
@@ -185,25 +194,26 @@ impl World {
         let (relay_certificate, cloud_certificate) =
             (slot(&host), slot(&zone.operator_name(OperatorName::Cloud)));
         let known = directory.clone();
-        let start_relay = move |config: &Config, threads: &WorkerThreads, registry: &Registry| {
-            let has_cloud = place == Place::Operator(OperatorName::Relay);
-            let parts = Parts {
-                directory: known.clone(),
-                host: place.clone(),
-                relay_certificate: relay_certificate.clone(),
-                cloud: has_cloud.then(|| CloudDoor {
-                    certificate: cloud_certificate.clone(),
-                    visitors: cloud.clone(),
-                }),
-                workers: threads.workers(),
-                secret: Secret::new([7; Secret::LENGTH].into()),
-                records: records.clone(),
-                bound: Bound::default(),
+        let start_relay =
+            move |config: &Config, bound: Bound, threads: &WorkerThreads, registry: &Registry| {
+                let has_cloud = place == Place::Operator(OperatorName::Relay);
+                let parts = Parts {
+                    directory: known.clone(),
+                    host: place.clone(),
+                    relay_certificate: relay_certificate.clone(),
+                    cloud: has_cloud.then(|| CloudDoor {
+                        certificate: cloud_certificate.clone(),
+                        visitors: cloud.clone(),
+                    }),
+                    workers: threads.workers(),
+                    secret: Secret::new([7; Secret::LENGTH].into()),
+                    records: records.clone(),
+                    bound,
+                };
+                relay::server::start(config.clone(), parts, registry)
             };
-            relay::server::start(config.clone(), parts, registry).unwrap()
-        };
         let relay_threads = WorkerThreads::start(WORKERS).unwrap();
-        let relay = start_relay(&config, &relay_threads, &registry);
+        let relay = start_relay(&config, Bound::default(), &relay_threads, &registry).unwrap();
         let mut roots = RootCertStore::empty();
         roots
             .add(rustls::pki_types::CertificateDer::from_pem_slice(trust_root.as_bytes()).unwrap())
@@ -244,11 +254,40 @@ impl World {
 
     /// It comes again where it was.
     pub(crate) fn start_again(&mut self) {
+        self.start_on(Bound::default());
+    }
+
+    /// The same, with these sockets and whatever else it needs.
+    pub(crate) fn start_on(&mut self, bound: Bound) {
+        self.try_start_on(bound).unwrap();
+    }
+
+    pub(crate) fn try_start_on(&mut self, bound: Bound) -> Result<(), StartError> {
         self.config.front = self.front;
         let threads = WorkerThreads::start(WORKERS).unwrap();
         self.registry = Registry::new();
-        self.relay = Some((self.start_relay)(&self.config, &threads, &self.registry));
+        let relay = (self.start_relay)(&self.config, bound, &threads, &self.registry)?;
+        self.relay = Some(relay);
         self.relay_threads = Some(threads);
+        Ok(())
+    }
+
+    /// Another relay takes over from this world's, as if in a process of its own. The one before still accepts.
+    pub(crate) fn take_over(&mut self) -> Predecessor {
+        let relay = self.relay.take().unwrap();
+        let handed_over = relay.hand_over().unwrap();
+        let before = Predecessor {
+            relay,
+            registry: self.registry.clone(),
+            _threads: self.relay_threads.take().unwrap(),
+        };
+        self.start_on(Bound {
+            front: handed_over.front,
+            http: handed_over.http,
+            udp: Vec::new(),
+            predecessor: handed_over.predecessor,
+        });
+        before
     }
 
     /// A registered device with everything its agent needs on disk.
@@ -403,16 +442,7 @@ impl World {
 
     /// The value of a counter or gauge, by its name and labels as the text format writes them.
     pub(crate) fn metric(&self, line: &str) -> u64 {
-        let text = TextEncoder::new()
-            .encode_to_string(&self.registry.gather())
-            .unwrap();
-        let value = text
-            .lines()
-            .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
-        value
-            .unwrap_or_else(|| panic!("no {line} in\n{text}"))
-            .parse()
-            .unwrap()
+        metric(&self.registry, line)
     }
 
     /// What a visitor sees may be there before its counter is; more than `value` must not be.
@@ -425,6 +455,31 @@ impl World {
     pub(crate) async fn until_metric(&self, line: &str, value: u64) {
         eventually(|| self.metric(line) >= value).await;
     }
+}
+
+impl Predecessor {
+    /// As [`World::metric`].
+    pub(crate) fn metric(&self, line: &str) -> u64 {
+        metric(&self.registry, line)
+    }
+
+    /// Waits until a metric has this value.
+    pub(crate) async fn metric_becomes(&self, line: &str, value: u64) {
+        eventually(|| self.metric(line) == value).await;
+    }
+}
+
+fn metric(registry: &Registry, line: &str) -> u64 {
+    let text = TextEncoder::new()
+        .encode_to_string(&registry.gather())
+        .unwrap();
+    let value = text
+        .lines()
+        .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
+    value
+        .unwrap_or_else(|| panic!("no {line} in\n{text}"))
+        .parse()
+        .unwrap()
 }
 
 pub(crate) struct Agent {

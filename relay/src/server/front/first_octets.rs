@@ -14,7 +14,7 @@ use crate::server::refusal::Refusal;
 use crate::sys;
 
 /// How much is read from a visitor at once while its hello is incomplete: most hellos come whole.
-const HELLO_PORTION: usize = 2048;
+pub(in crate::server) const HELLO_PORTION: usize = 2048;
 
 /// What a connection begins with. It is decided once, by the first octet.
 pub(super) enum First {
@@ -31,6 +31,14 @@ pub(super) struct FirstOctets {
     reader: HelloReader,
     /// What is counted of both.
     held: Option<Amount>,
+}
+
+/// The host that a hello names of which all octets are there.
+pub(super) fn name_in(hello: &[u8]) -> Option<String> {
+    match HelloReader::default().push(hello) {
+        Ok(Progress::Name(name)) => Some(name),
+        Ok(Progress::NeedMore | Progress::NoName) | Err(_) => None,
+    }
 }
 
 pub(super) enum Progressed {
