@@ -37,7 +37,7 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use directory::{Change, Place, Reader};
+use directory::{Change, Device, Place, Reader};
 use prometheus::{IntGauge, Registry};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
@@ -384,6 +384,9 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         let accepted = visitors.spawn(front::accept(front, listener, stop.clone()));
         listeners.add("TCP", accepted.abort_handle());
     }
+    if let Some(predecessor) = fronts.first().and_then(|front| front.predecessor.as_ref()) {
+        pass_on_keys(&parts.directory, predecessor);
+    }
     if let Some(http) = http {
         let http = Arc::new(TcpListener::from_std(http).map_err(StartError::Listen)?);
         accepted_at.http = Some(Arc::downgrade(&http));
@@ -598,7 +601,27 @@ fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
         };
         let identity = before.and_then(|before| before.identity.as_ref());
         if let (Some(sessions), Some(identity)) = (sessions.upgrade(), identity) {
-            register::recheck(&sessions, &identity.id, now);
+            register::recheck(&sessions, &identity.id, |key| {
+                now.is_some_and(|device| device.has_key(key))
+            });
+        }
+    });
+}
+
+/// The same at the process before, whose Directory hears of nothing any more.
+fn pass_on_keys(directory: &Reader, predecessor: &Arc<Predecessor>) {
+    let predecessor = Arc::downgrade(predecessor);
+    directory.watch(move |change| {
+        let (before, now) = match change {
+            Change::Put { device, before } => (before.as_ref(), Some(device)),
+            Change::Removed(device) => (Some(device), None),
+            Change::Limited { .. } => return,
+        };
+        let identity = before.and_then(|before| before.identity.as_ref());
+        if let (Some(predecessor), Some(identity)) = (predecessor.upgrade(), identity) {
+            let keys = now.map_or(&[][..], Device::keys);
+            let keys = keys.iter().map(|key| *key.as_bytes()).collect();
+            predecessor.keys(identity.id, keys);
         }
     });
 }

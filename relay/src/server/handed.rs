@@ -1,5 +1,5 @@
 //! What a relay's process is told by its successor, who accepts for both while it still has tunnels: one message for each
-//! connection that has come to the successor and is the other's, and one for each device that has moved.
+//! connection that has come to the successor and is the other's, and one for each device that has moved or whose keys have changed.
 //!
 //! ```text
 //!   kind 1 │ …
@@ -7,6 +7,7 @@
 //!   2 raw        header 50                      and its connection
 //!   3 carrier    ticket 16                      and a local stream, on which is what the carrier's TLS has inside
 //!   4 attached   device 16 │ instance 16
+//!   5 keys       device 16 │ key 32 …
 //! ```
 //!
 //! The channel is a pair of local sockets that keep messages apart (unix(7), `SOCK_SEQPACKET`); connections go along as descriptors
@@ -38,6 +39,10 @@ const VISITOR: u8 = 1;
 const RAW: u8 = 2;
 const CARRIER: u8 = 3;
 const ATTACHED: u8 = 4;
+const KEYS: u8 = 5;
+
+/// Octets of a key.
+const KEY: usize = 32;
 
 /// The longest message: a hello, as far as one is read, and what came with its last octet.
 const LONGEST: usize = 1 + 16 + MAX_READ + HELLO_PORTION;
@@ -77,6 +82,13 @@ pub(super) enum Message {
         device: DeviceId,
         /// Of its agent.
         instance: InstanceId,
+    },
+    /// The keys of this device have changed.
+    Keys {
+        /// Which.
+        device: DeviceId,
+        /// Those that it has now; none if it was removed.
+        keys: Vec<[u8; KEY]>,
     },
 }
 
@@ -157,6 +169,7 @@ impl Message {
             Self::Raw { header, .. } => ([RAW], [&header.sealed, &header.seal]),
             Self::Carrier { ticket, .. } => ([CARRIER], [&ticket.0, &[]]),
             Self::Attached { device, instance } => ([ATTACHED], [device.as_bytes(), &instance.0]),
+            Self::Keys { device, keys } => ([KEYS], [device.as_bytes(), keys.as_flattened()]),
         }
     }
 
@@ -164,7 +177,7 @@ impl Message {
         match self {
             Self::Visitor { stream, .. } | Self::Raw { stream, .. } => Some(stream.as_fd()),
             Self::Carrier { stream, .. } => Some(stream.as_fd()),
-            Self::Attached { .. } => None,
+            Self::Attached { .. } | Self::Keys { .. } => None,
         }
     }
 
@@ -173,7 +186,7 @@ impl Message {
         let (kind, rest) = octets.split_first().ok_or(NoMessage::UnknownKind)?;
         let expected = match *kind {
             VISITOR | RAW | CARRIER => 1,
-            ATTACHED => 0,
+            ATTACHED | KEYS => 0,
             _ => return Err(NoMessage::UnknownKind),
         };
         if beside.len() != expected {
@@ -183,6 +196,7 @@ impl Message {
             (VISITOR, Some(stream)) => visitor(rest, stream),
             (RAW, Some(stream)) => raw(rest, stream),
             (CARRIER, Some(stream)) => carrier(rest, stream),
+            (KEYS, _) => keys(rest),
             (_, _) => attached(rest),
         };
         message.ok_or(NoMessage::Malformed)
@@ -218,6 +232,15 @@ fn attached(octets: &[u8]) -> Option<Message> {
     Some(Message::Attached {
         device: DeviceId::from_bytes(*device),
         instance: InstanceId(instance.try_into().ok()?),
+    })
+}
+
+fn keys(octets: &[u8]) -> Option<Message> {
+    let (device, octets) = octets.split_first_chunk()?;
+    let (keys, rest) = octets.as_chunks();
+    rest.is_empty().then(|| Message::Keys {
+        device: DeviceId::from_bytes(*device),
+        keys: keys.to_vec(),
     })
 }
 
@@ -341,6 +364,10 @@ mod tests {
                 device: DEVICE,
                 instance: InstanceId([2; 16]),
             },
+            Message::Keys {
+                device: DEVICE,
+                keys: vec![[1; KEY], [2; KEY]],
+            },
         ] {
             message.send(&there).unwrap();
         }
@@ -380,6 +407,10 @@ mod tests {
             panic!("another message was heard");
         };
         assert_eq!((device, instance), (DEVICE, InstanceId([2; 16])));
+        let Message::Keys { device, keys } = heard() else {
+            panic!("another message was heard");
+        };
+        assert_eq!((device, keys), (DEVICE, vec![[1; KEY], [2; KEY]]));
         let nothing = reader.read(&here).unwrap_err();
         assert_eq!(nothing.kind(), ErrorKind::WouldBlock);
 
@@ -413,6 +444,9 @@ mod tests {
             (&[ATTACHED; 33], 1, Descriptors),
             (&[ATTACHED; 32], 0, Malformed),
             (&[ATTACHED; 34], 0, Malformed),
+            (&[KEYS; 16], 0, Malformed),
+            (&[KEYS; 18], 0, Malformed),
+            (&[KEYS; 49], 1, Descriptors),
         ] {
             let (there, here) = channel().unwrap();
             let (sent, mut kept): (Vec<_>, Vec<_>) = (0..descriptors)
@@ -451,40 +485,40 @@ mod tests {
     proptest! {
         #[test]
         fn any_octets_are_a_message_or_none(
-            kind in 0..6_u8,
-            rest in prop::collection::vec(any::<u8>(), 0..200),
+            kind in 0..7_u8,
+            length in prop_oneof![Just(16), Just(32), Just(48), Just(HEADER), 0..200_usize],
+            mut rest in prop::collection::vec(any::<u8>(), 200),
             descriptors in 0..3_usize,
         ) {
+            rest.truncate(length);
             let octets = [&[kind][..], &rest].concat();
+            let is_known = match (kind, descriptors) {
+                (VISITOR, 1) => length >= 16,
+                (RAW, 1) => length == HEADER && rest.starts_with(&[wire::raw::FIRST_OCTET, 1]),
+                (CARRIER, 1) => length == 16,
+                (ATTACHED, 0) => length == 32,
+                (KEYS, 0) => length >= 16 && (length - 16).is_multiple_of(KEY),
+                _ => false,
+            };
             let (near, mut far): (Vec<_>, Vec<_>) =
                 (0..descriptors).map(|_| UnixStream::pair().unwrap()).unzip();
             let beside = near.into_iter().map(OwnedFd::from).collect();
             match Message::read(&octets, beside) {
                 // What was understood is what was there.
                 Ok(message) => {
+                    prop_assert!(is_known);
                     let (kind, parts) = message.parts();
                     prop_assert_eq!([&kind[..], parts[0], parts[1]].concat(), octets);
                     prop_assert_eq!(message.descriptor().iter().count(), descriptors);
                 }
                 Err(_) => {
+                    prop_assert!(!is_known);
                     for stream in &mut far {
                         stream.set_nonblocking(true).unwrap();
                         prop_assert_eq!(stream.read(&mut [0]).unwrap(), 0);
                     }
                 }
             }
-        }
-
-        #[test]
-        fn whole_messages_are_understood(octets in prop::collection::vec(any::<u8>(), 1..300)) {
-            let is_known = match octets.len() {
-                17 => octets[0] == CARRIER || octets[0] == VISITOR,
-                33 if octets[0] == ATTACHED => false, // it has no connection
-                51 if octets[0] == RAW => octets[1..3] == [wire::raw::FIRST_OCTET, 1],
-                length => length > 17 && octets[0] == VISITOR,
-            };
-            let (near, _far) = UnixStream::pair().unwrap();
-            prop_assert_eq!(Message::read(&octets, vec![near.into()]).is_ok(), is_known);
         }
     }
 }

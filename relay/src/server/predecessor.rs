@@ -5,6 +5,7 @@
 //!   raw connection, its ticket is not ours ─► handed over
 //!   tls carrier, the same                  ─► its TLS has ended here by then: what is inside is passed on
 //!   agent                                  ─► stays here, and the process before hears that
+//!   keys of a device change                ─► the process before hears it, which knows nothing newer than its successor
 //! ```
 
 use std::io;
@@ -17,6 +18,7 @@ use directory::DeviceId;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, Interest, copy, split};
 use tokio::net::UnixStream;
+use tokio::runtime::Handle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -64,7 +66,11 @@ impl Untold {
 pub(super) struct Predecessor {
     /// None once nobody is at the other end.
     channel: Mutex<Option<Arc<AsyncFd<OwnedFd>>>>,
+    /// Keys change seldom.
+    keys_in_turn: tokio::sync::Mutex<()>,
     metrics: Arc<Metrics>,
+    /// Of the worker.
+    runtime: Handle,
     /// Who serves visitors, and is waited for when the relay stops.
     visitors: TaskTracker,
     /// Cancelled when it stops for good.
@@ -84,7 +90,9 @@ impl Predecessor {
     ) -> io::Result<Self> {
         Ok(Self {
             channel: Mutex::new(Some(Arc::new(sys::queue(channel)?))),
+            keys_in_turn: tokio::sync::Mutex::default(),
             metrics,
+            runtime: Handle::current(),
             visitors,
             cut,
         })
@@ -117,16 +125,27 @@ impl Predecessor {
         Err(untold)
     }
 
-    /// A device has a tunnel here.
+    /// A device has a tunnel here. If that is not heard, the other tunnel lasts as long as the process that has it.
     pub(super) fn attached(self: &Arc<Self>, device: DeviceId, instance: InstanceId) {
-        if !self.is_there() {
-            return;
+        if self.is_there() {
+            let here = Arc::clone(self);
+            let message = Message::Attached { device, instance };
+            let told = async move { here.tell(&message).await };
+            self.visitors.spawn_on(told, &self.runtime);
         }
-        let here = Arc::clone(self);
-        self.visitors.spawn(async move {
-            // If it does not hear it, its tunnel ends with its agent's patience or its own time.
-            let _ = here.tell(&Message::Attached { device, instance }).await;
-        });
+    }
+
+    /// These are the keys of a device now.
+    pub(super) fn keys(self: &Arc<Self>, device: DeviceId, keys: Vec<[u8; 32]>) {
+        if self.is_there() {
+            let here = Arc::clone(self);
+            let message = Message::Keys { device, keys };
+            let told = async move {
+                let _turn = here.keys_in_turn.lock().await; // what is true is said last
+                here.tell(&message).await
+            };
+            self.visitors.spawn_on(told, &self.runtime);
+        }
     }
 
     /// Passes on what is on a carrier, until both ends have ended. Calls `expected` if it turns out that it was asked for.

@@ -516,9 +516,9 @@ fn heed(session: &Session, frame: Result<Frame, ControlError>) -> Result<Option<
 }
 
 /// The right of `device` to its tunnel has changed: ends the sessions whose key is not valid any more.
-pub(crate) fn recheck(sessions: &Sessions, id: &DeviceId, device: Option<&Device>) {
+pub(crate) fn recheck(sessions: &Sessions, id: &DeviceId, is_valid: impl Fn(&PublicKey) -> bool) {
     for session in sessions.all_of(id) {
-        if !device.is_some_and(|device| device.has_key(&session.key)) {
+        if !is_valid(&session.key) {
             session.end(CloseCode::Removed);
         }
     }

@@ -20,6 +20,7 @@ use crate::sys;
 use super::front::Front;
 use super::handed::{Heard, Message, NoMessage, Reader};
 use super::predecessor::SEND_TIME;
+use super::register;
 use super::sessions::Session;
 
 /// Visitors who came to the successor before the device did may be under way for as long.
@@ -102,7 +103,13 @@ impl Front {
                     }
                 });
             }
-            Message::Attached { device, instance } => self.moved(&device, instance),
+            Message::Attached { device, instance } => self.moved(device, instance),
+            Message::Keys { device, keys } => {
+                register::recheck(&self.sessions, &device, |key| keys.contains(key.as_bytes()));
+                if let Some(predecessor) = &self.predecessor {
+                    predecessor.keys(device, keys);
+                }
+            }
         }
     }
 
@@ -112,8 +119,11 @@ impl Front {
     }
 
     /// The device has a tunnel at the successor now: the one here ends as if the other were here as well.
-    fn moved(self: &Arc<Self>, device: &DeviceId, instance: InstanceId) {
-        let Some(session) = self.sessions.of(device) else {
+    fn moved(self: &Arc<Self>, device: DeviceId, instance: InstanceId) {
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.attached(device, instance);
+        }
+        let Some(session) = self.sessions.of(&device) else {
             return;
         };
         if session.instance != instance {

@@ -231,6 +231,67 @@ async fn the_tunnel_before_ends_when_its_device_has_one_at_the_successor() {
 }
 
 #[tokio::test]
+async fn a_device_that_loses_its_key_loses_its_tunnel_before() {
+    let world = World::start(Transport::Tls);
+    let key = world.device("demo").identity().unwrap().public_key();
+    let mut tunnel = raw::tunnel(&world, INSTANCE).await;
+    let ways = world
+        .relay
+        .as_ref()
+        .unwrap()
+        .hand_over()
+        .unwrap()
+        .predecessor;
+    let device = world.device_id("demo");
+    let keys = [&[5][..], device.as_bytes()].concat();
+    send(
+        &ways[0],
+        &[&keys[..], &[9; 32], key.as_bytes()].concat(),
+        &[],
+    )
+    .unwrap();
+    assert_eq!(world.metric(TUNNELS), 1);
+    send(&ways[0], &[&keys[..], &[9; 32]].concat(), &[]).unwrap();
+    let code = Ok(CloseCode::Removed);
+    assert_eq!(hear(&mut tunnel).await, Frame::Close { code });
+
+    // And that is what a successor says.
+    let mut world = World::start(Transport::Tls);
+    let (state, other) = (world.device("demo"), world.device("other"));
+    let devices = ["demo", "other"].map(|name| world.device_id(name));
+    let [first, second] = devices.map(|device| [&[5][..], device.as_bytes()].concat());
+    let key = other.identity().unwrap().public_key();
+    world.crash();
+    let (way, mut there) = channel();
+    world.start_on(Bound {
+        predecessor: vec![way],
+        ..Bound::default()
+    });
+    world.put("demo", &other);
+    world.remove("demo");
+    world.put("demo", &state);
+    let said = tokio::task::spawn_blocking(move || {
+        there.set_read_timeout(Some(SOON)).unwrap();
+        [(); 2].map(|()| {
+            let mut heard = [0; 200];
+            let length = there.read(&mut heard).unwrap();
+            heard[..length].to_vec()
+        })
+    });
+    assert_eq!(
+        said.await.unwrap(),
+        [[&first[..], key.as_bytes()].concat(), second]
+    );
+}
+
+/// A channel, the far end of which gives a message at a time.
+fn channel() -> (OwnedFd, UnixStream) {
+    let (unix, flags) = (AddressFamily::UNIX, SocketFlags::CLOEXEC);
+    let (way, there) = socketpair(unix, SocketType::SEQPACKET, flags, None).unwrap();
+    (way, there.into())
+}
+
+#[tokio::test]
 async fn plain_http_is_answered_by_the_successor() {
     let mut world = World::start(Transport::Tls);
     let before = world.take_over();
@@ -299,9 +360,7 @@ async fn nonsense_from_the_successor_harms_nobody() {
 async fn a_relay_before_that_is_behind_costs_its_visitors_a_second_and_one_that_has_gone_nothing() {
     let mut world = World::start(Transport::Tls);
     world.crash();
-    let flags = SocketFlags::CLOEXEC;
-    let (way, nobody) =
-        socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None).unwrap();
+    let (way, nobody) = channel();
     let full = loop {
         if let Err(full) = send(&way, &[9; 64], &[]) {
             break full;
