@@ -231,6 +231,27 @@ async fn the_tunnel_before_ends_when_its_device_has_one_at_the_successor() {
 }
 
 #[tokio::test]
+async fn a_visitor_who_is_under_way_when_its_device_moves_is_served() {
+    let world = World::start(Transport::Tls);
+    world.device("demo");
+    let mut tunnel = raw::tunnel(&world, INSTANCE).await;
+    let relay = world.relay.as_ref().unwrap();
+    let ways = relay.hand_over().unwrap().predecessor;
+    let device = world.device_id("demo");
+    let attached = [&[4][..], device.as_bytes(), &INSTANCE.0].concat();
+    send(&ways[0], &attached, &[]).unwrap();
+    assert!(matches!(hear(&mut tunnel).await, Frame::Drain { .. }));
+
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let _visitor = TcpStream::connect(listener.local_addr().unwrap()).await;
+    let (accepted, _) = listener.accept().await.unwrap();
+    let hello = include_bytes!("../../wire/testdata/chromium.bin");
+    let handed = [&[1][..], device.as_bytes(), hello].concat();
+    send(&ways[1], &handed, &[accepted.as_fd()]).unwrap();
+    assert!(matches!(hear(&mut tunnel).await, Frame::Dial { .. }));
+}
+
+#[tokio::test]
 async fn a_device_that_loses_its_key_loses_its_tunnel_before() {
     let world = World::start(Transport::Tls);
     let key = world.device("demo").identity().unwrap().public_key();
