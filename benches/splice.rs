@@ -217,6 +217,7 @@ async fn attach(
         workers,
         gso: Gso::Auto,
         dns: agent::Dns::Off,
+        retire: Default::default(),
     };
     let (sender, mut attached) = watch::channel(None);
     tokio::spawn(agent::run(config, sender, stop));

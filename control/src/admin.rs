@@ -105,10 +105,6 @@ impl Admin {
     }
 
     /// A duplicate of what it listens on, for a successor.
-    #[cfg_attr(
-        not(test),
-        expect(dead_code, reason = "who starts a successor needs it")
-    )]
     pub(crate) fn listener(&self) -> io::Result<StdTcpListener> {
         self.listener.try_clone()
     }

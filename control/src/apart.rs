@@ -17,6 +17,7 @@ mod metrics;
 mod reading;
 mod report;
 
+use std::future::pending;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -25,7 +26,7 @@ use std::time::Duration;
 use directory::Place;
 use prometheus::Registry;
 use relay::agent::{self, Backoff, CertificateError, Certificates, KeyError, Usable};
-use relay::program::Inherited;
+use relay::program::succession::{Ask, Facts, Inheritance, Named, SuccessionError};
 use relay::server::{Parts, Secret};
 use relay::workers::{WorkerThreads, Workers};
 use tokio::sync::oneshot;
@@ -40,7 +41,7 @@ use crate::http::ClientsRefused;
 use crate::probe;
 use crate::state::{StateDirectory, StateError, StateLock};
 use crate::supervise::{PartEnded, Supervisor};
-use crate::up::{self, RELAY_SECRET, Reloads, Source, UpError};
+use crate::up::{self, AdminDoor, RELAY_SECRET, Reloads, Source, UpError};
 use followed::Followed;
 use follower::{Follower, is_revoked};
 use last_good::LastGood;
@@ -102,10 +103,12 @@ pub struct Running {
     membership: Arc<Membership>,
     state: StateDirectory,
     relay: relay::server::Handle,
-    admin: SocketAddr,
+    admin: AdminDoor,
     followed: Arc<Mutex<Followed>>,
     revoked: oneshot::Receiver<Revoked>,
     is_revoked: bool,
+    /// A successor has been given what cannot be taken back.
+    has_given: bool,
     /// Cancelled first: readiness ends.
     leaving: CancellationToken,
     /// Cancelled when no more visitors come: control hears nothing any more.
@@ -114,20 +117,20 @@ pub struct Running {
     end: CancellationToken,
     parts: Supervisor,
     workers: WorkerThreads,
-    _lock: StateLock,
+    lock: StateLock,
 }
 
-/// Starts the relay of `config`, on the listeners that it has `inherited` and others, and returns when it answers. Without a certificate on its disk that is still good it waits for
-/// control, and says so in the log.
+/// Starts the relay of `config`, on the sockets of its `inheritance` and others, and returns when it answers. Without a certificate on
+/// its disk that is still good it waits for control, and says so in the log.
 ///
 /// # Errors
 /// If a part cannot start or does not answer, or control does not know the relay.
-pub async fn start(config: Config, inherited: Inherited) -> Result<Running, ApartError> {
-    let bound = up::bound(inherited, &config.relay).map_err(UpError::from)?;
+pub async fn start(config: Config, mut inheritance: Inheritance) -> Result<Running, ApartError> {
+    let of_manager = up::take_from_manager(&mut inheritance, &config.relay)?;
     let join = config.relay.join.as_ref().ok_or(ApartError::NoJoin)?;
     let membership = Arc::new(Membership::read(join)?);
     let state = StateDirectory::open(&config.state).map_err(UpError::from)?;
-    let lock = state.lock().map_err(UpError::from)?;
+    let (lock, older) = up::take_state(&mut inheritance, &state).await?;
     let last_good = LastGood::in_state(&state);
     let disk = agent::State::open(state.path())?;
     membership.settle(&state, || forget(&disk, &last_good))?;
@@ -160,7 +163,8 @@ pub async fn start(config: Config, inherited: Inherited) -> Result<Running, Apar
     let mut ends = CertificateEnds::register(&registry).map_err(UpError::from)?;
     ends.watch(Purpose::Relay, seconds(certificate.not_after));
 
-    let workers = up::start_workers(&config)?;
+    let workers = up::start_workers(&config, older)?;
+    let (bound, admin_bound) = up::take_front(&mut inheritance, &config, of_manager).await?;
     let secret = state.secret(RELAY_SECRET).map_err(UpError::from)?;
     let parts = Parts {
         directory,
@@ -192,7 +196,7 @@ pub async fn start(config: Config, inherited: Inherited) -> Result<Running, Apar
         registry,
         health: health.map_err(UpError::from)?,
     };
-    let admin = up::start_admin(&config, watched, &refused, &end, &mut parts)?;
+    let admin = up::start_admin(&config, admin_bound, watched, &refused, &end, &mut parts)?;
 
     let followed = Arc::new(Mutex::new(followed));
     let (tell_revoked, revoked) = oneshot::channel();
@@ -219,12 +223,13 @@ pub async fn start(config: Config, inherited: Inherited) -> Result<Running, Apar
             () = certificates.keep_fresh(&member.identity, &certificate.slot, renewed) => {}
         }
     });
-    probe::http(admin, "/readyz")
+    probe::http(admin.address, "/readyz")
         .await
         .map_err(|cause| UpError::Silent {
             part: "admin",
             cause,
         })?;
+    inheritance.serving(None);
     Ok(Running {
         config,
         reloads,
@@ -235,12 +240,13 @@ pub async fn start(config: Config, inherited: Inherited) -> Result<Running, Apar
         followed,
         revoked,
         is_revoked: false,
+        has_given: false,
         leaving,
         stop,
         end,
         parts,
         workers,
-        _lock: lock,
+        lock,
     })
 }
 
@@ -300,7 +306,7 @@ impl Running {
             relay: self.membership.name.to_string(),
             front: self.relay.front(),
             http: self.relay.http(),
-            admin: self.admin,
+            admin: self.admin.address,
             state: self.state.path().to_owned(),
         }
     }
@@ -313,7 +319,7 @@ impl Running {
             self.config.zone,
             self.membership.cloud.address(),
             self.relay.front(),
-            self.admin,
+            self.admin.address,
             self.state.path().display()
         )
     }
@@ -340,6 +346,9 @@ impl Running {
 
     /// Waits until control wants this relay gone, or a part has ended that nobody has told to. It should be shut down then.
     pub async fn failed(&mut self) -> Ended {
+        if self.has_given {
+            return pending().await; // some are to end, and all will before long
+        }
         tokio::select! {
             Ok(revoked) = &mut self.revoked, if !self.is_revoked => {
                 self.is_revoked = true;
@@ -347,6 +356,43 @@ impl Running {
             }
             ended = self.parts.next_end() => ended.into(),
         }
+    }
+
+    /// What the successor gets that asks for this. From the front on it follows control, and this process no more.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub async fn give(&mut self, ask: Ask) -> Result<(Named, Facts), SuccessionError> {
+        let given = match ask {
+            Ask::State => {
+                followed::lock(&self.followed).keep();
+                up::give_lock(&self.lock)?
+            }
+            Ask::Front => {
+                self.has_given = true;
+                self.leaving.cancel();
+                self.stop.cancel();
+                up::give_front(&self.relay, self.admin.hand_over()?)?
+            }
+            Ask::Names | Ask::Serving => Named::new(),
+        };
+        let facts = Facts {
+            generation: self.relay.generation(),
+            workers: self.workers.workers().count(),
+        };
+        Ok((given, facts))
+    }
+
+    /// After a successor that came to nothing. Says whether it has been given what this process cannot do without.
+    pub fn takes_back(&mut self) -> bool {
+        self.has_given
+    }
+
+    /// Serves whom it has until they have gone, but no longer than `leave` and `drain` say. The successor has everything else.
+    pub async fn leave_to_successor(self) {
+        self.end.cancel();
+        self.relay.shutdown().await;
+        let _ = timeout(GOODBYE, self.parts.all_ended()).await;
     }
 
     /// Stops in order: readiness first, then visitors as the relay's `leave` and `drain` say, then the rest. Meanwhile control hears

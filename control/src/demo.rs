@@ -83,12 +83,22 @@ pub(crate) struct Place<'a> {
     pub(crate) refused: IntCounter,
 }
 
+/// How the demo device ends.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct End {
+    /// Cancelled when another process has the demo device: this one keeps its visitors.
+    pub(crate) retire: CancellationToken,
+    /// Cancelled when it ends.
+    pub(crate) stop: CancellationToken,
+}
+
 /// Starts the NAS and its agent among `parts`, and waits until the agent is attached. Returns the device's full name.
 pub(crate) async fn start(
     place: Place<'_>,
     parts: &mut Supervisor,
-    stop: CancellationToken,
+    end: End,
 ) -> Result<String, DemoError> {
+    let End { retire, stop } = end;
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
     let address = listener.local_addr()?;
     let nas = http::serve_loopback(
@@ -123,9 +133,10 @@ pub(crate) async fn start(
         workers: place.workers,
         gso: Gso::Auto,
         dns: agent::Dns::Off,
+        retire: retire.clone(),
     };
     let (attached, is_attached) = watch::channel(None);
-    let mut agent = tokio::spawn(agent::run(config, attached, stop));
+    let mut agent = tokio::spawn(agent::run(config, attached, stop.clone()));
     tokio::select! {
         ended = &mut agent => match ended {
             Ok(Err(error)) => return Err(error.into()),
@@ -135,9 +146,12 @@ pub(crate) async fn start(
             reached.map_err(|_| DemoError::NotAttached)?;
         }
     }
-    parts.run("the demo device's agent", async {
+    parts.run("the demo device's agent", async move {
         if let Ok(Err(error)) = agent.await {
             tracing::error!(%error, "the demo device's agent cannot go on");
+        }
+        if retire.is_cancelled() {
+            stop.cancelled().await; // it had no visitors any more
         }
     });
     let name = DeviceName::parse(NAME).map_err(DeviceError::from)?;

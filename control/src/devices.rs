@@ -16,7 +16,7 @@ use directory::{
 };
 use relay::octets;
 use relay::server::{LEAST_BYTES_PER_SECOND, MOST_BYTES_PER_SECOND};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::authority::{Authority, DeviceCertificate, SigningError};
@@ -117,6 +117,11 @@ impl Devices {
             authority,
             master,
         })
+    }
+
+    /// Nothing changes from now on until what this gives is dropped: who asks for a change waits.
+    pub(crate) async fn hold(&self) -> OwnedMutexGuard<Writer> {
+        Arc::clone(&self.writer).lock_owned().await
     }
 
     /// Who is who now.

@@ -66,7 +66,7 @@ pub(crate) struct Fleet {
     /// Rises whenever a device comes or goes, wherever.
     changed: watch::Sender<u64>,
     /// The operator adds or removes one at a time.
-    registering: tokio::sync::Mutex<()>,
+    registering: Arc<tokio::sync::Mutex<()>>,
     tasks: TaskTracker,
     metrics: Metrics,
 }
@@ -146,7 +146,7 @@ impl Fleet {
             history: History::new(),
             known: Mutex::new(known),
             changed: watch::Sender::new(0),
-            registering: tokio::sync::Mutex::default(),
+            registering: Arc::default(),
             tasks: TaskTracker::new(),
             metrics: Metrics::register(registry)?,
         });

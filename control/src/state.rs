@@ -2,6 +2,7 @@
 
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io;
+use std::os::fd::OwnedFd;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -42,10 +43,23 @@ pub enum StateError {
     InUse(PathBuf),
 }
 
-/// The right to work on a state directory, until it is dropped.
+/// The right to work on a state directory, until it is dropped, and whatever it was [shared](Self::share) with.
 #[derive(Debug)]
-pub struct StateLock {
-    _file: File,
+pub struct StateLock(File);
+
+impl StateLock {
+    /// The right of the process before this one, which has handed it over.
+    pub fn handed_over(descriptor: OwnedFd) -> Self {
+        Self(descriptor.into())
+    }
+
+    /// The same right, for the process after this one.
+    ///
+    /// # Errors
+    /// If the system has no descriptor to give.
+    pub fn share(&self) -> io::Result<OwnedFd> {
+        Ok(self.0.try_clone()?.into())
+    }
 }
 
 impl StateDirectory {
@@ -109,7 +123,7 @@ impl StateDirectory {
             cause,
         })?;
         match file.try_lock() {
-            Ok(()) => Ok(StateLock { _file: file }),
+            Ok(()) => Ok(StateLock(file)),
             Err(TryLockError::WouldBlock) => Err(StateError::InUse(self.0.clone())),
             Err(TryLockError::Error(cause)) => Err(StateError::Io { path, cause }),
         }
@@ -218,7 +232,10 @@ mod tests {
         let state = StateDirectory::open(directory.path()).unwrap();
         let lock = state.lock().unwrap();
         assert!(matches!(state.lock(), Err(StateError::InUse(_))));
+        let shared = StateLock::handed_over(lock.share().unwrap());
         drop(lock);
+        assert!(matches!(state.lock(), Err(StateError::InUse(_))));
+        drop(shared);
         assert!(state.lock().is_ok());
     }
 }

@@ -2,7 +2,7 @@
 //! relay, ddns and control at once.
 //!
 //! ```text
-//!   state ─► store ─► Directory ─► relay ─► ddns ─► API and pages ─► operator's socket ─► admin ─► demo device
+//!   state ─► store ─► Directory ─► ddns ─► relay ─► API and pages ─► operator's socket ─► admin ─► demo device
 //! ```
 
 mod certificates;
@@ -10,17 +10,22 @@ mod error;
 mod leads;
 mod overview;
 mod reload;
+mod succession;
 
-use std::net::SocketAddr;
+use std::future::pending;
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use directory::{OperatorName, Place};
 use prometheus::Registry;
-use relay::program::{Inherited, InheritedError};
+use relay::program::succession::{Facts, Inheritance};
 use relay::records;
-use relay::server::{Bound, CloudDoor, CloudVisitor, Parts, Secret};
+use relay::server::{CloudDoor, CloudVisitor, Parts, Secret};
 use relay::tls::Roots;
 use relay::workers::{WorkerThreads, Workers};
 use tokio::sync::{mpsc, watch};
@@ -51,6 +56,8 @@ pub use error::UpError;
 use leads::Leads;
 pub(crate) use reload::Reloads;
 pub use reload::Source;
+use succession::{Holds, take_names};
+pub(crate) use succession::{give_front, give_lock, take_from_manager, take_front, take_state};
 
 /// The file with what the relay's tokens are computed from.
 pub(crate) const RELAY_SECRET: &str = "relay.secret";
@@ -77,42 +84,48 @@ pub struct Running {
     relay: relay::server::Handle,
     dns: Option<SocketAddr>,
     dot: Option<SocketAddr>,
-    admin: SocketAddr,
+    names: Option<ddns::HandOver>,
+    /// Cancelled when the name server ends, with everything else or before.
+    names_end: CancellationToken,
+    admin: AdminDoor,
     /// The demo device's full name.
     demo: Option<String>,
+    demo_end: demo::End,
+    /// While a successor starts that has asked for the state.
+    holds: Option<Holds>,
+    /// A successor has been given what cannot be taken back.
+    has_given: bool,
     /// Cancelled first: readiness ends.
     leaving: CancellationToken,
-    /// Cancelled when no more visitors come: the demo device leaves, open streams of events end.
+    /// Cancelled when no more visitors come: open streams of events end.
     stop: CancellationToken,
     /// Cancelled when the relay's visitors are gone: everything else ends.
     end: CancellationToken,
     parts: Supervisor,
     cloud_visitors: TaskTracker,
     workers: WorkerThreads,
-    _lock: StateLock,
+    lock: StateLock,
 }
 
-/// Starts everything in `config`, with the demo device if `with_demo`, on the listeners that it has `inherited` and others; and
-/// returns when everything answers.
+/// Starts everything in `config`, with the demo device if `with_demo`, on the sockets of its `inheritance` and others; and returns
+/// when everything answers. What an older process has it gives up step by step, as late as it can.
 ///
 /// # Errors
 /// If a part cannot start or does not answer.
 pub async fn start(
     config: Config,
     with_demo: bool,
-    inherited: Inherited,
+    mut inheritance: Inheritance,
 ) -> Result<Running, UpError> {
-    let bound = bound(inherited, &config.relay)?;
+    let of_manager = take_from_manager(&mut inheritance, &config.relay)?;
     let state = StateDirectory::open(&config.state)?;
-    let lock = state.lock()?;
+    let (lock, facts) = take_state(&mut inheritance, &state).await?;
     let store = Store::open(&state.file(DATABASE), &config.zone).await?;
     let authority = Arc::new(Authority::open(&state, &config.zone)?);
     let (writer, directory) = directory::directory(config.zone.clone());
-    // Both are read at once: with a million devices each takes most of a second.
-    let updates = config
-        .ddns
-        .as_ref()
-        .map(|_| ddns::Storage::read(state.path().to_owned()));
+    // Both are read at once: with a million devices each takes most of a second. But an older process goes on writing meanwhile.
+    let read_at_once = config.ddns.is_some() && !inheritance.is_succession();
+    let updates = read_at_once.then(|| ddns::Storage::read(state.path().to_owned()));
     let devices = Devices::load(
         store.clone(),
         writer,
@@ -129,8 +142,25 @@ pub async fn start(
     let with_dot = config.ddns.as_ref().is_some_and(|ddns| ddns.dot.is_some());
     let certificates = OperatorCertificates::issue(Arc::clone(&authority), with_dot, &registry)?;
     let certificates = Arc::new(certificates);
+    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
+    let leaving = CancellationToken::new();
+    let names_end = end.child_token();
+    let alone = inheritance.is_succession().then(CancellationToken::new);
+    let names = take_names(&mut inheritance, config.ddns.as_ref()).await?;
+    let ddns = start_ddns(
+        &config,
+        &state,
+        (updates, names, alone.clone()),
+        certificates.name_server.clone(),
+        &directory,
+        &registry,
+        names_end.clone(),
+    )
+    .await?;
+
     let (cloud_visitors, visitors) = mpsc::channel(CLOUD_QUEUE);
-    let workers = start_workers(&config)?;
+    let workers = start_workers(&config, facts)?;
+    let (bound, admin_bound) = take_front(&mut inheritance, &config, of_manager).await?;
     let parts = Parts {
         directory: directory.clone(),
         host: Place::Operator(OperatorName::Relay),
@@ -145,20 +175,7 @@ pub async fn start(
         bound,
     };
     let relay = relay::server::start(config.relay.clone(), parts, &registry)?;
-    let (stop, end) = (CancellationToken::new(), CancellationToken::new());
-    let leaving = CancellationToken::new();
     let mut parts = Supervisor::default();
-    let ddns = start_ddns(
-        &config,
-        &state,
-        updates,
-        certificates.name_server.clone(),
-        &directory,
-        &registry,
-        end.clone(),
-    )
-    .await?;
-
     let surroundings = fleet::Surroundings {
         store: store.clone(),
         directory: directory.clone(),
@@ -185,6 +202,7 @@ pub async fn start(
     let mut router = api::router(Arc::clone(&cloud));
     let dns = ddns.as_ref().map(ddns::Handle::addr);
     let dot = ddns.as_ref().and_then(ddns::Handle::dot);
+    let names = ddns.as_ref().map(ddns::Handle::hand_over);
     if let Some(ddns) = ddns {
         router = router.merge(ddns.router());
         // A part of it that failed has said so in the log.
@@ -219,8 +237,9 @@ pub async fn start(
     );
     parts.run("the operator's socket", verbs);
     let watched = Watched { registry, health };
-    let admin = start_admin(&config, watched, &refused, &end, &mut parts)?;
+    let admin = start_admin(&config, admin_bound, watched, &refused, &end, &mut parts)?;
 
+    let demo_end = demo::End::default();
     let demo = if with_demo {
         let place = demo::Place {
             devices: &cloud.devices,
@@ -232,7 +251,7 @@ pub async fn start(
             workers: workers.workers(),
             refused: refused.at("demo"),
         };
-        Some(demo::start(place, &mut parts, stop.clone()).await?)
+        Some(demo::start(place, &mut parts, demo_end.clone()).await?)
     } else {
         None
     };
@@ -246,17 +265,23 @@ pub async fn start(
         relay,
         dns,
         dot,
+        names,
+        names_end,
         admin,
         demo,
+        demo_end,
+        holds: None,
+        has_given: false,
         leaving,
         stop,
         end,
         parts,
         cloud_visitors,
         workers,
-        _lock: lock,
+        lock,
     };
     running.probe().await?;
+    inheritance.serving(alone);
     Ok(running)
 }
 
@@ -290,7 +315,7 @@ impl Running {
             http: self.relay.http(),
             dns: self.dns,
             dot: self.dot,
-            admin: self.admin,
+            admin: self.admin.address,
             ca: self.authority.certificate_file().to_owned(),
             state: self.state.path().to_owned(),
         }
@@ -348,7 +373,7 @@ impl Running {
                 .await
                 .map_err(silent("ddns over TLS"))?;
         }
-        probe::http(self.admin, "/readyz")
+        probe::http(self.admin.address, "/readyz")
             .await
             .map_err(silent("admin"))?;
         if let Some(demo) = &self.demo {
@@ -361,6 +386,9 @@ impl Running {
 
     /// Waits until a part has ended that nobody has told to. The others should be shut down then.
     pub async fn failed(&mut self) -> PartEnded {
+        if self.has_given {
+            return pending().await; // some are to end, and all will before long
+        }
         self.parts.next_end().await
     }
 
@@ -370,6 +398,7 @@ impl Running {
         self.leaving.cancel();
         self.relay.leave().await;
         self.stop.cancel();
+        self.demo_end.stop.cancel();
         self.relay.shutdown().await;
         self.end.cancel();
         self.cloud_visitors.close();
@@ -383,41 +412,28 @@ impl Running {
     }
 }
 
-/// The relay's listeners among what was inherited. Nothing else can be there.
-pub(crate) fn bound(
-    mut inherited: Inherited,
-    relay: &relay::server::Config,
-) -> Result<Bound, InheritedError> {
-    let front = inherited.listener("front", relay.front)?;
-    let front = front.into_iter().collect();
-    let http = match relay.http {
-        Some(http) => inherited.listener("http", http)?,
-        None => None,
-    };
-    inherited.all_taken()?;
-    Ok(Bound {
-        front,
-        http,
-        ..Bound::default()
-    })
-}
-
 async fn start_ddns(
     config: &Config,
     state: &StateDirectory,
-    updates: Option<ddns::Storage>,
+    (updates, bound, alone): (
+        Option<ddns::Storage>,
+        ddns::Bound,
+        Option<CancellationToken>,
+    ),
     certificate: Option<ddns::Certificate>,
     directory: &directory::Reader,
     registry: &Registry,
     stop: CancellationToken,
 ) -> Result<Option<ddns::Handle>, UpError> {
-    let (Some(ddns), Some(storage)) = (&config.ddns, updates) else {
+    let Some(ddns) = &config.ddns else {
         return Ok(None);
     };
     let public = config.public_addresses();
     let listen = ddns.listen.ip().to_canonical();
     let facts = ddns::Facts {
-        storage,
+        storage: updates.unwrap_or_else(|| ddns::Storage::read(state.path().to_owned())),
+        bound,
+        alone,
         nameserver: if listen.is_unspecified() {
             public.clone()
         } else {
@@ -426,17 +442,19 @@ async fn start_ddns(
         relay: public,
         master: state.tsig_master()?,
         certificate,
-        bound: ddns::Bound::default(),
-        alone: None,
     };
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,
     ))
 }
 
-/// The threads that carry bytes.
-pub(crate) fn start_workers(config: &Config) -> Result<WorkerThreads, UpError> {
-    let workers = match config.relay.workers {
+/// The threads that carry bytes: after an older process as many as it has, because its sockets are made for so many.
+pub(crate) fn start_workers(
+    config: &Config,
+    older: Option<Facts>,
+) -> Result<WorkerThreads, UpError> {
+    let as_many = older.and_then(|older| NonZeroUsize::new(older.workers));
+    let workers = match as_many.or(config.relay.workers) {
         Some(count) => WorkerThreads::start(count),
         None => WorkerThreads::per_core_but_one(),
     };
@@ -451,20 +469,43 @@ pub(crate) fn records_of(config: &Config, state: &StateDirectory) -> Option<reco
     setup
 }
 
-/// Starts the admin listener as one of `parts`, and gives the address really bound.
+/// Starts the admin listener as one of `parts`, on what is `bound` already, and gives the address really bound.
 pub(crate) fn start_admin(
     config: &Config,
+    bound: Option<TcpListener>,
     watched: Watched,
     refused: &ClientsRefused,
     end: &CancellationToken,
     parts: &mut Supervisor,
-) -> Result<SocketAddr, UpError> {
-    let address = config.admin.listen;
-    let admin = Admin::start(address, None, watched, refused.at("admin"), end.clone());
-    let admin = admin.map_err(|cause| UpError::Admin { address, cause })?;
-    let address = admin.address();
+) -> Result<AdminDoor, UpError> {
+    let (address, stop) = (config.admin.listen, end.child_token());
+    let failed = |cause| UpError::Admin { address, cause };
+    let admin = Admin::start(address, bound, watched, refused.at("admin"), stop.clone());
+    let admin = admin.map_err(failed)?;
+    let door = AdminDoor {
+        address: admin.address(),
+        listener: admin.listener().map_err(failed)?,
+        stop,
+    };
     parts.run("the admin listener", admin.ended());
-    Ok(address)
+    Ok(door)
+}
+
+/// The admin listener, for whoever follows.
+#[derive(Debug)]
+pub(crate) struct AdminDoor {
+    /// Really bound.
+    pub(crate) address: SocketAddr,
+    listener: TcpListener,
+    stop: CancellationToken,
+}
+
+impl AdminDoor {
+    /// Nobody is answered here any more: the successor does that.
+    pub(crate) fn hand_over(&self) -> io::Result<OwnedFd> {
+        self.stop.cancel();
+        Ok(self.listener.try_clone()?.into())
+    }
 }
 
 /// Without [records], or with another folder, nothing removes what was kept before: nobody says any more how long it is wanted.

@@ -94,6 +94,9 @@ pub struct Config {
     pub gso: Gso,
     /// Whether the agent sets the addresses of the device's name.
     pub dns: Dns,
+    /// Cancelled when another agent of the same device takes over: this one dials no relay any more, keeps the visitors it has, and
+    /// ends when they have gone.
+    pub retire: CancellationToken,
 }
 
 /// How the agent is attached: by the tunnel that has stood longest.
@@ -142,7 +145,7 @@ impl From<NameError> for RunError {
     }
 }
 
-/// Runs an agent until `stop`. `attached` always tells how it is attached now.
+/// Runs an agent until `stop`, or until it has retired. `attached` always tells how it is attached now.
 ///
 /// # Errors
 /// If the state directory, the keys or the cloud's refusal leave nothing to wait for.
@@ -158,6 +161,7 @@ pub async fn run(
         workers,
         gso,
         dns,
+        retire,
     } = config;
     let pairing = state.pairing()?;
     let identity = state.identity()?;
@@ -208,6 +212,7 @@ pub async fn run(
             known,
             tunnel_ended: Arc::clone(&tunnel_ended),
             home: workers.next().clone(),
+            retire: retire.clone(),
             stop: stop.clone(),
         };
         let home = keeper.home.runtime().clone();
@@ -228,7 +233,7 @@ pub async fn run(
         }
     };
     tokio::select! {
-        _ = kept.join_next() => {} // they end when the agent stops; a panic has been reported
+        () = async { while let Some(Ok(())) = kept.join_next().await {} } => {} // they have stopped; a panic has been reported
         () = list.follow() => {}
         () = certificates.keep_fresh(&identity, &slot, |_| {}) => {}
         () = announce::announce(&cloud, &identity) => {}

@@ -193,6 +193,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
                 workers: threads.workers(),
                 gso: gso.into(),
                 dns: dns.into(),
+                retire: CancellationToken::new(),
             })
             .await
         }

@@ -2,6 +2,7 @@
 //! of it.
 
 mod inherited;
+pub mod succession;
 
 use std::env;
 use std::ffi::{OsStr, OsString};
@@ -183,6 +184,11 @@ impl ServiceManager {
             notices,
             patience: patience.map(Duration::from_micros),
         }
+    }
+
+    /// From now on another process is the program: the manager is to look after that one.
+    pub fn succeeded_by(&self, id: u32) {
+        self.tell(&format!("MAINPID={id}"));
     }
 
     /// The program does now what it is there for.

@@ -48,7 +48,7 @@ use crate::carrier::raw::SealKey;
 use crate::tls::{self, AgentCertificate, CertificateSlot, Roots};
 use controller::AdaptiveController;
 
-pub(crate) use channel::Earlier;
+pub(crate) use channel::{Earlier, channel};
 pub(crate) use connection::Connection;
 pub(crate) use demux::DatagramCounts;
 pub(crate) use endpoint::{Endpoint, Incoming};

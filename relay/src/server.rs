@@ -33,7 +33,7 @@ mod upkeep;
 
 use std::io;
 use std::net::{self, SocketAddr};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::AsFd as _;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -58,7 +58,7 @@ pub use presence::{Attachment, Presence, Transport};
 pub use traffic::{DeviceTraffic, Traffic};
 pub use upkeep::Upkeep;
 
-use crate::quic::{self, Endpoint};
+use crate::quic::{self, Earlier, Endpoint};
 use crate::records;
 use crate::sys;
 use crate::tls::{self, CertificateSlot, TlsError};
@@ -102,17 +102,6 @@ pub struct Parts {
     pub records: Option<records::Setup>,
     /// Sockets that are there already.
     pub bound: Bound,
-}
-
-/// What the successor of a relay's process begins with: the same sockets, and the ways to this process.
-#[derive(Debug)]
-pub struct HandedOver {
-    /// The front's TCP listeners.
-    pub front: Vec<net::TcpListener>,
-    /// For plain HTTP, if that is answered.
-    pub http: Option<net::TcpListener>,
-    /// For [`Bound::predecessor`].
-    pub predecessor: Vec<OwnedFd>,
 }
 
 /// Where `cloud.<zone>` is reached.
@@ -195,6 +184,7 @@ pub struct Handle {
     drain: Duration,
     limits: Limits,
     sessions: Arc<Sessions>,
+    generation: Generation,
     /// One for each worker that has a UDP socket.
     endpoints: Vec<Endpoint>,
     /// One for each worker.
@@ -264,8 +254,12 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         front,
         http,
         udp,
+        generation,
+        earlier,
         predecessor,
+        present,
     } = parts.bound;
+    let generation = Generation(generation);
     let sockets = front.len().max(if config.udp { udp.len() } else { 0 });
     if sockets > workers.len() {
         let workers = workers.len();
@@ -298,6 +292,9 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         cut.clone(),
     ));
     let presence = Presence::new();
+    for (device, attachment) in present {
+        presence.attached_before(device, attachment);
+    }
     let (visitors, tunnels) = (TaskTracker::new(), TaskTracker::new());
     let acceptor = tls::relay_acceptor(parts.relay_certificate.clone())?;
     let cloud = parts.cloud.map(front::Cloud::new).transpose()?;
@@ -322,7 +319,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let mut accepted_at = Sockets::default();
     let mut listeners = Listeners::default();
     let draining = metrics.measured.draining();
-    let mut udp = sockets.udp.into_iter();
+    let (mut udp, mut earlier) = (sockets.udp.into_iter(), earlier.into_iter());
     for (worker, tcp) in workers.iter().zip(sockets.tcp) {
         let _entered = worker.enter();
         let before = match predecessor.len() {
@@ -353,8 +350,13 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             worker: worker.clone(),
         });
         if let Some(socket) = udp.next() {
+            let earlier = earlier.next().unwrap_or_default().into_iter();
+            let earlier = earlier.map(|(generation, channel)| Earlier {
+                generation: Generation(generation),
+                channel,
+            });
             let endpoint = quic
-                .endpoint(socket, worker.index(), Generation::default(), Vec::new())
+                .endpoint(socket, worker.index(), generation, earlier.collect())
                 .map_err(StartError::Quic)?;
             let accepted =
                 register::accept_quic(Arc::clone(&register), endpoint.clone(), handshakes.clone());
@@ -406,6 +408,15 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     tunnels.spawn_on(sweep, parts.workers.next().runtime());
     let watch = upkeep.clone().watch_memory(cut.clone());
     tunnels.spawn_on(watch, parts.workers.next().runtime());
+    if !predecessor.is_empty() {
+        let (presence, cut) = (presence.clone(), cut.clone());
+        let time = move_time(config.leave);
+        let forgotten = async move {
+            let _ = timeout(time, cut.cancelled()).await;
+            presence.forget_before();
+        };
+        tunnels.spawn_on(forgotten, parts.workers.next().runtime());
+    }
     Ok(Handle {
         front: front_address,
         http: http_address,
@@ -414,6 +425,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         drain: config.drain,
         limits,
         sessions,
+        generation,
         endpoints,
         fronts,
         sockets: accepted_at,
@@ -474,12 +486,17 @@ impl Handle {
         (self.leave, self.drain) = (leave, drain);
     }
 
-    /// What a successor of this process begins with. Whom it hands over from then on is served here; until this one
-    /// [gives way](Self::give_way) both accept, so that nothing is lost if the other does not come to that.
+    /// How many processes there have been before this one, one after the other, modulo 256.
+    pub fn generation(&self) -> u8 {
+        self.generation.0
+    }
+
+    /// What a successor of this process begins with. From then on the packets of this one come by way of that; visitors may come here
+    /// until this one [gives way](Self::give_way).
     ///
     /// # Errors
     /// If there are no descriptors, or this relay accepts no more.
-    pub fn hand_over(&self) -> io::Result<HandedOver> {
+    pub fn hand_over(&self) -> io::Result<Bound> {
         let gone = || io::Error::from(io::ErrorKind::NotConnected);
         let mut front = Vec::new();
         for listener in &self.sockets.front {
@@ -499,10 +516,26 @@ impl Handle {
             self.visitors.spawn_on(attended, front.worker.runtime());
             predecessor.push(theirs);
         }
-        Ok(HandedOver {
+        let (mut udp, mut earlier) = (Vec::new(), Vec::new());
+        for endpoint in &self.endpoints {
+            udp.push(endpoint.socket()?);
+            let before = endpoint.earlier()?.into_iter();
+            let mut holders: Vec<_> = before.map(|one| (one.generation.0, one.channel)).collect();
+            let (theirs, ours) = quic::channel()?;
+            endpoint.read_from(ours)?;
+            holders.push((self.generation.0, theirs));
+            earlier.push(holders);
+        }
+        let present = self.presence.all().into_iter();
+        let present = present.filter_map(|device| Some((device, self.presence.of(&device)?)));
+        Ok(Bound {
             front,
             http,
+            udp,
+            generation: self.generation.next().0,
+            earlier,
             predecessor,
+            present: present.collect(),
         })
     }
 
@@ -541,7 +574,7 @@ impl Handle {
     /// the time for it.
     pub async fn shutdown(self) {
         if self.stop.is_cancelled() {
-            let _ = timeout(self.leave.max(MOVE_TIME), self.all_have_moved()).await;
+            let _ = timeout(move_time(self.leave), self.all_have_moved()).await;
         }
         self.stop.cancel();
         self.hear_no_more.cancel();
@@ -581,6 +614,11 @@ impl Handle {
             sleep(LOOK).await;
         }
     }
+}
+
+/// How long agents may take to come to a successor.
+fn move_time(leave: Duration) -> Duration {
+    leave.max(MOVE_TIME)
 }
 
 /// Ends the tunnels of devices that lose their right to them, and puts limits in force, as soon as that is told.

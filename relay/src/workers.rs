@@ -127,6 +127,11 @@ impl Workers {
         &self.all
     }
 
+    /// How many there are: one at least.
+    pub fn count(&self) -> usize {
+        self.all.len()
+    }
+
     /// Waits until each has done something that was asked of it now: so long as one hangs, for ever. False if one has been
     /// stopped.
     pub async fn have_a_turn(&self) -> bool {

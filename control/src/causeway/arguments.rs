@@ -20,6 +20,10 @@ no new visitors are taken, and those who are there have `drain` to finish. A sec
 configuration again: [relay.limits], `leave` and `drain` are in force at once, the server's own hosts get new \
 certificates, and the log names what has changed beside that and waits for the next start. Where anything is wrong nothing changes.
 
+SIGUSR2 has it start its successor: the program as it is on the disk now, with the same arguments and the configuration as it is now. That \
+takes over the sockets, refuses nobody, and serves; this process ends when its last visitor has gone, or when `leave` (20 s at least) and `drain` have \
+passed. A successor that cannot start leaves everything as it was, and the log says why. Addresses and the number of workers stay as they are.
+
 Listeners that are there before the server are handed over as in sd_listen_fds(3), with the names `front` and `http`, and must be what the \
 configuration says. As whoever holds them goes on to listen, nobody is refused while the server is restarted.";
 

@@ -7,6 +7,7 @@ use ddns::addresses::reachable;
 use ddns::relays::{MAX_ADDRESSES, MAX_RELAYS};
 use directory::{NameError, RelayName};
 use relay::agent::Identity;
+use tokio::sync::OwnedMutexGuard;
 use zeroize::Zeroizing;
 
 use super::join::JoinFile;
@@ -131,6 +132,11 @@ impl Fleet {
             Ok(())
         })
         .await
+    }
+
+    /// No relay is added or removed from now on until what this gives is dropped: who asks for it waits.
+    pub(crate) async fn hold(&self) -> OwnedMutexGuard<()> {
+        Arc::clone(&self.registering).lock_owned().await
     }
 
     /// Every relay with a process of its own, by name.

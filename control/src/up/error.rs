@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use relay::program::InheritedError;
+use relay::program::succession::SuccessionError;
 use relay::tls::TlsError;
 
 use crate::authority::AuthorityError;
@@ -34,6 +35,12 @@ pub enum UpError {
     /// What whoever has started this server has handed over to it.
     #[error(transparent)]
     Inherited(#[from] InheritedError),
+    /// The process before, of which this one is to take over.
+    #[error("the process before does not hand over: {0}")]
+    Succession(#[from] SuccessionError),
+    /// What it says of who is present.
+    #[error("what the process before says cannot be read: {0}")]
+    Present(io::Error),
     /// The threads that carry bytes.
     #[error("no thread to carry bytes: {0}")]
     Workers(io::Error),

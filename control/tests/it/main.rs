@@ -40,6 +40,7 @@ mod service;
 mod several_relays;
 mod shutdown;
 mod signed;
+mod succession;
 mod top;
 mod transfer;
 mod udp_blocked;

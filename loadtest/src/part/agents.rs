@@ -151,6 +151,7 @@ impl Fleet {
             workers: self.threads.workers(),
             gso: Gso::Auto,
             dns: agent::Dns::Off,
+            retire: CancellationToken::new(),
         };
         let (sender, mut attached) = watch::channel(None);
         let stop = CancellationToken::new();

@@ -7,6 +7,7 @@ use control::config::{Config, Overrides};
 use control::up;
 use directory::Zone;
 use relay::program::Inherited;
+use relay::program::succession::Inheritance;
 use serde::{Deserialize, Serialize};
 
 /// What is wanted.
@@ -59,7 +60,8 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
             ddns.threads = Some(i64::from(threads).try_into()?);
         }
     }
-    let running = Box::pin(up::start(config, false, Inherited::default())).await?;
+    let alone = Inheritance::new(Inherited::default())?;
+    let running = Box::pin(up::start(config, false, alone)).await?;
     super::say(&running.addresses())?;
     std::future::pending().await
 }

@@ -6,7 +6,7 @@ use std::error::Error as StdError;
 use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -54,6 +54,9 @@ const VISITOR_WINDOW: u32 = 4 * 1024 * 1024;
 
 /// What is held of one answer that the visitor has not taken yet.
 const ANSWER_BUFFER: usize = 256 * 1024;
+
+/// A visitor who had better come by another tunnel, and asks for nothing, is let go after this long. One who asks hears it with the answer.
+const MOVING_TIME: Duration = Duration::from_secs(5);
 
 /// The longest head that is read, in octets; also what each direction of an HTTP/1.1 connection buffers at most, which for
 /// a visitor who reads slowly is all of it.
@@ -93,12 +96,13 @@ pub(super) struct Names<'a> {
     pub(super) device: &'a DeviceName,
 }
 
-/// Serves one visitor's requests until it leaves.
+/// Serves one visitor's requests until it leaves. Once `moving` is cancelled it is asked to come anew for its next one.
 pub(super) async fn serve(
     visitor: TlsStream<VisitorStream>,
     open: &Open,
     origin: &Arc<Origin>,
     names: Names<'_>,
+    moving: CancellationToken,
 ) -> io::Result<()> {
     let http2 = visitor.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
     let tasks = Tasks::new();
@@ -124,11 +128,17 @@ pub(super) async fn serve(
         asked.notify_one();
         let routed = route(&request, &open.name, names);
         let exchange = exchange.clone();
+        // HTTP/2 says so for the whole connection.
+        let moving = (!http2).then(|| moving.clone());
         async move {
-            Ok::<_, Infallible>(match routed {
+            let mut answer = match routed {
                 Ok(host) => exchange.forward(request, host).await,
                 Err(Refusal(status, sentence)) => say(status, sentence),
-            })
+            };
+            if moving.is_some_and(|moving| moving.is_cancelled()) {
+                close_after(&mut answer);
+            }
+            Ok::<_, Infallible>(answer)
         }
     });
     let visitor = TokioIo::new(visitor);
@@ -143,6 +153,7 @@ pub(super) async fn serve(
             .keep_alive_interval(PING.0)
             .keep_alive_timeout(PING.1)
             .serve_connection(visitor, service);
+        let mut connection = pin!(connection);
         // Nothing else ends a visitor who asks for nothing; HTTP/1.1 has a deadline for each head.
         let silence = async {
             if timeout(HEAD_TIME, asked.notified()).await.is_ok() {
@@ -150,20 +161,44 @@ pub(super) async fn serve(
             }
         };
         tokio::select! {
-            served = connection => served,
+            served = &mut connection => served,
             () = silence => return Err(io::ErrorKind::TimedOut.into()),
+            () = moving.cancelled() => {
+                connection.as_mut().graceful_shutdown(); // which the visitor hears (RFC 9113 section 6.8)
+                connection.await
+            }
         }
     } else {
-        http1::Builder::new()
+        let connection = http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(HEAD_TIME)
             .max_buf_size(MAX_HEAD as usize)
             .serve_connection(visitor, service)
-            .with_upgrades()
-            .await
+            .with_upgrades();
+        let mut connection = pin!(connection);
+        // Who is let go in the moment in which it asks again does not know whether it was heard.
+        let rested = async {
+            moving.cancelled().await;
+            sleep(MOVING_TIME).await;
+        };
+        tokio::select! {
+            served = &mut connection => served,
+            () = rested => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        }
     };
     exchange.tasks.upgraded().await;
     served.map_err(io::Error::other)
+}
+
+/// The visitor is not to ask again on this connection, unless it has changed its protocol (RFC 9112 section 9.6).
+fn close_after(answer: &mut Answer) {
+    if answer.status() != StatusCode::SWITCHING_PROTOCOLS {
+        let close = HeaderValue::from_static("close");
+        answer.headers_mut().insert(header::CONNECTION, close);
+    }
 }
 
 /// A request that does not go to the origin: the status and the sentence that answer it.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use wire::Retry;
 
@@ -48,6 +48,8 @@ pub(super) struct TunnelKeeper {
     pub(super) tunnel_ended: Arc<Notify>,
     /// Where the tunnel's socket is.
     pub(super) home: Worker,
+    /// No tunnel is dialled any more; the visitors of those that stand may stay.
+    pub(super) retire: CancellationToken,
     pub(super) stop: CancellationToken,
 }
 
@@ -61,8 +63,9 @@ struct Held {
 pub(super) enum Turn {
     /// It ended.
     Ended(Ended),
-    /// The relay asked for another one, after a while; this one lives on for the visitors it has, until it ends.
-    Drained(Duration, oneshot::Receiver<Ended>),
+    /// The relay asked for another one, after a while; this one lives on for the visitors it has, until it ends. They are to move
+    /// when the other stands.
+    Drained(Duration, oneshot::Receiver<Ended>, CancellationToken),
     /// Its relay is not listed any more: another one is wanted, and then this one is to be left.
     Unlisted(oneshot::Receiver<Ended>, CancellationToken),
     /// A better one stands already.
@@ -70,7 +73,7 @@ pub(super) enum Turn {
 }
 
 impl TunnelKeeper {
-    /// Returns when the agent stops. `raw_outcomes` tells of each raw connection whether it came.
+    /// Returns when the agent stops, or has retired and has no visitors. `raw_outcomes` tells of each raw connection whether it came.
     pub(super) async fn keep(self, mut raw_outcomes: mpsc::Receiver<bool>) {
         let mut tunnels = JoinSet::new(); // the newest, and older ones whose visitors finish
         let mut next = None;
@@ -107,7 +110,7 @@ impl TunnelKeeper {
                         Ended::Stopped | Ended::Left | Ended::Closed(_) => here,
                     });
                 }
-                Turn::Drained(wait, mut old_ended) => {
+                Turn::Drained(wait, mut old_ended, moving) => {
                     tracing::info!(relay = %here.relay, "the relay asks this agent to come back");
                     let replacement = async {
                         self.pause(wait).await;
@@ -121,6 +124,7 @@ impl TunnelKeeper {
                             replacement.await
                         }
                     };
+                    moving.cancel();
                 }
                 Turn::Unlisted(old_ended, leave) => {
                     next = self.leave(here, stands, old_ended, leave).await;
@@ -134,13 +138,17 @@ impl TunnelKeeper {
             }
         }
         self.known.ended();
-        let _ = timeout(GOODBYE, async {
-            while tunnels.join_next().await.is_some() {}
-        })
-        .await;
+        let too_late = async {
+            self.stop.cancelled().await;
+            sleep(GOODBYE).await;
+        };
+        tokio::select! {
+            () = async { while tunnels.join_next().await.is_some() {} } => {}
+            () = too_late => {}
+        }
     }
 
-    /// A tunnel, however long it takes; `None` when the agent stops. Begins at `berth` if that is given and still good, else
+    /// A tunnel, however long it takes; `None` when the agent stops or retires. Begins at `berth` if that is given and still good, else
     /// wherever it is best; a relay to which a dial fails is followed by the next that is free.
     async fn dial(&self, berth: Option<Berth>, mut before: Before) -> Option<Held> {
         let mut backoff = Backoff::new(REDIAL.0, REDIAL.1);
@@ -151,14 +159,14 @@ impl TunnelKeeper {
                 Some(berth) => berth,
                 None => tokio::select! {
                     biased;
-                    () = self.stop.cancelled() => return None,
+                    () = self.dials_no_more() => return None,
                     berth = self.relays.berth() => berth,
                 },
             };
             self.known.leads_to(&berth.relay);
             let dialled = tokio::select! {
                 biased;
-                () = self.stop.cancelled() => return None,
+                () = self.dials_no_more() => return None,
                 dialled = self.dialler.dial(&berth.relay, before, self.known.wanted()) => dialled,
             };
             match dialled {
@@ -191,6 +199,13 @@ impl TunnelKeeper {
         }
     }
 
+    async fn dials_no_more(&self) {
+        tokio::select! {
+            () = self.stop.cancelled() => {}
+            () = self.retire.cancelled() => {}
+        }
+    }
+
     /// Takes visitors from `tunnel` until another is needed.
     async fn attend(
         &self,
@@ -201,11 +216,13 @@ impl TunnelKeeper {
     ) -> Turn {
         let standing = self.stands(&tunnel);
         let leave = CancellationToken::new();
+        let moving = leave.child_token();
         let (drain, mut drained) = oneshot::channel();
         let (end, mut ended) = oneshot::channel();
         let orders = Orders {
             stop: self.stop.clone(),
             leave: leave.clone(),
+            moving: moving.clone(),
             drain,
             relays: self.relays.clone(),
         };
@@ -227,7 +244,7 @@ impl TunnelKeeper {
             tokio::select! {
                 biased; // an end before anything that would outlive it
                 ended = &mut ended => return Turn::Ended(ended.unwrap_or(Ended::Broken)),
-                Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait, ended),
+                Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait, ended, moving),
                 () = here.unlisted() => return Turn::Unlisted(ended, leave),
                 Some(_) = tunnels.join_next() => {}
                 wanted = self.another_is_wanted(&mut measured) => {
@@ -324,10 +341,10 @@ impl TunnelKeeper {
         }
     }
 
-    /// Between half and all of `wait`, so that many agents do not come back at once; less when the agent stops.
+    /// Between half and all of `wait`, so that many agents do not come back at once; less when the agent stops or retires.
     async fn pause(&self, wait: Duration) {
         tokio::select! {
-            () = self.stop.cancelled() => {}
+            () = self.dials_no_more() => {}
             () = sleep(wait.mul_f64(rand::random_range(0.5..=1.0))) => {}
         }
     }

@@ -31,7 +31,7 @@ use super::pulse::{Beat, Pulse};
 use super::relays::{RelayAddress, Relays};
 use super::situation::ToldLimits;
 use super::status::LimitsStatus;
-use super::visitor::Visitors;
+use super::visitor::{Guest, Visitors};
 
 /// How long the relay may take to acknowledge that a tunnel is closed.
 const CLOSE_TIME: Duration = Duration::from_millis(500);
@@ -99,6 +99,8 @@ pub(super) struct Orders {
     pub(super) stop: CancellationToken,
     /// Another tunnel takes the new visitors: this one ends with those it has.
     pub(super) leave: CancellationToken,
+    /// The visitors had better come by another tunnel, and hear so as far as their protocol has a word for it.
+    pub(super) moving: CancellationToken,
     /// Hears it when the relay asks this agent to come back elsewhere; visitors who are here may finish meanwhile.
     pub(super) drain: oneshot::Sender<Duration>,
     /// Tell whether there are other tunnels.
@@ -160,6 +162,7 @@ impl Tunnel {
         let Orders {
             stop,
             leave,
+            moving,
             drain,
             relays,
         } = orders;
@@ -190,7 +193,7 @@ impl Tunnel {
                         Ok(Frame::Dial { .. }) if leave.is_cancelled() => {}
                         Ok(Frame::Dial { ticket }) => {
                             pulse.quicken(Instant::now());
-                            self.dial_carrier(ticket, visitors, home);
+                            self.dial_carrier(ticket, &moving, visitors, home);
                         }
                         Ok(Frame::Limits { bytes_per_second, visitors }) => {
                             self.limits.told(LimitsStatus { bytes_per_second, visitors });
@@ -211,7 +214,11 @@ impl Tunnel {
                     Some(mut carrier) if leave.is_cancelled() => carrier.sender.reset(ResetCode::Refused),
                     Some(carrier) => {
                         pulse.quicken(Instant::now());
-                        visitors.receive(carrier, self.raw.clone(), guests.token(), home);
+                        let guest = Guest {
+                            counted: guests.token(),
+                            moving: moving.clone(),
+                        };
+                        visitors.receive(carrier, self.raw.clone(), guest, home);
                     }
                     None => return self.ended(),
                 },
@@ -250,13 +257,23 @@ impl Tunnel {
         }
     }
 
-    fn dial_carrier(&self, ticket: Ticket, visitors: &Arc<Visitors>, home: &Worker) {
+    fn dial_carrier(
+        &self,
+        ticket: Ticket,
+        moving: &CancellationToken,
+        visitors: &Arc<Visitors>,
+        home: &Worker,
+    ) {
         let Way::Tls(dialler) = &self.way else {
             return; // over QUIC the relay opens streams itself
         };
         let (dialler, raw, visitors) = (dialler.clone(), self.raw.clone(), Arc::clone(visitors));
         let worker = visitors.least_busy(home).clone();
-        let (runtime, guest) = (worker.runtime().clone(), self.guests.token());
+        let runtime = worker.runtime().clone();
+        let guest = Guest {
+            counted: self.guests.token(),
+            moving: moving.clone(),
+        };
         let dialled = async move {
             match timeout(DIAL_TIME, dialler.dial(ticket)).await {
                 Ok(Ok(carrier)) => visitors.receive_here(carrier, raw, guest, &worker),

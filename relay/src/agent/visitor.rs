@@ -45,6 +45,14 @@ pub(super) struct Visitors {
     stop: CancellationToken,
 }
 
+/// A visitor as its tunnel knows it.
+pub(super) struct Guest {
+    /// Counts it with the tunnel's others.
+    pub(super) counted: TaskTrackerToken,
+    /// Cancelled once it had better come by another tunnel: this one ends before long.
+    pub(super) moving: CancellationToken,
+}
+
 struct Acceptor(TlsAcceptor);
 
 impl std::fmt::Debug for Acceptor {
@@ -84,12 +92,12 @@ impl Visitors {
     }
 
     /// Takes a visitor from here to its end, in a task of its own. Its carrier is a stream of the tunnel at `home`: what only
-    /// passes stays there, what TLS ends for goes wherever there is time for it. `guest` counts it with the tunnel's others.
+    /// passes stays there, what TLS ends for goes wherever there is time for it.
     pub(super) fn receive(
         self: &Arc<Self>,
         carrier: Carrier,
         raw: raw::Dialler,
-        guest: TaskTrackerToken,
+        guest: Guest,
         home: &Worker,
     ) {
         let worker = match self.origin.scheme() {
@@ -104,7 +112,7 @@ impl Visitors {
         self: &Arc<Self>,
         mut carrier: Carrier,
         raw: raw::Dialler,
-        guest: TaskTrackerToken,
+        guest: Guest,
         worker: &Worker,
     ) {
         if self.tasks.len() >= MAX_VISITORS {
@@ -115,12 +123,13 @@ impl Visitors {
         // What many visitors are for long is small: what each goes through once is boxed, and so is the carrier.
         let carrier = Box::new(carrier);
         let task = async move {
-            let _counted = (served_here, guest);
+            let Guest { counted, moving } = guest;
+            let _counted = (served_here, counted);
             let stop = visitors.stop.clone();
             tokio::select! {
                 biased; // a stopping agent does not wait for visitors to finish
                 () = stop.cancelled() => {}
-                served = visitors.serve(carrier, raw) => if let Err(error) = served {
+                served = visitors.serve(carrier, raw, moving) => if let Err(error) = served {
                     tracing::debug!(%error, "a visitor's connection has failed");
                 },
             }
@@ -141,7 +150,12 @@ impl Visitors {
 
     /// What it takes to serve a visitor depends on the origin, and each kind has its own room: a visitor of one takes none for
     /// the others.
-    async fn serve(&self, mut carrier: Box<Carrier>, raw: raw::Dialler) -> io::Result<()> {
+    async fn serve(
+        &self,
+        mut carrier: Box<Carrier>,
+        raw: raw::Dialler,
+        moving: CancellationToken,
+    ) -> io::Result<()> {
         let Some(open) = Box::pin(self.open(&mut carrier)).await? else {
             carrier.sender.reset(ResetCode::Refused);
             return Ok(());
@@ -158,7 +172,7 @@ impl Visitors {
                     zone: &self.zone,
                     device: &self.device,
                 };
-                Box::pin(http::serve(visitor, &open, &self.origin, names)).await
+                Box::pin(http::serve(visitor, &open, &self.origin, names, moving)).await
             }
         }
     }

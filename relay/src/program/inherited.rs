@@ -1,5 +1,6 @@
-//! Listeners that whoever has started this program bound for it, and may hold on to: so that between two runs visitors wait in
-//! the socket's queue, and nobody is refused (sd_listen_fds(3), systemd.socket(5)).
+//! Sockets that whoever has started this program has for it: a service manager, who may hold on to them, so that between two runs
+//! visitors wait in the socket's queue, and nobody is refused (sd_listen_fds(3), systemd.socket(5)); or the process before it,
+//! of which this one takes over (`succession`). The service manager says what there is in the environment:
 //!
 //! ```text
 //!   LISTEN_PID      whom the rest is for
@@ -10,12 +11,13 @@
 use std::env;
 use std::ffi::OsString;
 use std::io;
-use std::net::{SocketAddr, TcpListener};
+use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::{OwnedFd, RawFd};
 use std::process;
 
 use socket2::{Domain, Socket, Type};
 
+use super::succession::{self, PREDECESSOR};
 use crate::sys;
 
 /// What the environment says of them.
@@ -67,9 +69,12 @@ pub enum InheritedError {
     /// A file, a datagram socket, or a connection.
     #[error("what was handed over as {0} is no listening TCP socket")]
     NoListener(String),
+    /// A file, a listener, or a connection.
+    #[error("what was handed over as {0} is no bound UDP socket")]
+    NoDatagrams(String),
     /// It listens elsewhere than the configuration says.
     #[error(
-        "the socket that was handed over as {name} listens on {bound}, but the configuration says {wanted}"
+        "the socket that was handed over as {name} is at {bound}, but the configuration says {wanted}"
     )]
     Elsewhere {
         /// What it is for.
@@ -103,10 +108,15 @@ impl Inherited {
         if VARIABLES.iter().any(|name| env::var_os(name).is_some()) {
             sys::forget_variables(&VARIABLES).map_err(InheritedError::Environment)?;
         }
+        let predecessor = succession::predecessor()?;
+        let predecessor = predecessor.map(|number| (PREDECESSOR.to_owned(), number));
         let mut inherited = Self::default();
-        for (name, number) in announced {
+        for (name, number) in announced.into_iter().chain(predecessor) {
+            if inherited.0.iter().any(|(known, _)| *known == name) {
+                return Err(InheritedError::Twice(name));
+            }
             match sys::from_before(number) {
-                Ok(descriptor) => inherited.add(name, descriptor)?,
+                Ok(descriptor) => inherited.add(name, descriptor),
                 Err(cause) => {
                     return Err(InheritedError::Descriptor {
                         number,
@@ -119,12 +129,8 @@ impl Inherited {
         Ok(inherited)
     }
 
-    fn add(&mut self, name: String, descriptor: OwnedFd) -> Result<(), InheritedError> {
-        if self.0.iter().any(|(known, _)| *known == name) {
-            return Err(InheritedError::Twice(name));
-        }
+    pub(super) fn add(&mut self, name: String, descriptor: OwnedFd) {
         self.0.push((name, descriptor.into()));
-        Ok(())
     }
 
     /// The TCP listener with this name, if one was handed over. It listens where `wanted` says; of port 0, anywhere.
@@ -136,24 +142,51 @@ impl Inherited {
         name: &str,
         wanted: SocketAddr,
     ) -> Result<Option<TcpListener>, InheritedError> {
-        let Some(at) = self.0.iter().position(|(known, _)| known == name) else {
-            return Ok(None);
+        Ok(self.listeners(name, wanted)?.pop())
+    }
+
+    /// All of them.
+    ///
+    /// # Errors
+    /// If one is something else, or listens elsewhere.
+    pub fn listeners(
+        &mut self,
+        name: &str,
+        wanted: SocketAddr,
+    ) -> Result<Vec<TcpListener>, InheritedError> {
+        let listener = |socket: Socket| match listens_at(&socket) {
+            Some(bound) => is_at(&socket, name, bound, wanted).map(|()| socket.into()),
+            None => Err(InheritedError::NoListener(name.to_owned())),
         };
-        let (name, socket) = self.0.swap_remove(at);
-        let Some(bound) = listens_at(&socket) else {
-            return Err(InheritedError::NoListener(name));
+        self.take(name).map(listener).collect()
+    }
+
+    /// The UDP sockets with this name. They are bound where `wanted` says; of port 0, anywhere.
+    ///
+    /// # Errors
+    /// If one is something else, or bound elsewhere.
+    pub fn datagrams(
+        &mut self,
+        name: &str,
+        wanted: SocketAddr,
+    ) -> Result<Vec<UdpSocket>, InheritedError> {
+        let bound = |socket: Socket| match bound_at(&socket, Type::DGRAM) {
+            Some(bound) => is_at(&socket, name, bound, wanted).map(|()| socket.into()),
+            None => Err(InheritedError::NoDatagrams(name.to_owned())),
         };
-        if bound.ip() != wanted.ip() || ![0, bound.port()].contains(&wanted.port()) {
-            return Err(InheritedError::Elsewhere {
-                name,
-                bound,
-                wanted,
-            });
-        }
-        if bound.is_ipv6() && bound.ip().is_unspecified() && socket.only_v6().unwrap_or(true) {
-            return Err(InheritedError::OnlyIpv6(name));
-        }
-        Ok(Some(socket.into()))
+        self.take(name).map(bound).collect()
+    }
+
+    /// What else was handed over with this name.
+    pub fn descriptors(&mut self, name: &str) -> Vec<OwnedFd> {
+        self.take(name).map(OwnedFd::from).collect()
+    }
+
+    /// In the order in which they were handed over.
+    fn take(&mut self, name: &str) -> impl Iterator<Item = Socket> + use<> {
+        let named = self.0.extract_if(.., |(known, _)| known == name);
+        let named: Vec<_> = named.map(|(_, socket)| socket).collect();
+        named.into_iter()
     }
 
     /// When everybody has taken what is for him.
@@ -205,11 +238,37 @@ fn announced(
 
 /// Where a TCP listener listens; `None` of anything else.
 fn listens_at(socket: &Socket) -> Option<SocketAddr> {
+    let bound = bound_at(socket, Type::STREAM)?;
+    socket.is_listener().ok()?.then_some(bound)
+}
+
+/// Where a socket of this kind is bound; `None` of anything else.
+fn bound_at(socket: &Socket, kind: Type) -> Option<SocketAddr> {
     let domain = socket.domain().ok()?;
-    let is_listener = socket.r#type().is_ok_and(|kind| kind == Type::STREAM)
-        && [Domain::IPV4, Domain::IPV6].contains(&domain)
-        && socket.is_listener().unwrap_or(false);
-    is_listener.then(|| socket.local_addr().ok()?.as_socket())?
+    let is_one = socket.r#type().is_ok_and(|found| found == kind)
+        && [Domain::IPV4, Domain::IPV6].contains(&domain);
+    is_one.then(|| socket.local_addr().ok()?.as_socket())?
+}
+
+/// Whether a socket, which is `bound` there, is where the configuration says.
+fn is_at(
+    socket: &Socket,
+    name: &str,
+    bound: SocketAddr,
+    wanted: SocketAddr,
+) -> Result<(), InheritedError> {
+    if bound.ip() != wanted.ip() || ![0, bound.port()].contains(&wanted.port()) {
+        let name = name.to_owned();
+        return Err(InheritedError::Elsewhere {
+            name,
+            bound,
+            wanted,
+        });
+    }
+    if bound.is_ipv6() && bound.ip().is_unspecified() && socket.only_v6().unwrap_or(true) {
+        return Err(InheritedError::OnlyIpv6(name.to_owned()));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
@@ -271,7 +330,7 @@ mod tests {
         wanted: impl Into<SocketAddr>,
     ) -> Result<SocketAddr, String> {
         let mut inherited = Inherited::default();
-        inherited.add("front".to_owned(), socket.into()).unwrap();
+        inherited.add("front".to_owned(), socket.into());
         let listener = inherited.listener("front", wanted.into());
         let listener = listener.map_err(|error| error.to_string())?.unwrap();
         inherited.all_taken().unwrap();
@@ -331,12 +390,35 @@ mod tests {
     }
 
     #[test]
-    fn a_name_comes_once_and_is_for_somebody() {
+    fn the_process_before_hands_over_several_of_a_name() {
+        let wanted = (Ipv4Addr::LOCALHOST, 0).into();
+        let mut inherited = Inherited::default();
+        let [one, other] = [(); 2].map(|()| UdpSocket::bind(wanted).unwrap());
+        let bound = [&one, &other].map(|socket| socket.local_addr().unwrap());
+        for socket in [one, other] {
+            inherited.add("udp".to_owned(), socket.into());
+        }
+        let listener = TcpListener::bind(wanted).unwrap();
+        inherited.add("front".to_owned(), listener.into());
+        let taken = inherited.datagrams("udp", wanted).unwrap();
+        let taken: Vec<_> = taken
+            .iter()
+            .map(|socket| socket.local_addr().unwrap())
+            .collect();
+        assert_eq!(taken, bound);
+        assert!(inherited.datagrams("udp", wanted).unwrap().is_empty());
+        let fault = inherited
+            .datagrams("front", wanted)
+            .unwrap_err()
+            .to_string();
+        assert!(fault.contains("no bound UDP socket"), "{fault}");
+    }
+
+    #[test]
+    fn what_is_handed_over_is_for_somebody() {
         let listener = || TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().into();
         let mut inherited = Inherited::default();
-        inherited.add("front".to_owned(), listener()).unwrap();
-        let twice = inherited.add("front".to_owned(), listener()).unwrap_err();
-        assert!(matches!(twice, InheritedError::Twice(_)));
+        inherited.add("front".to_owned(), listener());
         let none = inherited.listener("http", (Ipv4Addr::LOCALHOST, 0).into());
         assert!(none.unwrap().is_none());
         let left = inherited.all_taken().unwrap_err().to_string();

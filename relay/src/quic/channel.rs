@@ -83,7 +83,6 @@ pub(super) enum Sent {
 ///
 /// # Errors
 /// If the system gives none.
-#[cfg_attr(not(test), expect(dead_code, reason = "no server has a successor yet"))]
 pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (sending, receiving) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;

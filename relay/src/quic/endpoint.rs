@@ -137,7 +137,6 @@ impl Endpoint {
     ///
     /// # Errors
     /// If the system gives none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no server has a successor yet"))]
     pub(crate) fn socket(&self) -> io::Result<std::net::UdpSocket> {
         self.0.0.lock().socket.duplicate()
     }
@@ -146,7 +145,6 @@ impl Endpoint {
     ///
     /// # Errors
     /// If the system gives none.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no server has a successor yet"))]
     pub(crate) fn earlier(&self) -> io::Result<Vec<Earlier>> {
         match &self.0.0.lock().demultiplexer {
             Some(demultiplexer) => demultiplexer.earlier(),
@@ -159,7 +157,6 @@ impl Endpoint {
     ///
     /// # Errors
     /// If the worker can attend to nothing more, or has ended, or this is an agent's end. Then all is as before.
-    #[cfg_attr(not(test), expect(dead_code, reason = "no server has a successor yet"))]
     pub(crate) fn read_from(&self, channel: OwnedFd) -> io::Result<()> {
         let shared = &self.0.0;
         let _entered = shared.runtime.enter();

@@ -12,11 +12,14 @@ use std::net::{SocketAddr, TcpListener, UdpSocket};
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
+use directory::DeviceId;
 use socket2::{Domain, Protocol, Socket, TcpKeepalive, Type};
 
 use crate::held;
 use crate::quic::socket_buffers;
 use crate::sys;
+
+use super::presence::Attachment;
 
 /// Connections waiting to be accepted; the kernel caps it at `net.core.somaxconn`.
 const BACKLOG: i32 = 4096;
@@ -30,7 +33,7 @@ const PORT_TRIES: usize = 16;
 /// Idle visitors' hosts are asked for a sign of life this often, so that one who left without a word is noticed.
 const KEEPALIVE: Duration = Duration::from_secs(60);
 
-/// Sockets that others have bound, at the addresses that the configuration says. The relay binds what is absent.
+/// What is there already when a relay begins. It binds what is absent, at the addresses that the configuration says.
 #[derive(Debug, Default)]
 pub struct Bound {
     /// The front's TCP listeners: one, or those of the process before.
@@ -39,8 +42,14 @@ pub struct Bound {
     pub http: Option<TcpListener>,
     /// The front's UDP sockets, in the order in which they were bound. Without QUIC they are not used.
     pub udp: Vec<UdpSocket>,
-    /// The ways to the process before, of which [`hand_over`](super::Handle::hand_over) gives one for each of its workers.
+    /// How many processes there have been before this one, one after the other, modulo 256.
+    pub generation: u8,
+    /// For each UDP socket, the earlier processes that have connections on it: their generations, and where they take packets.
+    pub earlier: Vec<Vec<(u8, OwnedFd)>>,
+    /// The ways to the process before, one for each of its workers, for whom only that one can serve.
     pub predecessor: Vec<OwnedFd>,
+    /// The devices that are present there.
+    pub present: Vec<(DeviceId, Attachment)>,
 }
 
 /// The front's sockets, bound.

@@ -44,12 +44,19 @@ pub struct Attachment {
     pub software: String,
 }
 
+/// A device that is present.
+struct Present {
+    attachment: Attachment,
+    /// Its tunnel is at the process before this one, to which its visitors are handed.
+    is_before: bool,
+}
+
 type Watcher = Box<dyn Fn(&DeviceId) + Send + Sync>;
 
 /// The reading end.
 #[derive(Clone)]
 pub struct Presence {
-    attachment_by_device: Arc<DashMap<DeviceId, Attachment>>,
+    present_by_device: Arc<DashMap<DeviceId, Present>>,
     changed: watch::Sender<u64>,
     watchers: Arc<RwLock<Vec<Watcher>>>,
 }
@@ -57,7 +64,7 @@ pub struct Presence {
 impl Presence {
     pub(crate) fn new() -> Self {
         Self {
-            attachment_by_device: Arc::default(),
+            present_by_device: Arc::default(),
             changed: watch::Sender::new(0),
             watchers: Arc::default(),
         }
@@ -65,7 +72,7 @@ impl Presence {
 
     /// Every device that is present, in no order. Who comes or goes meanwhile may be among them or not.
     pub fn all(&self) -> Vec<DeviceId> {
-        self.attachment_by_device
+        self.present_by_device
             .iter()
             .map(|present| *present.key())
             .collect()
@@ -82,9 +89,9 @@ impl Presence {
 
     /// How `device` is attached; `None` if it is not present.
     pub fn of(&self, device: &DeviceId) -> Option<Attachment> {
-        self.attachment_by_device
+        self.present_by_device
             .get(device)
-            .map(|attachment| attachment.clone())
+            .map(|present| present.attachment.clone())
     }
 
     /// A number that changes whenever any device comes or goes. Changes in quick succession may be seen as one.
@@ -93,13 +100,44 @@ impl Presence {
     }
 
     pub(crate) fn attached(&self, device: DeviceId, attachment: Attachment) {
-        self.attachment_by_device.insert(device, attachment);
+        self.put(device, attachment, false);
+    }
+
+    /// Its tunnel is at the process before this one. It stays present until it has been here and gone, or until
+    /// [`forget_before`](Self::forget_before).
+    pub(crate) fn attached_before(&self, device: DeviceId, attachment: Attachment) {
+        self.put(device, attachment, true);
+    }
+
+    fn put(&self, device: DeviceId, attachment: Attachment, is_before: bool) {
+        let present = Present {
+            attachment,
+            is_before,
+        };
+        self.present_by_device.insert(device, present);
         self.tell(&device);
     }
 
     pub(crate) fn detached(&self, device: &DeviceId) {
-        self.attachment_by_device.remove(device);
+        self.present_by_device.remove(device);
         self.tell(device);
+    }
+
+    /// The process before this one holds nobody any more.
+    pub(crate) fn forget_before(&self) {
+        let before = self.present_by_device.iter();
+        let before: Vec<_> = before
+            .filter(|present| present.is_before)
+            .map(|present| *present.key())
+            .collect();
+        for device in before {
+            let gone = self
+                .present_by_device
+                .remove_if(&device, |_, present| present.is_before);
+            if gone.is_some() {
+                self.tell(&device);
+            }
+        }
     }
 
     fn tell(&self, device: &DeviceId) {
@@ -114,7 +152,7 @@ impl Presence {
 impl fmt::Debug for Presence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Presence")
-            .field("devices", &self.attachment_by_device.len())
+            .field("devices", &self.present_by_device.len())
             .finish_non_exhaustive()
     }
 }
@@ -126,6 +164,36 @@ mod tests {
 
     use super::*;
 
+    fn attachment() -> Attachment {
+        Attachment {
+            name: DeviceName::parse("mynas").unwrap(),
+            since: UNIX_EPOCH,
+            transport: Transport::Quic,
+            seen_as: ([192, 0, 2, 7], 4711).into(),
+            software: "test".to_owned(),
+        }
+    }
+
+    #[test]
+    fn who_is_with_the_process_before_is_present_until_it_holds_nobody() {
+        let presence = Presence::new();
+        let id = |octet| DeviceId::from_bytes([octet; 16]);
+        for octet in 1..4 {
+            presence.attached_before(id(octet), attachment());
+        }
+        presence.attached(id(1), attachment());
+        presence.attached(id(2), attachment());
+        presence.detached(&id(2));
+        assert!(presence.of(&id(2)).is_none());
+        assert!(presence.of(&id(3)).is_some());
+        let gone = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&gone);
+        presence.watch(move |device| log.lock().unwrap().push(*device));
+        presence.forget_before();
+        assert_eq!(*gone.lock().unwrap(), [id(3)]);
+        assert_eq!(presence.all(), [id(1)]);
+    }
+
     #[test]
     fn who_comes_and_who_goes_is_told_once_it_is_so() {
         let presence = Presence::new();
@@ -136,15 +204,8 @@ mod tests {
             log.lock().unwrap().push((*device, is_present));
         });
         let id = |octet| DeviceId::from_bytes([octet; 16]);
-        let attachment = Attachment {
-            name: DeviceName::parse("mynas").unwrap(),
-            since: UNIX_EPOCH,
-            transport: Transport::Quic,
-            seen_as: ([192, 0, 2, 7], 4711).into(),
-            software: "test".to_owned(),
-        };
-        presence.attached(id(1), attachment.clone());
-        presence.attached(id(2), attachment);
+        presence.attached(id(1), attachment());
+        presence.attached(id(2), attachment());
         presence.detached(&id(1));
         let told = [(id(1), true), (id(2), true), (id(1), false)];
         assert_eq!(*heard.lock().unwrap(), told);

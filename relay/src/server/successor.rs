@@ -118,7 +118,7 @@ impl Front {
         tracing::debug!(reason = fault.name(), "the successor makes no sense");
     }
 
-    /// The device has a tunnel at the successor now: the one here ends as if the other were here as well.
+    /// The device has a tunnel at the successor now: the one here ends when its visitors have gone.
     fn moved(self: &Arc<Self>, device: DeviceId, instance: InstanceId) {
         if let Some(predecessor) = &self.predecessor {
             predecessor.attached(device, instance);
@@ -126,21 +126,25 @@ impl Front {
         let Some(session) = self.sessions.of(&device) else {
             return;
         };
-        if session.instance != instance {
-            return session.end(CloseCode::Displaced);
-        }
         if session.is_followed() {
             return; // and that has been heard before
         }
-        session.tell(Frame::Drain {
-            reconnect_after: Duration::ZERO,
-        });
-        self.register.tasks.spawn(supersede(session));
+        // Another agent of the device is no reason to cut visitors: it may have taken over as this process's successor has.
+        let code = match session.instance == instance {
+            true => CloseCode::Superseded,
+            false => CloseCode::Displaced,
+        };
+        if code == CloseCode::Superseded {
+            session.tell(Frame::Drain {
+                reconnect_after: Duration::ZERO,
+            });
+        }
+        self.register.tasks.spawn(let_go(session, code));
     }
 }
 
-async fn supersede(session: Arc<Session>) {
+async fn let_go(session: Arc<Session>, code: CloseCode) {
     sleep(UNDER_WAY).await;
     session.left_alone().await;
-    session.end(CloseCode::Superseded);
+    session.end(code);
 }

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr};
 
 use relay::agent::VisitorAddress;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 use tokio::time::timeout;
 
@@ -123,8 +123,8 @@ async fn a_plain_origin_hears_the_visitors_address_by_proxy_protocol() {
     }
 }
 
-/// Reads one HTTP/1.1 head from the origin's side.
-pub(crate) async fn read_head(stream: &mut tokio::net::TcpStream) -> String {
+/// Reads one HTTP/1.1 head, in lower case.
+pub(crate) async fn read_head(stream: &mut (impl AsyncRead + Unpin)) -> String {
     let mut head = Vec::new();
     while !head.ends_with(b"\r\n\r\n") {
         head.push(timeout(SOON, stream.read_u8()).await.unwrap().unwrap());

@@ -55,6 +55,7 @@ async fn a_stranger_with_a_key_of_its_own_gets_no_tunnel() {
             workers: world.threads.workers(),
             gso: relay::agent::Gso::Auto,
             dns: relay::agent::Dns::Off,
+            retire: Default::default(),
         };
         let stop = tokio_util::sync::CancellationToken::new();
         let (attached, _) = tokio::sync::watch::channel(None);

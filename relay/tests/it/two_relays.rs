@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::byte_path::origin;
+use crate::byte_path::{origin, read_head};
 use crate::status::{status, status_json};
 use crate::world::{Agent, SOON, TRANSPORTS, World, eventually};
 
@@ -24,6 +24,11 @@ const LEFT: &str = "causeway_relay_tunnels_closed_total{code=\"done\"}";
 
 /// How long it may take until a quiet tunnel is missed and another stands: it is pinged every fifteen seconds.
 const MISSED: Duration = Duration::from_secs(60);
+
+fn tunnels_over(transport: Transport) -> String {
+    let transport = transport.name();
+    format!("causeway_relay_tunnels{{transport=\"{transport}\"}}")
+}
 
 /// A device of `world` whose agent knows these relays.
 fn device_at(world: &World, relays: &[&World]) -> State {
@@ -121,10 +126,7 @@ async fn an_agent_is_at_both_and_says_so() {
         let (listener, address) = origin("tcp").await;
         let mut agent = agent_at(&first, &[&first, &second], &address).await;
         assert_eq!(agent.is_attached().await.transport, transport);
-        let tunnels = format!(
-            "causeway_relay_tunnels{{transport=\"{}\"}}",
-            transport.name()
-        );
+        let tunnels = tunnels_over(transport);
         for relay in [&first, &second] {
             relay.until_metric(&tunnels, 1).await;
             drop(visitor(relay, &listener).await);
@@ -370,4 +372,54 @@ async fn a_list_that_makes_no_sense_changes_nothing_and_the_next_is_asked_for() 
     cloud.says(json!([second.address()]));
     first.metric_is(LEFT, 1).await;
     eventually(|| state.pairing().unwrap().relays == [second.address()]).await;
+}
+
+/// A request on a connection that is kept, and the head of its answer in lower case.
+async fn ask(visitor: &mut TlsStream<TcpStream>, listener: &TcpListener) -> String {
+    let request = "GET / HTTP/1.1\r\nHost: mynas.nas.localhost\r\n\r\n";
+    visitor.write_all(request.as_bytes()).await.unwrap();
+    let (mut stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    read_head(&mut stream).await;
+    let answer = "HTTP/1.1 204 No Content\r\nConnection: close\r\n\r\n";
+    stream.write_all(answer.as_bytes()).await.unwrap();
+    read_head(visitor).await
+}
+
+#[tokio::test]
+async fn who_asks_again_and_again_comes_anew_once_another_tunnel_stands() {
+    for transport in TRANSPORTS {
+        let mut first = World::start(transport);
+        let (second, third) = (first.beside("eu1"), first.beside("eu2"));
+        let (listener, address) = origin("http").await;
+        let _agent = agent_at(&first, &[&first, &second, &third], &address).await;
+        let tunnels = tunnels_over(transport);
+        for relay in [&first, &second] {
+            relay.until_metric(&tunnels, 1).await;
+        }
+        let mut busy = first.visit("mynas.nas.localhost").await;
+        let mut resting = first.visit("mynas.nas.localhost").await;
+        for visitor in [&mut busy, &mut resting] {
+            let answer = ask(visitor, &listener).await;
+            assert!(!answer.contains("connection: close"), "{answer}");
+        }
+        let mut relay = first.relay.take().unwrap();
+        relay.set_end(SOON, Duration::ZERO);
+        let visitors = async {
+            third.until_metric(&tunnels, 1).await;
+            let mut answer = ask(&mut busy, &listener).await;
+            while !answer.contains("connection: close") {
+                answer = ask(&mut busy, &listener).await; // the relay says that it stands before the agent knows
+            }
+            for mut visitor in [busy, resting] {
+                let mut rest = Vec::new();
+                let end = timeout(SOON, visitor.read_to_end(&mut rest)).await;
+                end.unwrap().unwrap();
+                assert!(rest.is_empty());
+            }
+        };
+        tokio::select! {
+            () = relay.leave() => panic!("they are still here"),
+            () = visitors => {}
+        }
+    }
 }

@@ -281,12 +281,7 @@ impl World {
             registry: self.registry.clone(),
             _threads: self.relay_threads.take().unwrap(),
         };
-        self.start_on(Bound {
-            front: handed_over.front,
-            http: handed_over.http,
-            udp: Vec::new(),
-            predecessor: handed_over.predecessor,
-        });
+        self.start_on(handed_over);
         before
     }
 
@@ -414,6 +409,7 @@ impl World {
             workers: self.threads.workers(),
             gso: Gso::Auto,
             dns: agent::Dns::Off,
+            retire: CancellationToken::new(),
         };
         let stop = CancellationToken::new();
         let (sender, attached) = watch::channel(None);

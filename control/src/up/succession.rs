@@ -1,0 +1,268 @@
+//! A newer process takes over from an older one, step by step: what it asks for, and what is given to it. Both ends stand here; what
+//! they say to each other is in `relay/src/program/succession.rs`.
+
+use std::fs::File;
+use std::io::{self, Read as _, Seek as _, Write as _};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
+
+use directory::{DeviceId, Writer};
+use relay::program::succession::{Ask, Facts, Inheritance, Named, SuccessionError};
+use relay::program::{Inherited, InheritedError};
+use relay::server::{Attachment, Bound};
+use rustix::fs::{MemfdFlags, memfd_create};
+use tokio::sync::OwnedMutexGuard;
+use tokio::time::timeout;
+
+use super::{GOODBYE, Running, UpError};
+use crate::config::Config;
+use crate::fleet::message::Present;
+use crate::state::{StateDirectory, StateLock};
+
+/// What each descriptor is for.
+const LOCK: &str = "lock";
+const DNS_UDP: &str = "dns-udp";
+const DNS_TCP: &str = "dns-tcp";
+const DOT: &str = "dot";
+const FRONT: &str = "front";
+const HTTP: &str = "http";
+const UDP: &str = "udp";
+const PREDECESSOR: &str = "visitors";
+const PRESENT: &str = "present";
+const ADMIN: &str = "admin";
+
+/// Where the holder of a connection takes its packets: the place of the UDP socket, and the holder's generation.
+fn packets(socket: usize, generation: u8) -> String {
+    format!("packets-{socket}-{generation}")
+}
+
+/// While this is kept nothing changes in the database.
+#[derive(Debug)]
+pub(super) struct Holds {
+    _devices: OwnedMutexGuard<Writer>,
+    _relays: OwnedMutexGuard<()>,
+}
+
+/// The right to work on `state`.
+pub(crate) async fn take_state(
+    inheritance: &mut Inheritance,
+    state: &StateDirectory,
+) -> Result<(StateLock, Option<Facts>), UpError> {
+    let (mut given, facts) = inheritance.ask(Ask::State).await?;
+    let lock = match given.descriptors(LOCK).pop() {
+        Some(lock) => StateLock::handed_over(lock),
+        None => state.lock()?,
+    };
+    Ok((lock, facts))
+}
+
+/// The same right, for the successor.
+pub(crate) fn give_lock(lock: &StateLock) -> io::Result<Named> {
+    Ok(vec![(LOCK.to_owned(), lock.share()?)])
+}
+
+/// The name server's sockets.
+pub(super) async fn take_names(
+    inheritance: &mut Inheritance,
+    config: Option<&ddns::Config>,
+) -> Result<ddns::Bound, UpError> {
+    let (mut given, _) = inheritance.ask(Ask::Names).await?;
+    let Some(config) = config else {
+        return Ok(ddns::Bound::default());
+    };
+    let dot = config.dot.map(|dot| given.listener(DOT, dot)).transpose()?;
+    Ok(ddns::Bound {
+        udp: given.datagrams(DNS_UDP, config.listen)?,
+        tcp: given.listener(DNS_TCP, config.listen)?,
+        dot: dot.flatten(),
+    })
+}
+
+/// The relay's listeners among what a service manager has. Nothing else can be there.
+pub(crate) fn take_from_manager(
+    inheritance: &mut Inheritance,
+    config: &relay::server::Config,
+) -> Result<Bound, UpError> {
+    let mut inherited = inheritance.of_the_manager();
+    let bound = listeners(&mut inherited, config)?;
+    inherited.all_taken()?;
+    Ok(bound)
+}
+
+fn listeners(
+    given: &mut Inherited,
+    config: &relay::server::Config,
+) -> Result<Bound, InheritedError> {
+    let http = config.http.map(|http| given.listener(HTTP, http));
+    Ok(Bound {
+        front: given.listeners(FRONT, config.front)?,
+        http: http.transpose()?.flatten(),
+        ..Bound::default()
+    })
+}
+
+/// The sockets of relay and admin listener, and the ways to the older process, where there is one; else what the manager had.
+pub(crate) async fn take_front(
+    inheritance: &mut Inheritance,
+    config: &Config,
+    of_manager: Bound,
+) -> Result<(Bound, Option<TcpListener>), UpError> {
+    let (mut given, Some(facts)) = inheritance.ask(Ask::Front).await? else {
+        return Ok((of_manager, None));
+    };
+    let udp = given.datagrams(UDP, config.relay.front)?;
+    let holders = |socket| {
+        let holds = |generation| {
+            let channel = given.descriptors(&packets(socket, generation)).pop()?;
+            Some((generation, channel))
+        };
+        (0..=u8::MAX).filter_map(holds).collect()
+    };
+    let earlier = (0..udp.len()).map(holders).collect();
+    let present = given.descriptors(PRESENT).pop();
+    let present = present.map_or(Ok(Vec::new()), read_present);
+    let bound = Bound {
+        udp,
+        generation: facts.generation.wrapping_add(1),
+        earlier,
+        predecessor: given.descriptors(PREDECESSOR),
+        present: present.map_err(UpError::Present)?,
+        ..listeners(&mut given, &config.relay)?
+    };
+    Ok((bound, given.listener(ADMIN, config.admin.listen)?))
+}
+
+/// What the successor of this `relay` gets, and of this `admin` listener. Nobody is taken in here any more.
+pub(crate) fn give_front(relay: &relay::server::Handle, admin: OwnedFd) -> io::Result<Named> {
+    let Bound {
+        front,
+        http,
+        udp,
+        generation: _, // it counts for itself
+        earlier,
+        predecessor,
+        present,
+    } = relay.hand_over()?;
+    relay.give_way();
+    let front = front.into_iter().map(|front| (FRONT, front.into()));
+    let http = http.into_iter().map(|http| (HTTP, http.into()));
+    let udp = udp.into_iter().map(|udp| (UDP, udp.into()));
+    let predecessor = predecessor.into_iter().map(|way| (PREDECESSOR, way));
+    let others = [(PRESENT, write_present(&present)?), (ADMIN, admin)];
+    let mut given = named(
+        front
+            .chain(http)
+            .chain(udp)
+            .chain(predecessor)
+            .chain(others),
+    );
+    for (socket, holders) in earlier.into_iter().enumerate() {
+        for (generation, channel) in holders {
+            given.push((packets(socket, generation), channel));
+        }
+    }
+    Ok(given)
+}
+
+/// Who is present, in a file that has no name.
+fn write_present(present: &[(DeviceId, Attachment)]) -> io::Result<OwnedFd> {
+    let present: Vec<_> = present
+        .iter()
+        .map(|(device, attachment)| Present::of(device, attachment))
+        .collect();
+    let mut file = File::from(memfd_create("present", MemfdFlags::CLOEXEC)?);
+    file.write_all(&serde_json::to_vec(&present)?)?;
+    file.rewind()?;
+    Ok(file.into())
+}
+
+/// The same read. Who makes no sense to this version is not present to it until it comes.
+fn read_present(file: OwnedFd) -> io::Result<Vec<(DeviceId, Attachment)>> {
+    let mut text = Vec::new();
+    File::from(file).read_to_end(&mut text)?;
+    let present: Vec<Present> = serde_json::from_slice(&text)?;
+    Ok(present.into_iter().filter_map(Present::read).collect())
+}
+
+impl Running {
+    /// What the successor gets that asks for this.
+    ///
+    /// # Errors
+    /// If it cannot be had.
+    pub async fn give(&mut self, ask: Ask) -> Result<(Named, Facts), SuccessionError> {
+        let given = match ask {
+            Ask::State => {
+                self.holds = Some(Holds {
+                    _devices: self.cloud.devices.hold().await,
+                    _relays: self.cloud.fleet.hold().await,
+                });
+                give_lock(&self.lock)?
+            }
+            Ask::Names => {
+                self.has_given = true;
+                self.names().await?
+            }
+            Ask::Front => {
+                self.has_given = true;
+                self.leaving.cancel();
+                self.demo_end.retire.cancel();
+                give_front(&self.relay, self.admin.hand_over()?)?
+            }
+            Ask::Serving => {
+                self.names_end.cancel();
+                if let Some(names) = &self.names {
+                    names.left().await;
+                }
+                Named::new()
+            }
+        };
+        Ok((given, self.facts()))
+    }
+
+    fn facts(&self) -> Facts {
+        Facts {
+            generation: self.relay.generation(),
+            workers: self.workers.workers().count(),
+        }
+    }
+
+    /// The name server's sockets, once nothing more is written to its log.
+    async fn names(&self) -> Result<Named, SuccessionError> {
+        let Some(names) = &self.names else {
+            return Ok(Named::new());
+        };
+        names.give_up_updates().await.map_err(io::Error::other)?;
+        let ddns::Bound { udp, tcp, dot } = names.sockets()?;
+        let udp = udp.into_iter().map(|udp| (DNS_UDP, OwnedFd::from(udp)));
+        let tcp = tcp.into_iter().map(|tcp| (DNS_TCP, tcp.into()));
+        let dot = dot.into_iter().map(|dot| (DOT, dot.into()));
+        Ok(named(udp.chain(tcp).chain(dot)))
+    }
+
+    /// After a successor that came to nothing. Says whether it has been given what this process cannot do without.
+    pub fn takes_back(&mut self) -> bool {
+        self.holds = None;
+        self.has_given
+    }
+
+    /// Serves whom it has until they have gone, but no longer than `leave` and `drain` say. The successor has everything else.
+    pub async fn leave_to_successor(self) {
+        self.stop.cancel();
+        self.end.cancel();
+        self.relay.shutdown().await;
+        self.demo_end.stop.cancel();
+        let ended = async {
+            self.parts.all_ended().await;
+            self.cloud_visitors.close();
+            self.cloud_visitors.wait().await;
+            self.cloud.fleet.close().await;
+        };
+        let _ = timeout(GOODBYE, ended).await;
+    }
+}
+
+fn named(descriptors: impl Iterator<Item = (&'static str, OwnedFd)>) -> Named {
+    descriptors
+        .map(|(name, descriptor)| (name.to_owned(), descriptor))
+        .collect()
+}

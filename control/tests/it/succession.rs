@@ -1,0 +1,333 @@
+//! A server starts its successor, which takes over its sockets: nobody who comes is refused, and who is there may finish.
+
+use std::fs;
+use std::os::unix::net::UnixDatagram;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::thread;
+
+use tempfile::TempDir;
+
+use crate::nginx::Nginx;
+use crate::process::{Process, SOON, output_of, run_for, until};
+use crate::reload::good;
+use crate::transfer::{MIB, sha256, write_random};
+use crate::world::{Place, Server, causeway};
+
+/// The server's processes, one after the other, of which the first is the test's child. All end with this.
+struct Line {
+    server: Server,
+    /// Of the newest.
+    id: u32,
+    ids: Vec<u32>,
+}
+
+impl Line {
+    fn of(server: Server) -> Self {
+        let id = server.process.id();
+        Self {
+            server,
+            id,
+            ids: Vec::new(),
+        }
+    }
+
+    fn count(&self, said: &str) -> usize {
+        let all = self.server.process.said();
+        all.lines().filter(|line| line.contains(said)).count()
+    }
+
+    fn until_said_again(&self, said: &str, times: usize) {
+        until(
+            || self.count(said) >= times,
+            || {
+                format!(
+                    "no {said:?} for the {times}th time:\n{}",
+                    self.server.process.said()
+                )
+            },
+        );
+    }
+
+    /// Asks the newest for its successor, and gives the id of that.
+    fn ask(&mut self) -> u32 {
+        let before = self.starting().len();
+        signal(self.id, "-USR2");
+        until(
+            || self.starting().len() > before,
+            || format!("no successor:\n{}", self.server.process.said()),
+        );
+        let id = self.starting()[before];
+        self.ids.push(id);
+        id
+    }
+
+    fn starting(&self) -> Vec<u32> {
+        let said = self.server.process.said();
+        let starting = said.lines().filter_map(|line| {
+            let (_, id) = line.split_once("a successor is starting process=")?;
+            id.trim().parse().ok()
+        });
+        starting.collect()
+    }
+
+    /// The newest has one now that serves.
+    fn succeed(&mut self) {
+        let before = self.count(TAKEN_OVER);
+        let id = self.ask();
+        self.until_said_again(TAKEN_OVER, before + 1);
+        self.id = id;
+    }
+}
+
+impl Drop for Line {
+    fn drop(&mut self) {
+        for id in &self.ids {
+            let name = fs::read_to_string(format!("/proc/{id}/comm"));
+            if name.is_ok_and(|name| name.trim() == "causeway") {
+                let _ = Command::new("kill")
+                    .args(["-KILL", &id.to_string()])
+                    .status();
+            }
+        }
+    }
+}
+
+const TAKEN_OVER: &str = "another process has taken over";
+
+fn signal(id: u32, signal: &str) {
+    let sent = Command::new("kill")
+        .args([signal, &id.to_string()])
+        .status();
+    assert!(sent.unwrap().success());
+}
+
+fn is_running(id: u32) -> bool {
+    // One whose parent has not asked how it ended is none any more.
+    let status = fs::read_to_string(format!("/proc/{id}/stat"));
+    status.is_ok_and(|status| !status.contains(") Z "))
+}
+
+/// How often a server is succeeded: `CAUSEWAY_SUCCESSIONS` says it.
+fn successions() -> usize {
+    let said = std::env::var("CAUSEWAY_SUCCESSIONS");
+    said.ok().and_then(|said| said.parse().ok()).unwrap_or(3)
+}
+
+/// Programs see the names of `server` at this host.
+fn with_names(server: &Server, folder: &Path, names: &[&str]) -> Command {
+    let hosts = folder.join("hosts");
+    let zone = &server.ready.zone;
+    let lines = names
+        .iter()
+        .map(|name| format!("127.0.0.1 {name}.{zone}\n"));
+    fs::write(&hosts, lines.collect::<String>()).unwrap();
+    let mut command = Command::new("unshare");
+    let bound = "mount --bind \"$0\" /etc/hosts && exec \"$@\"";
+    command.args(["--mount", "sh", "-c", bound]).arg(hosts);
+    command
+}
+
+/// What wrk says of its requests: how many there were, and nothing that failed.
+fn assert_all_served(wrk: &Output) {
+    let said = String::from_utf8_lossy(&wrk.stdout);
+    assert!(wrk.status.success(), "{said}");
+    assert!(!said.contains("Socket errors"), "{said}");
+    assert!(!said.contains("Non-2xx"), "{said}");
+    eprintln!("{said}");
+}
+
+/// A page that is asked for again and again, each time on a connection of its own.
+struct Comers {
+    ca: PathBuf,
+    url: String,
+    over: AtomicBool,
+    served: AtomicUsize,
+}
+
+impl Comers {
+    fn of(server: &Server, url: String) -> Self {
+        Self {
+            ca: server.ready.ca.clone(),
+            url,
+            over: AtomicBool::new(false),
+            served: AtomicUsize::new(0),
+        }
+    }
+
+    fn come(&self) {
+        while !self.over.load(Ordering::Relaxed) {
+            let mut curl = Command::new("curl");
+            curl.args(["--silent", "--show-error", "--fail", "--max-time", "20"]);
+            curl.args(["--output", "/dev/null", "--cacert"])
+                .arg(&self.ca);
+            curl.arg(&self.url);
+            output_of(curl);
+            self.served.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn end(&self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
+/// A server without the demo, from a file, which gives visitors time; and one device with a service.
+fn world(leave: &str, drain: &str) -> (Line, Nginx, Process, TempDir) {
+    let demo = good();
+    let text = demo.lines().map(|line| match line.split_once(" = ") {
+        Some(("# leave", _)) => format!("leave = \"{leave}\"\n"),
+        Some(("drain", _)) => format!("drain = \"{drain}\"\n"),
+        _ => format!("{line}\n"),
+    });
+    let folder = tempfile::tempdir().unwrap();
+    let config = folder.path().join("causeway.toml");
+    fs::write(&config, text.collect::<String>()).unwrap();
+    let options = ["--config", config.to_str().unwrap()];
+    let line = Line::of(Server::start_with(Place::Host, &options));
+    let service = Nginx::start(&Place::Host);
+    fs::write(service.file("page"), "a page\n").unwrap();
+    let agent = line.server.pair("mynas").run(&service.origin());
+    (line, service, agent, folder)
+}
+
+#[test]
+fn nobody_is_refused_while_one_process_follows_another_and_downloads_are_whole() {
+    let rounds = successions();
+    let (mut line, service, _agent, folder) = world("5s", "60s");
+    write_random(&service.file("film"), 24 * MIB);
+    let expected = sha256(&service.file("film"));
+    let film = line.server.url("mynas", "/film");
+    let of_device = Comers::of(&line.server, line.server.url("mynas", "/page"));
+    let of_cloud = Comers::of(&line.server, line.server.url("cloud", "/offline"));
+    let mut wrk = with_names(&line.server, folder.path(), &["mynas"]);
+    wrk.args([
+        "wrk",
+        "--threads",
+        "1",
+        "--connections",
+        "8",
+        "--timeout",
+        "10",
+    ]);
+    wrk.args(["--duration", &(6 * rounds + 4).to_string(), &of_device.url]);
+    thread::scope(|scope| {
+        let wrk = scope.spawn(|| run_for(wrk, SOON * 10));
+        let comers = [&of_device, &of_cloud].map(|comers| scope.spawn(|| comers.come()));
+        let mut downloads = Vec::new();
+        for round in 0..rounds {
+            let file = folder.path().join(format!("film-{round}"));
+            let mut curl = line.server.curl();
+            curl.args([
+                "--fail",
+                "--max-time",
+                "120",
+                "--limit-rate",
+                "4M",
+                "--output",
+            ]);
+            curl.arg(&file).arg(&film);
+            let to = file.clone();
+            downloads.push(scope.spawn(move || {
+                output_of(curl);
+                sha256(&to)
+            }));
+            until(
+                || fs::metadata(&file).is_ok_and(|file| file.len() > 0),
+                || "the download does not begin".to_owned(),
+            );
+            let before = line.id;
+            line.succeed();
+            assert!(round > 0 || is_running(before), "its download goes on");
+        }
+        for download in downloads {
+            assert_eq!(download.join().unwrap(), expected);
+        }
+        assert_all_served(&wrk.join().unwrap());
+        of_device.end();
+        of_cloud.end();
+        for comers in comers {
+            comers.join().unwrap();
+        }
+    });
+    eprintln!(
+        "{rounds} successions, {} visits of the device, {} of the cloud",
+        of_device.served.into_inner(),
+        of_cloud.served.into_inner()
+    );
+    // Once nobody is left there, each but the last ends by itself, and well.
+    let newest = line.id;
+    let mut older = vec![line.server.process.id()];
+    older.extend(line.ids.iter().copied().filter(|id| *id != newest));
+    until(
+        || older.iter().all(|id| !is_running(*id)),
+        || format!("they do not end:\n{}", line.server.process.said()),
+    );
+    assert_eq!(line.server.process.ended().code(), Some(0));
+    assert!(is_running(newest));
+}
+
+#[test]
+fn a_successor_that_cannot_start_leaves_the_server_as_it_was() {
+    let (mut line, _service, _agent, folder) = world("1s", "10s");
+    let config = folder.path().join("causeway.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, "zone = 7\n").unwrap();
+    line.ask();
+    line.until_said_again("this process goes on", 1);
+    line.server.get(&line.server.url("mynas", "/page"));
+    line.server.verb(&["device", "add", "second"], "code");
+
+    // What it needs of the older process it gets in steps, and fails at one of them.
+    let moved = text.replace("front = \"127.0.0.1:0\"", "front = \"127.0.0.9:0\"");
+    assert_ne!(moved, text);
+    fs::write(&config, text).unwrap();
+    line.succeed();
+    assert!(is_running(line.id));
+    line.server.verb(&["device", "add", "third"], "code");
+    line.server.get(&line.server.url("mynas", "/page"));
+}
+
+#[test]
+fn the_service_manager_hears_who_the_server_is_now() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("notify");
+    let manager = UnixDatagram::bind(&path).unwrap();
+    manager.set_read_timeout(Some(SOON)).unwrap();
+    let mut command = Command::new(causeway());
+    command
+        .args(["up", "--demo", "--state"])
+        .arg(folder.path().join("state"));
+    for option in ["--front", "--http", "--dns", "--dot", "--admin"] {
+        command.args([option, "127.0.0.1:0"]);
+    }
+    command
+        .env("NOTIFY_SOCKET", &path)
+        .env("WATCHDOG_USEC", "60000000");
+    let ready = folder.path().join("ready.json");
+    command.arg("--ready-file").arg(&ready);
+    let process = Process::start(command);
+    process.until_said("ready");
+    let ready = serde_json::from_slice(&fs::read(ready).unwrap()).unwrap();
+    let folder = folder.into();
+    let mut line = Line::of(Server {
+        process,
+        ready,
+        place: Place::Host,
+        folder,
+    });
+    line.succeed();
+    let told = format!("MAINPID={}", line.id);
+    let mut notice = [0; 64];
+    loop {
+        let length = manager.recv(&mut notice).unwrap();
+        let notice = String::from_utf8_lossy(&notice[..length]);
+        assert!(!notice.contains("STOPPING"), "{notice}");
+        if notice == told {
+            break;
+        }
+    }
+    // The demo's device is the newer's now, and the older one's has gone in peace.
+    line.server.get(&line.server.url("demo", "/"));
+}
