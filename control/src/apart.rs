@@ -30,6 +30,7 @@ use relay::program::succession::{Ask, Facts, Inheritance, Named, SuccessionError
 use relay::server::{Parts, Secret};
 use relay::workers::{WorkerThreads, Workers};
 use tokio::sync::oneshot;
+use tokio::task::spawn_blocking;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -365,7 +366,9 @@ impl Running {
     pub async fn give(&mut self, ask: Ask) -> Result<(Named, Facts), SuccessionError> {
         let given = match ask {
             Ask::State => {
-                followed::lock(&self.followed).keep();
+                let followed = Arc::clone(&self.followed);
+                let kept = spawn_blocking(move || followed::lock(&followed).keep());
+                let _ = kept.await; // a panic has been reported
                 up::give_lock(&self.lock)?
             }
             Ask::Front => {

@@ -23,6 +23,7 @@ mod congestion;
 mod control_stream;
 mod held;
 mod liveness;
+mod local;
 mod pace;
 mod quic;
 mod splice;

@@ -58,6 +58,7 @@ pub use presence::{Attachment, Presence, Transport};
 pub use traffic::{DeviceTraffic, Traffic};
 pub use upkeep::Upkeep;
 
+use crate::local;
 use crate::quic::{self, Earlier, Endpoint};
 use crate::records;
 use crate::sys;
@@ -511,7 +512,7 @@ impl Handle {
         };
         let mut predecessor = Vec::new();
         for front in &self.fronts {
-            let (theirs, ours) = handed::channel()?;
+            let (theirs, ours) = local::pair()?;
             let attended = successor::attend(Arc::clone(front), ours, self.hear_no_more.clone());
             self.visitors.spawn_on(attended, front.worker.runtime());
             predecessor.push(theirs);

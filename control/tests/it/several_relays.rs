@@ -24,10 +24,10 @@ fn fixed_port() -> u16 {
 }
 
 /// A relay that has joined a server on this host.
-struct Relay {
+pub(crate) struct Relay {
     folder: PathBuf,
     port: u16,
-    process: Process,
+    pub(crate) process: Process,
 }
 
 impl Relay {
@@ -67,7 +67,7 @@ impl Relay {
     }
 
     /// A page by way of this relay.
-    fn get(&self, server: &Server, host: &str) -> std::process::Output {
+    pub(crate) fn get(&self, server: &Server, host: &str) -> std::process::Output {
         let mut curl = server.curl();
         curl.args([
             "--fail",
@@ -88,7 +88,7 @@ impl Relay {
         metric_at(admin.parse().unwrap(), line)
     }
 
-    fn until_metric(&self, line: &str, value: u64) {
+    pub(crate) fn until_metric(&self, line: &str, value: u64) {
         until(
             || self.metric(line) == value,
             || format!("{line} is {}", self.metric(line)),
@@ -118,13 +118,13 @@ const TUNNELS: &str = "causeway_relay_tunnels{transport=\"quic\"}";
 const AT_THE_SERVER: u64 = 2;
 
 /// The device, and the service it makes reachable, for as long as this is kept.
-struct Device {
+pub(crate) struct Device {
     _service: Nginx,
     _agent: Process,
 }
 
 /// A device that holds a tunnel to the server's own relay and to another.
-fn world() -> (Server, Relay, Device) {
+pub(crate) fn world() -> (Server, Relay, Device) {
     let server = Server::start();
     let relay = Relay::join(&server, "eu1");
     let service = Nginx::start(&Place::Host);
@@ -142,14 +142,14 @@ fn world() -> (Server, Relay, Device) {
     (server, relay, device)
 }
 
-fn addresses(server: &Server) -> Vec<String> {
+pub(crate) fn addresses(server: &Server) -> Vec<String> {
     let host = format!("mynas.{}", server.ready.zone);
     let mut addresses: Vec<_> = dig(server, &host, "A").lines().map(str::to_owned).collect();
     addresses.sort();
     addresses
 }
 
-fn leads_to(server: &Server, expected: &[&str]) {
+pub(crate) fn leads_to(server: &Server, expected: &[&str]) {
     until(
         || addresses(server) == expected,
         || format!("{:?}", addresses(server)),

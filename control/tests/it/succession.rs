@@ -12,41 +12,43 @@ use tempfile::TempDir;
 use crate::nginx::Nginx;
 use crate::process::{Process, SOON, output_of, run_for, until};
 use crate::reload::good;
+use crate::several_relays;
 use crate::transfer::{MIB, sha256, write_random};
 use crate::world::{Place, Server, causeway};
 
 /// The server's processes, one after the other, of which the first is the test's child. All end with this.
-struct Line {
-    server: Server,
+struct Line<T> {
+    server: T,
+    process: fn(&T) -> &Process,
     /// Of the newest.
     id: u32,
     ids: Vec<u32>,
 }
 
-impl Line {
-    fn of(server: Server) -> Self {
-        let id = server.process.id();
+impl<T> Line<T> {
+    fn of(server: T, process: fn(&T) -> &Process) -> Self {
+        let id = process(&server).id();
         Self {
             server,
+            process,
             id,
             ids: Vec::new(),
         }
     }
 
+    fn said(&self) -> String {
+        (self.process)(&self.server).said()
+    }
+
     fn count(&self, said: &str) -> usize {
-        let all = self.server.process.said();
+        let all = self.said();
         all.lines().filter(|line| line.contains(said)).count()
     }
 
     fn until_said_again(&self, said: &str, times: usize) {
         until(
             || self.count(said) >= times,
-            || {
-                format!(
-                    "no {said:?} for the {times}th time:\n{}",
-                    self.server.process.said()
-                )
-            },
+            || format!("no {said:?} for the {times}th time:\n{}", self.said()),
         );
     }
 
@@ -56,7 +58,7 @@ impl Line {
         signal(self.id, "-USR2");
         until(
             || self.starting().len() > before,
-            || format!("no successor:\n{}", self.server.process.said()),
+            || format!("no successor:\n{}", self.said()),
         );
         let id = self.starting()[before];
         self.ids.push(id);
@@ -64,7 +66,7 @@ impl Line {
     }
 
     fn starting(&self) -> Vec<u32> {
-        let said = self.server.process.said();
+        let said = self.said();
         let starting = said.lines().filter_map(|line| {
             let (_, id) = line.split_once("a successor is starting process=")?;
             id.trim().parse().ok()
@@ -81,7 +83,7 @@ impl Line {
     }
 }
 
-impl Drop for Line {
+impl<T> Drop for Line<T> {
     fn drop(&mut self) {
         for id in &self.ids {
             let name = fs::read_to_string(format!("/proc/{id}/comm"));
@@ -173,8 +175,12 @@ impl Comers {
     }
 }
 
+fn of_server(server: &Server) -> &Process {
+    &server.process
+}
+
 /// A server without the demo, from a file, which gives visitors time; and one device with a service.
-fn world(leave: &str, drain: &str) -> (Line, Nginx, Process, TempDir) {
+fn world(leave: &str, drain: &str) -> (Line<Server>, Nginx, Process, TempDir) {
     let demo = good();
     let text = demo.lines().map(|line| match line.split_once(" = ") {
         Some(("# leave", _)) => format!("leave = \"{leave}\"\n"),
@@ -185,7 +191,7 @@ fn world(leave: &str, drain: &str) -> (Line, Nginx, Process, TempDir) {
     let config = folder.path().join("causeway.toml");
     fs::write(&config, text.collect::<String>()).unwrap();
     let options = ["--config", config.to_str().unwrap()];
-    let line = Line::of(Server::start_with(Place::Host, &options));
+    let line = Line::of(Server::start_with(Place::Host, &options), of_server);
     let service = Nginx::start(&Place::Host);
     fs::write(service.file("page"), "a page\n").unwrap();
     let agent = line.server.pair("mynas").run(&service.origin());
@@ -262,7 +268,7 @@ fn nobody_is_refused_while_one_process_follows_another_and_downloads_are_whole()
     older.extend(line.ids.iter().copied().filter(|id| *id != newest));
     until(
         || older.iter().all(|id| !is_running(*id)),
-        || format!("they do not end:\n{}", line.server.process.said()),
+        || format!("they do not end:\n{}", line.said()),
     );
     assert_eq!(line.server.process.ended().code(), Some(0));
     assert!(is_running(newest));
@@ -311,12 +317,13 @@ fn the_service_manager_hears_who_the_server_is_now() {
     process.until_said("ready");
     let ready = serde_json::from_slice(&fs::read(ready).unwrap()).unwrap();
     let folder = folder.into();
-    let mut line = Line::of(Server {
+    let server = Server {
         process,
         ready,
         place: Place::Host,
         folder,
-    });
+    };
+    let mut line = Line::of(server, of_server);
     line.succeed();
     let told = format!("MAINPID={}", line.id);
     let mut notice = [0; 64];
@@ -330,4 +337,31 @@ fn the_service_manager_hears_who_the_server_is_now() {
     }
     // The demo's device is the newer's now, and the older one's has gone in peace.
     line.server.get(&line.server.url("demo", "/"));
+}
+
+#[test]
+fn a_relay_with_a_process_of_its_own_is_followed_and_holds_its_devices_meanwhile() {
+    let (server, relay, _device) = several_relays::world();
+    let mut line = Line::of(relay, |relay| &relay.process);
+    several_relays::leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
+    for _ in 0..2 {
+        line.succeed();
+        let served = line.server.get(&server, "mynas");
+        let error = String::from_utf8_lossy(&served.stderr);
+        assert!(served.status.success(), "{error}");
+        // Nobody has heard that it was gone.
+        let both = ["127.0.0.1", "127.0.0.2"].map(str::to_owned);
+        assert_eq!(several_relays::addresses(&server), both);
+    }
+    line.server
+        .until_metric("causeway_relay_tunnels{transport=\"quic\"}", 1);
+    assert!(
+        server
+            .causeway(&["device", "remove", "mynas"])
+            .status
+            .success()
+    );
+    line.server
+        .until_metric("causeway_relay_tunnels{transport=\"quic\"}", 0);
+    assert!(!line.server.get(&server, "mynas").status.success());
 }

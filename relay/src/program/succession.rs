@@ -32,6 +32,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::channel::{Channel, DESCRIPTORS, MESSAGE};
 use super::inherited::{Inherited, InheritedError};
+use crate::local;
 use crate::sys;
 
 /// Where the newer finds its end of the channel: the older's process id, and the number of the descriptor.
@@ -146,7 +147,7 @@ impl Successor {
     /// # Errors
     /// If it cannot be started.
     pub fn start(program: &Path) -> io::Result<Self> {
-        let (ours, theirs) = channel::pair()?;
+        let (ours, theirs) = local::pair()?;
         let number = channel::keep_over_exec(&theirs)?;
         let mut command = Command::new(program);
         command.args(env::args_os().skip(1));

@@ -19,14 +19,14 @@ use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags,
-    SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg,
 };
 use tokio::io::unix::AsyncFd;
 use wire::connection_id::Generation;
 
 use super::socket::Landing;
 use super::socket_buffers;
+use crate::local;
 use crate::sys;
 
 /// What stands before the packets of a message, in octets.
@@ -84,8 +84,7 @@ pub(super) enum Sent {
 /// # Errors
 /// If the system gives none.
 pub(crate) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let (sending, receiving) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+    let (sending, receiving) = local::pair()?;
     socket_buffers::ask(&sending, BUFFER)?;
     Ok((sending, receiving))
 }

@@ -24,9 +24,8 @@ use directory::DeviceId;
 use rustix::cmsg_space;
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
-    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg,
-    sendmsg, socketpair,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
 };
 use wire::InstanceId;
 use wire::client_hello::MAX_READ;
@@ -122,20 +121,6 @@ impl NoMessage {
             Self::Descriptors => "descriptors",
         }
     }
-}
-
-/// A new channel: the successor's end, and the receiving one. Neither end ever waits.
-///
-/// # Errors
-/// If there are no descriptors.
-pub(super) fn channel() -> io::Result<(OwnedFd, OwnedFd)> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    Ok(socketpair(
-        AddressFamily::UNIX,
-        SocketType::SEQPACKET,
-        flags,
-        None,
-    )?)
 }
 
 impl Message {
@@ -307,6 +292,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+    use crate::local;
 
     const DEVICE: DeviceId = DeviceId::from_bytes([7; 16]);
 
@@ -341,7 +327,7 @@ mod tests {
 
     #[test]
     fn what_was_sent_is_heard_in_order_and_connections_with_it() {
-        let (there, here) = channel().unwrap();
+        let (there, here) = local::pair().unwrap();
         let (visitor, mut its) = connection();
         let (raw, mut agents) = connection();
         let (carrier, mut passed_on) = UnixStream::pair().unwrap();
@@ -448,7 +434,7 @@ mod tests {
             (&[KEYS; 18], 0, Malformed),
             (&[KEYS; 49], 1, Descriptors),
         ] {
-            let (there, here) = channel().unwrap();
+            let (there, here) = local::pair().unwrap();
             let (sent, mut kept): (Vec<_>, Vec<_>) = (0..descriptors)
                 .map(|_| UnixStream::pair().unwrap())
                 .unzip();
@@ -465,7 +451,7 @@ mod tests {
 
     #[test]
     fn a_channel_that_is_full_says_so_and_one_that_nobody_hears_too() {
-        let (there, here) = channel().unwrap();
+        let (there, here) = local::pair().unwrap();
         let message = Message::Attached {
             device: DEVICE,
             instance: InstanceId([2; 16]),
