@@ -218,11 +218,12 @@ async fn attach(
         gso: Gso::Auto,
         dns: agent::Dns::Off,
         retire: Default::default(),
+        tunnels: agent::Tunnels::default(),
     };
     let (sender, mut attached) = watch::channel(None);
     tokio::spawn(agent::run(config, sender, stop));
     let attached = attached.wait_for(Option::is_some).await.unwrap();
-    attached.unwrap()
+    attached.clone().unwrap()
 }
 
 fn authority() -> (Issuer<'static, KeyPair>, String) {

@@ -134,6 +134,7 @@ pub(crate) async fn start(
         gso: Gso::Auto,
         dns: agent::Dns::Off,
         retire: retire.clone(),
+        tunnels: agent::Tunnels::default(),
     };
     let (attached, is_attached) = watch::channel(None);
     let mut agent = tokio::spawn(agent::run(config, attached, stop.clone()));

@@ -1,4 +1,4 @@
-//! The agent: keeps tunnels to two relays up, or to one where there is no other, and joins the visitors that come through them to a
+//! The agent: keeps tunnels to two relays up, or to one where there is no other or no more are wanted, and joins the visitors that come through them to a
 //! service of the device.
 //!
 //! ```text
@@ -66,7 +66,7 @@ use crate::workers::Workers;
 use dial::Dialler;
 use keeper::TunnelKeeper;
 use relay_list::RelayList;
-use relays::{RelayAddress, Relays};
+use relays::{RelayAddress, Relays, TUNNELS};
 use situation::Situation;
 use visitor::Visitors;
 
@@ -97,15 +97,39 @@ pub struct Config {
     /// Cancelled when another agent of the same device takes over: this one dials no relay any more, keeps the visitors it has, and
     /// ends when they have gone.
     pub retire: CancellationToken,
+    /// How many tunnels it keeps where there are relays enough.
+    pub tunnels: Tunnels,
 }
 
-/// How the agent is attached: by the tunnel that has stood longest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// How many tunnels an agent keeps, each at a relay of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Tunnels {
+    /// One. When its relay dies nobody reaches the device until the agent has noticed and is at another.
+    One,
+    /// Two: visitors come through one while the other is dialled again.
+    #[default]
+    Two,
+}
+
+impl Tunnels {
+    /// So many.
+    pub fn count(self) -> usize {
+        match self {
+            Self::One => 1,
+            Self::Two => TUNNELS,
+        }
+    }
+}
+
+/// How the agent is attached.
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Attached {
-    /// What its tunnel runs over.
+    /// What its tunnel runs over that has stood longest.
     pub transport: Transport,
-    /// Its address as the relay sees it.
+    /// Its address as the relay of that one sees it.
     pub seen_as: SocketAddr,
+    /// The relays, as `host:port`, at which its tunnels stand; the one of that tunnel first.
+    pub relays: Vec<String>,
 }
 
 /// Why an agent cannot run. Always the owner's to mend; what may pass by itself is waited for.
@@ -162,6 +186,7 @@ pub async fn run(
         gso,
         dns,
         retire,
+        tunnels,
     } = config;
     let pairing = state.pairing()?;
     let identity = state.identity()?;
@@ -197,7 +222,7 @@ pub async fn run(
     let relays = Relays::new(listed);
     let (instance, tunnel_ended) = (InstanceId(rand::random()), Arc::new(Notify::new()));
     let mut kept = JoinSet::new();
-    for known in situation.of_each() {
+    for known in situation.of_each().into_iter().take(tunnels.count()) {
         let (raw_outcomes, raw_heard) = mpsc::channel(RAW_OUTCOMES);
         let keeper = TunnelKeeper {
             dialler: Arc::new(Dialler {

@@ -11,7 +11,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
     self, Cloud, Dns, DnsStatus, Finding, Gso, Health, LimitsStatus, Origin, OriginAddress,
-    OriginTrust, State, Status, TunnelStatus, VisitorAddress,
+    OriginTrust, State, Status, TunnelStatus, Tunnels, VisitorAddress,
 };
 use relay::octets;
 use relay::program::{self, Reload, ServiceManager, Termination};
@@ -66,6 +66,10 @@ enum Verb {
         /// Whether the device's name leads to its own public addresses instead of the relay.
         #[arg(long, value_enum, default_value_t)]
         dns: DnsOption,
+        /// How many relays it has a tunnel to, where there are several: 2, so that the device stays reachable when one of them dies,
+        /// or 1, which costs half as many packets while nothing happens.
+        #[arg(long, value_name = "1|2", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
+        tunnels: u8,
         #[command(flatten)]
         state: StateOption,
     },
@@ -173,6 +177,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             origin_insecure,
             gso,
             dns,
+            tunnels,
             state,
         } => {
             let trust = match (origin_insecure, origin_ca) {
@@ -194,6 +199,10 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
                 gso: gso.into(),
                 dns: dns.into(),
                 retire: CancellationToken::new(),
+                tunnels: match tunnels {
+                    1 => Tunnels::One,
+                    _ => Tunnels::Two,
+                },
             })
             .await
         }

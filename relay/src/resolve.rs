@@ -28,6 +28,8 @@ pub enum Resolver {
     System,
     /// Every name to this address: for a program that lives beside the server it speaks to.
     Fixed(SocketAddr),
+    /// Every name to this host, at the port that is asked for: for one that lives beside several.
+    Host(IpAddr),
 }
 
 impl Resolver {
@@ -39,6 +41,7 @@ impl Resolver {
         match self {
             Self::System => resolve(host, port).await,
             Self::Fixed(address) => Ok(vec![address]),
+            Self::Host(host) => Ok(vec![(host, port).into()]),
         }
     }
 

@@ -152,6 +152,7 @@ impl Fleet {
             gso: Gso::Auto,
             dns: agent::Dns::Off,
             retire: CancellationToken::new(),
+            tunnels: agent::Tunnels::default(),
         };
         let (sender, mut attached) = watch::channel(None);
         let stop = CancellationToken::new();
@@ -169,12 +170,12 @@ impl Fleet {
         }
         let mut before: Option<Attached> = None;
         loop {
-            let now = *attached.borrow_and_update();
+            let now = attached.borrow_and_update().clone();
             self.change(|status| {
-                if let Some(before) = before {
+                if let Some(before) = &before {
                     *status.over(before.transport) -= 1;
                 }
-                if let Some(now) = now {
+                if let Some(now) = &now {
                     *status.over(now.transport) += 1;
                 }
             });

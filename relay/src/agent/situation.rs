@@ -101,8 +101,11 @@ impl Situation {
     /// Whoever watches hears of a change only.
     fn tell(&self, known: &Known) {
         let attached = known.attached();
-        self.attached
-            .send_if_modified(|told| std::mem::replace(told, attached) != attached);
+        self.attached.send_if_modified(|told| {
+            let changes = *told != attached;
+            *told = attached;
+            changes
+        });
     }
 
     pub(super) fn status(&self, device: &str, visitors: usize, now: Instant) -> Status {
@@ -137,10 +140,17 @@ impl Known {
     }
 
     fn attached(&self) -> Option<Attached> {
-        let standing = self.standing().next()?.standing.as_ref()?;
+        let standing = || {
+            self.standing()
+                .filter_map(|tunnel| tunnel.standing.as_ref())
+        };
+        let longest = standing().next()?;
         Some(Attached {
-            transport: standing.transport,
-            seen_as: standing.seen_as,
+            transport: longest.transport,
+            seen_as: longest.seen_as,
+            relays: standing()
+                .map(|standing| standing.relay.to_string())
+                .collect(),
         })
     }
 

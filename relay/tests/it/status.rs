@@ -181,7 +181,9 @@ async fn on_a_path_that_loses_much_batches_are_given_up_first_and_then_quic() {
         });
     }
     let over_tls = |attached: &Option<Attached>| {
-        attached.is_some_and(|attached| attached.transport == Transport::Tls)
+        attached
+            .as_ref()
+            .is_some_and(|attached| attached.transport == Transport::Tls)
     };
     tokio::select! {
         ended = visitors.join_next() => panic!("a visitor's connection broke: {ended:?}"),

@@ -56,6 +56,7 @@ async fn a_stranger_with_a_key_of_its_own_gets_no_tunnel() {
             gso: relay::agent::Gso::Auto,
             dns: relay::agent::Dns::Off,
             retire: Default::default(),
+            tunnels: relay::agent::Tunnels::default(),
         };
         let stop = tokio_util::sync::CancellationToken::new();
         let (attached, _) = tokio::sync::watch::channel(None);

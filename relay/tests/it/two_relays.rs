@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use relay::agent::{State, VisitorAddress};
+use relay::agent::{Attached, State, Tunnels, VisitorAddress};
 use relay::resolve::Resolver;
 use relay::server::{CloudVisitor, Transport};
 use serde_json::{Value, json};
@@ -251,6 +251,41 @@ async fn a_quiet_tunnel_is_pinged_seldom_and_often_again_once_it_is_the_only_one
         "{:?}",
         crashed.elapsed()
     );
+}
+
+#[tokio::test]
+async fn an_agent_that_is_to_keep_one_tunnel_keeps_one_and_brings_it_to_another_relay() {
+    let mut first = World::start(Transport::Quic);
+    let second = first.beside("eu1");
+    let (listener, address) = origin("tcp").await;
+    let state = device_at(&first, &[&first, &second]);
+    let (resolver, hidden) = (Resolver::System, VisitorAddress::Hidden);
+    let agent = first.agent_keeping(Tunnels::One, state, resolver, &address, hidden);
+    let agent = agent.await;
+    let mut attached = agent.attached.clone();
+    let at = async |attached: &mut watch::Receiver<Option<Attached>>, relay: String| {
+        let there =
+            |now: &Option<Attached>| now.as_ref().is_some_and(|now| now.relays == [&*relay]);
+        drop(
+            timeout(SOON, attached.wait_for(there))
+                .await
+                .unwrap()
+                .unwrap(),
+        );
+    };
+    at(&mut attached, first.address()).await;
+    drop(visitor(&first, &listener).await);
+    assert_eq!(second.metric(ATTACHED), 0);
+    first.crash();
+    let crashed = Instant::now();
+    at(&mut attached, second.address()).await;
+    drop(visitor(&second, &listener).await);
+    assert!(
+        crashed.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        crashed.elapsed()
+    );
+    agent.stop().await;
 }
 
 #[tokio::test]

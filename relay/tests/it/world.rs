@@ -15,7 +15,7 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
 };
 use relay::agent::{
-    self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, State, VisitorAddress,
+    self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, State, Tunnels, VisitorAddress,
 };
 use relay::records;
 use relay::resolve::Resolver;
@@ -397,6 +397,19 @@ impl World {
         origin: &str,
         visitor_address: VisitorAddress,
     ) -> Agent {
+        self.agent_keeping(Tunnels::Two, state, resolver, origin, visitor_address)
+            .await
+    }
+
+    /// The same with so many tunnels.
+    pub(crate) async fn agent_keeping(
+        &self,
+        tunnels: Tunnels,
+        state: State,
+        resolver: Resolver,
+        origin: &str,
+        visitor_address: VisitorAddress,
+    ) -> Agent {
         let origin = Origin::new(
             origin.parse().unwrap(),
             visitor_address,
@@ -410,6 +423,7 @@ impl World {
             gso: Gso::Auto,
             dns: agent::Dns::Off,
             retire: CancellationToken::new(),
+            tunnels,
         };
         let stop = CancellationToken::new();
         let (sender, attached) = watch::channel(None);
@@ -490,6 +504,7 @@ impl Agent {
         attached
             .expect("the agent is not attached in time")
             .unwrap()
+            .clone()
             .unwrap()
     }
 
