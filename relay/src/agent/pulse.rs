@@ -7,13 +7,23 @@ use tokio::time::Instant as Deadline;
 /// How often the agent pings, give or take a fifth.
 const PING: Duration = Duration::from_millis(2500);
 
-/// The same of a tunnel that nobody would miss at once: it has no visitors, and new ones come through the other. A NAT keeps the
-/// way of a UDP socket open for longer (RFC 4787 section 4.3).
-const QUIET_PING: Duration = Duration::from_secs(15);
+/// The same of a tunnel that nobody would miss at once: it has no visitors, and new ones come through the other. So it is noticed
+/// within seven seconds that there is only one left, and a NAT keeps the way of a UDP socket open for longer (RFC 4787 section 4.3).
+const QUIET_PING: Duration = Duration::from_secs(5);
+
+/// Of the pings of a quiet tunnel, one in so many is a question to the relay; the others ask for a sign of life and no more, which costs
+/// it less. A relay that has not been asked anything for 45 seconds takes the agent for gone.
+const QUESTION_OF: u32 = 3;
 
 /// How long a pong may take at least; on slow paths, [`PONG_ROUND_TRIPS`] round trips. A dead relay is noticed within four
 /// seconds, and one that is only busy is not taken for dead.
 const PONG_TIME: Duration = Duration::from_secs(1);
+
+/// Who looks so much later than he wanted to has been kept from hearing too, by a machine that is busy or stood still.
+const LATE: Duration = Duration::from_millis(250);
+
+/// So often he is given that time again.
+const AGAIN: u32 = 4;
 
 /// One for the ping, two for a loss.
 const PONG_ROUND_TRIPS: u32 = 3;
@@ -23,6 +33,8 @@ pub(super) struct Pulse {
     next_ping: Instant,
     /// Whether that is a ping of a quiet tunnel.
     is_quiet: bool,
+    /// Light pings since the relay was asked.
+    light: u32,
     waiting: Option<Waiting>,
     sequence: u64,
     round_trip: Duration,
@@ -32,10 +44,16 @@ struct Waiting {
     since: Instant,
     heard: u64,
     until: Instant,
+    /// How often that was later.
+    again: u32,
 }
 
 pub(super) enum Beat {
-    Ping { sequence: u64 },
+    Ping {
+        sequence: u64,
+        /// Any sign of life is enough, and the cheapest will do.
+        is_light: bool,
+    },
     Rest,
     Silent,
 }
@@ -45,6 +63,7 @@ impl Pulse {
         Self {
             next_ping: spread(Instant::now(), PING),
             is_quiet: false,
+            light: 0,
             waiting: None,
             sequence: 0,
             round_trip,
@@ -86,12 +105,17 @@ impl Pulse {
         round_trip: Option<Duration>,
         is_quiet: bool,
     ) -> Beat {
-        if let Some(waiting) = &self.waiting {
+        if let Some(waiting) = &mut self.waiting {
             if now < waiting.until {
                 return Beat::Rest;
             }
             if heard == waiting.heard {
-                return Beat::Silent;
+                if now - waiting.until < LATE || waiting.again == AGAIN {
+                    return Beat::Silent;
+                }
+                waiting.again += 1;
+                waiting.until = now + PONG_TIME;
+                return Beat::Rest;
             }
             self.waiting = None;
         }
@@ -104,12 +128,16 @@ impl Pulse {
             since: now,
             heard,
             until,
+            again: 0,
         });
+        let is_light = is_quiet && self.light + 1 < QUESTION_OF;
+        self.light = if is_light { self.light + 1 } else { 0 };
         self.is_quiet = is_quiet;
         self.next_ping = spread(now, if is_quiet { QUIET_PING } else { PING });
         self.sequence += 1;
         Beat::Ping {
             sequence: self.sequence,
+            is_light,
         }
     }
 }
@@ -143,6 +171,50 @@ mod tests {
     }
 
     #[test]
+    fn of_a_quiet_tunnel_it_is_noticed_within_eight() {
+        for _ in 0..100 {
+            let mut pulse = Pulse::new(Duration::ZERO);
+            answered(&mut pulse, true);
+            let died = Instant::now();
+            let mut now = died;
+            let silent = loop {
+                now = pulse.alarm().into_std().max(now);
+                if let Beat::Silent = pulse.due(now, 1, Some(Duration::from_millis(50)), true) {
+                    break now;
+                }
+            };
+            // Counted from before the first ping, which comes three seconds later at the latest.
+            assert!(
+                silent - died <= Duration::from_secs(10),
+                "{:?}",
+                silent - died
+            );
+            assert!(QUIET_PING * 6 / 5 + PONG_TIME <= Duration::from_secs(7));
+        }
+    }
+
+    #[test]
+    fn who_looks_late_takes_nobody_for_dead_at_once_but_does_in_the_end() {
+        let mut pulse = Pulse::new(Duration::ZERO);
+        let pinged = pulse.alarm().into_std();
+        let due = |pulse: &mut Pulse, late| {
+            let now = pulse.alarm().into_std() + late;
+            pulse.due(now, 7, None, false)
+        };
+        assert!(matches!(due(&mut pulse, Duration::ZERO), Beat::Ping { .. }));
+        for _ in 0..AGAIN {
+            assert!(matches!(due(&mut pulse, LATE), Beat::Rest));
+        }
+        assert!(pulse.alarm().into_std() > pinged);
+        assert!(matches!(due(&mut pulse, LATE), Beat::Silent));
+        let mut pulse = Pulse::new(Duration::ZERO);
+        assert!(matches!(due(&mut pulse, Duration::ZERO), Beat::Ping { .. }));
+        assert!(matches!(due(&mut pulse, LATE), Beat::Rest));
+        // It looks in time now, and there is still nothing.
+        assert!(matches!(due(&mut pulse, Duration::ZERO), Beat::Silent));
+    }
+
+    #[test]
     fn any_sign_of_life_is_an_answer() {
         let mut pulse = Pulse::new(Duration::ZERO);
         let mut now = Instant::now();
@@ -158,7 +230,7 @@ mod tests {
         let pinged = pulse.alarm().into_std();
         assert!(matches!(
             pulse.due(pinged, 1, Some(Duration::from_secs(1)), false),
-            Beat::Ping { sequence: 1 }
+            Beat::Ping { sequence: 1, .. }
         ));
         assert_eq!(pulse.alarm().into_std(), pinged + Duration::from_secs(3));
     }
@@ -184,6 +256,34 @@ mod tests {
         ));
         pulse.pong(pinged);
         pulse.alarm().into_std() - pinged
+    }
+
+    #[test]
+    fn of_a_quiet_tunnel_the_relay_is_asked_before_it_takes_the_agent_for_gone() {
+        let mut pulse = Pulse::new(Duration::ZERO);
+        let mut asked = pulse.alarm().into_std();
+        let mut light = 0;
+        for _ in 0..100 {
+            let pinged = pulse.alarm().into_std();
+            let is_quiet = !rand::random_bool(0.1);
+            match pulse.due(pinged, 1, None, is_quiet) {
+                Beat::Ping { is_light: true, .. } => {
+                    assert!(is_quiet, "whoever has visitors asks");
+                    light += 1;
+                }
+                Beat::Ping { .. } => {
+                    assert!(
+                        pinged - asked <= Duration::from_secs(18),
+                        "{:?}",
+                        pinged - asked
+                    );
+                    asked = pinged;
+                }
+                Beat::Rest | Beat::Silent => panic!("it is time for a ping"),
+            }
+            pulse.pong(pinged);
+        }
+        assert!(light > 30, "{light}");
     }
 
     #[test]

@@ -228,7 +228,8 @@ impl Tunnel {
                     match pulse.due(Instant::now(), self.heard(), self.way.round_trip(), is_quiet) {
                         Beat::Silent => return Ended::Silent,
                         Beat::Rest => {}
-                        Beat::Ping { sequence } => {
+                        Beat::Ping { is_light: true, .. } if self.way.ping() => {}
+                        Beat::Ping { sequence, .. } => {
                             if self.control.send(&Frame::Ping { sequence }).await.is_err() {
                                 return self.ended();
                             }
@@ -294,6 +295,17 @@ impl Way {
                 Some(Carrier::quic(send, recv))
             }
             Self::Tls(_) => std::future::pending().await, // they come by ticket
+        }
+    }
+
+    /// Has the other end acknowledge that it is there, and no more; `false` where there is no such thing.
+    fn ping(&self) -> bool {
+        match self {
+            Self::Quic { connection, .. } => {
+                connection.ping();
+                true
+            }
+            Self::Tls(_) => false,
         }
     }
 

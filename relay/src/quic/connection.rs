@@ -99,6 +99,15 @@ impl Connection {
         self.0.0.close(code, Bytes::copy_from_slice(reason));
     }
 
+    /// Asks for an acknowledgement, and for nothing else (RFC 9000 section 19.2).
+    pub(crate) fn ping(&self) {
+        let mut state = self.0.0.lock();
+        if state.error.is_none() {
+            state.proto.ping();
+            self.0.0.ask(&mut state);
+        }
+    }
+
     /// Why it has ended, if it has.
     pub(crate) fn close_reason(&self) -> Option<ConnectionError> {
         self.0.0.lock().error.clone()

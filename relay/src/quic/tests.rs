@@ -116,6 +116,25 @@ async fn end_of(connection: &Connection) -> ConnectionError {
 }
 
 #[tokio::test]
+async fn a_ping_is_acknowledged_by_a_relay_that_has_nothing_to_say() {
+    /// Nothing that a new connection does by itself takes so long.
+    const STILL: Duration = Duration::from_millis(500);
+    let pair = pair().await;
+    let until_heard = async |since: u64| {
+        while heard(&pair.at_agent) == since {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let mut last = heard(&pair.at_agent);
+    while timeout(STILL, until_heard(last)).await.is_ok() {
+        last = heard(&pair.at_agent);
+    }
+    pair.at_agent.ping();
+    let acknowledged = timeout(PATIENCE, until_heard(last)).await;
+    acknowledged.expect("the relay is there");
+}
+
+#[tokio::test]
 async fn megabytes_come_whole_and_in_order_both_ways() {
     let pair = pair().await;
     let payload: Vec<u8> = (0..8_000_000_u32)

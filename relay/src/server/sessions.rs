@@ -47,7 +47,7 @@ const PATIENCE: Patience = Patience {
     give_up: Duration::from_millis(2500),
 };
 
-/// An agent that says nothing for this long is gone. It pings every two or three seconds; every fifteen or so while nobody visits it
+/// An agent that says nothing for this long is gone. It asks every two or three seconds; every fifteen or so while nobody visits it
 /// and it has another tunnel.
 const SILENCE_MS: u64 = 45_000;
 
