@@ -29,7 +29,7 @@ mod tests;
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::{hkdf, hmac};
@@ -37,7 +37,8 @@ use directory::PublicKey;
 use quinn_proto::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn_proto::{
     ClientConfig, ConnectionError, ConnectionIdGenerator as _, EndpointConfig, IdleTimeout,
-    MtuDiscoveryConfig, RandomConnectionIdGenerator, ServerConfig, TransportConfig, VarInt,
+    MtuDiscoveryConfig, RandomConnectionIdGenerator, ServerConfig, TransportConfig,
+    TransportErrorCode, VarInt,
 };
 use serde::Deserialize;
 use wire::CloseCode;
@@ -284,7 +285,33 @@ impl RelaySide {
     }
 }
 
+/// Connections that are being made, and whether their other ends have said anything at all. Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Attempts(Arc<Mutex<Vec<Connection>>>);
+
+impl Attempts {
+    fn add(&self, connection: &Connection) {
+        let mut attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts.push(connection.clone());
+    }
+
+    /// Whether anything has come back, be it a Retry: then UDP is open.
+    pub(crate) fn are_answered(&self) -> bool {
+        let attempts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        attempts.iter().any(|connection| heard(connection) > 0)
+    }
+}
+
+/// Whether a connection was not made because the other end would not have it just now (RFC 9000 section 20.1,
+/// `CONNECTION_REFUSED`).
+pub(crate) fn is_refusal(error: &io::Error) -> bool {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref());
+    matches!(cause, Some(ConnectionError::ConnectionClosed(close))
+        if close.error_code == TransportErrorCode::CONNECTION_REFUSED)
+}
+
 /// A connection of such a profile to the relay `host` at `remote`, and the endpoint that it is on alone. Nothing has been said.
+/// It is among the `attempts` from its first packet on.
 ///
 /// # Errors
 /// If there is no socket for it, or the relay does not answer, or is not the one that `roots` vouch for.
@@ -294,6 +321,7 @@ pub(crate) async fn dial(
     roots: &Roots,
     identity: &AgentCertificate,
     profile: Profile,
+    attempts: &Attempts,
 ) -> io::Result<(Endpoint, Connection)> {
     let any: SocketAddr = if remote.is_ipv4() {
         ([0; 4], 0).into()
@@ -317,6 +345,7 @@ pub(crate) async fn dial(
     let endpoint = Endpoint::open(socket, config, None, None)?;
     let connection = endpoint.connect(client, remote, host);
     let connection = connection.map_err(io::Error::other)?;
+    attempts.add(&connection);
     connection.established().await?;
     Ok((endpoint, connection))
 }

@@ -557,9 +557,6 @@ impl Handle {
     fn send_agents_away(&self, apart: Duration) {
         self.draining.set(1);
         self.leaving.cancel();
-        for endpoint in &self.endpoints {
-            endpoint.refuse_newcomers();
-        }
         let sessions = self.sessions.all();
         let count = u32::try_from(sessions.len()).unwrap_or(u32::MAX).max(1);
         let apart = apart.min(ALL_APART / count);

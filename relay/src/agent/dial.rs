@@ -16,7 +16,7 @@ use wire::{CloseCode, Features, Frame, Hello, InstanceId};
 
 use crate::carrier::raw;
 use crate::control_stream::ControlStream;
-use crate::quic::{self, Connection, Endpoint, Profile};
+use crate::quic::{self, Attempts, Connection, Endpoint, Profile};
 use crate::resolve::{self, Resolver};
 use crate::server::Transport;
 use crate::sys;
@@ -31,6 +31,10 @@ use super::tunnel::{CarrierDialler, Greeting, Tunnel, Way};
 /// How long one way of reaching a relay may take, hello and welcome included.
 pub(super) const DIAL_TIME: Duration = Duration::from_secs(4);
 
+/// How much longer it may take over QUIC once the relay has answered at all: it is busy then, and who goes away and comes again only
+/// makes it busier.
+const ANSWERED_TIME: Duration = Duration::from_secs(6);
+
 /// How long QUIC is tried alone. With UDP blocked a tunnel over TLS then stands well within five seconds.
 const QUIC_HEAD_START: Duration = Duration::from_millis(1500);
 
@@ -39,6 +43,10 @@ const QUIC_HEAD_START_AFTER_SILENCE: Duration = Duration::from_millis(300);
 
 /// The same after a dial that came to nothing: with UDP blocked, what counts is how soon TLS is tried again.
 const QUIC_HEAD_START_AGAIN: Duration = Duration::from_millis(700);
+
+/// The same where a tunnel over QUIC stands at another relay: UDP is open, and nobody waits for this one. A relay that is away costs
+/// half as much so.
+const QUIC_HEAD_START_BESIDE: Duration = DIAL_TIME;
 
 /// Between two tries over TLS while QUIC has not answered.
 const TLS_AGAIN: Duration = Duration::from_millis(500);
@@ -49,6 +57,9 @@ pub(super) enum DialError {
     /// The relay was reached and closed with a code.
     #[error("the relay closed the tunnel: {0}")]
     Closed(CloseCode),
+    /// The relay was reached over QUIC, and takes nobody just now.
+    #[error("the relay takes no more agents just now")]
+    Refused,
     /// The relay was not reached, or did not behave like one.
     #[error("{0}")]
     Failed(#[from] io::Error),
@@ -81,6 +92,8 @@ pub(super) enum Before {
     Silence,
     /// A dial that came to nothing.
     Failure,
+    /// Whatever it was, a tunnel over QUIC stands at another relay.
+    Beside,
 }
 
 impl Dialler {
@@ -100,15 +113,20 @@ impl Dialler {
             Before::Nothing => QUIC_HEAD_START,
             Before::Silence => QUIC_HEAD_START_AFTER_SILENCE,
             Before::Failure => QUIC_HEAD_START_AGAIN,
+            Before::Beside => QUIC_HEAD_START_BESIDE,
         };
-        let mut over_quic = pin!(self.dial_quic(relay, wanted.profile));
+        let attempts = Attempts::default();
+        let mut over_quic = pin!(self.dial_quic(relay, wanted.profile, &attempts));
+        let tls_is_tried = async {
+            sleep(head_start).await;
+            // A relay that has answered is busy, and over TLS it would be busier.
+            while attempts.are_answered() {
+                sleep(TLS_AGAIN).await;
+            }
+        };
         tokio::select! {
-            tunnel = &mut over_quic => match tunnel {
-                // A relay that says no over QUIC would say the same over TLS.
-                Ok(_) | Err(DialError::Closed(_)) => return tunnel,
-                Err(_) => return self.dial_tls(relay).await,
-            },
-            () = sleep(head_start) => {}
+            tunnel = &mut over_quic => return self.or_over_tls(relay, tunnel).await,
+            () = tls_is_tried => {}
         }
         let over_tls = async {
             loop {
@@ -124,14 +142,34 @@ impl Dialler {
         }
     }
 
+    /// What has come of QUIC alone, or what comes of TLS after it. A relay that says no over QUIC would say the same over TLS.
+    async fn or_over_tls(
+        self: &Arc<Self>,
+        relay: &RelayAddress,
+        over_quic: Result<Tunnel, DialError>,
+    ) -> Result<Tunnel, DialError> {
+        match over_quic {
+            Ok(_) | Err(DialError::Closed(_) | DialError::Refused) => over_quic,
+            Err(DialError::Failed(_) | DialError::Tls(_) | DialError::NoKey) => {
+                self.dial_tls(relay).await
+            }
+        }
+    }
+
     /// A tunnel over QUIC.
     pub(super) async fn dial_quic(
         self: &Arc<Self>,
         relay: &RelayAddress,
         profile: Profile,
+        attempts: &Attempts,
     ) -> Result<Tunnel, DialError> {
-        in_time(async {
-            let (endpoint, connection) = self.connect_quic(relay, profile).await?;
+        let dial = async {
+            let connected = self.connect_quic(relay, profile, attempts).await;
+            let (endpoint, connection) =
+                connected.map_err(|error| match quic::is_refusal(&error) {
+                    true => DialError::Refused,
+                    false => error.into(),
+                })?;
             let (send, recv) = connection.open_bi().await.map_err(io::Error::from)?;
             let mut control = ControlStream::new(join(recv, send));
             let greeted = self.greet(&mut control).await;
@@ -160,8 +198,13 @@ impl Dialler {
                 },
                 control,
             })
-        })
-        .await
+        };
+        let mut dial = pin!(dial);
+        match timeout(DIAL_TIME, &mut dial).await {
+            Ok(dialled) => dialled,
+            Err(_) if attempts.are_answered() => in_time(ANSWERED_TIME, dial).await,
+            Err(late) => Err(io::Error::from(late).into()),
+        }
     }
 
     /// A tunnel over TLS, on the front's TCP port.
@@ -169,7 +212,7 @@ impl Dialler {
         self: &Arc<Self>,
         relay: &RelayAddress,
     ) -> Result<Tunnel, DialError> {
-        in_time(async {
+        in_time(DIAL_TIME, async {
             let (address, stream) = self.connect_tls(relay).await?;
             let signs = Arc::default();
             let raw = raw::Dialler {
@@ -201,19 +244,22 @@ impl Dialler {
         .await
     }
 
-    /// A QUIC connection with `relay`, on which nothing has been said.
+    /// A QUIC connection with `relay`, on which nothing has been said. What is tried for it is among the `attempts`.
     pub(super) async fn connect_quic(
         self: &Arc<Self>,
         relay: &RelayAddress,
         profile: Profile,
+        attempts: &Attempts,
     ) -> io::Result<(Endpoint, Connection)> {
         let addresses = self.resolver.resolve(&relay.host, relay.port).await?;
         let (dialler, host) = (Arc::clone(self), relay.host.clone());
+        let attempts = attempts.clone();
         resolve::first_of(addresses, move |address| {
             let (dialler, host) = (Arc::clone(&dialler), host.clone());
+            let attempts = attempts.clone();
             async move {
                 let (roots, certificate) = (&dialler.roots, &dialler.certificate);
-                quic::dial(address, &host, roots, certificate, profile).await
+                quic::dial(address, &host, roots, certificate, profile, &attempts).await
             }
         })
         .await
@@ -275,8 +321,96 @@ impl Dialler {
     }
 }
 
-async fn in_time<T>(dial: impl Future<Output = Result<T, DialError>>) -> Result<T, DialError> {
-    timeout(DIAL_TIME, dial)
-        .await
-        .unwrap_or_else(|_| Err(io::Error::from(io::ErrorKind::TimedOut).into()))
+async fn in_time<T>(
+    time: Duration,
+    dial: impl Future<Output = Result<T, DialError>>,
+) -> Result<T, DialError> {
+    let dialled = timeout(time, dial).await;
+    dialled.unwrap_or_else(|late| Err(io::Error::from(late).into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
+    use tokio::net::{TcpListener, UdpSocket};
+    use tokio_util::task::AbortOnDropHandle;
+
+    use super::*;
+    use crate::quic::Room;
+
+    /// What stands where a relay should.
+    #[derive(Clone, Copy)]
+    enum Stand {
+        /// It answers over UDP, and says nothing of use.
+        Busy,
+        /// As if UDP were blocked.
+        Deaf,
+    }
+
+    /// Whether an agent comes over TCP within `time` to what stands there.
+    async fn comes_over_tcp(stand: Stand, before: Before, time: Duration) -> bool {
+        let (tcp, udp) = loop {
+            let tcp = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+            if let Ok(udp) = UdpSocket::bind(tcp.local_addr().unwrap()).await {
+                break (tcp, udp);
+            }
+        };
+        let front = tcp.local_addr().unwrap();
+        let _answers = AbortOnDropHandle::new(tokio::spawn(async move {
+            let mut room = [0; 2048];
+            while let Ok((_, from)) = udp.recv_from(&mut room).await {
+                if let Stand::Busy = stand {
+                    // The shape of a packet with a short header (RFC 9000 section 17.3).
+                    let _ = udp.send_to(&[0x40; 40], from).await;
+                }
+            }
+        }));
+        let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
+        let own = CertificateParams::default().self_signed(&key).unwrap();
+        let certificate = AgentCertificate::from_der(own.der().to_vec(), key.serialize_der());
+        let (raw_outcomes, _heard) = mpsc::channel(1);
+        let dialler = Arc::new(Dialler {
+            certificate: certificate.unwrap(),
+            roots: Roots::none(),
+            resolver: Resolver::Fixed(front),
+            instance: InstanceId([7; 16]),
+            raw_outcomes,
+        });
+        let relay = RelayAddress::parse("relay.test:443").unwrap();
+        let wanted = Wanted {
+            transport: Transport::Quic,
+            profile: Profile {
+                room: Room::Small,
+                batches: false,
+            },
+        };
+        let dial = dialler.dial(&relay, before, wanted);
+        let came = async {
+            tokio::select! {
+                _ = dial => false,
+                came = tcp.accept() => came.is_ok(),
+            }
+        };
+        timeout(time, came).await.unwrap_or(false)
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_answers_over_udp_is_not_dialled_over_tls_meanwhile() {
+        let time = QUIC_HEAD_START * 2;
+        let (busy, deaf) = tokio::join!(
+            comes_over_tcp(Stand::Busy, Before::Nothing, time),
+            comes_over_tcp(Stand::Deaf, Before::Nothing, time),
+        );
+        assert_eq!((busy, deaf), (false, true));
+    }
+
+    #[tokio::test]
+    async fn nor_is_one_soon_while_a_tunnel_over_quic_stands_beside() {
+        let time = QUIC_HEAD_START * 2;
+        assert!(!comes_over_tcp(Stand::Deaf, Before::Beside, time).await);
+        // But in the end it is.
+        assert!(comes_over_tcp(Stand::Deaf, Before::Beside, DIAL_TIME * 3).await);
+    }
 }

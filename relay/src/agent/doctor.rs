@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use wire::{CloseCode, InstanceId};
 
-use crate::quic::{self, Gso, Profile, Room};
+use crate::quic::{self, Attempts, Gso, Profile, Room};
 use crate::resolve::Resolver;
 use crate::tls::Roots;
 
@@ -150,7 +150,9 @@ impl Patient {
     /// How long a handshake takes.
     async fn over_udp(&self, relay: &RelayAddress) -> Result<Duration, DialError> {
         let begun = Instant::now();
-        let (endpoint, connection) = self.dialler.connect_quic(relay, PROFILE).await?;
+        let attempts = Attempts::default();
+        let connected = self.dialler.connect_quic(relay, PROFILE, &attempts).await;
+        let (endpoint, connection) = connected?;
         let taken = begun.elapsed();
         quic::close(&connection, CloseCode::Done);
         endpoint.wait_idle().await; // so that the relay hears it

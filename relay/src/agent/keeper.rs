@@ -164,6 +164,9 @@ impl TunnelKeeper {
                 },
             };
             self.known.leads_to(&berth.relay);
+            if self.known.quic_stands_beside() {
+                before = Before::Beside;
+            }
             let dialled = tokio::select! {
                 biased;
                 () = self.dials_no_more() => return None,
@@ -178,6 +181,7 @@ impl TunnelKeeper {
                     let wait = match error {
                         DialError::Closed(code) if code.retry() == Retry::Later => LATER,
                         DialError::Closed(_)
+                        | DialError::Refused
                         | DialError::Failed(_)
                         | DialError::Tls(_)
                         | DialError::NoKey => backoff.next_wait(),

@@ -6,7 +6,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{MissedTickBehavior, interval};
 use wire::CloseCode;
 
-use crate::quic;
+use crate::quic::{self, Attempts};
 use crate::server::Transport;
 
 use super::choice::Wanted;
@@ -100,7 +100,12 @@ impl TunnelKeeper {
 
     async fn dial_as(&self, wanted: Wanted, relay: &RelayAddress) -> Option<Tunnel> {
         let dialled = match wanted.transport {
-            Transport::Quic => self.dialler.dial_quic(relay, wanted.profile).await,
+            Transport::Quic => {
+                let attempts = Attempts::default();
+                self.dialler
+                    .dial_quic(relay, wanted.profile, &attempts)
+                    .await
+            }
             Transport::Tls => self.dialler.dial_tls(relay).await,
         };
         dialled.ok()

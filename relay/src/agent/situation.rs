@@ -204,6 +204,17 @@ impl TunnelSituation {
         self.with(|tunnel| tunnel.choice.wanted(Instant::now()))
     }
 
+    /// Whether another tunnel of this agent stands over QUIC.
+    pub(super) fn quic_stands_beside(&self) -> bool {
+        let known = self.situation.known();
+        let beside = known.tunnels.iter().enumerate();
+        let mut beside = beside.filter(|(number, _)| *number != self.number);
+        beside.any(|(_, tunnel)| {
+            let standing = tunnel.standing.as_ref();
+            standing.is_some_and(|standing| standing.transport == Transport::Quic)
+        })
+    }
+
     /// It stands, with what speaks against a better one.
     pub(super) fn stands(&self, standing: Standing) -> Vec<Reason> {
         let now = Instant::now();

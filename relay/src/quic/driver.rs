@@ -393,7 +393,7 @@ fn hand_over(
                 heard.push(Arc::clone(connection));
             }
         }
-        Some(DatagramEvent::NewConnection(incoming)) if side.refusing => {
+        Some(DatagramEvent::NewConnection(incoming)) if side.closed => {
             let transmit = side.proto.refuse(incoming, &mut octets);
             side.socket.send(&transmit, &octets);
         }

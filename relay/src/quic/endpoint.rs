@@ -63,9 +63,7 @@ pub(super) struct Side {
     pub(super) count: usize,
     /// Who wants to connect.
     pub(super) incoming: VecDeque<quinn_proto::Incoming>,
-    /// Nobody may any more: whoever comes is refused.
-    pub(super) refusing: bool,
-    /// Nobody waits for those who come any more.
+    /// Nobody waits for those who come any more: they are refused.
     pub(super) closed: bool,
     /// For who comes, or for the last to leave.
     waiting: Vec<Waker>,
@@ -103,7 +101,6 @@ impl Endpoint {
                 connections: Vec::new(),
                 count: 0,
                 incoming: VecDeque::new(),
-                refusing: false,
                 closed: false,
                 waiting: Vec::new(),
             }),
@@ -226,16 +223,10 @@ impl Endpoint {
         .await
     }
 
-    /// From now on, whoever wants to connect is refused.
-    pub(crate) fn refuse_newcomers(&self) {
-        self.0.0.lock().refusing = true;
-    }
-
     /// Closes every connection, and takes no more.
     pub(crate) fn close(&self, code: VarInt, reason: &[u8]) {
         let reason = Bytes::copy_from_slice(reason);
         let mut side = self.0.0.lock();
-        side.refusing = true;
         side.closed = true;
         side.ignore_incoming();
         for connection in side.connections.iter().flatten() {

@@ -76,7 +76,12 @@ impl Ends {
     }
 
     async fn dial(&self) -> io::Result<(Endpoint, Connection)> {
-        dial(self.address, HOST, &self.roots, &self.identity, PROFILE).await
+        self.dial_as(&Attempts::default()).await
+    }
+
+    async fn dial_as(&self, attempts: &Attempts) -> io::Result<(Endpoint, Connection)> {
+        let (roots, identity) = (&self.roots, &self.identity);
+        dial(self.address, HOST, roots, identity, PROFILE, attempts).await
     }
 
     async fn connect(self) -> Pair {
@@ -346,14 +351,27 @@ async fn who_is_refused_hears_so_at_once() {
     let ends = Ends::new();
     let refuse = async { ends.endpoint.accept().await.unwrap().refuse() };
     let (dialled, ()) = tokio::join!(timeout(PATIENCE, ends.dial()), refuse);
-    dialled.expect("in time").unwrap_err();
+    assert!(is_refusal(&dialled.expect("in time").unwrap_err()));
+    assert!(!is_refusal(&io::ErrorKind::TimedOut.into()));
     // Without a word it is the same.
     let forget = async { drop(ends.endpoint.accept().await.unwrap()) };
     let (dialled, ()) = tokio::join!(timeout(PATIENCE, ends.dial()), forget);
     dialled.expect("in time").unwrap_err();
-    ends.endpoint.refuse_newcomers();
+    ends.endpoint.close(VarInt::from_u32(0), b"");
     let dialled = timeout(PATIENCE, ends.dial()).await;
     dialled.expect("in time").unwrap_err();
+}
+
+#[tokio::test]
+async fn a_retry_is_an_answer_and_silence_is_none() {
+    let ends = Ends::new();
+    let attempts = Attempts::default();
+    let mut dial = std::pin::pin!(ends.dial_as(&attempts));
+    let silent = timeout(Duration::from_millis(500), &mut dial).await;
+    assert!(silent.is_err() && !attempts.are_answered());
+    ends.endpoint.accept().await.unwrap().retry();
+    let _ = timeout(PATIENCE / 10, dial).await; // nobody takes what comes then
+    assert!(attempts.are_answered());
 }
 
 #[tokio::test]
@@ -367,7 +385,10 @@ async fn who_is_asked_for_its_address_comes_again_with_it() {
         assert!(!incoming.may_retry);
         ends.side.accept(incoming).await.unwrap()
     };
-    let (accepted, dialled) = tokio::join!(accept, timeout(PATIENCE, ends.dial()));
+    let attempts = Attempts::default();
+    assert!(!attempts.are_answered());
+    let (accepted, dialled) = tokio::join!(accept, timeout(PATIENCE, ends.dial_as(&attempts)));
+    assert!(attempts.are_answered());
     dialled.expect("in time").unwrap();
     drop(accepted);
 }

@@ -82,6 +82,12 @@ pub(crate) async fn accept_quic(
     handshakes: Handshakes,
 ) {
     while let Some(incoming) = endpoint.accept().await {
+        if register.leaving.is_cancelled() {
+            incoming.refuse();
+            register.handshake(HandshakeKind::Quic, Outcome::Refused);
+            register.refuse(Rejection::Leaving);
+            continue;
+        }
         let address = incoming.remote_address.ip();
         let many = handshakes.all.load(Relaxed) > register.limits.retry_above();
         // An address that is not proved may be forged, so what it has used up shuts nobody out (RFC 9000 section 8.1).

@@ -86,6 +86,13 @@ async fn a_relay_that_leaves_takes_new_visitors_and_no_tunnels() {
             let refused = "causeway_relay_tunnels_refused_total{reason=\"leaving\"}";
             world.until_metric(refused, 2).await;
             assert_eq!(world.metric("causeway_relay_draining"), 1);
+            if transport == Transport::Quic {
+                // Who was refused over QUIC does not try the same over TLS.
+                let over_tls = "causeway_relay_handshakes_total{kind=\"tls\",outcome=\"done\"}";
+                assert_eq!(world.metric(over_tls), 0);
+                let refused = "causeway_relay_handshakes_total{kind=\"quic\",outcome=\"refused\"}";
+                assert!(world.metric(refused) >= 2);
+            }
             for _ in 0..3 {
                 let mut visitor = world.visit("mynas.nas.localhost").await;
                 let (mut stream, _) = listener.accept().await.unwrap();
