@@ -27,10 +27,11 @@ pub(crate) const MAX_LINE: usize = 8 * 1024;
 pub(crate) const MAX_REPORTS: usize = 200;
 
 /// How often control says that it is there, and a relay reports at least.
-pub(crate) const BEAT: Duration = Duration::from_secs(3);
+pub(crate) const BEAT: Duration = Duration::from_secs(1);
 
-/// After this long without a word the other side is taken for gone.
-pub(crate) const SILENCE: Duration = Duration::from_secs(10);
+/// After this long without a word the other side is taken for gone. Until then names lead to a relay that stands still, and whoever
+/// comes there waits; a path that loses packets needs some seconds now and then.
+pub(crate) const SILENCE: Duration = Duration::from_secs(5);
 
 /// What a relay asks with: what it knows already, if anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]

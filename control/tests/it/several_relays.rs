@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -186,6 +186,23 @@ fn a_device_is_reached_through_either_relay_and_through_the_other_when_one_dies(
     relay.process = start(&relay.folder);
     leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
     assert!(is_served(&relay.get(&server, "mynas")));
+}
+
+#[test]
+fn names_leave_a_relay_that_stands_still_although_nothing_says_so() {
+    /// Five seconds of silence, one until somebody looks, and what a busy machine takes.
+    const NOTICED: Duration = Duration::from_secs(9);
+    let (server, relay, _device) = world();
+    leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
+    relay.process.signal("-STOP");
+    let stood_still = Instant::now();
+    leads_to(&server, &["127.0.0.1"]);
+    let noticed = stood_still.elapsed();
+    server.get(&server.url("mynas", "/page"));
+    relay.process.signal("-CONT");
+    leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
+    assert!(is_served(&relay.get(&server, "mynas")));
+    assert!(noticed < NOTICED, "{noticed:?}");
 }
 
 #[test]
