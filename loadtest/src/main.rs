@@ -8,6 +8,7 @@
 
 #![forbid(unsafe_code)]
 
+mod admin;
 mod entrance;
 mod part;
 mod plain;
@@ -36,7 +37,10 @@ use report::{Machine, Table};
 use scenario::abuse::{Attack, Force};
 use scenario::dns::peers::Wanted;
 use scenario::peers::Workload;
-use scenario::{Effort, ScenarioError, abuse, dns, idle_tunnels, peers, requests, throughput};
+use scenario::reconnect::Fault;
+use scenario::{
+    Effort, ScenarioError, abuse, dns, idle_tunnels, peers, reconnect, requests, throughput,
+};
 use world::{Peer, Place, WorldError};
 
 /// Puts a load on Causeway, and says what it carried and what that cost.
@@ -115,6 +119,20 @@ enum Measure {
         only: Vec<Attack>,
         #[command(flatten)]
         options: Box<Options>,
+    },
+    /// A relay dies, falls silent or starts anew: how soon its agents are back, and what that leaves to a bystander and to visitors
+    Reconnect {
+        /// Agents; where there are several relays, every other keeps a tunnel to two of them
+        #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        connections: u16,
+        /// Relays with a process of their own, beside the server's, of which the first dies or falls silent
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=8))]
+        relays: u8,
+        /// Only these, and in this order
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULT,…")]
+        only: Vec<Fault>,
+        #[command(flatten)]
+        pace: Pace,
     },
     /// The same work through Causeway and through every peer that is installed, in turn
     Peers(PeersOptions),
@@ -303,7 +321,7 @@ impl Measure {
             | Self::Abuse { options, .. }
             | Self::All { options } => options.pace,
             Self::Peers(options) => options.pace,
-            Self::DnsPeers { pace, .. } => *pace,
+            Self::Reconnect { pace, .. } | Self::DnsPeers { pace, .. } => *pace,
         }
     }
 
@@ -346,6 +364,20 @@ impl Measure {
                 let effort = options.pace.effort(connections);
                 let table = abuse::run(&options.place, attacks, force, effort, progress).await?;
                 return Ok(vec![table]);
+            }
+            Self::Reconnect {
+                connections,
+                relays,
+                only,
+                pace,
+            } => {
+                let faults = match only.is_empty() {
+                    true => Fault::value_variants(),
+                    false => &only,
+                };
+                let wanted = reconnect::Wanted { faults, relays };
+                let effort = pace.effort(connections);
+                return Ok(vec![reconnect::run(wanted, effort, progress).await?]);
             }
             Self::Peers(options) => return compare(options, progress).await,
             Self::DnsPeers { wanted, pace } => {

@@ -8,6 +8,7 @@ pub(crate) mod link;
 pub(crate) mod namespace;
 pub(crate) mod origin;
 pub(crate) mod plain_origin;
+pub(crate) mod relay_apart;
 pub(crate) mod splice_hop;
 pub(crate) mod up;
 
@@ -23,6 +24,8 @@ use serde::de::DeserializeOwned;
 pub(crate) enum Part {
     /// The server: control, relay and ddns.
     Up,
+    /// A relay of that server, with a process of its own.
+    RelayApart,
     /// Devices' agents, one or thousands.
     Agents,
     /// A device's service.
@@ -44,6 +47,7 @@ impl Part {
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Up => "up",
+            Self::RelayApart => "relay-apart",
             Self::Agents => "agents",
             Self::Origin => "origin",
             Self::PlainOrigin => "plain-origin",
@@ -58,6 +62,7 @@ impl Part {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Up => "the server",
+            Self::RelayApart => "the relay",
             Self::Agents => "the agent",
             Self::Origin | Self::PlainOrigin => "the origin",
             Self::SpliceHop => "the splice hop",
@@ -70,7 +75,7 @@ impl Part {
     /// Whether one thread plays it: what is the same for all peers leaves the other cores to them.
     pub(crate) fn is_single_threaded(self) -> bool {
         match self {
-            Self::Up | Self::Agents | Self::Origin => false,
+            Self::Up | Self::RelayApart | Self::Agents | Self::Origin => false,
             Self::PlainOrigin
             | Self::SpliceHop
             | Self::EmptyResponder
@@ -83,6 +88,7 @@ impl Part {
     pub(crate) async fn play(self) -> anyhow::Result<()> {
         match self {
             Self::Up => up::play(order()?).await,
+            Self::RelayApart => relay_apart::play(order()?).await,
             Self::Agents => agents::play(order()?).await,
             Self::Origin => origin::play(order()?).await,
             Self::PlainOrigin => plain_origin::play(order()?).await,

@@ -11,6 +11,7 @@ use std::process::{Child as StdChild, Stdio};
 use std::thread;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process, setpriority_pgrp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
@@ -23,6 +24,9 @@ pub(crate) use program::Program;
 
 /// How many of a child's last lines are shown when it has failed.
 const LAST_LINES: usize = 5;
+
+/// How nice who gives way is: as nice as can be (setpriority(2)).
+const LAST: i32 = 19;
 
 /// Another process of this program that plays a part. It is killed when this is dropped, and ends by itself when this
 /// process ends in any other way: its standard input closes then.
@@ -156,6 +160,20 @@ impl Child {
             Ok(None) => Ok(()),
             Ok(Some(_)) | Err(_) => Err(self.ended()),
         }
+    }
+
+    /// Lets whoever else wants the processor have it first.
+    pub(crate) fn give_way(&self) -> Result<(), ChildError> {
+        // It is in a group of its own, whose threads all hear of it.
+        let set = setpriority_pgrp(Some(Pid::from_child(&self.process)), LAST);
+        set.map_err(|_| self.ended())
+    }
+
+    /// Lets it run no further, as if its machine stood still.
+    pub(crate) fn stand_still(&self) -> Result<(), ChildError> {
+        // Not waited for yet, so the number is nobody else's.
+        let sent = kill_process(Pid::from_child(&self.process), Signal::STOP);
+        sent.map_err(|_| self.ended())
     }
 
     /// Ends it, and waits until it is gone.

@@ -5,6 +5,7 @@ pub(crate) mod abuse;
 pub(crate) mod dns;
 pub(crate) mod idle_tunnels;
 pub(crate) mod peers;
+pub(crate) mod reconnect;
 pub(crate) mod requests;
 pub(crate) mod throughput;
 
@@ -17,6 +18,7 @@ use std::time::{Duration, Instant};
 use hdrhistogram::{CreationError, Histogram};
 use tokio::time::sleep;
 
+use crate::admin::MetricsError;
 use crate::process::{ChildError, ProcessId, UsageError};
 use crate::progress::Progress;
 use crate::report::Column;
@@ -72,6 +74,8 @@ pub(crate) enum ScenarioError {
     Child(#[from] ChildError),
     #[error(transparent)]
     Usage(#[from] UsageError),
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
     /// The load did not come about.
     #[error("{workload} has measured nothing: {cause}")]
     Nothing {

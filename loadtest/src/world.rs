@@ -4,6 +4,7 @@
 //!   Device   a name with a service behind it       throughput, requests
 //!   Names    a zone with names in it               dns
 //!   Fleet    many devices that are ready to come   idle-tunnels
+//!   Several  relays, and agents at them            reconnect
 //!   Way      what lies between visitor and origin  peers
 //!   Million  a zone for all of the NameServers     dns-peers
 //! ```
@@ -16,6 +17,7 @@ mod name_server;
 mod names;
 mod peer;
 mod server;
+pub(crate) mod several;
 mod tunnel;
 mod way;
 
@@ -37,6 +39,7 @@ pub(crate) use million::Million;
 pub(crate) use name_server::{FoundNameServer, NameServer, NameServerKind, UpdateDoor};
 pub(crate) use names::Names;
 pub(crate) use peer::{Found, Peer, find_program};
+pub(crate) use several::Several;
 pub(crate) use way::{PlainOrigin, Way};
 
 use crate::part::agents::Status;
@@ -147,6 +150,9 @@ pub(crate) enum WorldError {
     /// The server was asked, and did not.
     #[error("the server did not register {name}: {reason}")]
     NotRegistered { name: String, reason: String },
+    /// There is no load of the kind that was asked for.
+    #[error("of {of} agents only {whole} have all their tunnels, and no more in time")]
+    NotWhole { whole: usize, of: usize },
     /// A peer's processes run, and nothing comes through.
     #[error("nothing comes through {peer} within {} s: {cause}", READY.as_secs())]
     NoWay {

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use directory::PairingCode;
-use relay::agent::{self, Attached, Cloud, Gso, Origin, OriginTrust, State, VisitorAddress};
+use relay::agent::{
+    self, Attached, Cloud, Gso, Origin, OriginTrust, State, Tunnels, VisitorAddress,
+};
 use relay::resolve::Resolver;
 use relay::server::Transport;
 use relay::tls::Roots;
@@ -29,6 +31,8 @@ const PAIR_AT_ONCE: usize = 16;
 pub(crate) struct Order {
     /// Where cloud and relay are reached, whatever their names.
     pub(crate) front: SocketAddr,
+    /// Whether there are several relays on that host, each at its own port.
+    pub(crate) several_relays: bool,
     /// What to check the cloud against while pairing, in PEM.
     pub(crate) trust_root: String,
     /// The service behind each of them.
@@ -47,6 +51,8 @@ pub(crate) struct Device {
     pub(crate) state: PathBuf,
     /// How to pair it, unless it is.
     pub(crate) invitation: Option<Invitation>,
+    /// Whether it is to have one tunnel however many relays there are.
+    pub(crate) one_tunnel: bool,
 }
 
 /// With what a device pairs.
@@ -68,6 +74,17 @@ pub(crate) struct Status {
     pub(crate) left: usize,
     /// When this last changed, in seconds since the first was started.
     pub(crate) seconds: f64,
+    /// The same agents as those that are attached now.
+    pub(crate) at_relays: Vec<AtRelays>,
+}
+
+/// Agents that are alike.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct AtRelays {
+    pub(crate) one_tunnel: bool,
+    /// Where their tunnels stand, as `host:port`, in no order that means anything.
+    pub(crate) relays: Vec<String>,
+    pub(crate) agents: usize,
 }
 
 impl Status {
@@ -81,13 +98,44 @@ impl Status {
             Transport::Tls => &mut self.over_tls,
         }
     }
+
+    fn comes(&mut self, one_tunnel: bool, attached: &Attached) {
+        *self.over(attached.transport) += 1;
+        *self.at(one_tunnel, attached) += 1;
+    }
+
+    fn goes(&mut self, one_tunnel: bool, attached: &Attached) {
+        *self.over(attached.transport) -= 1;
+        *self.at(one_tunnel, attached) -= 1;
+        self.at_relays.retain(|alike| alike.agents > 0);
+    }
+
+    fn at(&mut self, one_tunnel: bool, attached: &Attached) -> &mut usize {
+        let mut relays = attached.relays.clone();
+        relays.sort();
+        let mut known = self.at_relays.iter();
+        let number =
+            known.position(|alike| alike.one_tunnel == one_tunnel && alike.relays == relays);
+        let number = number.unwrap_or_else(|| {
+            self.at_relays.push(AtRelays {
+                one_tunnel,
+                relays,
+                agents: 0,
+            });
+            self.at_relays.len() - 1
+        });
+        &mut self.at_relays[number].agents
+    }
 }
 
 pub(super) async fn play(order: Order) -> anyhow::Result<()> {
     let fleet = Arc::new(Fleet {
         threads: WorkerThreads::per_core()?,
         roots: Roots::from_pem(&order.trust_root)?,
-        resolver: Resolver::Fixed(order.front),
+        resolver: match order.several_relays {
+            true => Resolver::Host(order.front.ip()),
+            false => Resolver::Fixed(order.front),
+        },
         origin: Origin::new(
             order.origin.parse()?,
             VisitorAddress::Forwarded,
@@ -152,7 +200,10 @@ impl Fleet {
             gso: Gso::Auto,
             dns: agent::Dns::Off,
             retire: CancellationToken::new(),
-            tunnels: agent::Tunnels::default(),
+            tunnels: match device.one_tunnel {
+                true => Tunnels::One,
+                false => Tunnels::Two,
+            },
         };
         let (sender, mut attached) = watch::channel(None);
         let stop = CancellationToken::new();
@@ -173,10 +224,10 @@ impl Fleet {
             let now = attached.borrow_and_update().clone();
             self.change(|status| {
                 if let Some(before) = &before {
-                    *status.over(before.transport) -= 1;
+                    status.goes(device.one_tunnel, before);
                 }
                 if let Some(now) = &now {
-                    *status.over(now.transport) += 1;
+                    status.comes(device.one_tunnel, now);
                 }
             });
             before = now;

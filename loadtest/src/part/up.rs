@@ -34,6 +34,7 @@ pub(crate) struct Ready {
     pub(crate) zone: String,
     pub(crate) front: SocketAddr,
     pub(crate) dns: SocketAddr,
+    pub(crate) admin: SocketAddr,
     pub(crate) ca: PathBuf,
     pub(crate) state: PathBuf,
 }

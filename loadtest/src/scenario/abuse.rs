@@ -6,7 +6,7 @@
 //! ```
 
 mod attack;
-mod bystander;
+pub(super) mod bystander;
 mod download;
 
 use std::net::{Ipv4Addr, SocketAddr};

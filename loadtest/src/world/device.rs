@@ -59,6 +59,18 @@ impl Device {
         })
     }
 
+    /// One that somebody else keeps, with our origin behind it.
+    pub(super) fn behind(door: Door, watched: Watched) -> Self {
+        Self {
+            door,
+            small: "/".to_owned(),
+            bulk: origin::BULK.to_owned(),
+            upload: None,
+            watched,
+            _started: None,
+        }
+    }
+
     async fn start(carrier: Carrier) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
         let (origin, service) = start_origin(folder.path()).await?;

@@ -41,7 +41,7 @@ pub(crate) struct Fleet {
 /// The server where they are at home.
 #[derive(Debug)]
 enum Home {
-    Ours(Server),
+    Ours(Box<Server>),
     /// Another's, which is rid of the devices again when this is dropped.
     Given {
         relay: Option<ProcessId>,
@@ -78,9 +78,11 @@ impl Fleet {
             .map(|(name, invitation)| Device {
                 state: folder.path().join(name),
                 invitation: Some(invitation),
+                one_tunnel: false,
             });
         let mut order = Order {
             front: reached.front,
+            several_relays: false,
             trust_root: reached.trust_root,
             origin: ORIGIN.to_owned(),
             devices: devices.collect(),
@@ -164,7 +166,7 @@ impl Home {
                 state,
                 trust_root,
             };
-            return Ok((Self::Ours(server), reached));
+            return Ok((Self::Ours(server.into()), reached));
         }
         let (Some(front), Some(ca), Some(state)) = (place.front, &place.ca, &place.state) else {
             let options = "--front ADDR, --ca FILE and --state DIR";
@@ -187,7 +189,7 @@ impl Home {
     }
 }
 
-fn time_for(devices: usize) -> Duration {
+pub(super) fn time_for(devices: usize) -> Duration {
     READY + READY_FOR_EACH * u32::try_from(devices).unwrap_or(u32::MAX)
 }
 

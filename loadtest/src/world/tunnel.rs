@@ -28,11 +28,13 @@ impl Tunnel {
         let server = Server::start(folder, carrier, ends.near.any_port()).await?;
         let order = agents::Order {
             front: server.ready.front,
+            several_relays: false,
             trust_root: read(&server.ready.ca)?,
             origin,
             devices: vec![agents::Device {
                 state: folder.join(name),
                 invitation: Some(register(&server.ready.state, name).await?),
+                one_tunnel: false,
             }],
             at_once: 1,
             stay: true,

@@ -96,6 +96,36 @@ fn a_bystander_is_watched_under_each_attack() {
 }
 
 #[test]
+fn agents_are_whole_again_after_each_fault_and_visitors_are_served() {
+    let results = measured(&["reconnect", "--connections", "20"]);
+    for fault in ["restarted", "killed", "silent"] {
+        let row = row(&results, fault);
+        assert_eq!(row["connections"], 20);
+        assert_eq!(median(row, "whole_percent"), 100.0, "{row}");
+        let [half, most, all] =
+            ["whole_50_s", "whole_99_s", "whole_100_s"].map(|figure| median(row, figure));
+        assert!(half <= most && most <= all, "{row}");
+        positive(row, "whole_100_s");
+        positive(row, "relay_cpu_percent");
+        positive(row, "bystander_mbit_kept_percent");
+        positive(row, "bystander_requests_kept_percent");
+        for figure in ["handshakes_refused", "quic_retries", "failures"] {
+            assert_eq!(median(row, figure), 0.0, "{figure}: {row}");
+        }
+    }
+    // Half of the agents, and a part of them at each relay: some come to the one that is left.
+    for fault in ["killed", "silent"] {
+        let row = row(&results, fault);
+        positive(row, "longest_wait_one_tunnel_s");
+        positive(row, "longest_wait_two_tunnels_s");
+        positive(row, "relay_cpu_ms_per_attach");
+    }
+    let restarted = row(&results, "restarted");
+    positive(restarted, "relay_away_s");
+    assert!(median(restarted, "relay_away_s") <= median(restarted, "whole_50_s"));
+}
+
+#[test]
 fn nobody_elses_relay_is_attacked() {
     let elsewhere = ["--front", "192.0.2.1:443", "--name", "mynas.example.com"];
     let output = output(&[&["abuse"][..], &elsewhere].concat());

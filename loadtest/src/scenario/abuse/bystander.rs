@@ -24,15 +24,41 @@ const EVERY: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The bystander. It is gone when this is dropped.
-pub(super) struct Bystander {
-    pub(super) load: Arc<Load>,
-    pub(super) clock: Arc<Clock>,
+pub(in crate::scenario) struct Bystander {
+    pub(in crate::scenario) load: Arc<Load>,
+    pub(in crate::scenario) clock: Arc<Clock>,
     received: Arc<AtomicU64>,
     _visitors: JoinSet<()>,
 }
 
+/// What it has had so far.
+#[derive(Clone)]
+pub(in crate::scenario) struct Counts {
+    received: Arc<AtomicU64>,
+    clock: Arc<Clock>,
+}
+
+impl Counts {
+    /// Of the download.
+    pub(in crate::scenario) fn octets(&self) -> u64 {
+        self.received.load(Relaxed)
+    }
+
+    /// To small requests.
+    pub(in crate::scenario) fn answers(&self) -> u64 {
+        self.clock.answered()
+    }
+}
+
 impl Bystander {
-    pub(super) fn start(device: &Device) -> Result<Self, ScenarioError> {
+    pub(in crate::scenario) fn counts(&self) -> Counts {
+        Counts {
+            received: Arc::clone(&self.received),
+            clock: Arc::clone(&self.clock),
+        }
+    }
+
+    pub(in crate::scenario) fn start(device: &Device) -> Result<Self, ScenarioError> {
         let (load, received) = (Arc::new(Load::default()), Arc::<AtomicU64>::default());
         let clock = Arc::new(Clock::new()?);
         let mut visitors = JoinSet::new();
@@ -60,7 +86,7 @@ impl Bystander {
     }
 
     /// Waits until each part of its load has brought something.
-    pub(super) async fn is_served(&self) -> Result<(), ScenarioError> {
+    pub(in crate::scenario) async fn is_served(&self) -> Result<(), ScenarioError> {
         let begun = Instant::now();
         while self.received() == 0 || self.clock.answered() == 0 {
             if begun.elapsed() > PATIENCE {
@@ -78,7 +104,7 @@ impl Bystander {
     }
 
     /// Octets of the download.
-    pub(super) fn received(&self) -> u64 {
+    pub(in crate::scenario) fn received(&self) -> u64 {
         self.received.load(Relaxed)
     }
 }
