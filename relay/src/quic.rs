@@ -24,7 +24,7 @@ mod socket;
 pub(crate) mod socket_buffers;
 mod stream;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::fmt;
 use std::io;

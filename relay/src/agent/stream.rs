@@ -197,9 +197,10 @@ impl VisitorStream {
 
     /// Ready when the next payload can be written; moves it to the raw connection if the relay wants that.
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let was_there = self.unread.is_some();
         self.attend(cx)?;
-        if self.unread.is_some() {
-            cx.waker().wake_by_ref(); // heard here, to be read elsewhere
+        if self.unread.is_some() && !was_there {
+            cx.waker().wake_by_ref(); // heard here, to be read elsewhere; once, for who does not want it yet
         }
         ready!(self.poll_send_unsent(cx))?;
         let outgoing = &mut self.carrier.sender.outgoing;
@@ -326,5 +327,83 @@ impl std::fmt::Debug for VisitorStream {
         f.debug_struct("VisitorStream")
             .field("ending", &self.ending)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+    use std::task::{Wake, Waker};
+    use std::time::Duration;
+
+    use tokio::sync::mpsc;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::quic;
+    use crate::quic::tests::pair;
+
+    /// Nothing here takes longer unless it is broken.
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// Nothing moves any more when nothing has at so many looks.
+    const STILL: usize = 50;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Relaxed);
+        }
+    }
+
+    /// A visitor who asks for more than it reads, and goes on asking, must not keep a core busy.
+    #[tokio::test]
+    async fn who_waits_to_write_is_not_woken_again_for_what_it_does_not_read() {
+        let pair = pair().await;
+        let (mut relay, _reads_nothing) = pair.at_relay.open_bi().await.unwrap();
+        let more = [&segment::data_header(4)[..], b"more"].concat();
+        tokio::io::AsyncWriteExt::write_all(&mut relay, &more)
+            .await
+            .unwrap();
+        let (send, recv) = pair.at_agent.accept_bi().await.unwrap();
+        let dialler = Dialler {
+            front: pair.at_agent.remote_address(),
+            key: quic::seal_key(&pair.at_agent).unwrap(),
+            signs: Arc::default(),
+            outcomes: mpsc::channel(1).0,
+        };
+        let mut stream = VisitorStream::new(Carrier::quic(send, recv), dialler);
+        let octets = [7; 16 * 1024];
+        let full = async {
+            let mut still = 0;
+            while still < STILL {
+                let written =
+                    poll_fn(|cx| Poll::Ready(Pin::new(&mut stream).poll_write(cx, &octets)));
+                match written.await {
+                    Poll::Ready(written) => drop(written.unwrap()),
+                    Poll::Pending if stream.unread.is_some() => still += 1,
+                    Poll::Pending => still = 0,
+                }
+                sleep(Duration::from_millis(1)).await;
+            }
+        };
+        timeout(SOON, full).await.unwrap();
+
+        let woken = Arc::<Woken>::default();
+        let waker = Waker::from(Arc::clone(&woken));
+        for _ in 0..STILL {
+            let mut cx = Context::from_waker(&waker);
+            assert!(
+                Pin::new(&mut stream)
+                    .poll_write(&mut cx, &octets)
+                    .is_pending()
+            );
+        }
+        let woken = woken.0.load(Relaxed);
+        assert!(woken < STILL / 5, "{woken} times");
     }
 }

@@ -20,11 +20,11 @@ const HOST: &str = "relay.test";
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Both ends of one connection.
-struct Pair {
+pub(crate) struct Pair {
     relay: Endpoint,
-    at_relay: Connection,
+    pub(crate) at_relay: Connection,
     agent: Endpoint,
-    at_agent: Connection,
+    pub(crate) at_agent: Connection,
 }
 
 /// A relay, and what an agent needs to dial it.
@@ -110,7 +110,7 @@ impl Ends {
     }
 }
 
-async fn pair() -> Pair {
+pub(crate) async fn pair() -> Pair {
     Ends::new().connect().await
 }
 
