@@ -45,7 +45,11 @@ impl Entrance {
     }
 
     pub(crate) async fn enter(&self) -> io::Result<Line> {
-        let stream = TcpStream::connect(self.front).await?;
+        self.enter_by(TcpStream::connect(self.front).await?).await
+    }
+
+    /// The same by a connection that is there.
+    pub(crate) async fn enter_by(&self, stream: TcpStream) -> io::Result<Line> {
         stream.set_nodelay(true)?;
         let Some((host, roots)) = &self.tls else {
             return Ok(Line::Plain(stream));

@@ -105,10 +105,10 @@ enum Measure {
     },
     /// Floods and slow attacks on the relay, and what they leave to a bystander who downloads 200 Mbit/s and asks 200 times a second
     Abuse {
-        /// Attackers at a time
+        /// Attackers at a time; for QUIC packets, addresses
         #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u16).range(1..=15_000))]
         connections: u16,
-        /// New attackers a second
+        /// New attackers a second, or packets where an attack has no connections
         #[arg(long, default_value_t = 5000, value_parser = clap::value_parser!(u32).range(1..=50_000))]
         rate: u32,
         /// Attackers in all, in each round of each attack
@@ -356,13 +356,14 @@ impl Measure {
                 only,
                 options,
             } => {
-                let attacks = match only.is_empty() {
-                    true => Attack::value_variants(),
-                    false => &only,
-                };
+                let mut attacks = only;
+                if attacks.is_empty() {
+                    attacks.extend(Attack::value_variants());
+                    attacks.retain(|attack| attack.goes_anywhere() || !options.place.is_given());
+                }
                 let force = Force { rate, attempts };
                 let effort = options.pace.effort(connections);
-                let table = abuse::run(&options.place, attacks, force, effort, progress).await?;
+                let table = abuse::run(&options.place, &attacks, force, effort, progress).await?;
                 return Ok(vec![table]);
             }
             Self::Reconnect {

@@ -1,5 +1,6 @@
 //! What a person sees while it runs: one line on standard error, if that is a terminal.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -7,9 +8,12 @@ use indicatif::{ProgressBar, ProgressStyle};
 /// How often the line moves although nothing has changed.
 const TICK: Duration = Duration::from_millis(200);
 
-/// The line. It is gone when this is dropped.
+/// The line; clones are the same one. It is gone when the last of them is dropped.
+#[derive(Clone, Debug)]
+pub(crate) struct Progress(Arc<Line>);
+
 #[derive(Debug)]
-pub(crate) struct Progress(ProgressBar);
+struct Line(ProgressBar);
 
 impl Progress {
     pub(crate) fn new() -> Self {
@@ -19,28 +23,28 @@ impl Progress {
         }
         bar.set_message("starting");
         bar.enable_steady_tick(TICK);
-        Self(bar)
+        Self(Arc::new(Line(bar)))
     }
 
     /// The next thing to be done, in so many steps.
     pub(crate) fn begin(&self, what: String, steps: u64) {
-        self.0.set_message(what);
-        self.0.set_length(steps);
-        self.0.set_position(0);
+        self.0.0.set_message(what);
+        self.0.0.set_length(steps);
+        self.0.0.set_position(0);
     }
 
     /// So many of its steps are done.
     pub(crate) fn at(&self, steps: u64) {
-        self.0.set_position(steps);
+        self.0.0.set_position(steps);
     }
 
     /// A sentence for a person, beside the line.
     pub(crate) fn note(&self, sentence: &str) {
-        self.0.suspend(|| eprintln!("{sentence}"));
+        self.0.0.suspend(|| eprintln!("{sentence}"));
     }
 }
 
-impl Drop for Progress {
+impl Drop for Line {
     fn drop(&mut self) {
         self.0.finish_and_clear();
     }

@@ -16,6 +16,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::{CreationError, Histogram};
+use relay::agent::{KeyError, StateError};
 use tokio::time::sleep;
 
 use crate::admin::MetricsError;
@@ -88,6 +89,17 @@ pub(crate) enum ScenarioError {
     /// Somebody else's relay is attacked by nobody.
     #[error("{0} is not on this host: floods go to loopback only")]
     NotHere(SocketAddr),
+    /// It takes more than an address.
+    #[error("{0} needs a server that is started for it: leave --front out")]
+    NotOurs(&'static str),
+    /// The key that an attack needs.
+    #[error("the other device's state cannot be read: {0}")]
+    State(#[from] StateError),
+    #[error("the other device's key cannot be used: {0}")]
+    Key(#[from] KeyError),
+    /// Nobody waits for it any more.
+    #[error("interrupted")]
+    Interrupted,
     /// No memory of latencies.
     #[error("latencies cannot be kept")]
     Latencies(#[from] CreationError),

@@ -71,6 +71,15 @@ impl Door {
         })
     }
 
+    pub(crate) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// What vouches for the host's certificate.
+    pub(crate) fn roots(&self) -> &Roots {
+        &self.roots
+    }
+
     /// The same for who speaks HTTP by himself.
     pub(crate) fn entrance(&self) -> Entrance {
         Entrance {

@@ -32,8 +32,8 @@ use clap::{Args, ValueEnum};
 use control::operator::AskError;
 use relay::tls::TlsError;
 
-pub(crate) use device::Device;
-pub(crate) use ends::Ends;
+pub(crate) use device::{Device, Neighbour};
+pub(crate) use ends::{Ends, STRANGERS};
 pub(crate) use fleet::Fleet;
 pub(crate) use million::Million;
 pub(crate) use name_server::{FoundNameServer, NameServer, NameServerKind, UpdateDoor};
@@ -70,6 +70,9 @@ pub(crate) struct Place {
     /// The state directory of the server behind --front, on this host: idle-tunnels registers its devices there
     #[arg(long, value_name = "DIR", requires = "front", help_heading = "Where")]
     state: Option<PathBuf>,
+    /// Where the server behind --front tells its counters (`admin.listen`), if it is to be asked whom it turns away
+    #[arg(long, value_name = "ADDR", requires = "front", help_heading = "Where")]
+    admin: Option<SocketAddr>,
     /// A DNS server that is there already
     #[arg(long, value_name = "ADDR", requires = "zone", help_heading = "Where")]
     dns: Option<SocketAddr>,
@@ -181,7 +184,8 @@ pub(crate) struct Watched {
 }
 
 impl Place {
-    fn is_given(&self) -> bool {
+    /// Whether somebody else's server was named.
+    pub(crate) fn is_given(&self) -> bool {
         self.front.is_some() || self.dns.is_some()
     }
 

@@ -267,6 +267,23 @@ pub async fn connect_dot(
     connect(stream, host, roots, DOT).await
 }
 
+/// TLS with the relay `host` as an agent brings it for a tunnel, under the key of `identity`. What is said on it is the caller's
+/// affair.
+///
+/// # Errors
+/// If the handshake fails.
+pub async fn connect_tunnel(
+    stream: TcpStream,
+    host: &str,
+    roots: &Roots,
+    identity: &AgentCertificate,
+) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    let connector = tunnel_connector(roots, identity).map_err(io::Error::other)?;
+    connector
+        .connect(server_name(host)?, Prefixed::new(Bytes::new(), stream))
+        .await
+}
+
 async fn connect(
     stream: TcpStream,
     host: &str,

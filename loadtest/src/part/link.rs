@@ -147,7 +147,7 @@ fn setting(name: &str) -> PathBuf {
     Path::new("/proc/sys/net/ipv4").join(name)
 }
 
-fn ip(arguments: &str) -> anyhow::Result<()> {
+pub(super) fn ip(arguments: &str) -> anyhow::Result<()> {
     let output = Command::new("ip").args(arguments.split(' ')).output();
     let output = output.context("ip, of iproute2, is needed for a link")?;
     let said = String::from_utf8_lossy(&output.stderr);

@@ -8,6 +8,7 @@ use control::up;
 use directory::Zone;
 use relay::program::Inherited;
 use relay::program::succession::Inheritance;
+use rustix::process::{Resource, Rlimit, setrlimit};
 use serde::{Deserialize, Serialize};
 
 /// What is wanted.
@@ -26,6 +27,18 @@ pub(crate) struct Order {
     pub(crate) dns: Option<SocketAddr>,
     /// Threads that answer over UDP, if not as many as it takes by itself.
     pub(crate) dns_threads: Option<u32>,
+    /// Of what it is to have little.
+    #[serde(default)]
+    pub(crate) scarce: Scarce,
+}
+
+/// What a server may have, where that is to be less than it takes by itself.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Scarce {
+    /// Descriptors, as `RLIMIT_NOFILE` counts them.
+    pub(crate) descriptors: Option<u64>,
+    /// Memory above which its relay sends newcomers away, in octets.
+    pub(crate) memory: Option<u64>,
 }
 
 /// What is where, as `up` says it; only what is needed here.
@@ -51,6 +64,14 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
         no_udp: !order.udp,
         ..Overrides::default()
     })?;
+    if let Some(descriptors) = order.scarce.descriptors {
+        let limit = Rlimit {
+            current: Some(descriptors),
+            maximum: Some(descriptors),
+        };
+        setrlimit(Resource::Nofile, limit)?;
+    }
+    config.relay.limits.memory = order.scarce.memory;
     config.relay.http = None;
     config.relay.raw = order.raw;
     if let Some(ddns) = &mut config.ddns {

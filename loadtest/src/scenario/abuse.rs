@@ -5,94 +5,41 @@
 //!                             ─► the same attack on the front: what the relay leaves it, and what that costs the relay
 //! ```
 
+mod apart;
 mod attack;
 pub(super) mod bystander;
+mod counters;
 mod download;
+mod ground;
+mod seen;
+mod watch;
 
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
 
-use tokio::net::TcpSocket;
-use tokio::time::interval;
-use tokio_util::task::AbortOnDropHandle;
+use tokio::net::{TcpSocket, UdpSocket};
 
 pub(crate) use attack::Attack;
-use attack::{Attackers, Counted};
+use attack::{Attackers, Needs};
 use bystander::Bystander;
+use ground::Ground;
+use seen::Seen;
+use watch::{Growth, Lookout};
 
-use super::{Effort, FAILURES, Observed, ScenarioError};
-use crate::process::{ProcessId, UsageError};
+use super::{Effort, ScenarioError};
 use crate::progress::Progress;
-use crate::report::{Column, Round, Table};
-use crate::world::{Device, Place};
+use crate::report::{Round, Table};
+use crate::world::Place;
 
 pub(crate) const NAME: &str = "abuse";
 
-/// How often the relay's memory is looked at.
-const LOOK: Duration = Duration::from_millis(50);
-
-static ATTEMPTED: Column = Column {
-    key: "attempted",
-    heading: "attempted",
-    decimals: 0,
-};
-static HELD: Column = Column {
-    key: "most_held",
-    heading: "most held",
-    decimals: 0,
-};
-static TURNED_AWAY: Column = Column {
-    key: "turned_away",
-    heading: "turned away",
-    decimals: 0,
-};
-static MEMORY: Column = Column {
-    key: "relay_mib_more",
-    heading: "relay MiB more",
-    decimals: 1,
-};
-static CPU: Column = Column {
-    key: "relay_cpu_percent",
-    heading: "relay CPU %",
-    decimals: 0,
-};
-static RATE: Column = Column {
-    key: "bystander_mbit_per_s",
-    heading: "bystander Mbit/s",
-    decimals: 0,
-};
-static RATE_KEPT: Column = Column {
-    key: "bystander_mbit_kept_percent",
-    heading: "kept %",
-    decimals: 0,
-};
-static REQUESTS: Column = Column {
-    key: "bystander_requests_per_s",
-    heading: "requests/s",
-    decimals: 0,
-};
-static REQUESTS_KEPT: Column = Column {
-    key: "bystander_requests_kept_percent",
-    heading: "kept %",
-    decimals: 0,
-};
-static P99: Column = Column {
-    key: "bystander_p99_ms",
-    heading: "p99 ms",
-    decimals: 1,
-};
-static P99_BEFORE: Column = Column {
-    key: "baseline_p99_ms",
-    heading: "baseline p99 ms",
-    decimals: 1,
-};
+/// How often a free port is looked for that both TCP and UDP can have.
+const PORT_TRIES: usize = 16;
 
 /// How hard it is attacked, beside how long.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Force {
-    /// New connections a second.
+    /// New connections a second, or packets where there are no connections.
     pub(crate) rate: u32,
     /// Of these so many in all.
     pub(crate) attempts: u64,
@@ -105,164 +52,157 @@ pub(crate) async fn run(
     effort: Effort,
     progress: &Progress,
 ) -> Result<Table, ScenarioError> {
-    let device = Device::reach(place, NAME).await?;
-    let front = device.door.entrance().front;
-    if !front.ip().is_loopback() {
-        return Err(ScenarioError::NotHere(front));
-    }
     let carrier = place.carrier().map(|carrier| carrier.to_string());
-    let mut table = Table::new(
-        NAME,
-        (effort.connections, "attackers"),
-        effort.seconds,
-        carrier,
-    );
+    let connections = (effort.connections, "attackers");
+    let mut table = Table::new(NAME, connections, effort.seconds, carrier);
+    let mut usual = None;
     for round in 0..effort.rounds {
         for &attack in attacks {
-            let title =
-                |against| effort.title(NAME, &format!("{}, {against}", attack.name()), round);
-            progress.begin(title("baseline"), effort.seconds * 1000);
-            let nobody = Nobody::new()?;
-            let before = attacked(&device, attack, nobody.address, force, effort, progress).await?;
-            progress.begin(title("the relay"), effort.seconds * 1000);
-            let seen = attacked(&device, attack, front, force, effort, progress).await?;
-            if let Some(why) = &seen.why {
-                table.note(format!(
-                    "{}, bystander's first failure: {why}",
-                    attack.name()
-                ));
+            let battle = Battle {
+                attack,
+                force,
+                effort,
+                round,
+                progress: progress.clone(),
+            };
+            let own_carrier = || {
+                let carrier = place.carrier();
+                carrier.ok_or(ScenarioError::NotOurs(attack.name()))
+            };
+            let outcome = match attack.needs() {
+                Needs::Strangers => apart::fight(own_carrier()?, battle).await?,
+                Needs::FewDescriptors => {
+                    let mut ground = Ground::with_few_descriptors(own_carrier()?).await?;
+                    battle.fight(&mut ground).await?
+                }
+                Needs::LittleMemory => {
+                    let mut ground = Ground::with_little_memory(own_carrier()?).await?;
+                    battle.fight(&mut ground).await?
+                }
+                Needs::Nothing | Needs::Identity | Needs::Neighbour => {
+                    let ground = match &mut usual {
+                        Some(ground) => ground,
+                        none => none.insert(Ground::reach(place).await?),
+                    };
+                    battle.fight(ground).await?
+                }
+            };
+            for note in outcome.notes {
+                table.note(format!("{}, {note}", attack.name()));
             }
-            table.add(attack.name(), seen.figures(&before));
+            table.add(attack.name(), outcome.figures);
         }
     }
     Ok(table)
 }
 
-/// What was seen under an attack.
-struct Seen {
-    observed: Observed,
-    requests: f64,
-    p99: f64,
-    failures: f64,
-    why: Option<String>,
-    attackers: Counted,
-    memory: Option<u64>,
-}
-
-impl Seen {
-    fn figures(&self, baseline: &Self) -> Round {
-        let rate = |seen: &Self| seen.observed.count * 8.0 / 1e6 / seen.observed.seconds;
-        let requests = |seen: &Self| seen.requests / seen.observed.seconds;
-        let kept = |now: f64, before: f64| now / before * 100.0;
-        let mut figures = vec![
-            (&ATTEMPTED, self.attackers.attempted as f64),
-            (&HELD, self.attackers.most_held as f64),
-            (&TURNED_AWAY, self.attackers.turned_away as f64),
-        ];
-        let memory = self.memory.map(|octets| octets as f64 / (1 << 20) as f64);
-        let cpu = self
-            .observed
-            .relay_cpu
-            .map(|cpu| cpu / self.observed.seconds * 100.0);
-        let known = [(&MEMORY, memory), (&CPU, cpu)].into_iter();
-        figures.extend(known.filter_map(|(column, figure)| Some((column, figure?))));
-        figures.extend([
-            (&RATE, rate(self)),
-            (&RATE_KEPT, kept(rate(self), rate(baseline))),
-            (&REQUESTS, requests(self)),
-            (&REQUESTS_KEPT, kept(requests(self), requests(baseline))),
-            (&P99, self.p99),
-            (&P99_BEFORE, baseline.p99),
-            (&FAILURES, self.failures),
-        ]);
-        figures
-    }
-}
-
-/// The bystander while `target` is attacked.
-async fn attacked(
-    device: &Device,
+/// One attack in one round.
+struct Battle {
     attack: Attack,
-    target: SocketAddr,
     force: Force,
     effort: Effort,
-    progress: &Progress,
-) -> Result<Seen, ScenarioError> {
-    let bystander = Bystander::start(device)?;
-    bystander.is_served().await?;
-    let memory = device.watched.relay.map(Memory::watch).transpose()?;
-    let attackers = Attackers::start(attack, device, target, force, effort.connections);
-    let count = || bystander.received();
-    let observed = bystander
-        .load
-        .observe(effort.length(), device.watched, progress, count)
-        .await?;
-    if observed.count == 0.0 {
-        return Err(ScenarioError::Nothing {
-            workload: attack.name(),
-            cause: bystander
-                .load
-                .why()
-                .unwrap_or_else(|| "nothing has come to the bystander".to_owned()),
-        });
-    }
-    Ok(Seen {
-        observed,
-        requests: bystander.clock.observed() as f64,
-        p99: bystander.clock.milliseconds(0.99),
-        failures: bystander.load.failures() as f64,
-        why: bystander.load.why(),
-        attackers: attackers.counted(),
-        memory: memory.map(|memory| memory.more()),
-    })
+    round: u32,
+    progress: Progress,
 }
 
-/// A port of loopback that is taken, and at which nobody listens.
+/// What came of it.
+struct Outcome {
+    figures: Round,
+    notes: Vec<String>,
+}
+
+impl Battle {
+    async fn fight(&self, ground: &mut Ground) -> Result<Outcome, ScenarioError> {
+        ground.prepare(self.attack).await?;
+        let nobody = Nobody::new().await?;
+        self.begin("baseline");
+        let baseline = self.attacked(ground, nobody.address).await?;
+        self.begin("the relay");
+        let seen = self.attacked(ground, ground.front()).await?;
+        Ok(Outcome {
+            figures: seen.figures(self.attack, &baseline),
+            notes: seen.notes(self.round),
+        })
+    }
+
+    fn begin(&self, against: &str) {
+        let what = format!("{}, {against}", self.attack.name());
+        let title = self.effort.title(NAME, &what, self.round);
+        self.progress.begin(title, self.effort.seconds * 1000);
+    }
+
+    /// The bystander while the attack goes to `front`.
+    async fn attacked(&self, ground: &Ground, front: SocketAddr) -> Result<Seen, ScenarioError> {
+        let device = &ground.device;
+        let watched = device.watched;
+        let bystander = Bystander::start(device)?;
+        bystander.is_served().await?;
+        let [relay, agent] =
+            [watched.relay, watched.agent].map(|process| process.map(Growth::watch).transpose());
+        let (relay, agent) = (relay?, agent?);
+        let lookout = match device.admin {
+            Some(admin) => Some(Lookout::begin(admin).await?),
+            None => None,
+        };
+        let target = ground.target(front)?;
+        let attackers = Attackers::start(self.attack, target, self.force, self.effort.connections);
+        let count = || bystander.received();
+        let observed = bystander
+            .load
+            .observe(self.effort.length(), watched, &self.progress, count)
+            .await?;
+        if observed.count == 0.0 {
+            return Err(ScenarioError::Nothing {
+                workload: self.attack.name(),
+                cause: bystander
+                    .load
+                    .why()
+                    .unwrap_or_else(|| "nothing has come to the bystander".to_owned()),
+            });
+        }
+        let told = match lookout {
+            Some(lookout) => Some(lookout.end().await?),
+            None => None,
+        };
+        Ok(Seen {
+            observed,
+            requests: bystander.clock.observed() as f64,
+            p99: bystander.clock.milliseconds(0.99),
+            arrivals_p99: bystander.arrivals.milliseconds(0.99),
+            failures: bystander.load.failures() as f64,
+            why: bystander.load.why(),
+            attackers: attackers.end().await?,
+            relay: relay.map(|growth| growth.seen()),
+            agent: agent.map(|growth| growth.seen()),
+            budget: ground.memory,
+            told,
+        })
+    }
+}
+
+/// A port of loopback that is taken, and at which nobody listens or receives.
 struct Nobody {
     address: SocketAddr,
-    _socket: TcpSocket,
+    _sockets: (TcpSocket, UdpSocket),
 }
 
 impl Nobody {
-    fn new() -> std::io::Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        socket.bind((Ipv4Addr::LOCALHOST, 0).into())?;
-        Ok(Self {
-            address: socket.local_addr()?,
-            _socket: socket,
-        })
-    }
-}
-
-/// How a process's memory grows.
-struct Memory {
-    before: u64,
-    most: Arc<AtomicU64>,
-    _watching: AbortOnDropHandle<()>,
-}
-
-impl Memory {
-    fn watch(process: ProcessId) -> Result<Self, UsageError> {
-        let before = process.resident()?;
-        let most = Arc::new(AtomicU64::new(before));
-        let seen = Arc::clone(&most);
-        let watching = tokio::spawn(async move {
-            let mut looks = interval(LOOK);
-            loop {
-                looks.tick().await;
-                // A process that has ended is noticed by whoever visits it.
-                seen.fetch_max(process.resident().unwrap_or_default(), Relaxed);
+    async fn new() -> io::Result<Self> {
+        let mut tries = 0;
+        loop {
+            let tcp = TcpSocket::new_v4()?;
+            tcp.bind((Ipv4Addr::LOCALHOST, 0).into())?;
+            let address = tcp.local_addr()?;
+            match UdpSocket::bind(address).await {
+                Ok(udp) => {
+                    return Ok(Self {
+                        address,
+                        _sockets: (tcp, udp),
+                    });
+                }
+                Err(error) if tries == PORT_TRIES => return Err(error),
+                Err(_) => tries += 1,
             }
-        });
-        Ok(Self {
-            before,
-            most,
-            _watching: AbortOnDropHandle::new(watching),
-        })
-    }
-
-    /// How many octets more than at the beginning there were at most.
-    fn more(&self) -> u64 {
-        self.most.load(Relaxed).saturating_sub(self.before)
+        }
     }
 }

@@ -1,13 +1,17 @@
 //! A name with a service behind it.
 
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
 use relay::tls::Roots;
 use tempfile::TempDir;
 
-use super::server::start_origin;
+use super::server::{register, start_origin};
 use super::tunnel::Tunnel;
-use super::{Carrier, Ends, Place, Watched, WorldError, read};
-use crate::part::origin;
-use crate::process::Child;
+use super::{Carrier, Ends, Place, READY, Watched, WorldError, read};
+use crate::part::up::Scarce;
+use crate::part::{Part, agents, origin};
+use crate::process::{Child, Namespace};
 use crate::visitor::Door;
 
 /// Its name in a server of our own.
@@ -24,15 +28,29 @@ pub(crate) struct Device {
     /// Where it takes uploads.
     pub(crate) upload: Option<String>,
     pub(crate) watched: Watched,
-    _started: Option<Started>,
+    /// The zone that it and the operator's own hosts are in.
+    pub(crate) zone: String,
+    /// Where the server tells its own counters, if that is known.
+    pub(crate) admin: Option<SocketAddr>,
+    started: Option<Started>,
 }
 
 /// Everything behind a device's name. The processes end before the folder does.
 #[derive(Debug)]
 struct Started {
-    _tunnel: Tunnel,
+    tunnel: Tunnel,
     _origin: Child,
-    _folder: TempDir,
+    service: String,
+    folder: TempDir,
+}
+
+/// Another device at the same server. Its agent ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Neighbour {
+    pub(crate) door: Door,
+    /// The state directory of its agent.
+    pub(crate) state: PathBuf,
+    _agent: Child,
 }
 
 impl Device {
@@ -43,19 +61,24 @@ impl Device {
                 let options = "--front ADDR and --name HOST";
                 return Err(WorldError::NotGiven { scenario, options });
             }
-            return Self::start(place.carrier).await;
+            let ends = Ends::together();
+            return Self::start(place.carrier, &ends, Scarce::default()).await;
         };
         let roots = match &place.ca {
             Some(file) => Roots::from_pem(&read(file)?)?,
             None => Roots::of_system()?,
         };
+        let bad_name = || WorldError::BadName(name.clone());
+        let (_, zone) = name.split_once('.').ok_or_else(bad_name)?;
         Ok(Self {
-            door: Door::new(front, name, roots).ok_or(WorldError::BadName(name.clone()))?,
+            door: Door::new(front, name, roots).ok_or_else(bad_name)?,
             small: place.path.clone(),
             bulk: place.path.clone(),
             upload: place.upload_path.clone(),
             watched: place.watched(),
-            _started: None,
+            zone: zone.to_owned(),
+            admin: place.admin,
+            started: None,
         })
     }
 
@@ -71,25 +94,74 @@ impl Device {
         }
     }
 
-    async fn start(carrier: Carrier) -> Result<Self, WorldError> {
+    /// One of our own whose server has little of what is `scarce`.
+    pub(crate) async fn start(
+        carrier: Carrier,
+        ends: &Ends,
+        scarce: Scarce,
+    ) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
         let (origin, service) = start_origin(folder.path()).await?;
-        let tunnel =
-            Tunnel::start(folder.path(), carrier, NAME, service, &Ends::together()).await?;
-        let host = format!("{NAME}.{}", tunnel.server.ready.zone);
-        let roots = Roots::from_pem(&tunnel.trust_root)?;
-        let front = tunnel.server.ready.front;
+        let path = folder.path();
+        let tunnel = Tunnel::start(path, carrier, NAME, service.clone(), ends, scarce).await?;
+        let ready = &tunnel.server.ready;
         Ok(Self {
-            door: Door::new(front, &host, roots).ok_or(WorldError::BadName(host))?,
+            door: door(&tunnel, NAME)?,
             small: "/".to_owned(),
             bulk: origin::BULK.to_owned(),
             upload: Some(origin::BULK.to_owned()),
             watched: tunnel.watched(),
-            _started: Some(Started {
-                _tunnel: tunnel,
+            zone: ready.zone.clone(),
+            admin: Some(ready.admin),
+            started: Some(Started {
+                tunnel,
                 _origin: origin,
-                _folder: folder,
+                service,
+                folder,
             }),
         })
     }
+
+    /// Another one beside it, with a service of the same kind; `None` where the server is not ours. Its agent stays attached, or leaves
+    /// once it has been.
+    pub(crate) async fn neighbour(
+        &self,
+        name: &str,
+        stays: bool,
+    ) -> Result<Option<Neighbour>, WorldError> {
+        let Some(started) = &self.started else {
+            return Ok(None);
+        };
+        let server = &started.tunnel.server;
+        let state = started.folder.path().join(name);
+        let order = agents::Order {
+            front: server.ready.front,
+            trust_root: started.tunnel.trust_root.clone(),
+            origin: started.service.clone(),
+            devices: vec![agents::Device {
+                state: state.clone(),
+                invitation: Some(register(&server.ready.state, name).await?),
+            }],
+            at_once: 1,
+            stay: stays,
+        };
+        // Not where the first one's log is.
+        let logs = started.folder.path().join(format!("{name}-log"));
+        std::fs::create_dir_all(&logs)?;
+        let mut agent = Child::start(Namespace::Here, Part::Agents, &order, &logs)?;
+        let there = |status: &agents::Status| status.attached() + status.left == 1;
+        agent.until_said(READY, there).await?;
+        Ok(Some(Neighbour {
+            door: door(&started.tunnel, name)?,
+            state,
+            _agent: agent,
+        }))
+    }
+}
+
+fn door(tunnel: &Tunnel, name: &str) -> Result<Door, WorldError> {
+    let ready = &tunnel.server.ready;
+    let host = format!("{name}.{}", ready.zone);
+    let roots = Roots::from_pem(&tunnel.trust_root)?;
+    Door::new(ready.front, &host, roots).ok_or(WorldError::BadName(host))
 }

@@ -1,5 +1,6 @@
 //! Where the two ends of a way are: both here on loopback, or a link apart.
 
+use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 
 use tempfile::TempDir;
@@ -20,7 +21,7 @@ pub(crate) struct Ends {
     pub(super) far: End,
     /// How TCP meets losses there by default, where that is not as Linux comes.
     pub(crate) other_congestion: Option<String>,
-    _link: Option<(Child, Child, TempDir)>,
+    _apart: Option<(Vec<Child>, TempDir)>,
 }
 
 /// One of them.
@@ -50,7 +51,7 @@ impl Ends {
             near: End::HERE,
             far: End::HERE,
             other_congestion: None,
-            _link: None,
+            _apart: None,
         }
     }
 
@@ -58,7 +59,7 @@ impl Ends {
     /// visits is there.
     pub(crate) async fn apart(link: Link) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
-        let order = namespace::Order {};
+        let order = namespace::Order { strangers: None };
         let mut far = Child::start(Namespace::New, Part::Namespace, &order, folder.path())?;
         far.until_said(READY, |_: &namespace::Ready| true).await?;
         let order = link::Order {
@@ -79,7 +80,50 @@ impl Ends {
                 namespace: Namespace::Of(far.id()),
             },
             other_congestion: Some(ready.congestion).filter(|congestion| congestion != CONGESTION),
-            _link: Some((near, far, folder)),
+            _apart: Some((vec![near, far], folder)),
         })
+    }
+
+    /// Both on the loopback of a network namespace of their own, where packets may also come from addresses of [`STRANGERS`]. Moves this
+    /// thread there.
+    pub(crate) async fn among_strangers() -> Result<Self, WorldError> {
+        let folder = tempfile::tempdir()?;
+        let order = namespace::Order {
+            strangers: Some(STRANGERS.to_string()),
+        };
+        let mut here = Child::start(Namespace::New, Part::Namespace, &order, folder.path())?;
+        here.until_said(READY, |_: &namespace::Ready| true).await?;
+        Namespace::enter(here.id()).map_err(WorldError::Enter)?;
+        Ok(Self {
+            _apart: Some((vec![here], folder)),
+            ..Self::together()
+        })
+    }
+}
+
+/// Addresses that nobody has: those kept for measurements (RFC 2544).
+pub(crate) const STRANGERS: Network = Network {
+    first: Ipv4Addr::new(198, 18, 0, 0),
+    bits: 15,
+};
+
+/// Addresses that begin alike.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Network {
+    first: Ipv4Addr,
+    bits: u32,
+}
+
+impl Network {
+    /// One of them; numbers beyond the last begin again.
+    pub(crate) fn address(self, number: u32) -> Ipv4Addr {
+        let within = number & (u32::MAX >> self.bits);
+        Ipv4Addr::from_bits(self.first.to_bits() | within)
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.first, self.bits)
     }
 }

@@ -13,6 +13,7 @@ use super::ends::End;
 use super::server::{Server, register_all};
 use super::{Carrier, Place, READY, WorldError, check_carrier, read};
 use crate::part::agents::{Device, Order, Status};
+use crate::part::up::Scarce;
 use crate::part::{Part, up};
 use crate::process::{Child, ChildError, Namespace, ProcessId};
 use crate::progress::Progress;
@@ -156,7 +157,13 @@ impl Home {
         folder: &Path,
     ) -> Result<(Self, Reached), WorldError> {
         if !place.is_given() {
-            let server = Server::start(folder, place.carrier, End::HERE.any_port()).await?;
+            let server = Server::start(
+                folder,
+                place.carrier,
+                End::HERE.any_port(),
+                Scarce::default(),
+            )
+            .await?;
             let up::Ready {
                 front, ca, state, ..
             } = server.ready.clone();
@@ -166,7 +173,7 @@ impl Home {
                 state,
                 trust_root,
             };
-            return Ok((Self::Ours(server.into()), reached));
+            return Ok((Self::Ours(Box::new(server)), reached));
         }
         let (Some(front), Some(ca), Some(state)) = (place.front, &place.ca, &place.state) else {
             let options = "--front ADDR, --ca FILE and --state DIR";

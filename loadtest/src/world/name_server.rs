@@ -181,6 +181,7 @@ impl NameServer {
                     zone: Some(ZONE.to_owned()),
                     dns: Some(address),
                     dns_threads: Some(1),
+                    scarce: up::Scarce::default(),
                 };
                 let path = folder.path();
                 Running::Ours(Child::start(Namespace::Here, Part::Up, &order, path)?)

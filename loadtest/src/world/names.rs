@@ -7,6 +7,7 @@ use tempfile::TempDir;
 use super::ends::End;
 use super::server::{Server, register_all};
 use super::{Place, WorldError};
+use crate::part::up::Scarce;
 use crate::process::ProcessId;
 use crate::progress::Progress;
 
@@ -46,7 +47,13 @@ impl Names {
             return Err(WorldError::NotGiven { scenario, options });
         }
         let folder = tempfile::tempdir()?;
-        let server = Server::start(folder.path(), place.carrier, End::HERE.any_port()).await?;
+        let server = Server::start(
+            folder.path(),
+            place.carrier,
+            End::HERE.any_port(),
+            Scarce::default(),
+        )
+        .await?;
         let names: Vec<_> = (0..devices).map(|number| format!("nas-{number}")).collect();
         register_all(&server.ready.state, &names, progress).await?;
         let zone = &server.ready.zone;

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::{Carrier, READY, WorldError};
 use crate::part::agents::Invitation;
+use crate::part::up::Scarce;
 use crate::part::{Part, origin, up};
 use crate::process::{Child, Namespace};
 use crate::progress::Progress;
@@ -21,13 +22,14 @@ pub(super) struct Server {
     pub(super) child: Child,
     pub(super) ready: up::Ready,
     pub(super) carrier: Carrier,
+    scarce: Scarce,
 }
 
 impl Server {
     /// The same state and front in a new process.
     pub(super) async fn restart(&mut self, folder: &Path) -> Result<(), WorldError> {
         self.child.kill();
-        *self = Self::start(folder, self.carrier, self.ready.front).await?;
+        *self = Self::start(folder, self.carrier, self.ready.front, self.scarce).await?;
         Ok(())
     }
 
@@ -36,6 +38,7 @@ impl Server {
         folder: &Path,
         carrier: Carrier,
         front: SocketAddr,
+        scarce: Scarce,
     ) -> Result<Self, WorldError> {
         let order = up::Order {
             state: folder.join("server"),
@@ -45,6 +48,7 @@ impl Server {
             zone: None,
             dns: None,
             dns_threads: None,
+            scarce,
         };
         let mut child = Child::start(Namespace::Here, Part::Up, &order, folder)?;
         let ready = child.until_said(READY, |_: &up::Ready| true).await?;
@@ -52,6 +56,7 @@ impl Server {
             child,
             ready,
             carrier,
+            scarce,
         })
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use super::server::{Server, register};
 use super::{Carrier, Ends, READY, Watched, WorldError, check_carrier, read};
+use crate::part::up::Scarce;
 use crate::part::{Part, agents};
 use crate::process::Child;
 
@@ -24,8 +25,9 @@ impl Tunnel {
         name: &str,
         origin: String,
         ends: &Ends,
+        scarce: Scarce,
     ) -> Result<Self, WorldError> {
-        let server = Server::start(folder, carrier, ends.near.any_port()).await?;
+        let server = Server::start(folder, carrier, ends.near.any_port(), scarce).await?;
         let order = agents::Order {
             front: server.ready.front,
             several_relays: false,

@@ -19,6 +19,7 @@ use super::ends::End;
 use super::tunnel::Tunnel;
 use super::{Carrier, Ends, Found, Peer, READY, Watched, WorldError};
 use crate::entrance::Entrance;
+use crate::part::up::Scarce;
 use crate::part::{Part, plain_origin, splice_hop};
 use crate::plain::{DEVICE, HELLO, Request, SMALL};
 use crate::process::{Child, Program};
@@ -197,7 +198,7 @@ async fn causeway(
     folder: &Path,
 ) -> Result<Started, WorldError> {
     let origin = format!("tls://{origin}");
-    let tunnel = Tunnel::start(folder, carrier, DEVICE, origin, ends).await?;
+    let tunnel = Tunnel::start(folder, carrier, DEVICE, origin, ends, Scarce::default()).await?;
     let entrance = Entrance::plain(tunnel.server.ready.front);
     Ok(through(tunnel, entrance))
 }
@@ -205,7 +206,15 @@ async fn causeway(
 /// A tunnel whose agent ends the visitor's TLS.
 async fn ending_tls(ends: &Ends, origin: SocketAddr, folder: &Path) -> Result<Started, WorldError> {
     let origin = format!("tcp://{origin}");
-    let tunnel = Tunnel::start(folder, Carrier::Quic, DEVICE, origin, ends).await?;
+    let tunnel = Tunnel::start(
+        folder,
+        Carrier::Quic,
+        DEVICE,
+        origin,
+        ends,
+        Scarce::default(),
+    )
+    .await?;
     let host = format!("{DEVICE}.{}", tunnel.server.ready.zone);
     let entrance = Entrance {
         front: tunnel.server.ready.front,

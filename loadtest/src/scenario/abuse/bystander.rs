@@ -1,4 +1,5 @@
-//! Somebody with a fixed load who has nothing to do with the attack: a download at 200 Mbit/s, and 200 small requests a second.
+//! Somebody with a fixed load who has nothing to do with the attack: a download at 200 Mbit/s, 200 small requests a second, and 20 new
+//! connections a second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -20,13 +21,19 @@ const RATE: u64 = 25_000_000;
 const CONNECTIONS: usize = 4;
 const EVERY: Duration = Duration::from_millis(20);
 
+/// How often somebody new comes.
+const NEW_EVERY: Duration = Duration::from_millis(50);
+
 /// How long it may take until everything of it has begun.
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The bystander. It is gone when this is dropped.
 pub(in crate::scenario) struct Bystander {
     pub(in crate::scenario) load: Arc<Load>,
+    /// Of the small requests.
     pub(in crate::scenario) clock: Arc<Clock>,
+    /// Of new connections, each with its TLS handshake.
+    pub(in crate::scenario) arrivals: Arc<Clock>,
     received: Arc<AtomicU64>,
     _visitors: JoinSet<()>,
 }
@@ -60,7 +67,7 @@ impl Bystander {
 
     pub(in crate::scenario) fn start(device: &Device) -> Result<Self, ScenarioError> {
         let (load, received) = (Arc::new(Load::default()), Arc::<AtomicU64>::default());
-        let clock = Arc::new(Clock::new()?);
+        let (clock, arrivals) = (Arc::new(Clock::new()?), Arc::new(Clock::new()?));
         let mut visitors = JoinSet::new();
         let download = Download {
             entrance: device.door.entrance(),
@@ -77,9 +84,15 @@ impl Bystander {
             visitors
                 .spawn(async move { for_ever(&load, || ask(&door, &path, &load, &clock)).await });
         }
+        let (door, counted) = (device.door.clone(), Arc::clone(&arrivals));
+        let of_arrivals = Arc::clone(&load);
+        visitors.spawn(async move {
+            for_ever(&of_arrivals, || arrive(&door, &of_arrivals, &counted)).await;
+        });
         Ok(Self {
             load,
             clock,
+            arrivals,
             received,
             _visitors: visitors,
         })
@@ -88,7 +101,7 @@ impl Bystander {
     /// Waits until each part of its load has brought something.
     pub(in crate::scenario) async fn is_served(&self) -> Result<(), ScenarioError> {
         let begun = Instant::now();
-        while self.received() == 0 || self.clock.answered() == 0 {
+        while self.received() == 0 || self.clock.answered() == 0 || self.arrivals.answered() == 0 {
             if begun.elapsed() > PATIENCE {
                 return Err(ScenarioError::Nothing {
                     workload: "bystander",
@@ -117,6 +130,18 @@ async fn ask(door: &Door, path: &str, load: &Load, clock: &Clock) -> Result<(), 
         ticks.tick().await;
         let start = Instant::now();
         visit.exchange_soon(door.get(path)).await?;
+        clock.answer(start, load);
+    }
+}
+
+/// Comes anew again and again. Who takes long delays the next, as anybody's page does.
+async fn arrive(door: &Door, load: &Load, clock: &Clock) -> Result<(), VisitError> {
+    let mut ticks = interval(NEW_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+    loop {
+        ticks.tick().await;
+        let start = Instant::now();
+        door.enter().await?;
         clock.answer(start, load);
     }
 }

@@ -4,9 +4,11 @@ use std::io;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
+use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use crate::entrance::Entrance;
+use crate::entrance::{Entrance, Line};
 
 /// Portions a second: at one of some octets each, a fast download would be all waking up.
 const PORTIONS: u64 = 50;
@@ -26,10 +28,17 @@ pub(super) struct Download {
 impl Download {
     /// Once, until its end or a failure; counts octets as they come.
     pub(super) async fn once(&self, received: &AtomicU64) -> io::Result<()> {
-        let late = |_| io::Error::from(io::ErrorKind::TimedOut);
-        let mut line = timeout(PATIENCE, self.entrance.enter())
-            .await
-            .map_err(late)??;
+        let line = timeout(PATIENCE, self.entrance.enter()).await;
+        self.over(line.map_err(late)??, received).await
+    }
+
+    /// The same by a connection that is there.
+    pub(super) async fn once_by(&self, stream: TcpStream) -> io::Result<()> {
+        let line = timeout(PATIENCE, self.entrance.enter_by(stream)).await;
+        self.over(line.map_err(late)??, &AtomicU64::default()).await
+    }
+
+    async fn over(&self, mut line: Line, received: &AtomicU64) -> io::Result<()> {
         let host = self.entrance.tls.as_ref().map_or("", |(host, _)| host);
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n",
@@ -51,4 +60,8 @@ impl Download {
             received.fetch_add(length as u64, Relaxed);
         }
     }
+}
+
+fn late(_: Elapsed) -> io::Error {
+    io::ErrorKind::TimedOut.into()
 }
