@@ -56,6 +56,10 @@ const LINGERING_PER_ADDRESS: usize = 64;
 /// So many may be there while others are still about to leave, in parts of the bound.
 const PART_TO_GIVE_WAY: usize = 16;
 
+/// While memory is short, so many may be there who have not said their name, in parts of the bound: each may hold some kilobytes of a
+/// hello, and would be sent away at its end.
+const PART_WHEN_MEMORY_IS_SHORT: usize = 32;
+
 /// Octets held of one hello are not counted up to here. They are held twice, and most hellos have less than two thousand.
 const USUAL_HELLO: usize = 4 * 1024;
 
@@ -200,8 +204,12 @@ impl Limits {
         let descriptor = descriptor.ok_or(Refusal::Full)?;
         // Who has been silent longest gives way to the newest: mostly that one has said its name by then, whatever flood there is.
         let most = bounds.unnamed.load(Relaxed);
+        let (most, refusal) = match self.0.memory.is_over() {
+            true => ((most / PART_WHEN_MEMORY_IS_SHORT).max(1), Refusal::Memory),
+            false => (most, Refusal::UnnamedFull),
+        };
         let unnamed = Counted::below(&self.0.unnamed, most + most / PART_TO_GIVE_WAY);
-        let unnamed = unnamed.ok_or(Refusal::UnnamedFull)?;
+        let unnamed = unnamed.ok_or(refusal)?;
         let per_address = bounds.unnamed_per_address.load(Relaxed);
         let of_address = self.0.unnamed_by_address.below(from, per_address);
         let of_address = of_address.ok_or(Refusal::AddressBusy)?;
@@ -481,6 +489,24 @@ mod tests {
         assert_eq!((held.len(), refusal), (17, Refusal::AddressFull));
         let (others, refusal) = fill(&limits, "192.0.2.2", served);
         assert_eq!((others.len(), refusal), (17, Refusal::Full));
+    }
+
+    #[test]
+    fn while_memory_is_short_few_are_there_who_have_not_said_their_name() {
+        let limits = limits(1000);
+        limits.set(&LimitsConfig {
+            memory: Some(1),
+            ..LimitsConfig::default()
+        });
+        let (held, refusal) = fill(&limits, "192.0.2.1", |_| Ok(()));
+        // Of 858 the 32nd part, and one more while another leaves.
+        assert_eq!((held.len(), refusal), (27, Refusal::Memory));
+        limits.set(&LimitsConfig {
+            memory: Some(1 << 40),
+            ..LimitsConfig::default()
+        });
+        let (more, refusal) = fill(&limits, "192.0.2.2", |_| Ok(()));
+        assert_eq!((27 + more.len(), refusal), (858 + 53, Refusal::UnnamedFull));
     }
 
     #[test]
