@@ -43,6 +43,9 @@ const MAX_HEAD: u32 = 16 * 1024;
 /// event streams.
 const IDLE_TIME: Duration = Duration::from_secs(60);
 
+/// A client who takes nothing of an answer for this long is no longer waited for, whatever it sends.
+const STUCK_TIME: Duration = Duration::from_secs(10);
+
 /// How long open requests may take to finish when the listener stops.
 const GOODBYE: Duration = Duration::from_secs(2);
 
@@ -170,10 +173,12 @@ pub(crate) async fn serve_loopback(
     let _ = timeout(GOODBYE, clients.wait()).await;
 }
 
-/// A stream that fails when no byte has moved in either direction for [`IDLE_TIME`].
+/// A stream that fails when no byte has moved in either direction for [`IDLE_TIME`], or none of what is to be sent for [`STUCK_TIME`].
 struct IdleLimit<S> {
     stream: S,
     deadline: Pin<Box<Sleep>>,
+    /// What is to be sent is not taken.
+    stuck: bool,
 }
 
 impl<S> IdleLimit<S> {
@@ -181,19 +186,44 @@ impl<S> IdleLimit<S> {
         Self {
             stream,
             deadline: Box::pin(sleep(IDLE_TIME)),
+            stuck: false,
         }
     }
 
-    /// Passes on what an operation gave, and takes progress or lack of it into account.
-    fn watch<T>(
+    /// Passes on what reading gave, and takes progress or lack of it into account.
+    fn watch_read<T>(
         &mut self,
         cx: &mut Context<'_>,
         result: Poll<io::Result<T>>,
     ) -> Poll<io::Result<T>> {
         if result.is_ready() {
+            if !self.stuck {
+                self.deadline.as_mut().reset(Instant::now() + IDLE_TIME);
+            }
+            return result;
+        }
+        self.wait(cx)
+    }
+
+    /// The same for writing, and for flushing what something has been written for.
+    fn watch_write<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<T>>,
+    ) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.stuck = false;
             self.deadline.as_mut().reset(Instant::now() + IDLE_TIME);
             return result;
         }
+        if !self.stuck {
+            self.stuck = true;
+            self.deadline.as_mut().reset(Instant::now() + STUCK_TIME);
+        }
+        self.wait(cx)
+    }
+
+    fn wait<T>(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<T>> {
         ready!(self.deadline.as_mut().poll(cx));
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
@@ -206,7 +236,7 @@ impl<S: AsyncRead + Unpin> AsyncRead for IdleLimit<S> {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let result = Pin::new(&mut self.stream).poll_read(cx, buffer);
-        self.watch(cx, result)
+        self.watch_read(cx, result)
     }
 }
 
@@ -217,14 +247,70 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for IdleLimit<S> {
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.stream).poll_write(cx, octets);
-        self.watch(cx, result)
+        self.watch_write(cx, result)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let result = Pin::new(&mut self.stream).poll_flush(cx);
+        if result.is_ready() && !self.stuck {
+            return result; // there may have been nothing to flush, which is no sign of life
+        }
+        self.watch_write(cx, result)
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
+    use tokio::time::interval;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_nothing_is_not_waited_for_whatever_it_sends() {
+        let (client, server) = duplex(64);
+        let (mut hears, mut says) = split(IdleLimit::new(server));
+        let (_takes_nothing, mut sends) = split(client);
+        let keep_sending = async {
+            let mut seconds = interval(SECOND);
+            loop {
+                seconds.tick().await;
+                let _ = sends.write_all(b"x").await;
+                let _ = hears.read_u8().await;
+            }
+        };
+        let begun = Instant::now();
+        let said = tokio::select! {
+            said = says.write_all(&[0; 1000]) => said,
+            () = keep_sending => Ok(()),
+        };
+        assert_eq!(said.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!((STUCK_TIME..STUCK_TIME + 2 * SECOND).contains(&begun.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_takes_slowly_is_waited_for_and_who_does_nothing_for_longer() {
+        let (mut client, server) = duplex(64);
+        let mut server = IdleLimit::new(server);
+        let take_slowly = async {
+            let mut room = [0; 64];
+            for _ in 0..16 {
+                sleep(STUCK_TIME - SECOND).await;
+                client.read_exact(&mut room).await.unwrap();
+            }
+        };
+        let (said, ()) = tokio::join!(server.write_all(&[0; 16 * 64]), take_slowly);
+        said.unwrap();
+        server.flush().await.unwrap();
+        let begun = Instant::now();
+        let heard = server.read_u8().await;
+        assert_eq!(heard.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert!(begun.elapsed() > STUCK_TIME);
     }
 }

@@ -13,6 +13,9 @@ use crate::entrance::{Entrance, Line};
 /// Portions a second: at one of some octets each, a fast download would be all waking up.
 const PORTIONS: u64 = 50;
 
+/// Octets of a portion at least: thousands who read slowly would be all waking up as well.
+const LEAST_PORTION: u64 = 500;
+
 /// How long nothing may come.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -45,7 +48,7 @@ impl Download {
             self.path
         );
         line.send(request.as_bytes()).await?;
-        let portion = (self.rate / PORTIONS).max(1);
+        let portion = (self.rate / PORTIONS).max(LEAST_PORTION);
         let (begun, mut taken) = (Instant::now(), 0_u64);
         loop {
             let due = Duration::from_secs_f64(taken as f64 / self.rate as f64);
