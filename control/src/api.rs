@@ -33,7 +33,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ::relay::server::Traffic;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
@@ -60,6 +60,9 @@ use signed::ReplayGuard;
 
 /// No body of this API is larger, in octets.
 const MAX_BODY: usize = 64 * 1024;
+
+/// How long a body may take to arrive.
+const BODY_TIME: Duration = Duration::from_secs(10);
 
 /// How long a request may take until its answer begins.
 const REQUEST_TIME: Duration = Duration::from_secs(15);
@@ -171,8 +174,8 @@ async fn within_bounds(
     let refuse = |code, cause: &str| ApiError::new(code, &cloud.metrics, &cause);
     let answer = async {
         let (head, body) = request.into_parts();
-        let octets = to_bytes(body, MAX_BODY).await;
-        let octets = octets.map_err(|_| refuse(Code::TooLong, "a long body, or a broken one"))?;
+        let octets = read_body(body).await;
+        let octets = octets.map_err(|(code, cause)| refuse(code, cause))?;
         Ok(next
             .run(Request::from_parts(head, Body::from(octets)))
             .await)
@@ -180,6 +183,13 @@ async fn within_bounds(
     timeout(REQUEST_TIME, answer)
         .await
         .unwrap_or_else(|_| Err(refuse(Code::TooSlow, "not answered in time")))
+}
+
+/// Reads the body of a request: short, and here in time.
+async fn read_body(body: Body) -> Result<Bytes, (Code, &'static str)> {
+    let read = timeout(BODY_TIME, to_bytes(body, MAX_BODY)).await;
+    let read = read.map_err(|_| (Code::TooSlow, "the body was not here in time"))?;
+    read.map_err(|_| (Code::TooLong, "a long body, or a broken one"))
 }
 
 /// Reads the JSON of a request. What is wrong with it is told by its place: the words of the JSON reader repeat what it
@@ -190,4 +200,34 @@ fn read_json<T: DeserializeOwned>(body: &[u8], metrics: &Metrics) -> Result<T, A
         let cause = format!("{kind:?} error of JSON at line {line}, column {column}");
         ApiError::new(Code::BadRequest, metrics, &cause)
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use futures_util::stream::pending;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for_as_long_as_an_answer() {
+        let begun = tokio::time::Instant::now();
+        let nothing = Body::from_stream(pending::<Result<Bytes, Infallible>>());
+        let read = timeout(REQUEST_TIME, read_body(nothing)).await;
+        let (code, _) = read.unwrap().unwrap_err();
+        assert!(matches!(code, Code::TooSlow));
+        assert_eq!(begun.elapsed().as_secs(), BODY_TIME.as_secs());
+    }
+
+    #[tokio::test]
+    async fn a_body_may_be_so_long_and_no_longer() {
+        let read = |octets| read_body(Body::from(vec![b' '; octets]));
+        assert_eq!(
+            read(MAX_BODY).await.ok().map(|body| body.len()),
+            Some(MAX_BODY)
+        );
+        let (code, _) = read(MAX_BODY + 1).await.unwrap_err();
+        assert!(matches!(code, Code::TooLong));
+    }
 }
