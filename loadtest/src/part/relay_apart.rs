@@ -8,6 +8,7 @@ use anyhow::Context as _;
 use control::apart;
 use control::config::{Config, Overrides};
 use relay::program::Inherited;
+use relay::program::succession::Inheritance;
 use serde::{Deserialize, Serialize};
 
 /// What is wanted.
@@ -43,7 +44,8 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
         ..Overrides::default()
     };
     let config = Config::read(&file, &overrides)?;
-    let running = Box::pin(apart::start(config, Inherited::default())).await?;
+    let alone = Inheritance::new(Inherited::default())?;
+    let running = Box::pin(apart::start(config, alone)).await?;
     super::say(&running.addresses())?;
     std::future::pending().await
 }

@@ -83,14 +83,16 @@ impl Device {
     }
 
     /// One that somebody else keeps, with our origin behind it.
-    pub(super) fn behind(door: Door, watched: Watched) -> Self {
+    pub(super) fn behind(door: Door, zone: String, watched: Watched) -> Self {
         Self {
             door,
             small: "/".to_owned(),
             bulk: origin::BULK.to_owned(),
             upload: None,
             watched,
-            _started: None,
+            zone,
+            admin: None,
+            started: None,
         }
     }
 
@@ -136,11 +138,13 @@ impl Device {
         let state = started.folder.path().join(name);
         let order = agents::Order {
             front: server.ready.front,
+            several_relays: false,
             trust_root: started.tunnel.trust_root.clone(),
             origin: started.service.clone(),
             devices: vec![agents::Device {
                 state: state.clone(),
                 invitation: Some(register(&server.ready.state, name).await?),
+                one_tunnel: false,
             }],
             at_once: 1,
             stay: stays,

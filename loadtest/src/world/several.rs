@@ -17,6 +17,7 @@ use super::fleet::time_for;
 use super::server::{Server, register, register_all, start_origin};
 use super::{Carrier, Device, READY, Watched, WorldError, read};
 use crate::part::agents::{self, AtRelays, Order, Status};
+use crate::part::up::Scarce;
 use crate::part::{Part, relay_apart};
 use crate::process::{Child, Namespace, ProcessId};
 use crate::progress::Progress;
@@ -92,7 +93,13 @@ impl Several {
         progress: &Progress,
     ) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
-        let server = Server::start(folder.path(), Carrier::Quic, End::HERE.any_port()).await?;
+        let server = Server::start(
+            folder.path(),
+            Carrier::Quic,
+            End::HERE.any_port(),
+            Scarce::default(),
+        )
+        .await?;
         let trust_root = read(&server.ready.ca)?;
         let (origin, service) = start_origin(folder.path()).await?;
         // As long as there is one relay only, that is where it goes, and there it stays.
@@ -108,7 +115,11 @@ impl Several {
         let host = format!("{BYSTANDER}.{}", server.ready.zone);
         let door = Door::new(server.ready.front, &host, Roots::from_pem(&trust_root)?);
         let watched = Watched::default();
-        let device = Device::behind(door.ok_or(WorldError::BadName(host))?, watched);
+        let device = Device::behind(
+            door.ok_or(WorldError::BadName(host))?,
+            server.ready.zone.clone(),
+            watched,
+        );
 
         let mut several = Self {
             agents: Vec::new(),

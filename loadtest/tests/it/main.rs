@@ -68,7 +68,6 @@ fn idle_tunnels_stay_attached() {
 }
 
 #[test]
-#[test]
 fn agents_are_whole_again_after_each_fault_and_visitors_are_served() {
     let results = measured(&["reconnect", "--connections", "20"]);
     for fault in ["restarted", "killed", "silent"] {
@@ -98,6 +97,7 @@ fn agents_are_whole_again_after_each_fault_and_visitors_are_served() {
     assert!(median(restarted, "relay_away_s") <= median(restarted, "whole_50_s"));
 }
 
+#[test]
 fn dns_is_measured_for_names_that_exist_and_names_that_do_not() {
     let results = measured(&["dns", "--connections", "3", "--devices", "20"]);
     for workload in ["hit", "miss"] {
