@@ -64,7 +64,7 @@ use crate::records;
 use crate::sys;
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::workers::Workers;
-use front::Front;
+use front::{Front, Returning};
 use limits::{CountsByAddress, Limits, Silent};
 use listen::FrontSockets;
 use metrics::Metrics;
@@ -261,6 +261,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         present,
     } = parts.bound;
     let generation = Generation(generation);
+    let returning = Returning::to(!front.is_empty() && predecessor.is_empty());
     let sockets = front.len().max(if config.udp { udp.len() } else { 0 });
     if sockets > workers.len() {
         let workers = workers.len();
@@ -377,6 +378,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             host: parts.host.clone(),
             cloud: cloud.clone(),
             recorder: recorder.clone(),
+            returning,
             cut: cut.clone(),
             tasks: visitors.clone(),
             worker: worker.clone(),

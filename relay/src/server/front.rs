@@ -5,6 +5,7 @@
 //! when it is accepted.
 
 mod first_octets;
+mod returning;
 
 use std::fmt;
 use std::io;
@@ -38,6 +39,7 @@ use crate::workers::{Served, Worker};
 
 pub(super) use first_octets::HELLO_PORTION;
 use first_octets::{First, FirstOctets, Progressed, name_in};
+pub(crate) use returning::Returning;
 
 use super::CloudDoor;
 use super::handed::{Message, NOBODY, NoMessage};
@@ -108,6 +110,8 @@ pub(crate) struct Front {
     pub(crate) cloud: Option<Cloud>,
     /// Keeps a record of each visitor's connection, if the operator wants any.
     pub(crate) recorder: Option<Recorder>,
+    /// Whether agents may still be on their way back from an earlier run.
+    pub(crate) returning: Returning,
     /// Cancelled when the relay stops for good: cuts whoever is still here.
     pub(crate) cut: CancellationToken,
     pub(crate) tasks: TaskTracker,
@@ -434,7 +438,17 @@ impl Front {
         mut admitted: Admitted,
     ) -> Result<Arrived, Box<SentAway>> {
         let id = device.flatten().unwrap_or(NOBODY);
-        let Some(session) = self.sessions.of(&id) else {
+        let session = self.sessions.of(&id);
+        if (session.is_some() || self.returning.is_now())
+            && let Err(refusal) = admitted.serve()
+        {
+            return Err(SentAway::telling(refusal, visitor, admitted));
+        }
+        let session = match session {
+            None if self.returning.is_now() => Box::pin(self.await_return(&id)).await,
+            found => found,
+        };
+        let Some(session) = session else {
             let refusal = if device.is_some() {
                 Refusal::NotAttached
             } else {
@@ -442,9 +456,6 @@ impl Front {
             };
             return Box::pin(self.hand_over(id, hello, visitor, refusal, admitted)).await;
         };
-        if let Err(refusal) = admitted.serve() {
-            return Err(SentAway::telling(refusal, visitor, admitted));
-        }
         let there = match session.visitor(address.ip()) {
             Ok(place) => Some((session, place)),
             Err(_) => self.newer(&session, address.ip()),
@@ -489,6 +500,14 @@ impl Front {
             return Err(SentAway::silently(refusal));
         };
         Err(SentAway::telling(refusal, stream, admitted))
+    }
+
+    async fn await_return(&self, device: &DeviceId) -> Option<Arc<Session>> {
+        tokio::select! {
+            biased;
+            () = self.cut.cancelled() => None,
+            session = self.returning.session(&self.sessions, device) => session,
+        }
     }
 
     /// Joins the visitor to its device.

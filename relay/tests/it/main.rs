@@ -20,6 +20,7 @@ mod pace;
 mod raw;
 mod records;
 mod refusals;
+mod returning;
 mod shutdown;
 mod slow_readers;
 mod status;

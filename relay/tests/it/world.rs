@@ -1,6 +1,6 @@
 //! A relay with its own authority and Directory, devices with real agents, and visitors.
 
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
@@ -54,6 +54,8 @@ pub(crate) struct World {
     relay_threads: Option<WorkerThreads>,
     config: Config,
     start_relay: Box<StartRelay>,
+    /// The front, if somebody holds that for the next relay.
+    held: Option<TcpListener>,
     /// The relay's host name.
     host: String,
     pub(crate) front: SocketAddr,
@@ -229,6 +231,7 @@ impl World {
             relay_threads: Some(relay_threads),
             config,
             start_relay: Box::new(start_relay),
+            held: None,
             registry,
             directory,
             writer,
@@ -252,9 +255,20 @@ impl World {
         drop((self.relay_threads.take(), self.relay.take()));
     }
 
+    /// From now on its front is somebody else's, and stays there without it.
+    pub(crate) fn hold_front(&mut self) {
+        let front = TcpListener::bind(self.front).unwrap();
+        self.held = Some(front);
+    }
+
     /// It comes again where it was.
     pub(crate) fn start_again(&mut self) {
-        self.start_on(Bound::default());
+        let held = self.held.iter().map(|front| front.try_clone().unwrap());
+        let front = held.collect();
+        self.start_on(Bound {
+            front,
+            ..Bound::default()
+        });
     }
 
     /// The same, with these sockets and whatever else it needs.
@@ -415,9 +429,29 @@ impl World {
             visitor_address,
             &OriginTrust::Roots(Roots::none()),
         );
+        self.run(tunnels, state, resolver, origin.unwrap()).await
+    }
+
+    /// The same for any origin.
+    pub(crate) async fn agent_for(
+        &self,
+        state: State,
+        resolver: Resolver,
+        origin: Origin,
+    ) -> Agent {
+        self.run(Tunnels::Two, state, resolver, origin).await
+    }
+
+    async fn run(
+        &self,
+        tunnels: Tunnels,
+        state: State,
+        resolver: Resolver,
+        origin: Origin,
+    ) -> Agent {
         let config = agent::Config {
             state,
-            origin: origin.unwrap(),
+            origin,
             resolver,
             workers: self.threads.workers(),
             gso: Gso::Auto,
