@@ -24,6 +24,7 @@ mod identity;
 mod keeper;
 mod measured;
 mod origin;
+mod origin_failure;
 mod pair;
 mod pass;
 mod pulse;
@@ -53,10 +54,14 @@ pub use cloud::{CallError, Cloud};
 pub use dns::Dns;
 pub use doctor::{Finding, Health, examine};
 pub use identity::{Identity, KeyError, TlsKey};
-pub use origin::{Origin, OriginAddress, OriginError, OriginTrust, Scheme, VisitorAddress};
+pub use origin::{
+    ANSWER_TIME, Origin, OriginAddress, OriginError, OriginTrust, Scheme, VisitorAddress,
+};
 pub use pair::{PairError, pair};
 pub use state::{Certificate, Pairing, State, StateError};
-pub use status::{DnsStatus, LimitsStatus, PathStatus, Status, StatusError, TunnelStatus, ask};
+pub use status::{
+    DnsStatus, LimitsStatus, OriginStatus, PathStatus, Status, StatusError, TunnelStatus, ask,
+};
 
 pub use crate::quic::Gso;
 use crate::resolve::Resolver;

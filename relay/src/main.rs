@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read as _, stdin};
+use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
     self, Cloud, Dns, DnsStatus, Finding, Gso, Health, LimitsStatus, Origin, OriginAddress,
-    OriginTrust, State, Status, TunnelStatus, Tunnels, VisitorAddress,
+    OriginStatus, OriginTrust, State, Status, TunnelStatus, Tunnels, VisitorAddress,
 };
 use relay::octets;
 use relay::program::{self, Reload, ServiceManager, Termination};
@@ -60,6 +61,10 @@ enum Verb {
         /// Do not check an https:// origin's certificate: for one that the device made itself.
         #[arg(long)]
         origin_insecure: bool,
+        /// How long the service may take to begin its answer to a request, such as 90s or 5m; then the visitor hears that it does
+        /// not answer (504)
+        #[arg(long, value_name = "TIME", default_value = "2m", value_parser = answer_time)]
+        answer_time: Duration,
         /// Whether packets go to the kernel in batches (UDP GSO); without, each costs four times as much.
         #[arg(long, value_enum, default_value_t)]
         gso: GsoOption,
@@ -175,6 +180,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             visitor_address,
             origin_ca,
             origin_insecure,
+            answer_time,
             gso,
             dns,
             tunnels,
@@ -189,7 +195,8 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             };
             let visitor_address =
                 visitor_address.map_or_else(VisitorAddress::default, VisitorAddress::from);
-            let origin = Origin::new(origin, visitor_address, &trust)?;
+            let origin =
+                Origin::new(origin, visitor_address, &trust)?.answering_within(answer_time);
             let threads = WorkerThreads::per_core()?;
             run(agent::Config {
                 state: state.open()?,
@@ -227,6 +234,11 @@ fn in_words(status: &Status) -> String {
     let mut lines = vec![format!("device      {}", status.device)];
     lines.extend(status.tunnels.iter().flat_map(tunnel_in_words));
     lines.push(format!("visitors    {}", status.visitors));
+    let OriginStatus {
+        address, problem, ..
+    } = &status.origin;
+    let problem = problem.as_ref();
+    lines.extend(problem.map(|problem| format!("service     {address}: {problem}")));
     let limits = status.tunnel.as_ref().and_then(|tunnel| tunnel.limits);
     lines.extend(limits.map(limits_in_words));
     lines.extend(status.dns.as_ref().map(dns_in_words));
@@ -234,6 +246,17 @@ fn in_words(status: &Status) -> String {
         lines.extend(status.why.iter().map(because));
     }
     lines.join("\n")
+}
+
+/// A time that an origin may be given.
+fn answer_time(text: &str) -> Result<Duration, String> {
+    const BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
+    let time = humantime_serde::re::humantime::parse_duration(text);
+    let time = time.map_err(|error| error.to_string())?;
+    match BOUNDS.contains(&time) {
+        true => Ok(time),
+        false => Err("between 1s and 1h makes sense".to_owned()),
+    }
 }
 
 fn tunnel_in_words(tunnel: &TunnelStatus) -> Vec<String> {

@@ -14,7 +14,7 @@ use std::time::Duration;
 use directory::{DeviceName, Place, Zone};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Bytes, Incoming};
+use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::rt::{Executor, ReadBufCursor};
 use hyper::server::conn::{http1, http2};
@@ -33,6 +33,7 @@ use wire::frame::Open;
 use crate::tls;
 
 use super::origin::{Origin, OriginStream, Scheme, VisitorAddress};
+use super::origin_failure::OriginFailure;
 use super::pass;
 use super::stream::VisitorStream;
 
@@ -87,7 +88,7 @@ const ABOUT_THE_VISITOR: [HeaderName; 6] = [
 ];
 
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
-type OriginClient = Client<Connector, Incoming>;
+type OriginClient = Client<Connector, Asked>;
 
 /// The names that are served here.
 #[derive(Clone, Copy, Debug)]
@@ -266,8 +267,10 @@ impl Exchange {
                 "The request target makes no sense.",
             );
         }
-        match self.client.request(request).await {
+        match self.answer_to(request).await {
             Ok(mut answer) => {
+                let failures = self.origin.failures();
+                failures.answered();
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                     let Some(visitor_side) = visitor_side else {
                         return say(
@@ -287,9 +290,42 @@ impl Exchange {
                     strip_hop_by_hop(answer.headers_mut());
                 }
                 *answer.version_mut() = Version::HTTP_11; // ours, whatever the origin's
-                answer.map(|body| body.boxed())
+                let failures = Arc::clone(failures);
+                let noted = move |error| {
+                    failures.failed(OriginFailure::BrokeOff);
+                    error
+                };
+                answer.map(|body| body.map_err(noted).boxed())
             }
-            Err(error) => self.explain(&error),
+            Err(failure) => {
+                let (status, sentence) = failure.answer();
+                say(status, sentence)
+            }
+        }
+    }
+
+    /// The beginning of the origin's answer. It has its time for that from when it has all of the request.
+    async fn answer_to(
+        &self,
+        request: Request<Incoming>,
+    ) -> Result<Response<Incoming>, OriginFailure> {
+        let sent = CancellationToken::new();
+        let request = request.map(|body| Asked {
+            body,
+            _sent: sent.clone().drop_guard(),
+        });
+        let late = async {
+            sent.cancelled().await;
+            sleep(self.origin.answer_time()).await;
+        };
+        tokio::select! {
+            biased;
+            answer = self.client.request(request) => answer.map_err(|error| self.explain(&error)),
+            () = late => {
+                tracing::warn!(origin = %self.origin.authority(), "the origin gave no answer in time");
+                self.origin.failures().failed(OriginFailure::NoAnswer);
+                Err(OriginFailure::NoAnswer)
+            }
         }
     }
 
@@ -342,18 +378,17 @@ impl Exchange {
         Some(())
     }
 
-    fn explain(&self, error: &ClientError) -> Answer {
+    fn explain(&self, error: &ClientError) -> OriginFailure {
         let cause = root_cause(error);
         tracing::warn!(%cause, origin = %self.origin.authority(), "the origin gave no answer");
         if error.is_connect() {
-            let sentence = "The device is reached, but its service does not answer. It may be starting or switched off.";
-            say(StatusCode::BAD_GATEWAY, sentence)
-        } else {
-            say(
-                StatusCode::BAD_GATEWAY,
-                "The device's service broke off before it answered.",
-            )
+            // Noted when it was dialled.
+            return cause
+                .downcast_ref()
+                .map_or(OriginFailure::NotConnected, OriginFailure::of_connection);
         }
+        self.origin.failures().failed(OriginFailure::BrokeOff);
+        OriginFailure::BrokeOff
     }
 }
 
@@ -436,12 +471,39 @@ fn say(status: StatusCode, sentence: &'static str) -> Answer {
     answer
 }
 
-fn root_cause(error: &ClientError) -> String {
-    let mut cause: &dyn StdError = error;
+fn root_cause(error: &ClientError) -> &(dyn StdError + 'static) {
+    let mut cause: &(dyn StdError + 'static) = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }
-    cause.to_string()
+    cause
+}
+
+/// A request's body on its way to the origin, whose client drops it when all of it has been sent.
+#[derive(Debug)]
+struct Asked {
+    body: Incoming,
+    _sent: DropGuard,
+}
+
+impl hyper::body::Body for Asked {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
 }
 
 /// The tasks of one visitor. They end with the last clone that serves it.

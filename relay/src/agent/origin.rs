@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::str::FromStr;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wire::proxy_v2;
 
+use super::origin_failure::{OriginFailure, OriginFailures};
+use super::status::OriginStatus;
 use crate::held;
 use crate::resolve::Resolver;
 use crate::tls::{self, Prefixed, Roots, TlsError};
@@ -22,12 +25,19 @@ use crate::tls::{self, Prefixed, Roots, TlsError};
 /// How long an origin may take to accept, its TLS included.
 const CONNECT_TIME: Duration = Duration::from_secs(10);
 
+/// How long an origin may take to begin its answer once it has all of a request, unless the owner says otherwise. Longer than what
+/// makes a page wait for news, which is mostly a minute.
+pub const ANSWER_TIME: Duration = Duration::from_secs(120);
+
 /// A service that an agent makes reachable.
 #[derive(Clone)]
 pub struct Origin {
     address: OriginAddress,
     visitor_address: VisitorAddress,
     tls: Option<TlsConnector>,
+    answer_time: Duration,
+    /// Shared by all clones.
+    failures: Arc<OriginFailures>,
 }
 
 /// Where an origin is: `http://host:port`, `https://host:port`, `tcp://host:port` or `tls://host:port`.
@@ -130,7 +140,35 @@ impl Origin {
             address,
             visitor_address,
             tls,
+            answer_time: ANSWER_TIME,
+            failures: Arc::default(),
         })
+    }
+
+    /// The same, which may take so long to begin its answer once it has all of a request.
+    #[must_use]
+    pub fn answering_within(self, answer_time: Duration) -> Self {
+        Self {
+            answer_time,
+            ..self
+        }
+    }
+
+    pub(super) fn answer_time(&self) -> Duration {
+        self.answer_time
+    }
+
+    pub(super) fn failures(&self) -> &Arc<OriginFailures> {
+        &self.failures
+    }
+
+    /// How it is, told to whoever asks the agent.
+    pub(super) fn status(&self) -> OriginStatus {
+        OriginStatus {
+            address: self.authority(),
+            problem: self.failures.problem().map(str::to_owned),
+            failures: self.failures.counts(),
+        }
     }
 
     pub(super) fn scheme(&self) -> Scheme {
@@ -152,7 +190,8 @@ impl Origin {
         visitor: SocketAddr,
         front: SocketAddr,
     ) -> io::Result<OriginStream> {
-        timeout(CONNECT_TIME, self.dial(visitor, front)).await?
+        let dialled = timeout(CONNECT_TIME, self.dial(visitor, front)).await;
+        self.noted(dialled.unwrap_or_else(|late| Err(late.into())))
     }
 
     /// The same without TLS of ours, for bytes that only pass. Its receive buffer is [kept small](held::keep_small), for whoever
@@ -162,7 +201,20 @@ impl Origin {
         visitor: SocketAddr,
         front: SocketAddr,
     ) -> io::Result<TcpStream> {
-        timeout(CONNECT_TIME, self.dial_plain(visitor, front)).await?
+        let dialled = timeout(CONNECT_TIME, self.dial_plain(visitor, front)).await;
+        self.noted(dialled.unwrap_or_else(|late| Err(late.into())))
+    }
+
+    /// What becomes of a connection. Of HTTP only an answer is one.
+    fn noted<T>(&self, dialled: io::Result<T>) -> io::Result<T> {
+        match &dialled {
+            Err(error) => self.failures.failed(OriginFailure::of_connection(error)),
+            Ok(_) => match self.address.scheme {
+                Scheme::Tcp | Scheme::Tls => self.failures.answered(),
+                Scheme::Http | Scheme::Https => {}
+            },
+        }
+        dialled
     }
 
     async fn dial_plain(&self, visitor: SocketAddr, front: SocketAddr) -> io::Result<TcpStream> {

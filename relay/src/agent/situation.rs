@@ -14,6 +14,7 @@ use super::Attached;
 use super::choice::{Choice, Reason, Wanted};
 use super::relays::{RelayAddress, TUNNELS};
 use super::status::{DnsStatus, LimitsStatus, PathStatus, Status, TunnelStatus};
+use super::visitor::Visitors;
 
 /// What is known of the agent while it runs. Clones are the same.
 #[derive(Clone, Debug)]
@@ -108,7 +109,7 @@ impl Situation {
         });
     }
 
-    pub(super) fn status(&self, device: &str, visitors: usize, now: Instant) -> Status {
+    pub(super) fn status(&self, device: &str, visitors: &Visitors, now: Instant) -> Status {
         let known = self.known();
         let tunnels: Vec<_> = known
             .standing()
@@ -120,11 +121,12 @@ impl Situation {
             software: super::SOFTWARE.to_owned(),
             tunnel: tunnels.first().cloned(),
             tunnels,
-            visitors,
+            visitors: visitors.count(),
             raw_came: known.raw_came,
             raw_missed: known.raw_missed,
             why: reasons.iter().map(ToString::to_string).collect(),
             reasons: names_of(&reasons),
+            origin: visitors.origin(),
             dns: known.dns.clone(),
         }
     }

@@ -1,5 +1,6 @@
 //! How a running agent is: told over a socket in its state directory, one line of JSON to whoever connects.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -51,8 +52,22 @@ pub struct Status {
     pub why: Vec<String>,
     /// The same for machines.
     pub reasons: Vec<String>,
+    /// The service behind it.
+    pub origin: OriginStatus,
     /// What it has told the zone; absent if it is not to, or has not yet.
     pub dns: Option<DnsStatus>,
+}
+
+/// How the service that the agent makes reachable answers.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct OriginStatus {
+    /// `host:port`
+    pub address: String,
+    /// Why visitors had no answer when it was asked last, in words; absent if they had one, and before it is asked.
+    pub problem: Option<String>,
+    /// How often it has failed since the agent started, by reason: `refused`, `unreachable`, `not_connected`, `no_answer` and
+    /// `broke_off`.
+    pub failures: BTreeMap<String, u64>,
 }
 
 /// Where the device's name leads, as far as the agent has a say in it.
@@ -193,7 +208,7 @@ pub(super) async fn answer(
     loop {
         match listener.accept().await {
             Ok((mut asker, _)) => {
-                let status = situation.status(&device, visitors.count(), Instant::now());
+                let status = situation.status(&device, &visitors, Instant::now());
                 let line = serde_json::to_vec(&status).unwrap_or_default(); // texts and numbers
                 // Whoever asks and does not listen has waited for nothing; the next one gets its turn.
                 let _ = timeout(PATIENCE, asker.write_all(&line)).await;

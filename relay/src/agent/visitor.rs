@@ -25,6 +25,7 @@ use crate::workers::{Worker, Workers};
 use super::http;
 use super::origin::{Origin, Scheme};
 use super::pass;
+use super::status::OriginStatus;
 use super::stream::VisitorStream;
 
 /// How long the relay may take to say who comes, and the visitor to finish its TLS handshake.
@@ -140,6 +141,11 @@ impl Visitors {
     /// How many are here.
     pub(super) fn count(&self) -> usize {
         self.tasks.len()
+    }
+
+    /// How the service behind them is.
+    pub(super) fn origin(&self) -> OriginStatus {
+        self.origin.status()
     }
 
     /// Waits until every visitor has gone. New ones must not come any more.

@@ -16,6 +16,7 @@ mod half_close;
 mod http;
 mod limits;
 mod nat;
+mod origins;
 mod pace;
 mod raw;
 mod records;
