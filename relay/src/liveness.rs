@@ -40,8 +40,8 @@ pub(crate) struct Patience {
     pub(crate) give_up: Duration,
 }
 
-/// What to do about the other end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// What to do about the other end; of several opinions the greatest counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Verdict {
     /// Nothing.
     Fine,

@@ -47,9 +47,13 @@ const PATIENCE: Patience = Patience {
     give_up: Duration::from_millis(2500),
 };
 
-/// An agent that says nothing for this long is gone. It asks every two or three seconds; every fifteen or so while nobody visits it
-/// and it has another tunnel.
-const SILENCE_MS: u64 = 45_000;
+/// The same while nobody waits, of what the agent itself says: it pings every two or three seconds; every fifteen or so while nobody
+/// visits it and it has another tunnel. One that went without a word is noticed within twenty seconds.
+const PATIENCE_AT_REST: Patience = Patience {
+    quiet: Duration::from_secs(14),
+    again: Duration::from_secs(2),
+    give_up: Duration::from_millis(18_500),
+};
 
 /// How often the sessions are looked at.
 pub(super) const SWEEP: Duration = Duration::from_millis(250);
@@ -271,6 +275,7 @@ impl Sessions {
             active_at_ms: AtomicU64::new(0),
             spoke_at_ms: AtomicU64::new(0),
             liveness: Mutex::new(Liveness::new(now)),
+            speaking: Mutex::new(Liveness::new(now)),
         })
     }
 
@@ -320,6 +325,8 @@ pub(crate) struct Session {
     active_at_ms: AtomicU64,
     spoke_at_ms: AtomicU64,
     liveness: Mutex<Liveness>,
+    /// The same by what the agent says.
+    speaking: Mutex<Liveness>,
 }
 
 /// What one device may have at most, where that is not what all may.
@@ -571,21 +578,23 @@ impl Session {
             self.active_at_ms.store(now_ms, Relaxed);
             self.tell_octets(told);
         }
-        let silent_ms = now_ms.saturating_sub(self.spoke_at_ms.load(Relaxed));
-        if silent_ms > SILENCE_MS {
-            self.end(CloseCode::Unresponsive);
-        }
         if let Tunnel::Tls { carriers, .. } = &self.tunnel {
             carriers.sweep(now);
         }
         let waits = self.has_visitors() && self.idle_ms(now) <= RESTS_AFTER_MS;
-        let listening = waits && self.home.keeps_up();
-        let verdict = {
+        let keeps_up = self.home.keeps_up();
+        let listening = waits && keeps_up;
+        let of_path = {
             let mut liveness = self.liveness.lock().unwrap_or_else(PoisonError::into_inner);
             let heard = if listening { self.heard() } else { 0 };
             liveness.check(now, heard, listening, PATIENCE)
         };
-        match verdict {
+        let of_agent = {
+            let mut speaking = self.speaking.lock().unwrap_or_else(PoisonError::into_inner);
+            let spoke_at = self.spoke_at_ms.load(Relaxed);
+            speaking.check(now, spoke_at, keeps_up, PATIENCE_AT_REST)
+        };
+        match of_path.max(of_agent) {
             Verdict::Fine => {}
             Verdict::Probe => self.tell(Frame::Ping {
                 sequence: self.elapsed_ms(now),
