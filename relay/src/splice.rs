@@ -535,7 +535,7 @@ where
             Poll::Pending => {}
             Poll::Ready(never) => match never {},
         }
-        this.idle.poll(cx, pump).map(|()| End::Idle)
+        this.idle.poll(cx, pump)
     }
 }
 

@@ -46,8 +46,23 @@ pub(crate) fn queue_borrowed(socket: BorrowedFd<'_>) -> io::Result<AsyncFd<Borro
     queued.map_err(io::Error::from)
 }
 
-/// The smoothed round-trip time of a TCP connection, as the kernel has measured it (tcp(7), `TCP_INFO`).
+/// The smoothed round-trip time of a TCP connection, as the kernel has measured it.
 pub(crate) fn tcp_round_trip(stream: impl AsFd) -> Option<Duration> {
+    let info = tcp_info(stream)?;
+    (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+}
+
+/// Whether octets of a TCP connection are under way, or it was asked whether there is room for them, and the other end has acknowledged
+/// nothing for `time`.
+pub(crate) fn is_deaf(stream: impl AsFd, time: Duration) -> bool {
+    tcp_info(stream).is_some_and(|info| {
+        let silence = Duration::from_millis(info.tcpi_last_ack_recv.into());
+        (info.tcpi_unacked > 0 || info.tcpi_probes > 0) && silence >= time
+    })
+}
+
+/// What the kernel knows of a TCP connection (tcp(7), `TCP_INFO`).
+fn tcp_info(stream: impl AsFd) -> Option<libc::tcp_info> {
     let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).ok()?;
     // SAFETY: the descriptor is borrowed for the call; the kernel writes at most `length` octets, which `info` has.
@@ -64,8 +79,7 @@ pub(crate) fn tcp_round_trip(stream: impl AsFd) -> Option<Duration> {
         return None;
     }
     // SAFETY: it is made of integers, for which zeros are a value, whatever of it the kernel has written.
-    let info = unsafe { info.assume_init() };
-    (info.tcpi_rtt > 0).then(|| Duration::from_micros(info.tcpi_rtt.into()))
+    Some(unsafe { info.assume_init() })
 }
 
 /// How many octets of a TCP connection have been written and not been acknowledged (tcp(7), `SIOCOUTQ`).

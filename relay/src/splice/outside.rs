@@ -1,4 +1,4 @@
-//! What ends a pump from outside. Both are looked at whenever the task runs, and have woken it if there is something to see: so
+//! What ends a pump from outside: an order, long silence, and a near end that went without a word. All are looked at whenever the task runs, and have woken it if there is something to see: so
 //! they are polled once, and asked afterwards, which is cheaper.
 
 use std::pin::Pin;
@@ -7,10 +7,11 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use pin_project_lite::pin_project;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 use tokio_util::sync::{CancellationToken, WaitForCancellationFuture};
 
-use super::Pump;
+use super::{End, Pump};
+use crate::sys;
 
 /// How often a visitor is looked at for having moved nothing.
 const IDLE_TICK: Duration = Duration::from_secs(600);
@@ -21,6 +22,14 @@ const IDLE_TICKS: u32 = 6;
 
 /// The same once one direction has ended: nobody keeps half a connection in silence.
 const HALF_CLOSED_IDLE_TICKS: u32 = 1;
+
+/// How often the near end is looked at while octets pass.
+const LOOK: Duration = Duration::from_secs(3);
+
+/// So many looks in a row at which something was under way to it and its host had answered nothing since the look before: it has
+/// gone without a word, which is noticed within fifteen seconds. The kernel would go on for as many minutes. A host that is there
+/// acknowledges what it gets, whether anybody reads it or not, and says at once that there is no room.
+const DEAF_LOOKS: u8 = 4;
 
 pin_project! {
     /// The order to end.
@@ -58,11 +67,14 @@ impl Future for Cut<'_> {
 }
 
 pin_project! {
-    /// Ready once nothing has passed for too long.
+    /// Ready once nothing has passed for too long, or the near end has gone.
     pub(super) struct Idle {
         #[pin]
         tick: Sleep,
         waits: bool,
+        // Whether the next tick is a look at the near end.
+        looks: bool,
+        deaf: u8,
         // Those of which no octet was seen.
         ticks: u32,
         octets: u64,
@@ -74,6 +86,8 @@ impl Idle {
         Self {
             tick: sleep(IDLE_TICK),
             waits: false,
+            looks: false,
+            deaf: 0,
             ticks: 0,
             octets: 0,
         }
@@ -83,30 +97,42 @@ impl Idle {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
         pump: &Pump<'_, O>,
-    ) -> Poll<()> {
+    ) -> Poll<End> {
         loop {
             let this = self.as_mut().project();
-            if *this.waits && !this.tick.is_elapsed() {
+            let mut tick = this.tick;
+            let octets = pump.outwards.octets.load(Relaxed) + pump.inwards.octets.load(Relaxed);
+            if octets != *this.octets && !*this.looks {
+                (*this.looks, *this.deaf, *this.ticks, *this.octets) = (true, 0, 0, octets);
+                tick.as_mut().reset(Instant::now() + LOOK);
+                *this.waits = false;
+            }
+            if *this.waits && !tick.is_elapsed() {
                 return Poll::Pending;
             }
             *this.waits = true;
-            let mut tick = this.tick;
             ready!(tick.as_mut().poll(cx));
-            let octets = pump.outwards.octets.load(Relaxed) + pump.inwards.octets.load(Relaxed);
-            *this.ticks = match octets == *this.octets {
-                true => *this.ticks + 1,
-                false => 0,
-            };
-            *this.octets = octets;
-            let limit = match pump.half_closed.load(Relaxed) {
-                true => HALF_CLOSED_IDLE_TICKS,
-                false => IDLE_TICKS,
-            };
-            if *this.ticks >= limit {
-                return Poll::Ready(());
+            let moved = std::mem::replace(this.octets, octets) != octets;
+            if *this.looks {
+                let is_deaf = sys::is_deaf(pump.near, LOOK);
+                *this.deaf = if is_deaf { *this.deaf + 1 } else { 0 };
+                if *this.deaf >= DEAF_LOOKS {
+                    return Poll::Ready(End::NearGone);
+                }
+                *this.looks = moved || is_deaf;
+            } else {
+                *this.ticks += 1;
+                let limit = match pump.half_closed.load(Relaxed) {
+                    true => HALF_CLOSED_IDLE_TICKS,
+                    false => IDLE_TICKS,
+                };
+                if *this.ticks >= limit {
+                    return Poll::Ready(End::Idle);
+                }
             }
-            let next = tick.deadline() + IDLE_TICK;
-            tick.reset(next);
+            // From now: after a pause of the whole machine the near end gets its chance.
+            let next = if *this.looks { LOOK } else { IDLE_TICK };
+            tick.reset(Instant::now() + next);
             *this.waits = false;
         }
     }
@@ -118,13 +144,12 @@ mod tests {
     use std::pin::pin;
 
     use tokio::net::{TcpListener, TcpStream};
-    use tokio::time::Instant;
 
     use super::super::RawWay;
     use super::*;
     use crate::liveness::SignsOfLife;
 
-    /// How long it takes until a visitor is sent away of whom an octet is seen in the first tick and none afterwards.
+    /// How long it takes until a visitor is sent away of whom an octet is seen at once and none afterwards.
     async fn sent_away_after(half_closed: bool) -> Duration {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let near = TcpStream::connect(listener.local_addr().unwrap()).await;
@@ -135,7 +160,8 @@ mod tests {
         pump.half_closed.store(half_closed, Relaxed);
         let begun = Instant::now();
         let mut idle = pin!(Idle::now());
-        poll_fn(|cx| idle.as_mut().poll(cx, &pump)).await;
+        let end = poll_fn(|cx| idle.as_mut().poll(cx, &pump)).await;
+        assert_eq!(end, End::Idle);
         begun.elapsed()
     }
 
@@ -143,9 +169,9 @@ mod tests {
     async fn who_moves_nothing_is_sent_away_and_sooner_with_half_a_connection() {
         let ticks = |ticks| IDLE_TICK * ticks..IDLE_TICK * ticks + IDLE_TICK / 100;
         let whole = sent_away_after(false).await;
-        assert!(ticks(1 + IDLE_TICKS).contains(&whole), "{whole:?}");
+        assert!(ticks(IDLE_TICKS).contains(&whole), "{whole:?}");
         let half = sent_away_after(true).await;
-        let limit = ticks(1 + HALF_CLOSED_IDLE_TICKS);
+        let limit = ticks(HALF_CLOSED_IDLE_TICKS);
         assert!(limit.contains(&half), "{half:?}");
     }
 
