@@ -97,13 +97,15 @@ pub(crate) fn unacknowledged(stream: impl AsFd) -> io::Result<u64> {
     }
 }
 
+/// `SOCK_RCVBUF_LOCK` in linux/socket.h.
+const RECEIVE_BUFFER: libc::c_int = 2;
+
 /// Whether the receive buffer stays as large as it is now, or grows with what is read (`SO_BUF_LOCK`, Linux 5.15).
 ///
 /// # Errors
 /// If the kernel does not know that.
 pub(crate) fn hold_receive_buffer(stream: impl AsFd, held: bool) -> io::Result<()> {
-    const RECEIVE: libc::c_int = 2; // SOCK_RCVBUF_LOCK in linux/socket.h
-    let locks = if held { RECEIVE } else { 0 };
+    let locks = if held { RECEIVE_BUFFER } else { 0 };
     let length = libc::socklen_t::try_from(size_of_val(&locks)).map_err(io::Error::other)?;
     // SAFETY: the descriptor is borrowed for the call; the kernel reads `length` octets, which `locks` has.
     let result = unsafe {
@@ -117,6 +119,30 @@ pub(crate) fn hold_receive_buffer(stream: impl AsFd, held: bool) -> io::Result<(
     };
     match result {
         0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Whether it stays so now.
+///
+/// # Errors
+/// If the kernel does not know that.
+#[cfg(test)]
+pub(crate) fn holds_receive_buffer(stream: impl AsFd) -> io::Result<bool> {
+    let mut locks: libc::c_int = 0;
+    let mut length = libc::socklen_t::try_from(size_of_val(&locks)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is borrowed for the call; the kernel writes at most `length` octets, which `locks` has.
+    let result = unsafe {
+        libc::getsockopt(
+            stream.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_BUF_LOCK,
+            (&raw mut locks).cast(),
+            &raw mut length,
+        )
+    };
+    match result {
+        0 => Ok(locks & RECEIVE_BUFFER != 0),
         _ => Err(io::Error::last_os_error()),
     }
 }
