@@ -16,6 +16,7 @@ mod carriers;
 mod commands;
 mod config;
 mod front;
+mod hand_over;
 mod handed;
 mod limits;
 mod listen;
@@ -33,11 +34,10 @@ mod upkeep;
 
 use std::io;
 use std::net::{self, SocketAddr};
-use std::os::fd::AsFd as _;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use directory::{Change, Device, Place, Reader};
+use directory::{Change, Place, Reader};
 use prometheus::{IntGauge, Registry};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
@@ -47,7 +47,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::connection_id::Generation;
-use wire::{CloseCode, Features, Frame};
+use wire::{CloseCode, Features};
 
 pub use crate::quic::Secret;
 pub use config::Config;
@@ -58,13 +58,13 @@ pub use presence::{Attachment, Presence, Transport};
 pub use traffic::{DeviceTraffic, Traffic};
 pub use upkeep::Upkeep;
 
-use crate::local;
 use crate::quic::{self, Earlier, Endpoint};
 use crate::records;
 use crate::sys;
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::workers::Workers;
 use front::{Front, Returning};
+use hand_over::{move_time, pass_on_keys};
 use limits::{CountsByAddress, Limits, Silent};
 use listen::FrontSockets;
 use metrics::Metrics;
@@ -74,15 +74,6 @@ use sessions::Sessions;
 
 /// What the tunnels still have to send after their end, and the records to be written.
 const LAST_WORDS: Duration = Duration::from_millis(500);
-
-/// How long a session that is told to go may take to come back elsewhere after the others: told so, agents do not all dial at once.
-const APART: Duration = Duration::from_millis(1);
-
-/// The last of them is to come after this time at most.
-const ALL_APART: Duration = Duration::from_secs(10);
-
-/// How long agents may take to come to the successor, at least: to wait until it is their turn, and to dial more than once.
-const MOVE_TIME: Duration = Duration::from_secs(20);
 
 /// What the relay needs from the rest of the program.
 #[derive(Debug)]
@@ -489,84 +480,10 @@ impl Handle {
         (self.leave, self.drain) = (leave, drain);
     }
 
-    /// How many processes there have been before this one, one after the other, modulo 256.
-    pub fn generation(&self) -> u8 {
-        self.generation.0
-    }
-
-    /// What a successor of this process begins with. From then on the packets of this one come by way of that; visitors may come here
-    /// until this one [gives way](Self::give_way).
-    ///
-    /// # Errors
-    /// If there are no descriptors, or this relay accepts no more.
-    pub fn hand_over(&self) -> io::Result<Bound> {
-        let gone = || io::Error::from(io::ErrorKind::NotConnected);
-        let mut front = Vec::new();
-        for listener in &self.sockets.front {
-            front.push(listener.upgrade().ok_or_else(gone)?.get_ref().try_clone()?);
-        }
-        let http = match &self.sockets.http {
-            Some(http) => {
-                let http = http.upgrade().ok_or_else(gone)?;
-                Some(http.as_fd().try_clone_to_owned()?.into())
-            }
-            None => None,
-        };
-        let mut predecessor = Vec::new();
-        for front in &self.fronts {
-            let (theirs, ours) = local::pair()?;
-            let attended = successor::attend(Arc::clone(front), ours, self.hear_no_more.clone());
-            self.visitors.spawn_on(attended, front.worker.runtime());
-            predecessor.push(theirs);
-        }
-        let (mut udp, mut earlier) = (Vec::new(), Vec::new());
-        for endpoint in &self.endpoints {
-            udp.push(endpoint.socket()?);
-            let before = endpoint.earlier()?.into_iter();
-            let mut holders: Vec<_> = before.map(|one| (one.generation.0, one.channel)).collect();
-            let (theirs, ours) = quic::channel()?;
-            endpoint.read_from(ours)?;
-            holders.push((self.generation.0, theirs));
-            earlier.push(holders);
-        }
-        let present = self.presence.all().into_iter();
-        let present = present.filter_map(|device| Some((device, self.presence.of(&device)?)));
-        Ok(Bound {
-            front,
-            http,
-            udp,
-            generation: self.generation.next().0,
-            earlier,
-            predecessor,
-            present: present.collect(),
-        })
-    }
-
-    /// The successor accepts from now on, and this process no more. Agents are sent to it, one after the other, and visitors served as
-    /// long as they have tunnels here: [`shutdown`](Self::shutdown) waits for both.
-    pub fn give_way(&self) {
-        self.stop.cancel();
-        self.send_agents_away(APART);
-    }
-
     /// Sends the agents away, and takes none any more. Whom names still lead here is served as before, for the configured time.
     pub async fn leave(&self) {
         self.send_agents_away(Duration::ZERO);
         sleep(self.leave).await;
-    }
-
-    /// Has each agent wait so much longer than the one before.
-    fn send_agents_away(&self, apart: Duration) {
-        self.draining.set(1);
-        self.leaving.cancel();
-        let sessions = self.sessions.all();
-        let count = u32::try_from(sessions.len()).unwrap_or(u32::MAX).max(1);
-        let apart = apart.min(ALL_APART / count);
-        let mut reconnect_after = Duration::ZERO;
-        for session in sessions {
-            session.tell(Frame::Drain { reconnect_after });
-            reconnect_after += apart;
-        }
     }
 
     /// Stops in order: no new visitors, agents told to go unless they know, visitors given up to the configured time, then the rest.
@@ -606,19 +523,6 @@ impl Handle {
         };
         tokio::join!(records, tunnels);
     }
-
-    async fn all_have_moved(&self) {
-        /// Nobody is told when the last session ends; whoever waits for it is in no hurry.
-        const LOOK: Duration = Duration::from_millis(250);
-        while !self.sessions.are_none() {
-            sleep(LOOK).await;
-        }
-    }
-}
-
-/// How long agents may take to come to a successor.
-fn move_time(leave: Duration) -> Duration {
-    leave.max(MOVE_TIME)
 }
 
 /// Ends the tunnels of devices that lose their right to them, and puts limits in force, as soon as that is told.
@@ -642,24 +546,6 @@ fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
             register::recheck(&sessions, &identity.id, |key| {
                 now.is_some_and(|device| device.has_key(key))
             });
-        }
-    });
-}
-
-/// The same at the process before, whose Directory hears of nothing any more.
-fn pass_on_keys(directory: &Reader, predecessor: &Arc<Predecessor>) {
-    let predecessor = Arc::downgrade(predecessor);
-    directory.watch(move |change| {
-        let (before, now) = match change {
-            Change::Put { device, before } => (before.as_ref(), Some(device)),
-            Change::Removed(device) => (Some(device), None),
-            Change::Limited { .. } => return,
-        };
-        let identity = before.and_then(|before| before.identity.as_ref());
-        if let (Some(predecessor), Some(identity)) = (predecessor.upgrade(), identity) {
-            let keys = now.map_or(&[][..], Device::keys);
-            let keys = keys.iter().map(|key| *key.as_bytes()).collect();
-            predecessor.keys(identity.id, keys);
         }
     });
 }
