@@ -1,25 +1,26 @@
 //! What a server or a relay of ours counts itself, as it says on its `/metrics`.
 
+use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use http_body_util::{BodyExt as _, Empty};
+use http_body_util::Full;
 use hyper::Request;
-use hyper::body::Bytes;
-use hyper::client::conn::http1;
 use hyper::header::HOST;
-use hyper_util::rt::TokioIo;
+use relay::http_client::exchange;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
+
+/// All of it is less, in octets.
+const MOST: usize = 4 << 20;
 
 /// How long it may take to say so, on a machine with a load.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Nothing was said that can be understood.
 #[derive(Debug, thiserror::Error)]
 #[error("http://{0}/metrics says nothing of use: {1}")]
-pub(crate) struct MetricsError(SocketAddr, String);
+pub(crate) struct MetricsError(SocketAddr, io::Error);
 
 /// What one of them says at a moment.
 #[derive(Clone, Debug)]
@@ -29,45 +30,42 @@ impl Metrics {
     /// Asks at `admin`.
     pub(crate) async fn ask(admin: SocketAddr) -> Result<Self, MetricsError> {
         let asked = timeout(PATIENCE, get(admin)).await;
-        let body = asked.unwrap_or_else(|_| Err("it takes too long".to_owned()));
-        body.map(Self).map_err(|why| MetricsError(admin, why))
+        let told = asked.unwrap_or_else(|late| Err(late.into()));
+        told.map(Self).map_err(|why| MetricsError(admin, why))
     }
 
     /// The sum of all that begin with `series`: a name, and labels as far as they are to be the same. What is not there is 0.
     pub(crate) fn sum(&self, series: &str) -> f64 {
-        let lines = self.0.lines().filter_map(|line| {
-            let rest = line.strip_prefix(series)?;
-            let (labels, value) = rest.rsplit_once(' ')?;
+        self.of(series).map(|(_, value)| value).sum()
+    }
+
+    /// The same one by one, each with its name and all of its labels.
+    pub(crate) fn of(&self, series: &str) -> impl Iterator<Item = (&str, f64)> {
+        self.0.lines().filter_map(move |line| {
+            let (one, value) = line.rsplit_once(' ')?;
+            let labels = one.strip_prefix(series)?;
             let is_it = labels.is_empty() || series.contains('{') || labels.starts_with('{');
-            is_it.then(|| value.parse::<f64>().ok())?
-        });
-        lines.sum()
+            is_it.then(|| Some((one, value.parse().ok()?)))?
+        })
     }
 }
 
-async fn get(admin: SocketAddr) -> Result<String, String> {
-    let words = |error: &dyn std::error::Error| error.to_string();
-    let stream = TcpStream::connect(admin)
-        .await
-        .map_err(|error| words(&error))?;
-    let made = http1::handshake(TokioIo::new(stream)).await;
-    let (mut sender, connection) = made.map_err(|error| words(&error))?;
-    let _drives = AbortOnDropHandle::new(tokio::spawn(connection));
-    let mut request = Request::new(Empty::<Bytes>::new());
-    *request.uri_mut() = "/metrics".parse().unwrap_or_default();
-    let host = admin
-        .to_string()
-        .parse()
-        .map_err(|_| "no host".to_owned())?;
-    request.headers_mut().insert(HOST, host);
-    let answer = sender.send_request(request).await;
-    let answer = answer.map_err(|error| words(&error))?;
-    if !answer.status().is_success() {
-        return Err(answer.status().to_string());
+#[cfg(test)]
+impl From<String> for Metrics {
+    fn from(text: String) -> Self {
+        Self(text)
     }
-    let body = answer.into_body().collect().await;
-    let body = body.map_err(|error| words(&error))?.to_bytes();
-    String::from_utf8(body.into()).map_err(|error| words(&error))
+}
+
+async fn get(admin: SocketAddr) -> io::Result<String> {
+    let stream = TcpStream::connect(admin).await?;
+    let request = Request::get("/metrics").header(HOST, admin.to_string());
+    let request = request.body(Full::default()).map_err(io::Error::other)?;
+    let (status, body) = exchange(stream, request, MOST).await?;
+    if !status.is_success() {
+        return Err(io::Error::other(format!("it answers {status}")));
+    }
+    String::from_utf8(body.into()).map_err(io::Error::other)
 }
 
 #[cfg(test)]

@@ -27,7 +27,7 @@ use std::process::ExitCode;
 
 use anyhow::bail;
 use clap::{Args, Parser, Subcommand, ValueEnum as _};
-use relay::program::{self, Termination};
+use relay::program::{self, Inherited, Termination};
 use tokio::runtime;
 
 use part::Part;
@@ -36,12 +36,14 @@ use progress::Progress;
 use report::{Machine, Table};
 use scenario::abuse::{Attack, Force};
 use scenario::dns::peers::Wanted;
+use scenario::failures::{Failure, Plan};
 use scenario::peers::Workload;
 use scenario::reconnect::Fault;
 use scenario::{
-    Effort, ScenarioError, abuse, dns, idle_tunnels, peers, reconnect, requests, throughput,
+    Effort, ScenarioError, abuse, dns, failures, idle_tunnels, peers, reconnect, requests,
+    throughput,
 };
-use world::{Peer, Place, WorldError};
+use world::{Carrier, Peer, Place, WorldError};
 
 /// Puts a load on Causeway, and says what it carried and what that cost.
 ///
@@ -131,6 +133,26 @@ enum Measure {
         /// Only these, and in this order
         #[arg(long, value_enum, value_delimiter = ',', value_name = "FAULT,…")]
         only: Vec<Fault>,
+        #[command(flatten)]
+        pace: Pace,
+    },
+    /// What fails, one thing after the other, and what becomes of visitors and of a bystander
+    Failures {
+        /// Downloads that an agent has when it dies
+        #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u16).range(1..=1000))]
+        connections: u16,
+        /// New visitors a second while control is away
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u32).range(1..=200))]
+        rate: u32,
+        /// Only these, and in this order
+        #[arg(long, value_enum, value_delimiter = ',', value_name = "FAILURE,…")]
+        only: Vec<Failure>,
+        /// How long agents wait until their service begins an answer [default: as they do by themselves]
+        #[arg(long, value_parser = clap::value_parser!(u64).range(1..=120))]
+        answer_seconds: Option<u64>,
+        /// How bytes cross the tunnels
+        #[arg(long, value_enum, default_value_t)]
+        carrier: Carrier,
         #[command(flatten)]
         pace: Pace,
     },
@@ -264,11 +286,7 @@ fn half_of_the_cores() -> usize {
 fn main() -> ExitCode {
     program::raise_descriptor_limit();
     let done = match Arguments::parse().command {
-        Command::Part { part } => {
-            program::start_log(); // into a file of the process that started this one
-            runtime(part.is_single_threaded())
-                .and_then(|runtime| runtime.block_on(Box::pin(part.play())))
-        }
+        Command::Part { part } => play(part),
         Command::Measure(measure) => {
             let single_threaded = measure.is_single_threaded();
             runtime(single_threaded).and_then(|runtime| runtime.block_on(Box::pin(measure.run())))
@@ -281,6 +299,13 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Plays a part for the process that has started this one, which reads in a file what is logged.
+fn play(part: Part) -> anyhow::Result<()> {
+    let inherited = Inherited::of_environment()?; // before there are other threads
+    program::start_log();
+    runtime(part.is_single_threaded())?.block_on(Box::pin(part.play(inherited)))
 }
 
 fn runtime(single_threaded: bool) -> anyhow::Result<runtime::Runtime> {
@@ -309,7 +334,7 @@ impl Measure {
 
     /// Whether all of it is to be in the network namespace that its thread may move to.
     fn is_single_threaded(&self) -> bool {
-        matches!(self, Self::Peers(_))
+        matches!(self, Self::Peers(_) | Self::Failures { .. })
     }
 
     fn pace(&self) -> Pace {
@@ -321,7 +346,9 @@ impl Measure {
             | Self::Abuse { options, .. }
             | Self::All { options } => options.pace,
             Self::Peers(options) => options.pace,
-            Self::Reconnect { pace, .. } | Self::DnsPeers { pace, .. } => *pace,
+            Self::Reconnect { pace, .. }
+            | Self::Failures { pace, .. }
+            | Self::DnsPeers { pace, .. } => *pace,
         }
     }
 
@@ -379,6 +406,26 @@ impl Measure {
                 let wanted = reconnect::Wanted { faults, relays };
                 let effort = pace.effort(connections);
                 return Ok(vec![reconnect::run(wanted, effort, progress).await?]);
+            }
+            Self::Failures {
+                connections,
+                rate,
+                only,
+                answer_seconds,
+                carrier,
+                pace,
+            } => {
+                let plan = Plan {
+                    failures: match only.is_empty() {
+                        true => Failure::value_variants(),
+                        false => &only,
+                    },
+                    carrier,
+                    rate,
+                    answer_seconds,
+                    effort: pace.effort(connections),
+                };
+                return Ok(failures::run(&plan, progress).await?);
             }
             Self::Peers(options) => return compare(options, progress).await,
             Self::DnsPeers { wanted, pace } => {

@@ -4,6 +4,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod empty_responder;
+pub(crate) mod failing_origin;
 pub(crate) mod link;
 pub(crate) mod namespace;
 pub(crate) mod origin;
@@ -16,6 +17,7 @@ use std::io::{self, Write as _, stdin, stdout};
 use std::thread;
 
 use clap::ValueEnum;
+use relay::program::Inherited;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -30,6 +32,8 @@ pub(crate) enum Part {
     Agents,
     /// A device's service.
     Origin,
+    /// A device's service that fails.
+    FailingOrigin,
     /// The service behind every peer.
     PlainOrigin,
     /// One of the two hops of a peer that only splices.
@@ -50,6 +54,7 @@ impl Part {
             Self::RelayApart => "relay-apart",
             Self::Agents => "agents",
             Self::Origin => "origin",
+            Self::FailingOrigin => "failing-origin",
             Self::PlainOrigin => "plain-origin",
             Self::SpliceHop => "splice-hop",
             Self::EmptyResponder => "empty-responder",
@@ -62,9 +67,9 @@ impl Part {
     pub(crate) fn title(self) -> &'static str {
         match self {
             Self::Up => "the server",
-            Self::RelayApart => "the relay",
+            Self::RelayApart => "the relay apart",
             Self::Agents => "the agent",
-            Self::Origin | Self::PlainOrigin => "the origin",
+            Self::Origin | Self::FailingOrigin | Self::PlainOrigin => "the origin",
             Self::SpliceHop => "the splice hop",
             Self::EmptyResponder => "the empty responder",
             Self::Link => "the link",
@@ -76,7 +81,8 @@ impl Part {
     pub(crate) fn is_single_threaded(self) -> bool {
         match self {
             Self::Up | Self::RelayApart | Self::Agents | Self::Origin => false,
-            Self::PlainOrigin
+            Self::FailingOrigin
+            | Self::PlainOrigin
             | Self::SpliceHop
             | Self::EmptyResponder
             | Self::Link
@@ -84,13 +90,14 @@ impl Part {
         }
     }
 
-    /// Plays the part. Returns only if something is wrong.
-    pub(crate) async fn play(self) -> anyhow::Result<()> {
+    /// Plays the part, with the sockets that it has `inherited`. Returns only if something is wrong, or it was asked to end.
+    pub(crate) async fn play(self, inherited: Inherited) -> anyhow::Result<()> {
         match self {
             Self::Up => up::play(order()?).await,
-            Self::RelayApart => relay_apart::play(order()?).await,
+            Self::RelayApart => relay_apart::play(order()?, inherited).await,
             Self::Agents => agents::play(order()?).await,
             Self::Origin => origin::play(order()?).await,
+            Self::FailingOrigin => failing_origin::play(order()?).await,
             Self::PlainOrigin => plain_origin::play(order()?).await,
             Self::SpliceHop => splice_hop::play(order()?),
             Self::EmptyResponder => empty_responder::play(order()?),

@@ -1,13 +1,16 @@
 //! The processes under load: children that end with this one, and what any process costs.
 
+mod firewall;
 mod namespace;
 mod program;
 
 use std::fs::{self, File};
 use std::io::{self, BufRead as _, BufReader, Write as _};
+use std::net::TcpListener;
+use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child as StdChild, Stdio};
+use std::process::{Child as StdChild, Command, ExitStatus, Stdio};
 use std::thread;
 use std::time::Duration;
 
@@ -15,10 +18,11 @@ use rustix::process::{Pid, Signal, kill_process, setpriority_pgrp};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::part::Part;
 
+pub(crate) use firewall::{Dropped, FirewallError};
 pub(crate) use namespace::Namespace;
 pub(crate) use program::Program;
 
@@ -27,6 +31,14 @@ const LAST_LINES: usize = 5;
 
 /// How nice who gives way is: as nice as can be (setpriority(2)).
 const LAST: i32 = 19;
+
+/// How often it is looked whether a child that was told to end has.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// Hands over what stands where standard error should be, as a service manager would (sd_listen_fds(3)), and has its log in the
+/// file that is named first. It becomes the program.
+const HANDS_OVER: &str = "exec 3<&2 2>\"$1\"; shift; \
+                          LISTEN_PID=$$ LISTEN_FDS=1 LISTEN_FDNAMES=front exec \"$@\"";
 
 /// Another process of this program that plays a part. It is killed when this is dropped, and ends by itself when this
 /// process ends in any other way: its standard input closes then.
@@ -57,6 +69,13 @@ pub(crate) enum ChildError {
         time: Duration,
         last_words: String,
     },
+    /// It was told to end, and has not.
+    #[error("{who} has not ended within {} s; its last words were: {last_words}", .time.as_secs())]
+    Lingers {
+        who: &'static str,
+        time: Duration,
+        last_words: String,
+    },
     /// It speaks another language: two versions of this program are mixed.
     #[error("{who} said what makes no sense: {line}")]
     Nonsense { who: &'static str, line: String },
@@ -70,15 +89,45 @@ impl Child {
         order: &impl Serialize,
         folder: &Path,
     ) -> Result<Self, ChildError> {
-        let who = part.title();
-        let log = folder.join(format!("{who}.log"));
+        let log = log_of(part, folder);
+        Self::spawn(part, order, &log, || {
+            let mut command = namespace.command(std::env::current_exe()?);
+            command.stderr(File::create(&log)?);
+            Ok(command)
+        })
+    }
+
+    /// The same here, and what arrives at `front` is for it. The listener stays ours too: what comes while there is no such
+    /// process waits in its queue.
+    pub(crate) fn start_at(
+        front: &TcpListener,
+        part: Part,
+        order: &impl Serialize,
+        folder: &Path,
+    ) -> Result<Self, ChildError> {
+        let log = log_of(part, folder);
+        Self::spawn(part, order, &log, || {
+            let mut command = Command::new("sh");
+            command.args(["-c", HANDS_OVER, "sh"]).arg(&log);
+            command.arg(std::env::current_exe()?);
+            command.stderr(OwnedFd::from(front.try_clone()?));
+            Ok(command)
+        })
+    }
+
+    /// `command` runs this program.
+    fn spawn(
+        part: Part,
+        order: &impl Serialize,
+        log: &Path,
+        command: impl FnOnce() -> io::Result<Command>,
+    ) -> Result<Self, ChildError> {
+        let (who, log) = (part.title(), log.to_owned());
         let started = (|| {
-            let mut process = namespace
-                .command(std::env::current_exe()?)
+            let mut process = command()?
                 .args(["part", part.name()])
                 .stdin(Stdio::piped())
                 .stdout(Stdio::piped())
-                .stderr(File::create(&log)?)
                 .process_group(0) // Ctrl-C is for this process to hear, which then ends the others
                 .spawn()?;
             let mut order = serde_json::to_vec(order)?;
@@ -176,6 +225,33 @@ impl Child {
         sent.map_err(|_| self.ended())
     }
 
+    /// Asks it to end, as service managers do.
+    pub(crate) fn terminate(&self) {
+        // Fails only if it has ended already.
+        let _ = kill_process(Pid::from_child(&self.process), Signal::TERM);
+    }
+
+    /// Waits until it has ended.
+    pub(crate) async fn end(&mut self, time: Duration) -> Result<ExitStatus, ChildError> {
+        let ended = timeout(time, async {
+            loop {
+                match self.process.try_wait() {
+                    Ok(Some(status)) => return Ok(status),
+                    Ok(None) => sleep(PAUSE).await,
+                    Err(_) => return Err(self.ended()),
+                }
+            }
+        });
+        match ended.await {
+            Ok(ended) => ended,
+            Err(_) => Err(ChildError::Lingers {
+                who: self.who,
+                time,
+                last_words: last_words(&self.log),
+            }),
+        }
+    }
+
     /// Ends it, and waits until it is gone.
     pub(crate) fn kill(&mut self) {
         // Fails only if it has ended already.
@@ -189,6 +265,10 @@ impl Child {
             last_words: last_words(&self.log),
         }
     }
+}
+
+fn log_of(part: Part, folder: &Path) -> PathBuf {
+    folder.join(format!("{}.log", part.title()))
 }
 
 fn last_words(log: &Path) -> String {

@@ -2,7 +2,10 @@
 //! goes on: what is counted is neither beginning nor end.
 
 pub(crate) mod abuse;
+mod bystander;
 pub(crate) mod dns;
+mod download;
+pub(crate) mod failures;
 pub(crate) mod idle_tunnels;
 pub(crate) mod peers;
 pub(crate) mod reconnect;

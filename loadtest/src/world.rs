@@ -1,21 +1,25 @@
 //! Where the things are that a load is put on: at the addresses given, or in processes started for it.
 //!
 //! ```text
-//!   Device   a name with a service behind it       throughput, requests
-//!   Names    a zone with names in it               dns
-//!   Fleet    many devices that are ready to come   idle-tunnels
-//!   Several  relays, and agents at them            reconnect
-//!   Way      what lies between visitor and origin  peers
-//!   Million  a zone for all of the NameServers     dns-peers
+//!   Device      a name with a service behind it         throughput, requests
+//!   Names       a zone with names in it                 dns
+//!   Fleet       many devices that are ready to come     idle-tunnels
+//!   Several     relays, and agents at them              reconnect
+//!   Neighbours  a few devices, each to fail by itself   failures
+//!   Way         what lies between visitor and origin    peers
+//!   Million     a zone for all of the NameServers       dns-peers
 //! ```
 
+mod apart;
 mod device;
 mod ends;
 mod fleet;
 pub(crate) mod million;
 mod name_server;
 mod names;
+mod neighbours;
 mod peer;
+mod port;
 mod server;
 pub(crate) mod several;
 mod tunnel;
@@ -32,16 +36,19 @@ use clap::{Args, ValueEnum};
 use control::operator::AskError;
 use relay::tls::TlsError;
 
-pub(crate) use device::{Device, Neighbour};
+pub(crate) use apart::RelayApart;
+pub(crate) use device::{Device, Sibling};
 pub(crate) use ends::{Ends, STRANGERS};
 pub(crate) use fleet::Fleet;
 pub(crate) use million::Million;
 pub(crate) use name_server::{FoundNameServer, NameServer, NameServerKind, UpdateDoor};
 pub(crate) use names::Names;
+pub(crate) use neighbours::{Neighbour, Neighbours, Side, Wish};
 pub(crate) use peer::{Found, Peer, find_program};
 pub(crate) use several::Several;
 pub(crate) use way::{PlainOrigin, Way};
 
+use crate::admin::MetricsError;
 use crate::part::agents::Status;
 use crate::process::{ChildError, ProcessId, UsageError};
 
@@ -141,6 +148,12 @@ pub(crate) enum WorldError {
     /// There is no place for temporary files.
     #[error("no temporary directory; set TMPDIR to one that can be written to")]
     Folder(#[from] io::Error),
+    /// A server or a relay does not say how it is.
+    #[error(transparent)]
+    Metrics(#[from] MetricsError),
+    /// A relay's front.
+    #[error("no port is free for TCP and UDP: {0}")]
+    NoPort(io::Error),
     /// A process started for it is of no use.
     #[error(transparent)]
     Child(#[from] ChildError),

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use directory::PairingCode;
 use relay::agent::{
-    self, Attached, Cloud, Gso, Origin, OriginTrust, State, Tunnels, VisitorAddress,
+    self, ANSWER_TIME, Attached, Cloud, Gso, Origin, OriginTrust, State, Tunnels, VisitorAddress,
 };
 use relay::resolve::Resolver;
 use relay::server::Transport;
@@ -37,6 +37,8 @@ pub(crate) struct Order {
     pub(crate) trust_root: String,
     /// The service behind each of them.
     pub(crate) origin: String,
+    /// How many seconds it may take to begin an answer; absent: as an agent has it by itself.
+    pub(crate) answer_seconds: Option<u64>,
     pub(crate) devices: Vec<Device>,
     /// How many may be on their way to the relay at a time.
     pub(crate) at_once: usize,
@@ -140,7 +142,12 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
             order.origin.parse()?,
             VisitorAddress::Forwarded,
             &OriginTrust::Roots(Roots::none()),
-        )?,
+        )?
+        .answering_within(
+            order
+                .answer_seconds
+                .map_or(ANSWER_TIME, Duration::from_secs),
+        ),
         at_once: Semaphore::new(order.at_once),
         pair_at_once: Semaphore::new(PAIR_AT_ONCE),
         stay: order.stay,

@@ -29,7 +29,7 @@ use crate::process::{Namespace, ProcessId};
 pub(crate) use spec::{Link, Quality};
 
 /// What the interfaces are called, each in its namespace.
-const INTERFACE: &str = "link0";
+pub(crate) const INTERFACE: &str = "link0";
 
 /// As Ethernet has it.
 const MTU: u16 = 1500;

@@ -1,28 +1,20 @@
-//! A relay with a process of its own: what `causeway up` runs where its configuration names a join file.
+//! A relay with a process of its own: everything that `causeway up` runs where its configuration joins another server, until it is
+//! asked to end. A front that is handed over to it stays open when it ends.
 
-use std::fs;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use anyhow::Context as _;
 use control::apart;
 use control::config::{Config, Overrides};
-use relay::program::Inherited;
 use relay::program::succession::Inheritance;
+use relay::program::{Inherited, Termination};
 use serde::{Deserialize, Serialize};
 
 /// What is wanted.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Order {
-    /// For its configuration and its state.
-    pub(crate) folder: PathBuf,
-    /// The file with which it joins.
-    pub(crate) join: PathBuf,
-    pub(crate) zone: String,
-    /// Where visitors and agents arrive.
-    pub(crate) front: SocketAddr,
-    /// To where names of its devices lead.
-    pub(crate) public: IpAddr,
+    /// Its configuration.
+    pub(crate) config: PathBuf,
 }
 
 /// What is where, as the relay says it; only what is needed here.
@@ -31,21 +23,16 @@ pub(crate) struct Ready {
     pub(crate) admin: SocketAddr,
 }
 
-pub(super) async fn play(order: Order) -> anyhow::Result<()> {
-    let file = order.folder.join("relay.toml");
-    let any: SocketAddr = (Ipv4Addr::LOCALHOST, 0).into();
-    let text = format!(
-        "zone = {:?}\n[relay]\nfront = \"{}\"\npublic = [\"{}\"]\njoin = {:?}\n[admin]\nlisten = \"{any}\"\n",
-        order.zone, order.front, order.public, order.join
-    );
-    fs::write(&file, text).with_context(|| file.display().to_string())?;
-    let overrides = Overrides {
-        state: Some(order.folder.join("state")),
-        ..Overrides::default()
-    };
-    let config = Config::read(&file, &overrides)?;
-    let alone = Inheritance::new(Inherited::default())?;
-    let running = Box::pin(apart::start(config, alone)).await?;
+pub(super) async fn play(order: Order, inherited: Inherited) -> anyhow::Result<()> {
+    let mut termination = Termination::new()?;
+    let config = Config::read(&order.config, &Overrides::default())?;
+    let inheritance = Inheritance::new(inherited)?;
+    let mut running = Box::pin(apart::start(config, inheritance)).await?;
     super::say(&running.addresses())?;
-    std::future::pending().await
+    tokio::select! {
+        () = termination.received() => {}
+        ended = running.failed() => return Err(ended.into()),
+    }
+    Box::pin(running.shutdown()).await;
+    Ok(())
 }

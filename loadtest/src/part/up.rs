@@ -47,6 +47,7 @@ pub(crate) struct Ready {
     pub(crate) zone: String,
     pub(crate) front: SocketAddr,
     pub(crate) dns: SocketAddr,
+    /// Where metrics are told.
     pub(crate) admin: SocketAddr,
     pub(crate) ca: PathBuf,
     pub(crate) state: PathBuf,

@@ -7,9 +7,7 @@
 
 mod apart;
 mod attack;
-pub(super) mod bystander;
 mod counters;
-mod download;
 mod ground;
 mod seen;
 mod watch;
@@ -21,11 +19,11 @@ use tokio::net::{TcpSocket, UdpSocket};
 
 pub(crate) use attack::Attack;
 use attack::{Attackers, Needs};
-use bystander::Bystander;
 use ground::Ground;
 use seen::Seen;
 use watch::{Growth, Lookout};
 
+use super::bystander::Bystander;
 use super::{Effort, ScenarioError};
 use crate::progress::Progress;
 use crate::report::{Round, Table};

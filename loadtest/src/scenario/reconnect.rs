@@ -15,7 +15,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use tokio::time::{Instant, sleep};
 
-use super::abuse::bystander::Bystander;
+use super::bystander::Bystander;
 use super::{Effort, FAILURES, ScenarioError};
 use crate::admin::Metrics;
 use crate::progress::Progress;

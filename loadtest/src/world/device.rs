@@ -46,7 +46,7 @@ struct Started {
 
 /// Another device at the same server. Its agent ends when this is dropped.
 #[derive(Debug)]
-pub(crate) struct Neighbour {
+pub(crate) struct Sibling {
     pub(crate) door: Door,
     /// The state directory of its agent.
     pub(crate) state: PathBuf,
@@ -103,7 +103,8 @@ impl Device {
         scarce: Scarce,
     ) -> Result<Self, WorldError> {
         let folder = tempfile::tempdir()?;
-        let (origin, service) = start_origin(folder.path()).await?;
+        let (origin, service) = start_origin(Namespace::Here, folder.path()).await?;
+        let service = format!("http://{service}");
         let path = folder.path();
         let tunnel = Tunnel::start(path, carrier, NAME, service.clone(), ends, scarce).await?;
         let ready = &tunnel.server.ready;
@@ -126,11 +127,11 @@ impl Device {
 
     /// Another one beside it, with a service of the same kind; `None` where the server is not ours. Its agent stays attached, or leaves
     /// once it has been.
-    pub(crate) async fn neighbour(
+    pub(crate) async fn sibling(
         &self,
         name: &str,
         stays: bool,
-    ) -> Result<Option<Neighbour>, WorldError> {
+    ) -> Result<Option<Sibling>, WorldError> {
         let Some(started) = &self.started else {
             return Ok(None);
         };
@@ -141,6 +142,7 @@ impl Device {
             several_relays: false,
             trust_root: started.tunnel.trust_root.clone(),
             origin: started.service.clone(),
+            answer_seconds: None,
             devices: vec![agents::Device {
                 state: state.clone(),
                 invitation: Some(register(&server.ready.state, name).await?),
@@ -155,7 +157,7 @@ impl Device {
         let mut agent = Child::start(Namespace::Here, Part::Agents, &order, &logs)?;
         let there = |status: &agents::Status| status.attached() + status.left == 1;
         agent.until_said(READY, there).await?;
-        Ok(Some(Neighbour {
+        Ok(Some(Sibling {
             door: door(&started.tunnel, name)?,
             state,
             _agent: agent,

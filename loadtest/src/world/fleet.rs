@@ -86,6 +86,7 @@ impl Fleet {
             several_relays: false,
             trust_root: reached.trust_root,
             origin: ORIGIN.to_owned(),
+            answer_seconds: None,
             devices: devices.collect(),
             at_once: match place.carrier {
                 Carrier::Quic | Carrier::QuicOnly => AT_ONCE_OVER_QUIC,

@@ -61,11 +61,14 @@ impl Server {
     }
 }
 
-/// A service, and how an agent finds it.
-pub(super) async fn start_origin(folder: &Path) -> Result<(Child, String), WorldError> {
-    let mut origin = Child::start(Namespace::Here, Part::Origin, &origin::Order {}, folder)?;
+/// A service, and where it listens.
+pub(super) async fn start_origin(
+    namespace: Namespace,
+    folder: &Path,
+) -> Result<(Child, SocketAddr), WorldError> {
+    let mut origin = Child::start(namespace, Part::Origin, &origin::Order {}, folder)?;
     let ready = origin.until_said(READY, |_: &origin::Ready| true).await?;
-    Ok((origin, format!("http://{}", ready.address)))
+    Ok((origin, ready.address))
 }
 
 /// Registers `name` at the server whose state directory is `state`.

@@ -2,23 +2,22 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-use control::operator::{self, Answer, RelayVerb, Verb};
 use relay::agent::{State, StateError};
 use relay::tls::Roots;
 use tempfile::TempDir;
 use tokio::time::{Instant, sleep};
 
+use super::apart::{self, RelayApart};
 use super::ends::End;
 use super::fleet::time_for;
 use super::server::{Server, register, register_all, start_origin};
 use super::{Carrier, Device, READY, Watched, WorldError, read};
+use crate::part::Part;
 use crate::part::agents::{self, AtRelays, Order, Status};
 use crate::part::up::Scarce;
-use crate::part::{Part, relay_apart};
 use crate::process::{Child, Namespace, ProcessId};
 use crate::progress::Progress;
 use crate::visitor::Door;
@@ -41,21 +40,12 @@ pub(crate) struct Several {
     agents: Vec<Child>, // end before their relays do
     orders: Vec<Order>,
     names: Vec<String>,
-    relays: Vec<Relay>,
+    relays: Vec<RelayApart>,
     bystander: (Child, Device),
     server: Server,
     trust_root: String,
     _origin: Child,
     folder: TempDir,
-}
-
-/// A relay with a process of its own.
-#[derive(Debug)]
-struct Relay {
-    order: relay_apart::Order,
-    /// `host:port`, as agents are told it.
-    name: String,
-    running: Option<(Child, relay_apart::Ready)>,
 }
 
 /// How a device keeps its tunnels.
@@ -101,7 +91,8 @@ impl Several {
         )
         .await?;
         let trust_root = read(&server.ready.ca)?;
-        let (origin, service) = start_origin(folder.path()).await?;
+        let (origin, service) = start_origin(Namespace::Here, folder.path()).await?;
+        let service = format!("http://{service}");
         // As long as there is one relay only, that is where it goes, and there it stays.
         let mut order = order_for(&server, &trust_root, &service);
         order.devices.push(agents::Device {
@@ -141,38 +132,13 @@ impl Several {
 
     async fn add_relay(&mut self, number: u8) -> Result<(), WorldError> {
         let name = format!("relay{number}");
-        let (port, folder) = (free_port()?, self.folder.path().join(&name));
-        let public = Ipv4Addr::new(127, 0, 0, number.saturating_add(2));
-        let verb = Verb::Relay(RelayVerb::Add {
-            name: name.clone(),
-            addresses: vec![public.into()],
-            port,
-        });
-        let state = &self.server.ready.state;
-        let answer = operator::ask(state, &verb).await;
-        let answer = answer.map_err(|cause| WorldError::Ask {
-            state: state.clone(),
-            cause,
-        })?;
-        let Answer::RelayAdded { host, join: text } = answer else {
-            let reason = "it was not added".to_owned();
-            return Err(WorldError::NotRegistered { name, reason });
+        let wish = apart::Wish {
+            name: &name,
+            public: Ipv4Addr::new(127, 0, 0, number.saturating_add(2)),
+            is_held: false, // one that is gone is to refuse whoever comes
         };
-        std::fs::create_dir(&folder)?;
-        let order = relay_apart::Order {
-            join: folder.join("join"),
-            folder,
-            zone: self.server.ready.zone.clone(),
-            front: (Ipv4Addr::LOCALHOST, port).into(),
-            public: IpAddr::V4(public),
-        };
-        write_private(&order.join, text.reveal())?;
-        let mut relay = Relay {
-            order,
-            name: format!("{host}:{port}"),
-            running: None,
-        };
-        relay.start().await?;
+        let folder = self.folder.path().join(&name);
+        let relay = RelayApart::join(&self.server, wish, folder).await?;
         self.relays.push(relay);
         Ok(())
     }
@@ -270,7 +236,7 @@ impl Several {
         for (number, name) in self.names.iter().enumerate() {
             let habit = habit(number);
             let alike = visited.iter().filter(|visited| visited.habit == habit);
-            if alike.count() < most && first_of(&self.state_of(name))? == relay.name {
+            if alike.count() < most && first_of(&self.state_of(name))? == relay.name() {
                 let host = format!("{name}.{}", self.server.ready.zone);
                 visited.push(Visited { host, habit });
             }
@@ -280,24 +246,20 @@ impl Several {
 
     /// The first of the relays apart, as `host:port`.
     pub(crate) fn first_relay(&self) -> Option<String> {
-        self.relays.first().map(|relay| relay.name.clone())
+        let first = self.relays.first();
+        first.map(|relay| relay.name().to_owned())
     }
 
     /// Kills it.
     pub(crate) fn kill_relay(&mut self) {
         if let Some(relay) = self.relays.first_mut() {
-            relay.running = None;
+            relay.kill();
         }
     }
 
     /// From now on it does nothing any more, and nobody is told so.
     pub(crate) fn still_relay(&self) -> Result<(), WorldError> {
-        if let Some(relay) = self.relays.first()
-            && let Some((child, _)) = &relay.running
-        {
-            child.stand_still()?;
-        }
-        Ok(())
+        self.relays.first().map_or(Ok(()), RelayApart::stand_still)
     }
 
     /// Kills the server and starts it again.
@@ -312,12 +274,9 @@ impl Several {
     /// The relays but those at `lost`, the server's own first: where each says what it counts, and its process.
     pub(crate) fn relays_but(&self, lost: &[String]) -> Vec<(SocketAddr, ProcessId)> {
         let own = (self.server.ready.admin, self.server.child.id());
-        let apart = self
-            .relays
-            .iter()
-            .filter(|relay| !lost.contains(&relay.name));
-        let running = apart.filter_map(|relay| relay.running.as_ref());
-        let running = running.map(|(child, ready)| (ready.admin, child.id()));
+        let apart = self.relays.iter();
+        let apart = apart.filter(|relay| lost.iter().all(|lost| lost != relay.name()));
+        let running = apart.filter_map(RelayApart::running);
         [own].into_iter().chain(running).collect()
     }
 
@@ -329,33 +288,13 @@ impl Several {
     pub(crate) fn way(&self) -> Result<Way, WorldError> {
         let ready = &self.server.ready;
         let mut fronts = BTreeMap::from([(Ipv4Addr::LOCALHOST, ready.front)]);
-        for Relay { order, .. } in &self.relays {
-            if let IpAddr::V4(public) = order.public {
-                fronts.insert(public, order.front);
-            }
-        }
+        let apart = self.relays.iter();
+        fronts.extend(apart.map(|relay| (relay.public(), relay.front())));
         Ok(Way {
             dns: ready.dns,
             fronts,
             roots: Roots::from_pem(&self.trust_root)?,
         })
-    }
-}
-
-impl Relay {
-    /// Anew if it does not run.
-    async fn start(&mut self) -> Result<(), WorldError> {
-        if let Some((child, _)) = &mut self.running {
-            child.check()?;
-            return Ok(());
-        }
-        let folder = &self.order.folder;
-        let mut child = Child::start(Namespace::Here, Part::RelayApart, &self.order, folder)?;
-        let ready = child
-            .until_said(READY, |_: &relay_apart::Ready| true)
-            .await?;
-        self.running = Some((child, ready));
-        Ok(())
     }
 }
 
@@ -372,6 +311,7 @@ fn order_for(server: &Server, trust_root: &str, service: &str) -> Order {
         several_relays: true,
         trust_root: trust_root.to_owned(),
         origin: service.to_owned(),
+        answer_seconds: None,
         devices: Vec::new(),
         at_once: AT_ONCE,
         stay: true,
@@ -387,25 +327,4 @@ fn first_of(state: &Path) -> Result<String, WorldError> {
     let pairing = State::open(state).and_then(|state| state.pairing());
     let pairing = pairing.map_err(|error: StateError| io::Error::other(error))?;
     Ok(pairing.relays.first().cloned().unwrap_or_default())
-}
-
-fn write_private(file: &Path, text: &str) -> io::Result<()> {
-    let mut options = std::fs::OpenOptions::new();
-    let mut file = options
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)?;
-    io::Write::write_all(&mut file, text.as_bytes())
-}
-
-/// One that is free for TCP and for UDP, now.
-fn free_port() -> io::Result<u16> {
-    loop {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
-        let address = listener.local_addr()?;
-        if UdpSocket::bind(address).is_ok() {
-            return Ok(address.port());
-        }
-    }
 }

@@ -33,6 +33,7 @@ impl Tunnel {
             several_relays: false,
             trust_root: read(&server.ready.ca)?,
             origin,
+            answer_seconds: None,
             devices: vec![agents::Device {
                 state: folder.join(name),
                 invitation: Some(register(&server.ready.state, name).await?),

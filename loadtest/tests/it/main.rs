@@ -8,6 +8,7 @@
 )]
 
 mod abuse;
+mod failures;
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};

@@ -6,11 +6,11 @@ use relay::agent::State;
 
 use super::NAME;
 use super::attack::{Attack, Needs, Target};
-use super::bystander::Bystander;
 use crate::part::up::Scarce;
 use crate::process::ProcessId;
 use crate::scenario::ScenarioError;
-use crate::world::{Carrier, Device, Ends, Neighbour, Place};
+use crate::scenario::bystander::Bystander;
+use crate::world::{Carrier, Device, Ends, Place, Sibling};
 
 /// Descriptors of a relay that has few: it leaves a quarter to what is no visitor.
 const FEW_DESCRIPTORS: u64 = 256;
@@ -27,8 +27,8 @@ const TRAITOR: &str = "traitor";
 /// See the module.
 pub(super) struct Ground {
     // Their agents end before the device and its server do.
-    neighbour: Option<Neighbour>,
-    traitor: Option<Neighbour>,
+    neighbour: Option<Sibling>,
+    traitor: Option<Sibling>,
     pub(super) device: Device,
     /// How much memory the relay may have, where that is little.
     pub(super) memory: Option<u64>,
@@ -94,7 +94,7 @@ impl Ground {
             }
         };
         if who.is_none() {
-            let came = self.device.neighbour(name, stays).await?;
+            let came = self.device.sibling(name, stays).await?;
             *who = Some(came.ok_or(ScenarioError::NotOurs(attack.name()))?);
         }
         Ok(())

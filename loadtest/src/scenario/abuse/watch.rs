@@ -1,6 +1,5 @@
 //! What is looked at while an attack goes on: how much memory a process has, and whether the server's admin listener answers.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,7 +8,8 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::counters::{Counters, PATIENCE};
+use super::counters::Counters;
+use crate::admin::{MetricsError, PATIENCE};
 use crate::process::{ProcessId, UsageError};
 use crate::scenario::microseconds;
 
@@ -85,7 +85,7 @@ pub(super) struct Told {
 }
 
 impl Lookout {
-    pub(super) async fn begin(admin: SocketAddr) -> io::Result<Self> {
+    pub(super) async fn begin(admin: SocketAddr) -> Result<Self, MetricsError> {
         let before = Counters::ask(admin).await?;
         let slowest_us = Arc::<AtomicU64>::default();
         let slowest = Arc::clone(&slowest_us);
@@ -107,7 +107,7 @@ impl Lookout {
         })
     }
 
-    pub(super) async fn end(self) -> io::Result<Told> {
+    pub(super) async fn end(self) -> Result<Told, MetricsError> {
         let after = Counters::ask(self.admin).await?;
         let grown = |count: fn(&Counters) -> f64| count(&after) - count(&self.before);
         Ok(Told {

@@ -7,7 +7,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep};
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::scenario::TICK;
-use crate::scenario::abuse::bystander::{Bystander, Counts};
+use crate::scenario::bystander::{Bystander, Counts};
 
 /// In so many ticks a bystander at a fixed rate has much the same, whenever they are.
 const SECOND: usize = 10;

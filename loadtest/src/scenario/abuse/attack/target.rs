@@ -5,8 +5,8 @@ use std::net::SocketAddr;
 
 use relay::tls::{AgentCertificate, Roots};
 
-use super::super::download::Download;
 use crate::entrance::Entrance;
+use crate::scenario::download::Download;
 use crate::visitor::Door;
 
 /// What must be there for an attack, beside a relay and a device.

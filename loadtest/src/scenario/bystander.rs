@@ -1,5 +1,5 @@
-//! Somebody with a fixed load who has nothing to do with the attack: a download at 200 Mbit/s, 200 small requests a second, and 20 new
-//! connections a second.
+//! Somebody with a fixed load who has nothing to do with what happens to others: a download at 200 Mbit/s, 200 small requests a second,
+//! and 20 new connections a second.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
@@ -9,8 +9,8 @@ use tokio::task::JoinSet;
 use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::download::Download;
-use crate::scenario::requests::Clock;
-use crate::scenario::{Load, ScenarioError, TICK, for_ever};
+use super::requests::Clock;
+use super::{Load, ScenarioError, TICK, for_ever};
 use crate::visitor::{Door, VisitError};
 use crate::world::Device;
 
@@ -28,44 +28,44 @@ const NEW_EVERY: Duration = Duration::from_millis(50);
 const PATIENCE: Duration = Duration::from_secs(20);
 
 /// The bystander. It is gone when this is dropped.
-pub(in crate::scenario) struct Bystander {
-    pub(in crate::scenario) load: Arc<Load>,
+pub(super) struct Bystander {
+    pub(super) load: Arc<Load>,
     /// Of the small requests.
-    pub(in crate::scenario) clock: Arc<Clock>,
+    pub(super) clock: Arc<Clock>,
     /// Of new connections, each with its TLS handshake.
-    pub(in crate::scenario) arrivals: Arc<Clock>,
+    pub(super) arrivals: Arc<Clock>,
     received: Arc<AtomicU64>,
     _visitors: JoinSet<()>,
 }
 
 /// What it has had so far.
 #[derive(Clone)]
-pub(in crate::scenario) struct Counts {
+pub(super) struct Counts {
     received: Arc<AtomicU64>,
     clock: Arc<Clock>,
 }
 
 impl Counts {
     /// Of the download.
-    pub(in crate::scenario) fn octets(&self) -> u64 {
+    pub(super) fn octets(&self) -> u64 {
         self.received.load(Relaxed)
     }
 
     /// To small requests.
-    pub(in crate::scenario) fn answers(&self) -> u64 {
+    pub(super) fn answers(&self) -> u64 {
         self.clock.answered()
     }
 }
 
 impl Bystander {
-    pub(in crate::scenario) fn counts(&self) -> Counts {
+    pub(super) fn counts(&self) -> Counts {
         Counts {
             received: Arc::clone(&self.received),
             clock: Arc::clone(&self.clock),
         }
     }
 
-    pub(in crate::scenario) fn start(device: &Device) -> Result<Self, ScenarioError> {
+    pub(super) fn start(device: &Device) -> Result<Self, ScenarioError> {
         let (load, received) = (Arc::new(Load::default()), Arc::<AtomicU64>::default());
         let (clock, arrivals) = (Arc::new(Clock::new()?), Arc::new(Clock::new()?));
         let mut visitors = JoinSet::new();
@@ -99,7 +99,7 @@ impl Bystander {
     }
 
     /// Waits until each part of its load has brought something.
-    pub(in crate::scenario) async fn is_served(&self) -> Result<(), ScenarioError> {
+    pub(super) async fn is_served(&self) -> Result<(), ScenarioError> {
         let begun = Instant::now();
         while self.received() == 0 || self.clock.answered() == 0 || self.arrivals.answered() == 0 {
             if begun.elapsed() > PATIENCE {
@@ -117,7 +117,7 @@ impl Bystander {
     }
 
     /// Octets of the download.
-    pub(in crate::scenario) fn received(&self) -> u64 {
+    pub(super) fn received(&self) -> u64 {
         self.received.load(Relaxed)
     }
 }

@@ -1,0 +1,125 @@
+//! A NAT before the agent forgets it again and again while a download passes through the tunnel.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::beside::Beside;
+use super::nat::Nat;
+use super::{PATIENCE, Stage, TUNNELS_LOST, known, tunnels_closed, until};
+use crate::report::{Column, Table};
+use crate::scenario::ScenarioError;
+use crate::scenario::download::Download;
+use crate::world::{Carrier, Neighbours, Wish};
+
+const ROW: &str = "nat_rebinding";
+
+/// How often the agent gets another port.
+const CHANGES: u32 = 100;
+
+/// Octets a second of the download, and how many are to come between two changes: so that the tunnel is in use.
+const RATE: u64 = 5_000_000;
+const BETWEEN: u64 = 64 * 1024;
+
+/// How often it is looked what has come.
+const LOOK: Duration = Duration::from_millis(2);
+
+static CHANGED: Column = Column {
+    key: "changes",
+    heading: "changes",
+    decimals: 0,
+};
+static STREAMS_LOST: Column = Column {
+    key: "streams_lost",
+    heading: "streams lost",
+    decimals: 0,
+};
+static STALL: Column = Column {
+    key: "longest_stall_ms",
+    heading: "longest stall ms",
+    decimals: 0,
+};
+static MEGABYTES: Column = Column {
+    key: "received_mb",
+    heading: "received MB",
+    decimals: 0,
+};
+
+pub(super) async fn run(stage: &Stage<'_>, table: &mut Table) -> Result<(), ScenarioError> {
+    stage.begin(ROW);
+    // Bulk stays in the tunnel, or nothing of it would pass the NAT as datagrams.
+    let neighbours = Neighbours::together(Carrier::QuicOnly).await?;
+    let wish = Wish::plain("bystander", Some(neighbours.front()));
+    let other = neighbours.settle(wish, &stage.ends).await?;
+    let nat = Nat::before(neighbours.front()).await?;
+    let wish = Wish {
+        name: "mynas",
+        front: Some(nat.inside),
+        ..wish
+    };
+    let victim = neighbours.settle(wish, &stage.ends).await?;
+    let mut beside = Beside::start(&other.device, stage.length()).await?;
+
+    let octets = Arc::<AtomicU64>::default();
+    let download = Download {
+        entrance: victim.device.door.entrance(),
+        path: victim.device.bulk.clone(),
+        rate: RATE,
+    };
+    let received = Arc::clone(&octets);
+    let download = tokio::spawn(async move { download.once(&received).await });
+    let download = AbortOnDropHandle::new(download);
+    let begun = until(Instant::now(), PATIENCE, async || {
+        Ok((octets.load(Relaxed) > BETWEEN).then_some(()))
+    });
+    if begun.await?.is_none() {
+        return Err(ScenarioError::Nothing {
+            workload: ROW,
+            cause: "the download has not begun".to_owned(),
+        });
+    }
+    let closed = tunnels_closed(&neighbours).await?;
+    beside.begin();
+    let first = octets.load(Relaxed);
+    let (mut changes, mut stall) = (0, Duration::ZERO);
+    let pause = stage.length() / CHANGES;
+    'changes: while changes < CHANGES {
+        nat.forget().await;
+        changes += 1;
+        let changed = Instant::now();
+        let (at_change, mut last) = (octets.load(Relaxed), octets.load(Relaxed));
+        let mut last_at = changed;
+        while last < at_change + BETWEEN || changed.elapsed() < pause {
+            if download.is_finished() || last_at.elapsed() > PATIENCE {
+                break 'changes;
+            }
+            sleep(LOOK).await;
+            let now = octets.load(Relaxed);
+            if now > last {
+                stall = stall.max(last_at.elapsed());
+                (last, last_at) = (now, Instant::now());
+            }
+        }
+    }
+    let lost = tunnels_closed(&neighbours).await? - closed;
+    let received = octets.load(Relaxed) - first;
+    let mut round = known([
+        (&CHANGED, Some(f64::from(changes))),
+        (&TUNNELS_LOST, Some(lost)),
+        (
+            &STREAMS_LOST,
+            Some(f64::from(u8::from(download.is_finished()))),
+        ),
+        (&STALL, Some(stall.as_secs_f64() * 1e3)),
+        (&MEGABYTES, Some(received as f64 / 1e6)),
+    ]);
+    round.extend(beside.figures());
+    if let Some(why) = beside.why() {
+        table.note(format!("{ROW}, bystander's first failure: {why}"));
+    }
+    table.add(ROW, round);
+    Ok(())
+}
