@@ -153,7 +153,7 @@ fn a_socket_that_is_not_what_the_configuration_says_is_refused_by_both_addresses
             server.until_said(sentence);
         }
     };
-    let says = format!("listens on {bound}, but the configuration says {elsewhere}");
+    let says = format!("is at {bound}, but the configuration says {elsewhere}");
     refused("front", elsewhere, &[&says]);
     refused("frnot", bound, &["handed over as frnot", "front and http"]);
     refused("''", bound, &["FileDescriptorName="]);
