@@ -131,7 +131,7 @@ pub async fn start(config: Config, mut inheritance: Inheritance) -> Result<Runni
     let join = config.relay.join.as_ref().ok_or(ApartError::NoJoin)?;
     let membership = Arc::new(Membership::read(join)?);
     let state = StateDirectory::open(&config.state).map_err(UpError::from)?;
-    let (lock, older) = up::take_state(&mut inheritance, &state).await?;
+    let (lock, older) = up::take_state(&mut inheritance, &state, &config).await?;
     let last_good = LastGood::in_state(&state);
     let disk = agent::State::open(state.path())?;
     membership.settle(&state, || forget(&disk, &last_good))?;
@@ -164,7 +164,7 @@ pub async fn start(config: Config, mut inheritance: Inheritance) -> Result<Runni
     let mut ends = CertificateEnds::register(&registry).map_err(UpError::from)?;
     ends.watch(Purpose::Relay, seconds(certificate.not_after));
 
-    let workers = up::start_workers(&config, older)?;
+    let workers = up::start_workers(&config, older.as_ref())?;
     let (bound, admin_bound) = up::take_front(&mut inheritance, &config, of_manager).await?;
     let secret = state.secret(RELAY_SECRET).map_err(UpError::from)?;
     let parts = Parts {
@@ -379,10 +379,7 @@ impl Running {
             }
             Ask::Names | Ask::Serving => Named::new(),
         };
-        let facts = Facts {
-            generation: self.relay.generation(),
-            workers: self.workers.workers().count(),
-        };
+        let facts = up::facts(&self.relay, &self.workers(), self.admin.address);
         Ok((given, facts))
     }
 

@@ -202,9 +202,10 @@ pub async fn import(
     let state = StateDirectory::open(state)?;
     let _lock = state.lock().map_err(|error| match error {
         StateError::InUse(directory) => ImportError::Running(directory),
-        error @ (StateError::Io { .. } | StateError::Open(_) | StateError::Secret(_)) => {
-            error.into()
-        }
+        error @ (StateError::Io { .. }
+        | StateError::Open(_)
+        | StateError::Moved(_)
+        | StateError::Secret(_)) => error.into(),
     })?;
     let store = Store::open_existing(&database).await?;
     let tokens = list

@@ -3,7 +3,7 @@
 use std::fs::{self, File, OpenOptions, Permissions, TryLockError};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER;
@@ -38,6 +38,12 @@ pub enum StateError {
     /// What should be a secret is something else.
     #[error("{}: this is no secret of ours; remove it, and another is made", .0.display())]
     Secret(PathBuf),
+    /// The process before works on another one.
+    #[error(
+        "the state directory is {} now, and the process before works on another: that takes a restart",
+        .0.display()
+    )]
+    Moved(PathBuf),
     /// Another process works on it.
     #[error("another causeway uses the state directory {}", .0.display())]
     InUse(PathBuf),
@@ -48,9 +54,24 @@ pub enum StateError {
 pub struct StateLock(File);
 
 impl StateLock {
-    /// The right of the process before this one, which has handed it over.
-    pub fn handed_over(descriptor: OwnedFd) -> Self {
-        Self(descriptor.into())
+    /// The right to `state` of the process before this one, which has handed it over.
+    ///
+    /// # Errors
+    /// If it is the right to another directory.
+    pub fn handed_over(descriptor: OwnedFd, state: &StateDirectory) -> Result<Self, StateError> {
+        let (file, path) = (File::from(descriptor), state.file(LOCK));
+        let is_same = || -> io::Result<bool> {
+            let (held, there) = (file.metadata()?, fs::metadata(&path)?);
+            Ok((held.dev(), held.ino()) == (there.dev(), there.ino()))
+        };
+        match is_same() {
+            Ok(true) => Ok(Self(file)),
+            Ok(false) => Err(StateError::Moved(state.0.clone())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                Err(StateError::Moved(state.0.clone()))
+            }
+            Err(cause) => Err(StateError::Io { path, cause }),
+        }
     }
 
     /// The same right, for the process after this one.
@@ -232,7 +253,13 @@ mod tests {
         let state = StateDirectory::open(directory.path()).unwrap();
         let lock = state.lock().unwrap();
         assert!(matches!(state.lock(), Err(StateError::InUse(_))));
-        let shared = StateLock::handed_over(lock.share().unwrap());
+        let shared = StateLock::handed_over(lock.share().unwrap(), &state).unwrap();
+        let elsewhere = StateDirectory::open(directory.path().join("elsewhere")).unwrap();
+        for _ in 0..2 {
+            let moved = StateLock::handed_over(lock.share().unwrap(), &elsewhere);
+            assert!(matches!(moved, Err(StateError::Moved(_))));
+            drop(elsewhere.lock().unwrap()); // there is a file now
+        }
         drop(lock);
         assert!(matches!(state.lock(), Err(StateError::InUse(_))));
         drop(shared);

@@ -57,7 +57,9 @@ use leads::Leads;
 pub(crate) use reload::Reloads;
 pub use reload::Source;
 use succession::{Holds, take_names};
-pub(crate) use succession::{give_front, give_lock, take_from_manager, take_front, take_state};
+pub(crate) use succession::{
+    facts, give_front, give_lock, take_from_manager, take_front, take_state,
+};
 
 /// The file with what the relay's tokens are computed from.
 pub(crate) const RELAY_SECRET: &str = "relay.secret";
@@ -119,7 +121,7 @@ pub async fn start(
 ) -> Result<Running, UpError> {
     let of_manager = take_from_manager(&mut inheritance, &config.relay)?;
     let state = StateDirectory::open(&config.state)?;
-    let (lock, facts) = take_state(&mut inheritance, &state).await?;
+    let (lock, older) = take_state(&mut inheritance, &state, &config).await?;
     let store = Store::open(&state.file(DATABASE), &config.zone).await?;
     let authority = Arc::new(Authority::open(&state, &config.zone)?);
     let (writer, directory) = directory::directory(config.zone.clone());
@@ -159,7 +161,7 @@ pub async fn start(
     .await?;
 
     let (cloud_visitors, visitors) = mpsc::channel(CLOUD_QUEUE);
-    let workers = start_workers(&config, facts)?;
+    let workers = start_workers(&config, older.as_ref())?;
     let (bound, admin_bound) = take_front(&mut inheritance, &config, of_manager).await?;
     let parts = Parts {
         directory: directory.clone(),
@@ -451,7 +453,7 @@ async fn start_ddns(
 /// The threads that carry bytes: after an older process as many as it has, because its sockets are made for so many.
 pub(crate) fn start_workers(
     config: &Config,
-    older: Option<Facts>,
+    older: Option<&Facts>,
 ) -> Result<WorkerThreads, UpError> {
     let as_many = older.and_then(|older| NonZeroUsize::new(older.workers));
     let workers = match as_many.or(config.relay.workers) {

@@ -217,7 +217,7 @@ impl Running {
             Self::Whole(whole) => whole.give(ask).await?,
             Self::Apart(apart) => apart.give(ask).await?,
         };
-        successor.give(named, facts).await
+        successor.give(named, &facts).await
     }
 
     /// After a successor that came to nothing.

@@ -3,13 +3,15 @@
 
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, Write as _};
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
+use std::time::Duration;
 
 use directory::{DeviceId, Writer};
 use relay::program::succession::{Ask, Facts, Inheritance, Named, SuccessionError};
 use relay::program::{Inherited, InheritedError};
 use relay::server::{Attachment, Bound};
+use relay::workers::Workers;
 use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
@@ -31,6 +33,9 @@ const PREDECESSOR: &str = "visitors";
 const PRESENT: &str = "present";
 const ADMIN: &str = "admin";
 
+/// How long the changes may take that have begun when nothing is to change any more.
+const HOLD_TIME: Duration = Duration::from_secs(10);
+
 /// Where the holder of a connection takes its packets: the place of the UDP socket, and the holder's generation.
 fn packets(socket: usize, generation: u8) -> String {
     format!("packets-{socket}-{generation}")
@@ -43,17 +48,50 @@ pub(super) struct Holds {
     _relays: OwnedMutexGuard<()>,
 }
 
-/// The right to work on `state`.
+/// The right to work on `state`. That is asked for before anything that an older process cannot take back, and refused if the
+/// `config` has something that only a restart can change.
 pub(crate) async fn take_state(
     inheritance: &mut Inheritance,
     state: &StateDirectory,
+    config: &Config,
 ) -> Result<(StateLock, Option<Facts>), UpError> {
     let (mut given, facts) = inheritance.ask(Ask::State).await?;
+    if let Some(facts) = &facts {
+        check(facts, config)?;
+    }
     let lock = match given.descriptors(LOCK).pop() {
-        Some(lock) => StateLock::handed_over(lock),
+        Some(lock) => StateLock::handed_over(lock, state)?,
         None => state.lock()?,
     };
     Ok((lock, facts))
+}
+
+/// Whether the listeners of the older process are where they are to be.
+fn check(facts: &Facts, config: &Config) -> Result<(), InheritedError> {
+    facts.check(FRONT, config.relay.front)?;
+    facts.check(ADMIN, config.admin.listen)?;
+    if let Some(http) = config.relay.http {
+        facts.check(HTTP, http)?;
+    }
+    if let Some(ddns) = &config.ddns {
+        facts.check(DNS_TCP, ddns.listen)?;
+        if let Some(dot) = ddns.dot {
+            facts.check(DOT, dot)?;
+        }
+    }
+    Ok(())
+}
+
+/// What a successor is told of the process with this `relay`.
+pub(crate) fn facts(relay: &relay::server::Handle, workers: &Workers, admin: SocketAddr) -> Facts {
+    let mut listeners = vec![(FRONT, relay.front()), (ADMIN, admin)];
+    listeners.extend(relay.http().map(|http| (HTTP, http)));
+    let listeners = listeners.into_iter();
+    Facts {
+        generation: relay.generation(),
+        workers: workers.count(),
+        listeners: listeners.map(|(name, at)| (name.to_owned(), at)).collect(),
+    }
 }
 
 /// The same right, for the successor.
@@ -192,10 +230,14 @@ impl Running {
     pub async fn give(&mut self, ask: Ask) -> Result<(Named, Facts), SuccessionError> {
         let given = match ask {
             Ask::State => {
-                self.holds = Some(Holds {
-                    _devices: self.cloud.devices.hold().await,
-                    _relays: self.cloud.fleet.hold().await,
+                let held = timeout(HOLD_TIME, async {
+                    Holds {
+                        _devices: self.cloud.devices.hold().await,
+                        _relays: self.cloud.fleet.hold().await,
+                    }
                 });
+                let held = held.await.map_err(|_| io::ErrorKind::TimedOut);
+                self.holds = Some(held.map_err(io::Error::from)?);
                 give_lock(&self.lock)?
             }
             Ask::Names => {
@@ -220,10 +262,11 @@ impl Running {
     }
 
     fn facts(&self) -> Facts {
-        Facts {
-            generation: self.relay.generation(),
-            workers: self.workers.workers().count(),
-        }
+        let mut facts = facts(&self.relay, &self.workers(), self.admin.address);
+        let names = [(DNS_TCP, self.dns), (DOT, self.dot)].into_iter();
+        let names = names.filter_map(|(name, at)| Some((name.to_owned(), at?)));
+        facts.listeners.extend(names);
+        facts
     }
 
     /// The name server's sockets, once nothing more is written to its log.

@@ -7,11 +7,9 @@ use std::process::{Command, Output};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 
-use tempfile::TempDir;
-
 use crate::nginx::Nginx;
 use crate::process::{Process, SOON, output_of, run_for, until};
-use crate::reload::good;
+use crate::reload::{Operator, good};
 use crate::several_relays;
 use crate::transfer::{MIB, sha256, write_random};
 use crate::world::{Place, Server, causeway};
@@ -180,28 +178,26 @@ fn of_server(server: &Server) -> &Process {
 }
 
 /// A server without the demo, from a file, which gives visitors time; and one device with a service.
-fn world(leave: &str, drain: &str) -> (Line<Server>, Nginx, Process, TempDir) {
+fn world(leave: &str, drain: &str) -> (Line<Server>, Nginx, Process) {
     let demo = good();
     let text = demo.lines().map(|line| match line.split_once(" = ") {
         Some(("# leave", _)) => format!("leave = \"{leave}\"\n"),
         Some(("drain", _)) => format!("drain = \"{drain}\"\n"),
         _ => format!("{line}\n"),
     });
-    let folder = tempfile::tempdir().unwrap();
-    let config = folder.path().join("causeway.toml");
-    fs::write(&config, text.collect::<String>()).unwrap();
-    let options = ["--config", config.to_str().unwrap()];
-    let line = Line::of(Server::start_with(Place::Host, &options), of_server);
+    let operator = Operator::start(&text.collect::<String>());
+    let line = Line::of(operator.server, of_server);
     let service = Nginx::start(&Place::Host);
     fs::write(service.file("page"), "a page\n").unwrap();
     let agent = line.server.pair("mynas").run(&service.origin());
-    (line, service, agent, folder)
+    (line, service, agent)
 }
 
 #[test]
 fn nobody_is_refused_while_one_process_follows_another_and_downloads_are_whole() {
     let rounds = successions();
-    let (mut line, service, _agent, folder) = world("5s", "60s");
+    let (mut line, service, _agent) = world("5s", "60s");
+    let folder = tempfile::tempdir().unwrap();
     write_random(&service.file("film"), 24 * MIB);
     let expected = sha256(&service.file("film"));
     let film = line.server.url("mynas", "/film");
@@ -276,8 +272,8 @@ fn nobody_is_refused_while_one_process_follows_another_and_downloads_are_whole()
 
 #[test]
 fn a_successor_that_cannot_start_leaves_the_server_as_it_was() {
-    let (mut line, _service, _agent, folder) = world("1s", "10s");
-    let config = folder.path().join("causeway.toml");
+    let (mut line, _service, _agent) = world("1s", "10s");
+    let config = line.server.folder.path().join("causeway.toml");
     let text = fs::read_to_string(&config).unwrap();
     fs::write(&config, "zone = 7\n").unwrap();
     line.ask();
@@ -285,9 +281,23 @@ fn a_successor_that_cannot_start_leaves_the_server_as_it_was() {
     line.server.get(&line.server.url("mynas", "/page"));
     line.server.verb(&["device", "add", "second"], "code");
 
-    // What it needs of the older process it gets in steps, and fails at one of them.
-    let moved = text.replace("front = \"127.0.0.1:0\"", "front = \"127.0.0.9:0\"");
-    assert_ne!(moved, text);
+    let moved = [
+        ("front = \"127.0.0.1:0\"", "front is at"),
+        ("listen = \"127.0.0.1:0\"", "admin is at"),
+    ];
+    for (line_of_it, sentence) in moved {
+        let other = line_of_it.replace("127.0.0.1", "127.0.0.9");
+        let elsewhere = text.replace(line_of_it, &other);
+        assert_ne!(elsewhere, text);
+        fs::write(&config, elsewhere).unwrap();
+        let times = line.count("this process goes on");
+        line.ask();
+        line.until_said_again("this process goes on", times + 1);
+        line.until_said_again(sentence, 1);
+        let name = format!("second-{times}");
+        line.server.verb(&["device", "add", &name], "code");
+    }
+
     fs::write(&config, text).unwrap();
     line.succeed();
     assert!(is_running(line.id));

@@ -250,6 +250,23 @@ fn bound_at(socket: &Socket, kind: Type) -> Option<SocketAddr> {
     is_one.then(|| socket.local_addr().ok()?.as_socket())?
 }
 
+/// Whether what is `bound` there is where the configuration says.
+pub(super) fn is_where(
+    name: &str,
+    bound: SocketAddr,
+    wanted: SocketAddr,
+) -> Result<(), InheritedError> {
+    let is_there = bound.ip() == wanted.ip() && [0, bound.port()].contains(&wanted.port());
+    match is_there {
+        true => Ok(()),
+        false => Err(InheritedError::Elsewhere {
+            name: name.to_owned(),
+            bound,
+            wanted,
+        }),
+    }
+}
+
 /// Whether a socket, which is `bound` there, is where the configuration says.
 fn is_at(
     socket: &Socket,
@@ -257,14 +274,7 @@ fn is_at(
     bound: SocketAddr,
     wanted: SocketAddr,
 ) -> Result<(), InheritedError> {
-    if bound.ip() != wanted.ip() || ![0, bound.port()].contains(&wanted.port()) {
-        let name = name.to_owned();
-        return Err(InheritedError::Elsewhere {
-            name,
-            bound,
-            wanted,
-        });
-    }
+    is_where(name, bound, wanted)?;
     if bound.is_ipv6() && bound.ip().is_unspecified() && socket.only_v6().unwrap_or(true) {
         return Err(InheritedError::OnlyIpv6(name.to_owned()));
     }

@@ -19,6 +19,7 @@ use std::ffi::OsString;
 use std::future::pending;
 use std::io;
 use std::mem;
+use std::net::SocketAddr;
 use std::os::fd::{AsFd as _, OwnedFd, RawFd};
 use std::os::unix::process::parent_id;
 use std::path::{Path, PathBuf};
@@ -31,7 +32,7 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use self::channel::{Channel, DESCRIPTORS, MESSAGE};
-use super::inherited::{Inherited, InheritedError};
+use super::inherited::{self, Inherited, InheritedError};
 use crate::local;
 use crate::sys;
 
@@ -68,12 +69,28 @@ pub enum Ask {
 }
 
 /// What is known of the older process.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     /// How many processes there have been before it, one after the other, modulo 256.
     pub generation: u8,
     /// How many workers it has; its sockets are made for so many.
     pub workers: usize,
+    /// What its listeners are for, and where they are.
+    pub listeners: Vec<(String, SocketAddr)>,
+}
+
+impl Facts {
+    /// Whether the listener with this `name`, if there is one, is where the configuration `wants` it: of port 0, anywhere.
+    ///
+    /// # Errors
+    /// If it is elsewhere.
+    pub fn check(&self, name: &str, wanted: SocketAddr) -> Result<(), InheritedError> {
+        let mut listeners = self.listeners.iter();
+        match listeners.find(|(known, _)| known == name) {
+            Some(&(_, bound)) => inherited::is_where(name, bound, wanted),
+            None => Ok(()),
+        }
+    }
 }
 
 /// Descriptors, and what each is for.
@@ -181,12 +198,12 @@ impl Successor {
     ///
     /// # Errors
     /// If it has ended.
-    pub async fn give(&mut self, mut named: Named, facts: Facts) -> Result<(), SuccessionError> {
+    pub async fn give(&mut self, mut named: Named, facts: &Facts) -> Result<(), SuccessionError> {
         loop {
             let rest = named.split_off(named.len().min(DESCRIPTORS));
             let given = Given {
                 names: named.iter().map(|(name, _)| name.clone()).collect(),
-                facts,
+                facts: facts.clone(),
                 is_last: rest.is_empty(),
             };
             let octets = serde_json::to_vec(&given).map_err(io::Error::other)?;
