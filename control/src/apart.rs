@@ -108,7 +108,7 @@ pub struct Running {
     followed: Arc<Mutex<Followed>>,
     revoked: oneshot::Receiver<Revoked>,
     is_revoked: bool,
-    /// A successor has been given what cannot be taken back.
+    /// A successor has the front, which cannot be taken back.
     has_given: bool,
     /// Cancelled first: readiness ends.
     leaving: CancellationToken,
@@ -383,9 +383,9 @@ impl Running {
         Ok((given, facts))
     }
 
-    /// After a successor that came to nothing. Says whether it has been given what this process cannot do without.
-    pub fn takes_back(&mut self) -> bool {
-        self.has_given
+    /// The last that a successor has been given and that cannot be taken back.
+    pub fn has_given(&self) -> Option<Ask> {
+        self.has_given.then_some(Ask::Front)
     }
 
     /// Serves whom it has until they have gone, but no longer than `leave` and `drain` say. The successor has everything else.

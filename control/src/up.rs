@@ -23,7 +23,7 @@ use std::time::Duration;
 
 use directory::{OperatorName, Place};
 use prometheus::Registry;
-use relay::program::succession::{Facts, Inheritance};
+use relay::program::succession::{Ask, Facts, Inheritance};
 use relay::records;
 use relay::server::{CloudDoor, CloudVisitor, Parts, Secret};
 use relay::tls::Roots;
@@ -95,8 +95,8 @@ pub struct Running {
     demo_end: demo::End,
     /// While a successor starts that has asked for the state.
     holds: Option<Holds>,
-    /// A successor has been given what cannot be taken back.
-    has_given: bool,
+    /// The last that a successor has been given and that cannot be taken back.
+    given: Option<Ask>,
     /// Cancelled first: readiness ends.
     leaving: CancellationToken,
     /// Cancelled when no more visitors come: open streams of events end.
@@ -273,7 +273,7 @@ pub async fn start(
         demo,
         demo_end,
         holds: None,
-        has_given: false,
+        given: None,
         leaving,
         stop,
         end,
@@ -388,7 +388,7 @@ impl Running {
 
     /// Waits until a part has ended that nobody has told to. The others should be shut down then.
     pub async fn failed(&mut self) -> PartEnded {
-        if self.has_given {
+        if self.given.is_some() {
             return pending().await; // some are to end, and all will before long
         }
         self.parts.next_end().await

@@ -43,7 +43,7 @@ pub(super) async fn up(options: UpOptions, inherited: Inherited) -> anyhow::Resu
     println!("ready");
     let manager = ServiceManager::of_environment();
     manager.ready();
-    let watch = manager.watch(running.workers());
+    let _watch = manager.watch(running.workers());
     let mut successor = None;
     let end = loop {
         tokio::select! {
@@ -79,16 +79,20 @@ pub(super) async fn up(options: UpOptions, inherited: Inherited) -> anyhow::Resu
                     Ok(Ask::State | Ask::Names | Ask::Front) => successor = Some(newer),
                     Err(error) => {
                         newer.end().await;
-                        if let Err(error) = running.goes_on(error) {
-                            tracing::error!("{error:#}");
-                            break End::Failed(error);
+                        tracing::error!(%error, "the successor came to nothing");
+                        match running.has_given() {
+                            None => {
+                                tracing::info!("this process goes on");
+                                running.takes_back();
+                            }
+                            Some(Ask::Front | Ask::Serving) => bail!("nobody would come to this process any more, and its successor has ended: {error}"),
+                            Some(Ask::State | Ask::Names) => break End::Failed(error.into()),
                         }
                     }
                 }
             }
         }
     };
-    drop(watch);
     if let Some(newer) = successor {
         newer.end().await;
     }
@@ -220,20 +224,19 @@ impl Running {
         successor.give(named, &facts).await
     }
 
-    /// After a successor that came to nothing.
-    fn goes_on(&mut self, error: SuccessionError) -> anyhow::Result<()> {
-        let has_given = match self {
+    /// The last that a successor has been given and that cannot be taken back.
+    fn has_given(&self) -> Option<Ask> {
+        match self {
+            Self::Whole(whole) => whole.has_given(),
+            Self::Apart(apart) => apart.has_given(),
+        }
+    }
+
+    /// After a successor that came to nothing in time.
+    fn takes_back(&mut self) {
+        match self {
             Self::Whole(whole) => whole.takes_back(),
-            Self::Apart(apart) => apart.takes_back(),
-        };
-        match has_given {
-            true => Err(anyhow::Error::from(error).context(
-                "the successor came to nothing after it had been given what cannot be taken back",
-            )),
-            false => {
-                tracing::error!(%error, "the successor came to nothing; this process goes on");
-                Ok(())
-            }
+            Self::Apart(_) => {}
         }
     }
 

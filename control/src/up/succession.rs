@@ -241,11 +241,11 @@ impl Running {
                 give_lock(&self.lock)?
             }
             Ask::Names => {
-                self.has_given = true;
+                self.given = Some(ask);
                 self.names().await?
             }
             Ask::Front => {
-                self.has_given = true;
+                self.given = Some(ask);
                 self.leaving.cancel();
                 self.demo_end.retire.cancel();
                 give_front(&self.relay, self.admin.hand_over()?)?
@@ -282,10 +282,14 @@ impl Running {
         Ok(named(udp.chain(tcp).chain(dot)))
     }
 
-    /// After a successor that came to nothing. Says whether it has been given what this process cannot do without.
-    pub fn takes_back(&mut self) -> bool {
+    /// The last that a successor has been given and that cannot be taken back.
+    pub fn has_given(&self) -> Option<Ask> {
+        self.given
+    }
+
+    /// After a successor that came to nothing: changes go on.
+    pub fn takes_back(&mut self) {
         self.holds = None;
-        self.has_given
     }
 
     /// Serves whom it has until they have gone, but no longer than `leave` and `drain` say. The successor has everything else.
