@@ -2,7 +2,7 @@
 //! of the processes before this one; HTTP/3 pass-through and parked devices will be others on the same port.
 
 use std::io;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
 use quinn_proto::{ConnectionId, ConnectionIdGenerator, InvalidCid};
@@ -27,6 +27,56 @@ pub(crate) struct DatagramCounts {
     pub(crate) full: IntCounter,
     /// Messages from the process after this one that nobody understands.
     pub(crate) malformed: IntCounter,
+    /// Of somebody who wants to connect, where too many do.
+    pub(crate) too_many: IntCounter,
+}
+
+#[cfg(test)]
+impl DatagramCounts {
+    pub(super) fn unregistered() -> Self {
+        let count = || IntCounter::new("datagrams", "datagrams").unwrap();
+        Self {
+            stray: count(),
+            other: count(),
+            misdirected: count(),
+            passed: count(),
+            full: count(),
+            malformed: count(),
+            too_many: count(),
+        }
+    }
+}
+
+/// First packets are looked at so often: each costs some 15 µs, even if all that comes of it is a Retry. More are a flood, and who is
+/// here already must not wait for it. An agent whose packet is among those that are dropped sends another, and comes over TCP if that
+/// is dropped too.
+const NEWCOMER_EVERY: Duration = Duration::from_micros(100);
+
+/// So many at once, after a while with fewer.
+const NEWCOMERS_AT_ONCE: u32 = 1_000;
+
+/// How many may be looked at.
+struct Newcomers {
+    left: u32,
+    since: Instant,
+}
+
+impl Newcomers {
+    /// Whether `count` more may.
+    fn may_come(&mut self, count: u32, now: Instant) -> bool {
+        let waited = now.saturating_duration_since(self.since).as_micros();
+        let more = u32::try_from(waited / NEWCOMER_EVERY.as_micros()).unwrap_or(u32::MAX);
+        match self.left.checked_add(more) {
+            Some(left) if left < NEWCOMERS_AT_ONCE => {
+                self.left = left;
+                self.since += NEWCOMER_EVERY * more;
+            }
+            Some(_) | None => (self.left, self.since) = (NEWCOMERS_AT_ONCE, now),
+        }
+        let rest = self.left.checked_sub(count);
+        self.left = rest.unwrap_or(self.left);
+        rest.is_some()
+    }
 }
 
 pub(super) struct Demultiplexer {
@@ -34,6 +84,7 @@ pub(super) struct Demultiplexer {
     owner: Owner,
     /// The processes before this one, as far as they are known to live.
     earlier: Vec<Earlier>,
+    newcomers: Newcomers,
     counts: DatagramCounts,
 }
 
@@ -41,6 +92,8 @@ pub(super) struct Demultiplexer {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Whose {
     Endpoint,
+    /// The endpoint's, if not too many of them come.
+    Newcomer,
     /// The earlier process with this place among them.
     Earlier(usize),
     Misdirected,
@@ -59,6 +112,10 @@ impl Demultiplexer {
             key,
             owner,
             earlier,
+            newcomers: Newcomers {
+                left: NEWCOMERS_AT_ONCE,
+                since: Instant::now(),
+            },
             counts,
         }
     }
@@ -68,9 +125,14 @@ impl Demultiplexer {
         self.earlier.iter().map(Earlier::duplicate).collect()
     }
 
-    /// Takes datagrams that go the same way from the front of a message, and gives them if they are for the QUIC endpoint.
-    /// Others are handed on, or dropped, and counted.
-    pub(super) fn take<'a>(&mut self, message: &mut &'a [u8], meta: &RecvMeta) -> &'a [u8] {
+    /// Takes datagrams that go the same way from the front of a message that has come `now`, and gives them if they are for the QUIC
+    /// endpoint. Others are handed on, or dropped, and counted.
+    pub(super) fn take<'a>(
+        &mut self,
+        message: &mut &'a [u8],
+        meta: &RecvMeta,
+        now: Instant,
+    ) -> &'a [u8] {
         let length = meta.stride.max(1);
         let mut datagrams = message.chunks(length);
         let Some(first) = datagrams.next() else {
@@ -83,9 +145,12 @@ impl Demultiplexer {
         let end = message.len().min(count * length);
         let (taken, rest) = message.split_at(end);
         *message = rest;
+        let newcomers = u32::try_from(count).unwrap_or(u32::MAX);
         let count = count as u64;
         match whose {
             Whose::Endpoint => return taken,
+            Whose::Newcomer if self.newcomers.may_come(newcomers, now) => return taken,
+            Whose::Newcomer => self.counts.too_many.inc_by(count),
             Whose::Earlier(which) => match self.hand_on(which, meta, taken) {
                 Sent::Passed => self.counts.passed.inc_by(count),
                 Sent::Dropped => self.counts.full.inc_by(count),
@@ -109,7 +174,7 @@ impl Demultiplexer {
                 let holds = earlier.position(|earlier| earlier.generation == generation);
                 holds.map_or(Whose::Endpoint, Whose::Earlier)
             }
-            Datagram::Initial => Whose::Endpoint,
+            Datagram::Initial => Whose::Newcomer,
             Datagram::Stray => Whose::Stray,
             Datagram::Other => Whose::Other,
         }
@@ -185,19 +250,37 @@ mod tests {
         packet
     }
 
+    #[test]
+    fn newcomers_are_looked_at_so_often_and_no_more() {
+        let begun = Instant::now();
+        let mut newcomers = Newcomers {
+            left: 3,
+            since: begun,
+        };
+        let at = |seconds| begun + Duration::from_secs_f64(seconds);
+        assert!(newcomers.may_come(3, begun));
+        assert!(!newcomers.may_come(1, begun));
+        let mut came = 0;
+        // A flood of them, a millisecond apart and then much closer.
+        for step in 0..1_000 {
+            came += u32::from(newcomers.may_come(1, at(f64::from(step) / 1e3)));
+        }
+        assert_eq!(came, 999, "none of these was too many");
+        for step in 0..1_000_000 {
+            came += u32::from(newcomers.may_come(1, at(1.0 + f64::from(step) / 1e6)));
+        }
+        let most = 999 + 10_000 + NEWCOMERS_AT_ONCE;
+        assert!((most - 20..=most).contains(&came), "{came}");
+        // After a pause there is room for as many as at once, and not for more than that together.
+        assert!(newcomers.may_come(NEWCOMERS_AT_ONCE, at(60.0)));
+        assert!(!newcomers.may_come(NEWCOMERS_AT_ONCE + 1, at(120.0)));
+    }
+
     #[tokio::test]
     async fn of_one_message_everybody_gets_what_is_theirs_in_as_few_as_can_be() {
         let [dead, before, own] = [3, 4, 5].map(Generation);
         let key = ConnectionIdKey::new([1; 16]);
-        let count = || IntCounter::new("datagrams", "datagrams").unwrap();
-        let counts = DatagramCounts {
-            stray: count(),
-            other: count(),
-            misdirected: count(),
-            passed: count(),
-            full: count(),
-            malformed: count(),
-        };
+        let counts = DatagramCounts::unregistered();
         let (sending, receiving) = channel().unwrap();
         let owner = Owner {
             worker: 1,
@@ -228,7 +311,7 @@ mod tests {
         };
         let (mut rest, mut ours, mut turns) = (&message[..], Vec::new(), 0);
         while !rest.is_empty() {
-            ours.extend_from_slice(demultiplexer.take(&mut rest, &meta));
+            ours.extend_from_slice(demultiplexer.take(&mut rest, &meta, Instant::now()));
             turns += 1;
         }
         assert_eq!(turns, 6);

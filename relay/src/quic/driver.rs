@@ -320,7 +320,7 @@ impl Driver {
                 let mut rest = message;
                 while !rest.is_empty() {
                     let ours = match &mut side.demultiplexer {
-                        Some(demultiplexer) => demultiplexer.take(&mut rest, meta),
+                        Some(demultiplexer) => demultiplexer.take(&mut rest, meta, now),
                         None => mem::take(&mut rest),
                     };
                     for datagram in datagrams(ours, meta) {

@@ -183,7 +183,7 @@ impl Metrics {
             )?,
             datagrams_dropped: counters(
                 "causeway_relay_datagrams_dropped_total",
-                "Datagrams that were nobody's, and malformed messages from a successor that reads the port.",
+                "Datagrams that were nobody's, first packets of which too many came, and malformed messages from a successor that reads the port.",
                 "reason",
             )?,
             datagrams_handed_on: counters(
@@ -344,6 +344,7 @@ impl Metrics {
             passed: self.datagrams_handed_on.with_label_values(&["passed"]),
             full: self.datagrams_handed_on.with_label_values(&["full"]),
             malformed: self.datagrams_dropped.with_label_values(&["malformed"]),
+            too_many: self.datagrams_dropped.with_label_values(&["too_many"]),
         }
     }
 }
