@@ -125,7 +125,10 @@ impl Dialler {
             }
         };
         tokio::select! {
-            tunnel = &mut over_quic => return self.or_over_tls(relay, tunnel).await,
+            tunnel = &mut over_quic => {
+                let was_busy = attempts.are_answered() && before != Before::Failure;
+                return self.or_over_tls(relay, tunnel, was_busy).await;
+            }
             () = tls_is_tried => {}
         }
         let over_tls = async {
@@ -136,20 +139,30 @@ impl Dialler {
                 }
             }
         };
+        let mut over_tls = Box::pin(over_tls);
         tokio::select! {
-            tunnel = over_quic => tunnel,
-            tunnel = over_tls => tunnel,
+            tunnel = over_quic => match tunnel {
+                Ok(_) | Err(DialError::Closed(_) | DialError::Refused) => tunnel,
+                // TLS is on its way.
+                Err(DialError::Failed(_) | DialError::Tls(_) | DialError::NoKey) => {
+                    in_time(DIAL_TIME, over_tls).await
+                }
+            },
+            tunnel = &mut over_tls => tunnel,
         }
     }
 
-    /// What has come of QUIC alone, or what comes of TLS after it. A relay that says no over QUIC would say the same over TLS.
+    /// What has come of QUIC alone, or what comes of TLS after it. A relay that says no over QUIC would say the same over TLS, and one
+    /// that `was_busy` has even less time for that. But if it answers and nothing comes of it time and again, it is the way.
     async fn or_over_tls(
         self: &Arc<Self>,
         relay: &RelayAddress,
         over_quic: Result<Tunnel, DialError>,
+        was_busy: bool,
     ) -> Result<Tunnel, DialError> {
         match over_quic {
             Ok(_) | Err(DialError::Closed(_) | DialError::Refused) => over_quic,
+            Err(DialError::Failed(_)) if was_busy => over_quic,
             Err(DialError::Failed(_) | DialError::Tls(_) | DialError::NoKey) => {
                 self.dial_tls(relay).await
             }

@@ -68,6 +68,10 @@ pub(crate) struct Register {
     pub(crate) worker: Worker,
 }
 
+/// How long a handshake over QUIC may take of an agent that was asked to show its address, because many came at once: as long as that
+/// waits for a relay that has answered. To end it sooner is to have it begin anew.
+const BUSY_TIME: Duration = Duration::from_secs(10);
+
 /// QUIC handshakes under way, at all endpoints; clones count together.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Handshakes {
@@ -165,7 +169,11 @@ impl Register {
     }
 
     async fn over_quic(&self, incoming: Incoming) -> Result<Arrival, Rejection> {
-        let connection = timeout(HELLO_TIME, self.quic.accept(incoming)).await;
+        let time = match incoming.may_retry {
+            true => HELLO_TIME,
+            false => BUSY_TIME,
+        };
+        let connection = timeout(time, self.quic.accept(incoming)).await;
         self.handshake(HandshakeKind::Quic, Outcome::of(&connection));
         let connection = connection
             .ok()
