@@ -1,4 +1,4 @@
-//! How much memory this process may have before newcomers are sent away.
+//! How much memory this process may have: newcomers are sent away while there is room yet for those who are here.
 //!
 //! One task looks a few times a second; whoever comes meanwhile looks at one flag.
 
@@ -11,6 +11,10 @@ use prometheus::IntGauge;
 /// Of the memory of the machine or the control group, in quarters: the rest is the kernel's, for sockets and files, and whoever
 /// else is there.
 const QUARTERS: u64 = 3;
+
+/// Of the budget, in parts, what newcomers leave to those who are here: a visitor who has been let in takes more for a while, and
+/// is not seen to until the next look.
+const HEADROOM: u64 = 8;
 
 /// Where there is nothing to be read, which is no Linux that this runs on: no limit.
 const UNKNOWN: u64 = u64::MAX;
@@ -44,7 +48,7 @@ impl Memory {
         self.look();
     }
 
-    /// Whether more is used than there may be.
+    /// Whether so much is used that newcomers are to be sent away.
     pub(super) fn is_over(&self) -> bool {
         self.over.load(Relaxed)
     }
@@ -56,7 +60,8 @@ impl Memory {
             return; // what was true last stays so
         };
         self.used_gauge.set(i64::try_from(used).unwrap_or(i64::MAX));
-        self.over.store(used > self.budget.load(Relaxed), Relaxed);
+        let budget = self.budget.load(Relaxed);
+        self.over.store(used > budget - budget / HEADROOM, Relaxed);
     }
 }
 
@@ -118,6 +123,9 @@ mod tests {
         assert!(used > 1_000_000 && memory.budget_gauge.get() > used);
         memory.set_budget(Some(1_000_000));
         assert!(memory.is_over());
+        let used = u64::try_from(memory.used_gauge.get()).unwrap();
+        memory.set_budget(Some(used + used / 16));
+        assert!(memory.is_over(), "those who are here have little room");
         memory.set_budget(Some(1 << 40));
         assert!(!memory.is_over());
     }
