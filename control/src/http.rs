@@ -205,7 +205,7 @@ impl<S> IdleLimit<S> {
         self.wait(cx)
     }
 
-    /// The same for writing, and for flushing what something has been written for.
+    /// The same for writing, for flushing what something has been written for, and for what is said at the end.
     fn watch_write<T>(
         &mut self,
         cx: &mut Context<'_>,
@@ -259,13 +259,15 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for IdleLimit<S> {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        // TLS has something to send yet.
+        let result = Pin::new(&mut self.stream).poll_shutdown(cx);
+        self.watch_write(cx, result)
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, duplex, split};
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, BufWriter, duplex, split};
     use tokio::time::interval;
 
     use super::*;
@@ -292,6 +294,18 @@ mod tests {
         };
         assert_eq!(said.unwrap_err().kind(), io::ErrorKind::TimedOut);
         assert!((STUCK_TIME..STUCK_TIME + 2 * SECOND).contains(&begun.elapsed()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_does_not_take_what_is_said_at_the_end_is_not_waited_for() {
+        let (_takes_nothing, server) = duplex(64);
+        // As TLS does, it has more to send when it is to end.
+        let mut server = IdleLimit::new(BufWriter::new(server));
+        server.write_all(&[0; 65]).await.unwrap();
+        let begun = Instant::now();
+        let ended = timeout(IDLE_TIME, server.shutdown()).await.unwrap();
+        assert_eq!(ended.unwrap_err().kind(), io::ErrorKind::TimedOut);
+        assert_eq!(begun.elapsed().as_secs(), STUCK_TIME.as_secs());
     }
 
     #[tokio::test(start_paused = true)]
