@@ -12,7 +12,8 @@ const PING: Duration = Duration::from_millis(2500);
 const QUIET_PING: Duration = Duration::from_secs(5);
 
 /// Of the pings of a quiet tunnel, one in so many is a question to the relay; the others ask for a sign of life and no more, which costs
-/// it less. A relay that has not been asked anything for 45 seconds takes the agent for gone.
+/// it less. A relay that has not been asked anything for 14 seconds asks by itself, and after 18.5 takes an agent for gone that does not
+/// answer.
 const QUESTION_OF: u32 = 3;
 
 /// How long a pong may take at least; on slow paths, [`PONG_ROUND_TRIPS`] round trips. A dead relay is noticed within four
@@ -171,11 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn of_a_quiet_tunnel_it_is_noticed_within_eight() {
+    fn of_a_quiet_tunnel_it_is_noticed_within_seven() {
         for _ in 0..100 {
             let mut pulse = Pulse::new(Duration::ZERO);
+            let died = pulse.alarm().into_std(); // right after it has answered
             answered(&mut pulse, true);
-            let died = Instant::now();
             let mut now = died;
             let silent = loop {
                 now = pulse.alarm().into_std().max(now);
@@ -183,13 +184,11 @@ mod tests {
                     break now;
                 }
             };
-            // Counted from before the first ping, which comes three seconds later at the latest.
             assert!(
-                silent - died <= Duration::from_secs(10),
+                silent - died <= Duration::from_secs(7),
                 "{:?}",
                 silent - died
             );
-            assert!(QUIET_PING * 6 / 5 + PONG_TIME <= Duration::from_secs(7));
         }
     }
 
