@@ -156,17 +156,20 @@ pub(super) async fn serve(
             .serve_connection(visitor, service);
         let mut connection = pin!(connection);
         // Nothing else ends a visitor who asks for nothing; HTTP/1.1 has a deadline for each head.
-        let silence = async {
+        let mut silence = pin!(async {
             if timeout(HEAD_TIME, asked.notified()).await.is_ok() {
                 pending::<()>().await;
             }
-        };
-        tokio::select! {
-            served = &mut connection => served,
-            () = silence => return Err(io::ErrorKind::TimedOut.into()),
-            () = moving.cancelled() => {
-                connection.as_mut().graceful_shutdown(); // which the visitor hears (RFC 9113 section 6.8)
-                connection.await
+        });
+        let mut has_heard = false;
+        loop {
+            tokio::select! {
+                served = &mut connection => break served,
+                () = &mut silence => return Err(io::ErrorKind::TimedOut.into()),
+                () = moving.cancelled(), if !has_heard => {
+                    has_heard = true;
+                    connection.as_mut().graceful_shutdown(); // RFC 9113 section 6.8
+                }
             }
         }
     } else {
