@@ -23,7 +23,7 @@ use hyper::{Method, Request, Response, StatusCode, Uri, Version};
 use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 use tokio::time::{sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
@@ -312,13 +312,10 @@ impl Exchange {
         &self,
         request: Request<Incoming>,
     ) -> Result<Response<Incoming>, OriginFailure> {
-        let sent = CancellationToken::new();
-        let request = request.map(|body| Asked {
-            body,
-            _sent: sent.clone().drop_guard(),
-        });
+        let (sent, all_sent) = oneshot::channel();
+        let request = request.map(|body| Asked { body, _sent: sent });
         let late = async {
-            sent.cancelled().await;
+            let _ = all_sent.await;
             sleep(self.origin.answer_time()).await;
         };
         tokio::select! {
@@ -486,7 +483,8 @@ fn root_cause(error: &ClientError) -> &(dyn StdError + 'static) {
 #[derive(Debug)]
 struct Asked {
     body: Incoming,
-    _sent: DropGuard,
+    /// Its other end hears of the drop.
+    _sent: oneshot::Sender<Infallible>,
 }
 
 impl hyper::body::Body for Asked {
