@@ -1,26 +1,27 @@
 //! HTTP between visitor and origin. Each request is routed by the host it names, loses what only concerns this hop, and
 //! tells the origin who asks. Bodies pass as they come.
 
+mod client;
+mod head;
+
 use std::convert::Infallible;
 use std::error::Error as StdError;
 use std::future::{Future, pending};
 use std::io;
 use std::net::SocketAddr;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
 use std::time::Duration;
 
 use directory::{DeviceName, Place, Zone};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Body as _, Bytes, Frame, Incoming, SizeHint};
-use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
-use hyper::rt::{Executor, ReadBufCursor};
+use hyper::body::{Bytes, Incoming};
+use hyper::header::{self, HeaderValue};
+use hyper::rt::Executor;
 use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
-use hyper::{Method, Request, Response, StatusCode, Uri, Version};
-use hyper_util::client::legacy::connect::{Connected, Connection};
+use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::{Notify, oneshot};
@@ -32,10 +33,11 @@ use wire::frame::Open;
 
 use crate::tls;
 
-use super::origin::{Origin, OriginStream, Scheme, VisitorAddress};
+use super::origin::Origin;
 use super::origin_failure::OriginFailure;
 use super::pass;
 use super::stream::VisitorStream;
+use client::{Asked, Connector};
 
 /// How long a visitor may take to send a request's head, and may rest between requests.
 const HEAD_TIME: Duration = Duration::from_secs(75);
@@ -62,30 +64,6 @@ const MOVING_TIME: Duration = Duration::from_secs(5);
 /// The longest head that is read, in octets; also what each direction of an HTTP/1.1 connection buffers at most, which for
 /// a visitor who reads slowly is all of it.
 const MAX_HEAD: u32 = 64 * 1024;
-
-/// RFC 9110 section 7.6.1: these concern one hop only. TE and trailers are passed on for gRPC's sake.
-const HOP_BY_HOP: [HeaderName; 6] = [
-    header::CONNECTION,
-    HeaderName::from_static("keep-alive"),
-    HeaderName::from_static("proxy-connection"),
-    header::TRANSFER_ENCODING,
-    header::UPGRADE,
-    header::PROXY_AUTHORIZATION,
-];
-
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
-
-/// What only the agent may say about a visitor; a visitor's own are dropped.
-const ABOUT_THE_VISITOR: [HeaderName; 6] = [
-    header::FORWARDED,
-    X_FORWARDED_FOR,
-    X_FORWARDED_HOST,
-    X_FORWARDED_PROTO,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-real-ip"),
-];
 
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 type OriginClient = Client<Connector, Asked>;
@@ -260,10 +238,10 @@ struct Exchange {
 
 impl Exchange {
     async fn forward(&self, mut request: Request<Incoming>, host: String) -> Answer {
-        let upgrade = take_upgrade(&mut request);
+        let upgrade = head::take_upgrade(&mut request);
         let wants_upgrade = upgrade.is_some();
         let visitor_side = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
-        let prepared = self.prepare(&mut request, &host, upgrade);
+        let prepared = head::for_origin(&mut request, &host, upgrade, &self.origin, self.visitor);
         if prepared.is_none() {
             return say(
                 StatusCode::BAD_REQUEST,
@@ -290,7 +268,7 @@ impl Exchange {
                         }
                     });
                 } else {
-                    strip_hop_by_hop(answer.headers_mut());
+                    head::strip_hop_by_hop(answer.headers_mut());
                 }
                 *answer.version_mut() = Version::HTTP_11; // ours, whatever the origin's
                 let failures = Arc::clone(failures);
@@ -313,7 +291,7 @@ impl Exchange {
         request: Request<Incoming>,
     ) -> Result<Response<Incoming>, OriginFailure> {
         let (sent, all_sent) = oneshot::channel();
-        let request = request.map(|body| Asked { body, _sent: sent });
+        let request = request.map(|body| Asked::new(body, sent));
         let late = async {
             let _ = all_sent.await;
             sleep(self.origin.answer_time()).await;
@@ -329,55 +307,6 @@ impl Exchange {
         }
     }
 
-    fn prepare(
-        &self,
-        request: &mut Request<Incoming>,
-        host: &str,
-        upgrade: Option<HeaderValue>,
-    ) -> Option<()> {
-        let path = request
-            .uri()
-            .path_and_query()
-            .map_or("/", |path| path.as_str());
-        let scheme = match self.origin.scheme() {
-            Scheme::Https => "https",
-            Scheme::Http | Scheme::Tcp | Scheme::Tls => "http",
-        };
-        let target = Uri::builder()
-            .scheme(scheme)
-            .authority(self.origin.authority())
-            .path_and_query(path);
-        *request.uri_mut() = target.build().ok()?;
-        *request.version_mut() = Version::HTTP_11;
-        let host = HeaderValue::from_str(host).ok()?;
-        let request_body_ends = request.body().is_end_stream();
-        let headers = request.headers_mut();
-        strip_hop_by_hop(headers);
-        join_cookies(headers);
-        headers.remove(header::EXPECT); // answered here, as soon as the body is asked for
-        remove_about_the_visitor(headers);
-        if !request_body_ends && !headers.contains_key(header::CONTENT_LENGTH) {
-            // The client would take a GET without a length for one without a body.
-            headers.insert(
-                header::TRANSFER_ENCODING,
-                HeaderValue::from_static("chunked"),
-            );
-        }
-        if self.origin.visitor_address() == VisitorAddress::Forwarded {
-            let visitor =
-                HeaderValue::from_str(&self.visitor.ip().to_canonical().to_string()).ok()?;
-            headers.insert(X_FORWARDED_FOR, visitor);
-            headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
-            headers.insert(X_FORWARDED_HOST, host.clone());
-        }
-        headers.insert(header::HOST, host);
-        if let Some(protocol) = upgrade {
-            headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
-            headers.insert(header::UPGRADE, protocol);
-        }
-        Some(())
-    }
-
     fn explain(&self, error: &ClientError) -> OriginFailure {
         let cause = root_cause(error);
         tracing::warn!(%cause, origin = %self.origin.authority(), "the origin gave no answer");
@@ -389,72 +318,6 @@ impl Exchange {
         }
         self.origin.failures().failed(OriginFailure::BrokeOff);
         OriginFailure::BrokeOff
-    }
-}
-
-/// The protocol that a request wants to change to (RFC 9110 section 7.8), if it asks properly. HTTP/1.1 only, and never to
-/// HTTP/2 in clear (withdrawn by RFC 9113): what is said in that would reach the origin unseen, names and all.
-fn take_upgrade(request: &mut Request<Incoming>) -> Option<HeaderValue> {
-    let asks = request
-        .headers()
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .any(|option| option.trim().eq_ignore_ascii_case("upgrade"));
-    if !asks || request.version() != Version::HTTP_11 {
-        return None;
-    }
-    let protocol = request.headers_mut().remove(header::UPGRADE)?;
-    let to_http2 = protocol
-        .to_str()
-        .ok()?
-        .split(',')
-        .any(|protocol| protocol.trim().to_ascii_lowercase().starts_with("h2"));
-    (!to_http2).then_some(protocol)
-}
-
-fn strip_hop_by_hop(headers: &mut HeaderMap) {
-    let named: Vec<HeaderName> = headers
-        .get_all(header::CONNECTION)
-        .iter()
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .filter_map(|name| name.trim().parse().ok())
-        // What frames or routes the message is never up to the sender's list.
-        .filter(|name| *name != header::HOST && *name != header::CONTENT_LENGTH)
-        .collect();
-    for name in named.iter().chain(&HOP_BY_HOP) {
-        headers.remove(name);
-    }
-}
-
-/// Also those with `_` for `-`, which some services read as the same.
-fn remove_about_the_visitor(headers: &mut HeaderMap) {
-    let claimed: Vec<HeaderName> = headers
-        .keys()
-        .filter(|name| {
-            let name = name.as_str().replace('_', "-");
-            ABOUT_THE_VISITOR.iter().any(|about| *about == *name)
-        })
-        .cloned()
-        .collect();
-    for name in claimed {
-        headers.remove(name);
-    }
-}
-
-/// RFC 9113 section 8.2.3: HTTP/2 may spread cookies over several fields, HTTP/1.1 may not.
-fn join_cookies(headers: &mut HeaderMap) {
-    let cookies: Vec<_> = headers
-        .get_all(header::COOKIE)
-        .iter()
-        .map(HeaderValue::as_bytes)
-        .collect();
-    if cookies.len() > 1
-        && let Ok(joined) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
-    {
-        headers.insert(header::COOKIE, joined);
     }
 }
 
@@ -477,34 +340,6 @@ fn root_cause(error: &ClientError) -> &(dyn StdError + 'static) {
         cause = deeper;
     }
     cause
-}
-
-/// A request's body on its way to the origin, whose client drops it when all of it has been sent.
-#[derive(Debug)]
-struct Asked {
-    body: Incoming,
-    /// Its other end hears of the drop.
-    _sent: oneshot::Sender<Infallible>,
-}
-
-impl hyper::body::Body for Asked {
-    type Data = Bytes;
-    type Error = hyper::Error;
-
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
 }
 
 /// The tasks of one visitor. They end with the last clone that serves it.
@@ -557,85 +392,5 @@ where
 {
     fn execute(&self, task: F) {
         self.connections.spawn(self.until_end(task));
-    }
-}
-
-/// Dials the origin for one visitor, as the HTTP client asks for connections.
-#[derive(Clone, Debug)]
-struct Connector {
-    origin: Arc<Origin>,
-    visitor: SocketAddr,
-    front: SocketAddr,
-}
-
-impl tower::Service<Uri> for Connector {
-    type Response = OriginConnection;
-    type Error = io::Error;
-    type Future = Pin<Box<dyn Future<Output = io::Result<OriginConnection>> + Send>>;
-
-    fn poll_ready(&mut self, _cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _origin: Uri) -> Self::Future {
-        let Self {
-            origin,
-            visitor,
-            front,
-        } = self.clone();
-        Box::pin(async move {
-            let stream = origin.connect(visitor, front).await?;
-            Ok(OriginConnection(TokioIo::new(stream)))
-        })
-    }
-}
-
-/// A connection to the origin in the form the HTTP client wants.
-#[derive(Debug)]
-struct OriginConnection(TokioIo<OriginStream>);
-
-impl Connection for OriginConnection {
-    fn connected(&self) -> Connected {
-        Connected::new()
-    }
-}
-
-impl hyper::rt::Read for OriginConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: ReadBufCursor<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_read(cx, buffer)
-    }
-}
-
-impl hyper::rt::Write for OriginConnection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        octets: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write(cx, octets)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_flush(cx)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0).poll_shutdown(cx)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.0.is_write_vectored()
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.0).poll_write_vectored(cx, slices)
     }
 }
