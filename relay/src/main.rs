@@ -11,8 +11,8 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
-    self, Cloud, Dns, DnsStatus, Finding, Gso, Health, LimitsStatus, Origin, OriginAddress,
-    OriginStatus, OriginTrust, State, Status, TunnelStatus, Tunnels, VisitorAddress,
+    self, ANSWER_TIME, Cloud, Dns, DnsStatus, Finding, Gso, Health, LimitsStatus, Origin,
+    OriginAddress, OriginStatus, OriginTrust, State, Status, TunnelStatus, Tunnels, VisitorAddress,
 };
 use relay::octets;
 use relay::program::{self, Reload, ServiceManager, Termination};
@@ -63,8 +63,8 @@ enum Verb {
         origin_insecure: bool,
         /// How long the service may take to begin its answer to a request, such as 90s or 5m; then the visitor hears that it does
         /// not answer (504)
-        #[arg(long, value_name = "TIME", default_value = "2m", value_parser = answer_time)]
-        answer_time: Duration,
+        #[arg(long, value_name = "TIME", default_value_t = ANSWER_TIME.into(), value_parser = answer_time)]
+        answer_time: humantime::Duration,
         /// Whether packets go to the kernel in batches (UDP GSO); without, each costs four times as much.
         #[arg(long, value_enum, default_value_t)]
         gso: GsoOption,
@@ -196,7 +196,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             let visitor_address =
                 visitor_address.map_or_else(VisitorAddress::default, VisitorAddress::from);
             let origin =
-                Origin::new(origin, visitor_address, &trust)?.answering_within(answer_time);
+                Origin::new(origin, visitor_address, &trust)?.answering_within(*answer_time);
             let threads = WorkerThreads::per_core()?;
             run(agent::Config {
                 state: state.open()?,
@@ -249,12 +249,11 @@ fn in_words(status: &Status) -> String {
 }
 
 /// A time that an origin may be given.
-fn answer_time(text: &str) -> Result<Duration, String> {
+fn answer_time(text: &str) -> Result<humantime::Duration, String> {
     const BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
-    let time = humantime_serde::re::humantime::parse_duration(text);
-    let time = time.map_err(|error| error.to_string())?;
+    let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
     match BOUNDS.contains(&time) {
-        true => Ok(time),
+        true => Ok(time.into()),
         false => Err("between 1s and 1h makes sense".to_owned()),
     }
 }
@@ -266,7 +265,7 @@ fn tunnel_in_words(tunnel: &TunnelStatus) -> Vec<String> {
             "tunnel      {} to {}, for {}",
             tunnel.transport.to_uppercase(),
             tunnel.relay,
-            humantime_serde::re::humantime::format_duration(since)
+            humantime::format_duration(since)
         ),
         format!("seen as     {}", tunnel.seen_as),
     ];
