@@ -12,6 +12,7 @@
 use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener as StdTcpListener};
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
@@ -42,21 +43,23 @@ pub(crate) struct Watched {
 /// A running admin listener.
 #[derive(Debug)]
 pub(crate) struct Admin {
-    address: SocketAddr,
+    /// Where it listens: the address really bound.
+    pub(crate) address: SocketAddr,
+    /// A duplicate of what it listens on.
     listener: StdTcpListener,
-    /// Its other end is dropped with the thread.
-    ended: oneshot::Receiver<Infallible>,
+    stop: CancellationToken,
 }
 
 impl Admin {
-    /// Listens until `stop`, on `bound` if there is one, which is then known to be where it should, and else at `address`.
+    /// Listens until `stop`, on `bound` if there is one, which is then known to be where it should, and else at `address`. The future
+    /// ends with its thread.
     pub(crate) fn start(
         address: SocketAddr,
         bound: Option<StdTcpListener>,
         watched: Watched,
         refused: IntCounter,
         stop: CancellationToken,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, impl Future<Output = ()> + use<>)> {
         Self::serve(address, bound, router(watched), refused, stop)
     }
 
@@ -66,18 +69,21 @@ impl Admin {
         router: Router,
         refused: IntCounter,
         stop: CancellationToken,
-    ) -> io::Result<Self> {
+    ) -> io::Result<(Self, impl Future<Output = ()> + use<>)> {
         let listener = match bound {
             Some(bound) => bound,
             None => StdTcpListener::bind(address)?,
         };
         listener.set_nonblocking(true)?;
-        let address = listener.local_addr()?;
-        let duplicate = listener.try_clone()?;
+        let admin = Self {
+            address: listener.local_addr()?,
+            listener: listener.try_clone()?,
+            stop: stop.clone(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()?;
-        let (running, ended) = oneshot::channel();
+        let (running, ended) = oneshot::channel::<Infallible>();
         std::thread::Builder::new()
             .name("admin".into())
             .spawn(move || {
@@ -92,26 +98,15 @@ impl Admin {
                     }
                 });
             })?;
-        Ok(Self {
-            address,
-            listener: duplicate,
-            ended,
-        })
+        Ok((admin, async move {
+            let _ = ended.await; // its other end is dropped with the thread
+        }))
     }
 
-    /// Where it listens: the address really bound.
-    pub(crate) fn address(&self) -> SocketAddr {
-        self.address
-    }
-
-    /// A duplicate of what it listens on, for a successor.
-    pub(crate) fn listener(&self) -> io::Result<StdTcpListener> {
-        self.listener.try_clone()
-    }
-
-    /// Waits until its thread has ended.
-    pub(crate) async fn ended(self) {
-        let _ = self.ended.await;
+    /// What it listens on, for a successor: nobody is answered here any more.
+    pub(crate) fn hand_over(&self) -> io::Result<OwnedFd> {
+        self.stop.cancel();
+        Ok(self.listener.try_clone()?.into())
     }
 }
 
@@ -172,34 +167,38 @@ mod tests {
     /// More than any machine needs.
     const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
 
-    fn start(bound: Option<StdTcpListener>, stop: &CancellationToken, who: &'static str) -> Admin {
+    fn start(
+        bound: Option<StdTcpListener>,
+        who: &'static str,
+    ) -> (Admin, impl Future<Output = ()> + use<>) {
         let anywhere = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let router = Router::new().route("/livez", get(who));
         let refused = IntCounter::new("refused", "Refused.").unwrap();
-        Admin::serve(anywhere, bound, router, refused, stop.clone()).unwrap()
+        Admin::serve(anywhere, bound, router, refused, CancellationToken::new()).unwrap()
     }
 
     #[tokio::test]
     async fn who_comes_while_one_follows_another_is_answered() {
-        let (stop_first, stop_second) = (CancellationToken::new(), CancellationToken::new());
-        let first = start(None, &stop_first, "first");
-        let (address, handed_over) = (first.address(), first.listener().unwrap());
+        let (first, first_ended) = start(None, "first");
+        let address = first.address;
         probe::http(address, "/livez").await.unwrap();
-        stop_first.cancel();
-        timeout(PATIENCE, first.ended()).await.unwrap();
+        let handed_over = first.hand_over().unwrap();
+        timeout(PATIENCE, first_ended).await.unwrap();
+        drop(first);
 
         // Nobody accepts now, and yet nobody is refused.
         let mut waiting = tokio::net::TcpStream::connect(address).await.unwrap();
         let request = b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n";
         waiting.write_all(request).await.unwrap();
-        let second = start(Some(handed_over), &stop_second, "second");
-        assert_eq!(second.address(), address);
+        let (second, second_ended) = start(Some(handed_over.into()), "second");
+        assert_eq!(second.address, address);
         let mut reply = String::new();
         let read = timeout(PATIENCE, waiting.read_to_string(&mut reply));
         read.await.unwrap().unwrap();
         assert!(reply.ends_with("second"), "{reply}");
-        stop_second.cancel();
-        timeout(PATIENCE, second.ended()).await.unwrap();
+        second.stop.cancel();
+        timeout(PATIENCE, second_ended).await.unwrap();
+        drop(second);
         assert!(probe::http(address, "/livez").await.is_err());
     }
 }

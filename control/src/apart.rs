@@ -35,14 +35,14 @@ use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::about;
-use crate::admin::Watched;
+use crate::admin::{Admin, Watched};
 use crate::config::Config;
 use crate::health::{CertificateEnds, Changes, Health, Purpose};
 use crate::http::ClientsRefused;
 use crate::probe;
 use crate::state::{StateDirectory, StateError, StateLock};
 use crate::supervise::{PartEnded, Supervisor};
-use crate::up::{self, AdminDoor, RELAY_SECRET, Reloads, Source, UpError};
+use crate::up::{self, RELAY_SECRET, Reloads, Source, UpError};
 use followed::Followed;
 use follower::{Follower, is_revoked};
 use last_good::LastGood;
@@ -104,7 +104,7 @@ pub struct Running {
     membership: Arc<Membership>,
     state: StateDirectory,
     relay: relay::server::Handle,
-    admin: AdminDoor,
+    admin: Admin,
     followed: Arc<Mutex<Followed>>,
     revoked: oneshot::Receiver<Revoked>,
     is_revoked: bool,

@@ -13,10 +13,8 @@ mod reload;
 mod succession;
 
 use std::future::pending;
-use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -89,7 +87,7 @@ pub struct Running {
     names: Option<ddns::HandOver>,
     /// Cancelled when the name server ends, with everything else or before.
     names_end: CancellationToken,
-    admin: AdminDoor,
+    admin: Admin,
     /// The demo device's full name.
     demo: Option<String>,
     demo_end: demo::End,
@@ -471,7 +469,7 @@ pub(crate) fn records_of(config: &Config, state: &StateDirectory) -> Option<reco
     setup
 }
 
-/// Starts the admin listener as one of `parts`, on what is `bound` already, and gives the address really bound.
+/// Starts the admin listener as one of `parts`, on what is `bound` already.
 pub(crate) fn start_admin(
     config: &Config,
     bound: Option<TcpListener>,
@@ -479,35 +477,12 @@ pub(crate) fn start_admin(
     refused: &ClientsRefused,
     end: &CancellationToken,
     parts: &mut Supervisor,
-) -> Result<AdminDoor, UpError> {
+) -> Result<Admin, UpError> {
     let (address, stop) = (config.admin.listen, end.child_token());
-    let failed = |cause| UpError::Admin { address, cause };
-    let admin = Admin::start(address, bound, watched, refused.at("admin"), stop.clone());
-    let admin = admin.map_err(failed)?;
-    let door = AdminDoor {
-        address: admin.address(),
-        listener: admin.listener().map_err(failed)?,
-        stop,
-    };
-    parts.run("the admin listener", admin.ended());
-    Ok(door)
-}
-
-/// The admin listener, for whoever follows.
-#[derive(Debug)]
-pub(crate) struct AdminDoor {
-    /// Really bound.
-    pub(crate) address: SocketAddr,
-    listener: TcpListener,
-    stop: CancellationToken,
-}
-
-impl AdminDoor {
-    /// Nobody is answered here any more: the successor does that.
-    pub(crate) fn hand_over(&self) -> io::Result<OwnedFd> {
-        self.stop.cancel();
-        Ok(self.listener.try_clone()?.into())
-    }
+    let started = Admin::start(address, bound, watched, refused.at("admin"), stop);
+    let (admin, ended) = started.map_err(|cause| UpError::Admin { address, cause })?;
+    parts.run("the admin listener", ended);
+    Ok(admin)
 }
 
 /// Without [records], or with another folder, nothing removes what was kept before: nobody says any more how long it is wanted.
