@@ -401,15 +401,20 @@ impl Running {
         self.demo_end.stop.cancel();
         self.relay.shutdown().await;
         self.end.cancel();
-        self.cloud_visitors.close();
-        let ended = async {
-            self.parts.all_ended().await;
-            self.cloud_visitors.wait().await;
-            self.cloud.fleet.close().await;
-        };
-        let _ = timeout(GOODBYE, ended).await;
+        all_ended(self.parts, &self.cloud_visitors, &self.cloud.fleet).await;
         let _ = timeout(CLOSE_TIME, self.cloud.devices.close()).await;
     }
+}
+
+/// Waits until what stands behind the relay has ended, which has been told to.
+async fn all_ended(parts: Supervisor, cloud_visitors: &TaskTracker, fleet: &Fleet) {
+    let ended = async {
+        parts.all_ended().await;
+        cloud_visitors.close();
+        cloud_visitors.wait().await;
+        fleet.close().await;
+    };
+    let _ = timeout(GOODBYE, ended).await;
 }
 
 async fn start_ddns(

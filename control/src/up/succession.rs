@@ -16,7 +16,7 @@ use rustix::fs::{MemfdFlags, memfd_create};
 use tokio::sync::OwnedMutexGuard;
 use tokio::time::timeout;
 
-use super::{GOODBYE, Running, UpError};
+use super::{Running, UpError, all_ended};
 use crate::config::Config;
 use crate::fleet::message::Present;
 use crate::state::{StateDirectory, StateLock};
@@ -298,13 +298,7 @@ impl Running {
         self.end.cancel();
         self.relay.shutdown().await;
         self.demo_end.stop.cancel();
-        let ended = async {
-            self.parts.all_ended().await;
-            self.cloud_visitors.close();
-            self.cloud_visitors.wait().await;
-            self.cloud.fleet.close().await;
-        };
-        let _ = timeout(GOODBYE, ended).await;
+        all_ended(self.parts, &self.cloud_visitors, &self.cloud.fleet).await;
     }
 }
 
