@@ -36,6 +36,9 @@ const ADMIN: &str = "admin";
 /// How long the changes may take that have begun when nothing is to change any more.
 const HOLD_TIME: Duration = Duration::from_secs(10);
 
+/// How long the name server may take to leave its sockets. It needs a quarter of a second.
+const NAMES_TIME: Duration = Duration::from_secs(10);
+
 /// Where the holder of a connection takes its packets: the place of the UDP socket, and the holder's generation.
 fn packets(socket: usize, generation: u8) -> String {
     format!("packets-{socket}-{generation}")
@@ -252,8 +255,12 @@ impl Running {
             }
             Ask::Serving => {
                 self.names_end.cancel();
-                if let Some(names) = &self.names {
-                    names.left().await;
+                if let Some(names) = &self.names
+                    && timeout(NAMES_TIME, names.left()).await.is_err()
+                {
+                    tracing::warn!(
+                        "the name server still answers; its successor takes updates all the same"
+                    );
                 }
                 Named::new()
             }
