@@ -160,7 +160,7 @@ pub(crate) enum WorldError {
     /// Nobody gets into the namespace.
     #[error("a link's network namespace cannot be entered: {0}; are you root?")]
     Enter(io::Error),
-    /// The server could not be asked to register a device.
+    /// The server could not be asked as its operator asks it.
     #[error("{}: {cause}", .state.display())]
     Ask { state: PathBuf, cause: AskError },
     /// The server was asked, and did not.

@@ -7,9 +7,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use control::operator::{self, Answer, RelayVerb, Verb};
+use control::operator::{Answer, RelayVerb, Verb};
 
-use super::server::Server;
+use super::server::{Server, ask, why_not};
 use super::{Carrier, READY, WorldError, port};
 use crate::part::{Part, relay_apart};
 use crate::process::{Child, Namespace, ProcessId};
@@ -158,28 +158,14 @@ async fn register(state: &Path, wish: Wish<'_>, port: u16) -> Result<(String, St
         addresses: vec![wish.public.into()],
         port,
     });
-    let answer = operator::ask(state, &verb).await;
-    let answer = answer.map_err(|cause| WorldError::Ask {
-        state: state.to_owned(),
-        cause,
-    })?;
-    let refused = |reason: String| WorldError::NotRegistered {
-        name: wish.name.to_owned(),
-        reason,
+    let answer = ask(state, &verb).await?;
+    let Answer::RelayAdded { host, join } = answer else {
+        return Err(WorldError::NotRegistered {
+            name: wish.name.to_owned(),
+            reason: why_not(answer),
+        });
     };
-    match answer {
-        Answer::RelayAdded { host, join } => Ok((host, join.reveal().to_owned())),
-        Answer::Refused(reason) => Err(refused(reason)),
-        Answer::Added { .. }
-        | Answer::Key { .. }
-        | Answer::Devices(_)
-        | Answer::Limited(_)
-        | Answer::Top(_)
-        | Answer::Removed
-        | Answer::Relays(_)
-        | Answer::RelayRemoved
-        | Answer::Link { .. } => Err(refused("its answer makes no sense".to_owned())),
-    }
+    Ok((host, join.reveal().to_owned()))
 }
 
 /// For its owner alone.

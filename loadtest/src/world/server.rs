@@ -1,4 +1,4 @@
-//! A server of our own, an origin, and how devices are registered at any server.
+//! A server of our own, an origin, and what any server is asked as its operator asks it.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -77,35 +77,37 @@ pub(super) async fn register(state: &Path, name: &str) -> Result<Invitation, Wor
         name: name.to_owned(),
         reclaim: false,
     });
-    let refused = |reason: String| WorldError::NotRegistered {
+    let answer = ask(state, &verb).await?;
+    if let Answer::Added {
+        code,
+        control: Some(control),
+        ..
+    } = answer
+    {
+        let code = code.reveal().to_owned();
+        return Ok(Invitation { control, code });
+    }
+    Err(WorldError::NotRegistered {
         name: name.to_owned(),
-        reason,
-    };
-    let answer = operator::ask(state, &verb).await;
-    match answer.map_err(|cause| WorldError::Ask {
+        reason: why_not(answer),
+    })
+}
+
+/// What the server whose state directory is `state` answers.
+pub(super) async fn ask(state: &Path, verb: &Verb) -> Result<Answer, WorldError> {
+    let answer = operator::ask(state, verb).await;
+    answer.map_err(|cause| WorldError::Ask {
         state: state.to_owned(),
         cause,
-    })? {
-        Answer::Added {
-            code,
-            control: Some(control),
-            ..
-        } => Ok(Invitation {
-            control,
-            code: code.reveal().to_owned(),
-        }),
-        Answer::Refused(reason) => Err(refused(reason)),
-        Answer::Added { control: None, .. }
-        | Answer::Key { .. }
-        | Answer::Devices(_)
-        | Answer::Limited(_)
-        | Answer::Top(_)
-        | Answer::Removed
-        | Answer::RelayAdded { .. }
-        | Answer::Relays(_)
-        | Answer::RelayRemoved
-        | Answer::Link { .. } => Err(refused("its answer makes no sense".to_owned())),
+    })
+}
+
+/// Why an answer is not the one that was asked for.
+pub(super) fn why_not(answer: Answer) -> String {
+    if let Answer::Refused(reason) = answer {
+        return reason;
     }
+    "its answer makes no sense".to_owned()
 }
 
 /// Registers all of `names`; the invitations come in their order.
