@@ -166,6 +166,9 @@ pub(crate) enum WorldError {
     /// The server was asked, and did not.
     #[error("the server did not register {name}: {reason}")]
     NotRegistered { name: String, reason: String },
+    /// The same.
+    #[error("the server does not say how many visitors there are: {0}")]
+    NotCounted(String),
     /// There is no load of the kind that was asked for.
     #[error("of {of} agents only {whole} have all their tunnels, and no more in time")]
     NotWhole { whole: usize, of: usize },

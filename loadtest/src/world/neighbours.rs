@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use relay::tls::Roots;
 use tempfile::TempDir;
 
-use super::server::{Server, register, start_origin};
+use super::server::{Server, register, start_origin, visitors_of};
 use super::{
     Carrier, Device, Ends, READY, RelayApart, Watched, WorldError, apart, check_carrier, port, read,
 };
@@ -114,6 +114,11 @@ impl Neighbours {
 
     pub(crate) async fn metrics(&self) -> Result<Metrics, WorldError> {
         Ok(Metrics::ask(self.server.ready.admin).await?)
+    }
+
+    /// Visitors of one of the devices now, as the relay knows them.
+    pub(crate) async fn visitors_of(&self, neighbour: &Neighbour) -> Result<usize, WorldError> {
+        visitors_of(&self.server.ready.state, neighbour.device.door.host()).await
     }
 
     /// Without a word.

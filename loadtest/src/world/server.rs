@@ -93,6 +93,21 @@ pub(super) async fn register(state: &Path, name: &str) -> Result<Invitation, Wor
     })
 }
 
+/// How many visitors the server's own relay has now of the device whose full name is `host`.
+pub(super) async fn visitors_of(state: &Path, host: &str) -> Result<usize, WorldError> {
+    let verb = Verb::Top {
+        interval_ms: 0, // the shortest there is
+        most: usize::MAX,
+    };
+    let answer = ask(state, &verb).await?;
+    let Answer::Top(top) = answer else {
+        return Err(WorldError::NotCounted(why_not(answer)));
+    };
+    let mut devices = top.busiest.iter();
+    let device = devices.find(|device| device.host == host);
+    Ok(device.map_or(0, |device| device.visitors))
+}
+
 /// What the server whose state directory is `state` answers.
 pub(super) async fn ask(state: &Path, verb: &Verb) -> Result<Answer, WorldError> {
     let answer = operator::ask(state, verb).await;

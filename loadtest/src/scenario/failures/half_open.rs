@@ -19,7 +19,7 @@ use crate::process::{Dropped, FirewallError, Namespace};
 use crate::report::{Column, Round, Table};
 use crate::scenario::ScenarioError;
 use crate::scenario::download::Download;
-use crate::world::{Device, Neighbour, Neighbours, Side, Wish};
+use crate::world::{Device, Neighbour, Neighbours, Side, Wish, WorldError};
 
 /// Octets a second of a download.
 const RATE: u64 = 1_000_000;
@@ -29,9 +29,6 @@ const READ_TIME: Duration = Duration::from_secs(10);
 
 /// More than the buffers between him and the service hold.
 const READ_ON: usize = 16 << 20;
-
-/// Those who broke off, or were found to have gone. A bystander's download ends in order, and begins again.
-const VISITOR_GONE: &str = "causeway_relay_visitors_ended_total{end=\"visitor_gone\"}";
 
 static REAPED: Column = Column {
     key: "reaped_s",
@@ -198,9 +195,15 @@ impl Scene {
             }
         }));
         has_begun(&octets).await?;
+        // He is the only one the victim has. What the relay counts of all who have gone counts the bystander's newcomers too.
+        if self.visitors().await? != 1 {
+            return Err(ScenarioError::Nothing {
+                workload: Case::VisitorBusy.name(),
+                cause: "the relay does not know of the visitor".to_owned(),
+            });
+        }
         // Others may have the same port towards somebody else.
         let front = self.neighbours.front().port();
-        let ended = self.visitors_gone().await?;
         self.beside.begin();
         let vanished = Instant::now();
         let _dropped = Dropped::in_namespace(
@@ -212,7 +215,7 @@ impl Scene {
         )
         .map_err(firewall)?;
         let reaped = until(vanished, PATIENCE, async || {
-            Ok((self.visitors_gone().await? > ended).then_some(()))
+            Ok((self.visitors().await? == 0).then_some(()))
         });
         let reaped = reaped.await?.map(|(seconds, ())| seconds);
         let mut round = reaped_or_not(reaped);
@@ -262,9 +265,8 @@ impl Scene {
         Ok((Box::new(stream), port))
     }
 
-    async fn visitors_gone(&self) -> Result<f64, crate::world::WorldError> {
-        let metrics = self.neighbours.metrics().await?;
-        Ok(metrics.sum(VISITOR_GONE))
+    async fn visitors(&self) -> Result<usize, WorldError> {
+        self.neighbours.visitors_of(&self.victim).await
     }
 }
 
