@@ -69,11 +69,7 @@ impl Bystander {
         let (load, received) = (Arc::new(Load::default()), Arc::<AtomicU64>::default());
         let (clock, arrivals) = (Arc::new(Clock::new()?), Arc::new(Clock::new()?));
         let mut visitors = JoinSet::new();
-        let download = Download {
-            entrance: device.door.entrance(),
-            path: device.bulk.clone(),
-            rate: RATE,
-        };
+        let download = Download::of(device, RATE);
         let (of_download, counted) = (Arc::clone(&load), Arc::clone(&received));
         visitors.spawn(async move {
             for_ever(&of_download, || download.once(&counted)).await;

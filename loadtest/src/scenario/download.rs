@@ -9,6 +9,7 @@ use tokio::time::error::Elapsed;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::entrance::{Entrance, Line};
+use crate::world::Device;
 
 /// Portions a second: at one of some octets each, a fast download would be all waking up.
 const PORTIONS: u64 = 50;
@@ -29,25 +30,45 @@ pub(super) struct Download {
 }
 
 impl Download {
+    /// What is much of a device.
+    pub(super) fn of(device: &Device, rate: u64) -> Self {
+        Self {
+            entrance: device.door.entrance(),
+            path: device.bulk.clone(),
+            rate,
+        }
+    }
+
     /// Once, until its end or a failure; counts octets as they come.
     pub(super) async fn once(&self, received: &AtomicU64) -> io::Result<()> {
-        let line = timeout(PATIENCE, self.entrance.enter()).await;
-        self.over(line.map_err(late)??, received).await
+        let line = timeout(PATIENCE, self.begin()).await;
+        self.receive(line.map_err(late)??, received).await
     }
 
     /// The same by a connection that is there.
-    pub(super) async fn once_by(&self, stream: TcpStream) -> io::Result<()> {
-        let line = timeout(PATIENCE, self.entrance.enter_by(stream)).await;
-        self.over(line.map_err(late)??, &AtomicU64::default()).await
+    pub(super) async fn once_by(&self, stream: TcpStream, received: &AtomicU64) -> io::Result<()> {
+        let line = timeout(PATIENCE, async {
+            self.ask(self.entrance.enter_by(stream).await?).await
+        });
+        self.receive(line.await.map_err(late)??, received).await
     }
 
-    async fn over(&self, mut line: Line, received: &AtomicU64) -> io::Result<()> {
+    /// Asks for it, and receives nothing yet.
+    pub(super) async fn begin(&self) -> io::Result<Line> {
+        self.ask(self.entrance.enter().await?).await
+    }
+
+    async fn ask(&self, mut line: Line) -> io::Result<Line> {
         let host = self.entrance.tls.as_ref().map_or("", |(host, _)| host);
         let request = format!(
             "GET {} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n",
             self.path
         );
         line.send(request.as_bytes()).await?;
+        Ok(line)
+    }
+
+    async fn receive(&self, mut line: Line, received: &AtomicU64) -> io::Result<()> {
         let portion = (self.rate / PORTIONS).max(LEAST_PORTION);
         let (begun, mut taken) = (Instant::now(), 0_u64);
         loop {

@@ -12,8 +12,10 @@ mod half_open;
 mod nat;
 mod nat_rebinding;
 mod origin_away;
+mod scene;
 mod visits;
 
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -174,6 +176,20 @@ async fn served_again(device: &Device, since: Instant) -> Result<Option<f64>, Wo
         Ok(visits::visit(&device.door, &device.small).await.ok())
     });
     Ok(served.await?.map(|(seconds, ())| seconds))
+}
+
+/// Waits until more than so many octets of a download have come.
+async fn has_begun(received: &AtomicU64, octets: u64) -> Result<(), ScenarioError> {
+    let begun = until(Instant::now(), PATIENCE, async || {
+        Ok((received.load(Relaxed) > octets).then_some(()))
+    });
+    match begun.await? {
+        Some(_) => Ok(()),
+        None => Err(ScenarioError::Nothing {
+            workload: "download",
+            cause: "it has not begun".to_owned(),
+        }),
+    }
 }
 
 /// Those figures that could be had.

@@ -356,10 +356,15 @@ impl Attacker {
             Attack::LongHellos => quiet::claim_much(stream).await,
             Attack::RawHeaders => quiet::show_a_ticket(stream).await,
             Attack::Memory if number.is_multiple_of(2) => quiet::begin_a_long_hello(stream).await,
-            Attack::Memory => target.download(SLOW).once_by(stream).await,
+            Attack::Memory => {
+                target
+                    .download(SLOW)
+                    .once_by(stream, &AtomicU64::default())
+                    .await
+            }
             Attack::NoisyNeighbour => {
                 let download = target.download_of_neighbour(FAST)?;
-                download.once_by(stream).await
+                download.once_by(stream, &AtomicU64::default()).await
             }
             Attack::HalfHandshakes => handshakes::begin(stream, target, number, 16_384).await,
             Attack::SplitHellos => handshakes::begin(stream, target, number, 1).await,

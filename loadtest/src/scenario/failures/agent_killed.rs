@@ -3,21 +3,21 @@
 use std::io;
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::AtomicU64;
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
-use super::beside::Beside;
+use super::scene::Scene;
 use super::visits::Visits;
-use super::{BACK, PATIENCE, Stage, known, served_again, tunnels_closed, until};
+use super::{BACK, PATIENCE, Stage, has_begun, known, served_again, tunnels_closed, until};
 use crate::part::link::INTERFACE;
 use crate::process::Namespace;
 use crate::report::{Column, Round, Table};
 use crate::scenario::ScenarioError;
 use crate::scenario::download::Download;
-use crate::world::{Device, Neighbour, Neighbours, Side, Wish};
+use crate::world::{Device, Neighbour};
 
 /// Octets a second of each download.
 const RATE: u64 = 1_000_000;
@@ -127,19 +127,11 @@ pub(super) async fn run(stage: &Stage<'_>, table: &mut Table) -> Result<(), Scen
 }
 
 async fn lose(loss: Loss, stage: &Stage<'_>, table: &mut Table) -> Result<Round, ScenarioError> {
-    let neighbours = Neighbours::apart(stage.plan.carrier, &stage.ends).await?;
-    let wish = Wish::plain("bystander", Some(neighbours.front()));
-    let other = neighbours.settle(wish, &stage.ends).await?;
-    let wish = Wish {
-        name: "mynas",
-        side: Side::Far,
-        ..wish
-    };
-    let mut victim = neighbours.settle(wish, &stage.ends).await?;
-    let mut beside = Beside::start(&other.device, stage.length()).await?;
-    let memory = neighbours.relay().resident()?;
-    let mut streams = downloads(&victim.device, stage.plan.effort.connections).await?;
-    let target = (victim.device.door.clone(), victim.device.small.clone());
+    let mut scene = Scene::with_a_far_victim(stage).await?;
+    let memory = scene.neighbours.relay().resident()?;
+    let mut streams = downloads(&scene.victim.device, stage.plan.effort.connections).await?;
+    let device = &scene.victim.device;
+    let target = (device.door.clone(), device.small.clone());
     let visits = Visits::start(vec![target], VISITS);
     let served = async || {
         let visits = visits.past();
@@ -150,12 +142,12 @@ async fn lose(loss: Loss, stage: &Stage<'_>, table: &mut Table) -> Result<Round,
     };
     until(Instant::now(), PATIENCE, served).await?;
 
-    let closed = tunnels_closed(&neighbours).await?;
-    beside.begin();
+    let closed = tunnels_closed(&scene.neighbours).await?;
+    scene.beside.begin();
     let lost = Instant::now();
-    loss.strike(&mut victim)?;
+    loss.strike(&mut scene.victim)?;
     let detected = until(lost, PATIENCE, async || {
-        let now = tunnels_closed(&neighbours).await?;
+        let now = tunnels_closed(&scene.neighbours).await?;
         Ok((now > closed).then(Instant::now))
     });
     let detected = detected.await?;
@@ -178,8 +170,12 @@ async fn lose(loss: Loss, stage: &Stage<'_>, table: &mut Table) -> Result<Round,
         came.map(|visit| (visit.took.as_secs_f64(), visit.failure.is_none()))
     };
     let longest = |after| of(after).map(|(took, _)| took).reduce(f64::max);
-    let after = neighbours.relay().resident()?;
-    let tunnels = neighbours.metrics().await?.sum("causeway_relay_tunnels");
+    let after = scene.neighbours.relay().resident()?;
+    let tunnels = scene
+        .neighbours
+        .metrics()
+        .await?
+        .sum("causeway_relay_tunnels");
     let mut round = known([
         (&DETECTED, detected.map(|(seconds, _)| seconds)),
         (&RESET, reset),
@@ -196,13 +192,13 @@ async fn lose(loss: Loss, stage: &Stage<'_>, table: &mut Table) -> Result<Round,
         ),
         (&PRESENT, Some(tunnels - 1.0)), // the bystander's stays
     ]);
-    round.extend(beside.figures());
-    if let Some(why) = beside.why() {
+    round.extend(scene.beside.figures());
+    if let Some(why) = scene.beside.why() {
         table.note(format!("{}, bystander's first failure: {why}", loss.name()));
     }
     let mended = Instant::now();
-    loss.mend(&mut victim).await?;
-    let back = served_again(&victim.device, mended).await?;
+    loss.mend(&mut scene.victim).await?;
+    let back = served_again(&scene.victim.device, mended).await?;
     round.extend(known([(&BACK, back)]));
     Ok(round)
 }
@@ -215,24 +211,13 @@ async fn downloads(
     let mut streams = JoinSet::new();
     let mut received = Vec::new();
     for _ in 0..count {
-        let download = Download {
-            entrance: device.door.entrance(),
-            path: device.bulk.clone(),
-            rate: RATE,
-        };
+        let download = Download::of(device, RATE);
         let octets = Arc::<AtomicU64>::default();
         received.push(Arc::clone(&octets));
         streams.spawn(async move { download.once(&octets).await });
     }
-    let all_came = until(Instant::now(), PATIENCE, async || {
-        let came = received.iter().all(|octets| octets.load(Relaxed) > 0);
-        Ok(came.then_some(()))
-    });
-    match all_came.await? {
-        Some(_) => Ok(streams),
-        None => Err(ScenarioError::Nothing {
-            workload: "downloads",
-            cause: "some have not begun".to_owned(),
-        }),
+    for octets in &received {
+        has_begun(octets, 0).await?;
     }
+    Ok(streams)
 }

@@ -7,9 +7,9 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::beside::Beside;
 use super::nat::Nat;
-use super::{PATIENCE, Stage, TUNNELS_LOST, known, tunnels_closed, until};
+use super::scene::Scene;
+use super::{PATIENCE, Stage, TUNNELS_LOST, has_begun, known, tunnels_closed};
 use crate::report::{Column, Table};
 use crate::scenario::ScenarioError;
 use crate::scenario::download::Download;
@@ -52,37 +52,21 @@ pub(super) async fn run(stage: &Stage<'_>, table: &mut Table) -> Result<(), Scen
     stage.begin(ROW);
     // Bulk stays in the tunnel, or nothing of it would pass the NAT as datagrams.
     let neighbours = Neighbours::together(Carrier::QuicOnly).await?;
-    let wish = Wish::plain("bystander", Some(neighbours.front()));
-    let other = neighbours.settle(wish, &stage.ends).await?;
     let nat = Nat::before(neighbours.front()).await?;
-    let wish = Wish {
-        name: "mynas",
+    let victim = Wish {
         front: Some(nat.inside),
-        ..wish
+        ..Scene::victim(&neighbours)
     };
-    let victim = neighbours.settle(wish, &stage.ends).await?;
-    let mut beside = Beside::start(&other.device, stage.length()).await?;
+    let mut scene = Scene::set(stage, neighbours, victim).await?;
 
     let octets = Arc::<AtomicU64>::default();
-    let download = Download {
-        entrance: victim.device.door.entrance(),
-        path: victim.device.bulk.clone(),
-        rate: RATE,
-    };
+    let download = Download::of(&scene.victim.device, RATE);
     let received = Arc::clone(&octets);
     let download = tokio::spawn(async move { download.once(&received).await });
     let download = AbortOnDropHandle::new(download);
-    let begun = until(Instant::now(), PATIENCE, async || {
-        Ok((octets.load(Relaxed) > BETWEEN).then_some(()))
-    });
-    if begun.await?.is_none() {
-        return Err(ScenarioError::Nothing {
-            workload: ROW,
-            cause: "the download has not begun".to_owned(),
-        });
-    }
-    let closed = tunnels_closed(&neighbours).await?;
-    beside.begin();
+    has_begun(&octets, BETWEEN).await?;
+    let closed = tunnels_closed(&scene.neighbours).await?;
+    scene.beside.begin();
     let first = octets.load(Relaxed);
     let (mut changes, mut stall) = (0, Duration::ZERO);
     let pause = stage.length() / CHANGES;
@@ -104,7 +88,7 @@ pub(super) async fn run(stage: &Stage<'_>, table: &mut Table) -> Result<(), Scen
             }
         }
     }
-    let lost = tunnels_closed(&neighbours).await? - closed;
+    let lost = tunnels_closed(&scene.neighbours).await? - closed;
     let received = octets.load(Relaxed) - first;
     let mut round = known([
         (&CHANGED, Some(f64::from(changes))),
@@ -116,8 +100,8 @@ pub(super) async fn run(stage: &Stage<'_>, table: &mut Table) -> Result<(), Scen
         (&STALL, Some(stall.as_secs_f64() * 1e3)),
         (&MEGABYTES, Some(received as f64 / 1e6)),
     ]);
-    round.extend(beside.figures());
-    if let Some(why) = beside.why() {
+    round.extend(scene.beside.figures());
+    if let Some(why) = scene.beside.why() {
         table.note(format!("{ROW}, bystander's first failure: {why}"));
     }
     table.add(ROW, round);

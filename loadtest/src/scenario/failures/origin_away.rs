@@ -8,7 +8,7 @@ use relay::agent::{State, ask};
 use socket2::{Domain, Socket, Type};
 use tokio::time::{sleep, timeout};
 
-use super::beside::Beside;
+use super::scene::Scene;
 use super::{BACK, Stage, TUNNELS_LOST, known, served_again, tunnels_closed};
 use crate::part::failing_origin::{BREAK, HANG};
 use crate::report::{Column, Table};
@@ -98,28 +98,24 @@ impl Manner {
 
 pub(super) async fn run(stage: &Stage<'_>, table: &mut Table) -> Result<(), ScenarioError> {
     let neighbours = Neighbours::together(stage.plan.carrier).await?;
-    let wish = Wish::plain("bystander", Some(neighbours.front()));
-    let other = neighbours.settle(wish, &stage.ends).await?;
-    let wish = Wish {
-        name: "mynas",
+    let victim = Wish {
         fails: true,
         answer_seconds: stage.plan.answer_seconds,
-        ..wish
+        ..Scene::victim(&neighbours)
     };
-    let mut victim = neighbours.settle(wish, &stage.ends).await?;
-    let mut beside = Beside::start(&other.device, stage.length()).await?;
+    let mut scene = Scene::set(stage, neighbours, victim).await?;
     for manner in Manner::ALL {
         stage.begin(manner.name());
-        let closed = tunnels_closed(&neighbours).await?;
-        let noted = noted(&victim, manner).await?;
-        beside.begin();
-        let blackhole = manner.strike(&mut victim).await?;
+        let closed = tunnels_closed(&scene.neighbours).await?;
+        let noted = noted(&scene.victim, manner).await?;
+        scene.beside.begin();
+        let blackhole = manner.strike(&mut scene.victim).await?;
         let began = Instant::now();
-        let answered = timeout(MOST, visited(&victim.device.door, manner.path())).await;
+        let answered = timeout(MOST, visited(&scene.victim.device.door, manner.path())).await;
         let took = began.elapsed().as_secs_f64();
         let (status, broken) = answered.unwrap_or((None, false));
-        let more = self::noted(&victim, manner).await? - noted;
-        let lost = tunnels_closed(&neighbours).await? - closed;
+        let more = self::noted(&scene.victim, manner).await? - noted;
+        let lost = tunnels_closed(&scene.neighbours).await? - closed;
         // Who is answered at once leaves nothing to see of the bystander.
         sleep(stage.length().saturating_sub(began.elapsed())).await;
         let mut round = known([
@@ -129,17 +125,17 @@ pub(super) async fn run(stage: &Stage<'_>, table: &mut Table) -> Result<(), Scen
             (&NOTED, Some(more)),
             (&TUNNELS_LOST, Some(lost)),
         ]);
-        round.extend(beside.figures());
+        round.extend(scene.beside.figures());
         let mended = Instant::now();
         drop(blackhole);
-        manner.mend(&mut victim).await?;
+        manner.mend(&mut scene.victim).await?;
         round.extend(known([(
             &BACK,
-            served_again(&victim.device, mended).await?,
+            served_again(&scene.victim.device, mended).await?,
         )]));
         table.add(manner.name(), round);
     }
-    if let Some(why) = beside.why() {
+    if let Some(why) = scene.beside.why() {
         table.note(format!("origin, bystander's first failure: {why}"));
     }
     Ok(())
