@@ -86,6 +86,36 @@ impl Download {
     }
 }
 
+/// Whether it is the other end that has ended a download, and not whoever downloads, for whom nothing has come for too long.
+pub(super) fn was_ended(download: &io::Result<()>) -> bool {
+    !matches!(download, Err(error) if error.kind() == io::ErrorKind::TimedOut)
+}
+
 fn late(_: Elapsed) -> io::Error {
     io::ErrorKind::TimedOut.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::pending;
+
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn who_gives_up_by_himself_was_not_ended() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let download = Download {
+            entrance: Entrance::plain(listener.local_addr().unwrap()),
+            path: "/".to_owned(),
+            rate: 1,
+        };
+        let received = AtomicU64::default();
+        let ends = async { drop(listener.accept().await.unwrap()) };
+        let (ended, ()) = tokio::join!(download.once(&received), ends);
+        assert!(was_ended(&ended), "{ended:?}");
+        let given_up = timeout(Duration::ZERO, pending::<()>()).await;
+        assert!(!was_ended(&given_up.map_err(late)));
+    }
 }

@@ -16,7 +16,7 @@ use crate::part::link::INTERFACE;
 use crate::process::Namespace;
 use crate::report::{Column, Round, Table};
 use crate::scenario::ScenarioError;
-use crate::scenario::download::Download;
+use crate::scenario::download::{Download, was_ended};
 use crate::world::{Device, Neighbour};
 
 /// Octets a second of each download.
@@ -153,9 +153,11 @@ async fn lose(loss: Loss, stage: &Stage<'_>, table: &mut Table) -> Result<Round,
     let detected = detected.await?;
     let (mut reset, mut left) = (None, streams.len());
     let _ = timeout(PATIENCE, async {
-        while streams.join_next().await.is_some() {
-            reset = Some(lost.elapsed().as_secs_f64());
-            left -= 1;
+        while let Some(ended) = streams.join_next().await {
+            if ended.is_ok_and(|ended| was_ended(&ended)) {
+                reset = Some(lost.elapsed().as_secs_f64());
+                left -= 1;
+            }
         }
     })
     .await;

@@ -15,7 +15,7 @@ use crate::part::link::INTERFACE;
 use crate::process::{Dropped, FirewallError, Namespace};
 use crate::report::{Column, Round, Table};
 use crate::scenario::ScenarioError;
-use crate::scenario::download::Download;
+use crate::scenario::download::{Download, was_ended};
 use crate::world::WorldError;
 
 /// Octets a second of a download.
@@ -119,8 +119,8 @@ async fn agent_vanishes(mut scene: Scene, busy: bool) -> Result<Round, ScenarioE
         let download = Download::of(&scene.victim.device, RATE);
         let octets = Arc::clone(&octets);
         AbortOnDropHandle::new(tokio::spawn(async move {
-            drop(download.once(&octets).await);
-            Instant::now()
+            let ended = download.once(&octets).await;
+            was_ended(&ended).then(Instant::now)
         }))
     });
     if busy {
@@ -141,7 +141,7 @@ async fn agent_vanishes(mut scene: Scene, busy: bool) -> Result<Round, ScenarioE
     let reaped = reaped.await?.map(|(seconds, ())| seconds);
     let told = match download {
         Some(download) => match timeout(PATIENCE, download).await {
-            Ok(Ok(at)) => Some((at - vanished).as_secs_f64()),
+            Ok(Ok(at)) => at.map(|at| (at - vanished).as_secs_f64()),
             Ok(Err(_)) | Err(_) => None,
         },
         None => None,
