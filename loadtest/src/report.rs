@@ -29,6 +29,16 @@ pub(crate) struct Column {
     pub(crate) decimals: usize,
 }
 
+impl Column {
+    pub(crate) const fn new(key: &'static str, heading: &'static str, decimals: usize) -> Self {
+        Self {
+            key,
+            heading,
+            decimals,
+        }
+    }
+}
+
 /// The figures of one round of one workload. A figure that could not be had is not there.
 pub(crate) type Round = Vec<(&'static Column, f64)>;
 

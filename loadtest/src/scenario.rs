@@ -38,11 +38,7 @@ const TICK: Duration = Duration::from_millis(100);
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What failed; of every workload the same.
-pub(crate) static FAILURES: Column = Column {
-    key: "failures",
-    heading: "failures",
-    decimals: 0,
-};
+pub(crate) static FAILURES: Column = Column::new("failures", "failures", 0);
 
 /// How much is done.
 #[derive(Clone, Copy, Debug)]

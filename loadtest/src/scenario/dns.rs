@@ -30,36 +30,12 @@ const MISSES: usize = 4096;
 /// Queries under way on each socket: what a server's buffers have room for, and enough of them for whole batches.
 const WINDOW: usize = 16;
 
-static RATE: Column = Column {
-    key: "queries_per_s",
-    heading: "queries/s",
-    decimals: 0,
-};
-static P50: Column = Column {
-    key: "p50_us",
-    heading: "p50 µs",
-    decimals: 0,
-};
-static P99: Column = Column {
-    key: "p99_us",
-    heading: "p99 µs",
-    decimals: 0,
-};
-static CPU: Column = Column {
-    key: "server_cpu_us_per_query",
-    heading: "server CPU µs",
-    decimals: 2,
-};
-static LOSSES: Column = Column {
-    key: "lost",
-    heading: "lost",
-    decimals: 0,
-};
-static WRONG: Column = Column {
-    key: "wrong",
-    heading: "wrong",
-    decimals: 0,
-};
+static RATE: Column = Column::new("queries_per_s", "queries/s", 0);
+static P50: Column = Column::new("p50_us", "p50 µs", 0);
+static P99: Column = Column::new("p99_us", "p99 µs", 0);
+static CPU: Column = Column::new("server_cpu_us_per_query", "server CPU µs", 2);
+static LOSSES: Column = Column::new("lost", "lost", 0);
+static WRONG: Column = Column::new("wrong", "wrong", 0);
 
 /// What is asked for.
 struct Workload {

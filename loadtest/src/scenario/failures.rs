@@ -36,16 +36,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Whether what should stay attached did.
-static TUNNELS_LOST: Column = Column {
-    key: "tunnels_lost",
-    heading: "tunnels lost",
-    decimals: 0,
-};
-static BACK: Column = Column {
-    key: "served_again_s",
-    heading: "served again s",
-    decimals: 2,
-};
+static TUNNELS_LOST: Column = Column::new("tunnels_lost", "tunnels lost", 0);
+static BACK: Column = Column::new("served_again_s", "served again s", 2);
 
 /// What fails.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

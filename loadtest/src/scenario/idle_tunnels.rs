@@ -19,36 +19,12 @@ const WORKLOAD: &str = "attach_and_rest";
 /// What a server does after its start is over by then, and its memory is that of one at rest.
 const SETTLE: Duration = Duration::from_secs(1);
 
-static ATTACHED: Column = Column {
-    key: "attached",
-    heading: "attached",
-    decimals: 0,
-};
-static RATE: Column = Column {
-    key: "attached_per_s",
-    heading: "attached/s",
-    decimals: 0,
-};
-static ATTACH_CPU: Column = Column {
-    key: "relay_cpu_us_per_attach",
-    heading: "relay CPU µs/attach",
-    decimals: 0,
-};
-static STILL: Column = Column {
-    key: "still_attached",
-    heading: "still attached",
-    decimals: 0,
-};
-static MEMORY: Column = Column {
-    key: "relay_kib_per_tunnel",
-    heading: "relay KiB/tunnel",
-    decimals: 1,
-};
-static REST_CPU: Column = Column {
-    key: "relay_cpu_us_per_tunnel_s",
-    heading: "relay CPU µs/tunnel/s",
-    decimals: 0,
-};
+static ATTACHED: Column = Column::new("attached", "attached", 0);
+static RATE: Column = Column::new("attached_per_s", "attached/s", 0);
+static ATTACH_CPU: Column = Column::new("relay_cpu_us_per_attach", "relay CPU µs/attach", 0);
+static STILL: Column = Column::new("still_attached", "still attached", 0);
+static MEMORY: Column = Column::new("relay_kib_per_tunnel", "relay KiB/tunnel", 1);
+static REST_CPU: Column = Column::new("relay_cpu_us_per_tunnel_s", "relay CPU µs/tunnel/s", 0);
 
 pub(crate) async fn run(
     place: &Place,

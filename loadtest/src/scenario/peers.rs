@@ -31,26 +31,10 @@ const COMING: Duration = Duration::from_secs(30);
 /// What a process does for visitors who have just come is over by then.
 const SETTLE: Duration = Duration::from_secs(1);
 
-static TIME: Column = Column {
-    key: "p50_ms",
-    heading: "p50 ms",
-    decimals: 1,
-};
-static RELAY_MEMORY: Column = Column {
-    key: "relay_kib_per_visitor",
-    heading: "relay KiB/visitor",
-    decimals: 2,
-};
-static AGENT_MEMORY: Column = Column {
-    key: "agent_kib_per_visitor",
-    heading: "agent KiB/visitor",
-    decimals: 2,
-};
-static CAME: Column = Column {
-    key: "visitors",
-    heading: "visitors",
-    decimals: 0,
-};
+static TIME: Column = Column::new("p50_ms", "p50 ms", 1);
+static RELAY_MEMORY: Column = Column::new("relay_kib_per_visitor", "relay KiB/visitor", 2);
+static AGENT_MEMORY: Column = Column::new("agent_kib_per_visitor", "agent KiB/visitor", 2);
+static CAME: Column = Column::new("visitors", "visitors", 0);
 
 /// What is done. Memory at rest is first, while the processes are new.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]

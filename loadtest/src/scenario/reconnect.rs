@@ -63,86 +63,23 @@ impl Fault {
     }
 }
 
-static WHOLE: Column = Column {
-    key: "whole_percent",
-    heading: "whole %",
-    decimals: 1,
-};
-static AWAY: Column = Column {
-    key: "relay_away_s",
-    heading: "relay away s",
-    decimals: 2,
-};
-static HALF: Column = Column {
-    key: "whole_50_s",
-    heading: "50 % s",
-    decimals: 2,
-};
-static MOST: Column = Column {
-    key: "whole_99_s",
-    heading: "99 % s",
-    decimals: 2,
-};
-static ALL: Column = Column {
-    key: "whole_100_s",
-    heading: "100 % s",
-    decimals: 2,
-};
-static VISITORS_OF_ONE: Column = Column {
-    key: "longest_wait_one_tunnel_s",
-    heading: "longest wait, one tunnel s",
-    decimals: 2,
-};
-static VISITORS_OF_TWO: Column = Column {
-    key: "longest_wait_two_tunnels_s",
-    heading: "two s",
-    decimals: 2,
-};
-static REFUSED: Column = Column {
-    key: "handshakes_refused",
-    heading: "refused",
-    decimals: 0,
-};
-static FAILED: Column = Column {
-    key: "handshakes_failed",
-    heading: "failed",
-    decimals: 0,
-};
-static RETRIES: Column = Column {
-    key: "quic_retries",
-    heading: "retries",
-    decimals: 0,
-};
-static OVER_TLS: Column = Column {
-    key: "attached_over_tls",
-    heading: "over TLS",
-    decimals: 0,
-};
-static CPU: Column = Column {
-    key: "relay_cpu_percent",
-    heading: "relay CPU %",
-    decimals: 0,
-};
-static CPU_EACH: Column = Column {
-    key: "relay_cpu_ms_per_attach",
-    heading: "relay ms/attach",
-    decimals: 2,
-};
-static RATE_KEPT: Column = Column {
-    key: "bystander_mbit_kept_percent",
-    heading: "bystander bytes %",
-    decimals: 0,
-};
-static REQUESTS_KEPT: Column = Column {
-    key: "bystander_requests_kept_percent",
-    heading: "requests %",
-    decimals: 0,
-};
-static WORST: Column = Column {
-    key: "bystander_worst_second_percent",
-    heading: "worst second %",
-    decimals: 0,
-};
+static WHOLE: Column = Column::new("whole_percent", "whole %", 1);
+static AWAY: Column = Column::new("relay_away_s", "relay away s", 2);
+static HALF: Column = Column::new("whole_50_s", "50 % s", 2);
+static MOST: Column = Column::new("whole_99_s", "99 % s", 2);
+static ALL: Column = Column::new("whole_100_s", "100 % s", 2);
+static VISITORS_OF_ONE: Column =
+    Column::new("longest_wait_one_tunnel_s", "longest wait, one tunnel s", 2);
+static VISITORS_OF_TWO: Column = Column::new("longest_wait_two_tunnels_s", "two s", 2);
+static REFUSED: Column = Column::new("handshakes_refused", "refused", 0);
+static FAILED: Column = Column::new("handshakes_failed", "failed", 0);
+static RETRIES: Column = Column::new("quic_retries", "retries", 0);
+static OVER_TLS: Column = Column::new("attached_over_tls", "over TLS", 0);
+static CPU: Column = Column::new("relay_cpu_percent", "relay CPU %", 0);
+static CPU_EACH: Column = Column::new("relay_cpu_ms_per_attach", "relay ms/attach", 2);
+static RATE_KEPT: Column = Column::new("bystander_mbit_kept_percent", "bystander bytes %", 0);
+static REQUESTS_KEPT: Column = Column::new("bystander_requests_kept_percent", "requests %", 0);
+static WORST: Column = Column::new("bystander_worst_second_percent", "worst second %", 0);
 
 /// What of it is wanted.
 #[derive(Clone, Copy, Debug)]

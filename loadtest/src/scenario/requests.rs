@@ -18,41 +18,13 @@ use crate::world::{Device, Place};
 
 pub(crate) const NAME: &str = "requests";
 
-static RATE: Column = Column {
-    key: "requests_per_s",
-    heading: "requests/s",
-    decimals: 0,
-};
-static P50: Column = Column {
-    key: "p50_ms",
-    heading: "p50 ms",
-    decimals: 2,
-};
-static P99: Column = Column {
-    key: "p99_ms",
-    heading: "p99 ms",
-    decimals: 2,
-};
-static P999: Column = Column {
-    key: "p999_ms",
-    heading: "p999 ms",
-    decimals: 2,
-};
-static RELAY_CPU: Column = Column {
-    key: "relay_cpu_us_per_request",
-    heading: "relay CPU µs",
-    decimals: 1,
-};
-static AGENT_CPU: Column = Column {
-    key: "agent_cpu_us_per_request",
-    heading: "agent CPU µs",
-    decimals: 1,
-};
-static CPU: Column = Column {
-    key: "cpu_us_per_request",
-    heading: "both",
-    decimals: 1,
-};
+static RATE: Column = Column::new("requests_per_s", "requests/s", 0);
+static P50: Column = Column::new("p50_ms", "p50 ms", 2);
+static P99: Column = Column::new("p99_ms", "p99 ms", 2);
+static P999: Column = Column::new("p999_ms", "p999 ms", 2);
+static RELAY_CPU: Column = Column::new("relay_cpu_us_per_request", "relay CPU µs", 1);
+static AGENT_CPU: Column = Column::new("agent_cpu_us_per_request", "agent CPU µs", 1);
+static CPU: Column = Column::new("cpu_us_per_request", "both", 1);
 
 /// What becomes of a connection after its first answer.
 #[derive(Clone, Copy)]

@@ -17,26 +17,10 @@ pub(crate) const NAME: &str = "throughput";
 /// One upload. The next one follows at once.
 const UPLOAD_LENGTH: u64 = 1 << 30;
 
-static RATE: Column = Column {
-    key: "gbit_per_s",
-    heading: "Gbit/s",
-    decimals: 3,
-};
-static RELAY_CPU: Column = Column {
-    key: "relay_cpu_s_per_gb",
-    heading: "relay CPU s/GB",
-    decimals: 3,
-};
-static AGENT_CPU: Column = Column {
-    key: "agent_cpu_s_per_gb",
-    heading: "agent CPU s/GB",
-    decimals: 3,
-};
-static CPU: Column = Column {
-    key: "cpu_s_per_gb",
-    heading: "both",
-    decimals: 3,
-};
+static RATE: Column = Column::new("gbit_per_s", "Gbit/s", 3);
+static RELAY_CPU: Column = Column::new("relay_cpu_s_per_gb", "relay CPU s/GB", 3);
+static AGENT_CPU: Column = Column::new("agent_cpu_s_per_gb", "agent CPU s/GB", 3);
+static CPU: Column = Column::new("cpu_s_per_gb", "both", 3);
 
 /// Which way the bytes go.
 #[derive(Clone, Copy)]

@@ -5,43 +5,31 @@ use super::watch::{Grown, Told};
 use crate::report::{Column, Round};
 use crate::scenario::{FAILURES, Observed};
 
-macro_rules! columns {
-    ($($name:ident: $key:literal, $heading:literal, $decimals:literal;)*) => {
-        $(static $name: Column = Column {
-            key: $key,
-            heading: $heading,
-            decimals: $decimals,
-        };)*
-    };
-}
-
-columns! {
-    ATTEMPTED: "attempted", "attempted", 0;
-    HELD: "most_held", "most held", 0;
-    LONGEST_HELD: "longest_held_s", "longest s", 1;
-    LONGEST_AT_CLOUD: "longest_held_at_cloud_s", "at cloud s", 1;
-    TURNED_AWAY: "turned_away", "turned away", 0;
-    CALMED: "calmed", "calmed", 0;
-    ANSWERED: "octets_back_per_octet", "octets back", 3;
-    REFUSED: "relay_refused", "refused", 0;
-    RETRIES: "relay_retries", "retries", 0;
-    ACCEPT_ERRORS: "relay_accept_errors", "accept errors", 0;
-    ADMIN: "admin_slowest_ms", "admin ms", 1;
-    MEMORY: "relay_mib_more", "relay MiB more", 1;
-    MOST_MEMORY: "relay_mib_most", "relay MiB", 1;
-    BUDGET: "relay_mib_budget", "of MiB", 1;
-    CPU: "relay_cpu_percent", "relay CPU %", 0;
-    AGENT_MEMORY: "agent_mib_more", "agent MiB more", 1;
-    AGENT_CPU: "agent_cpu_percent", "agent CPU %", 0;
-    RATE: "bystander_mbit_per_s", "bystander Mbit/s", 0;
-    RATE_KEPT: "bystander_mbit_kept_percent", "kept %", 0;
-    REQUESTS: "bystander_requests_per_s", "requests/s", 0;
-    REQUESTS_KEPT: "bystander_requests_kept_percent", "kept %", 0;
-    P99: "bystander_p99_ms", "p99 ms", 1;
-    P99_BEFORE: "baseline_p99_ms", "baseline p99 ms", 1;
-    ARRIVALS: "bystander_new_p99_ms", "new p99 ms", 1;
-    ARRIVALS_BEFORE: "baseline_new_p99_ms", "baseline new p99 ms", 1;
-}
+static ATTEMPTED: Column = Column::new("attempted", "attempted", 0);
+static HELD: Column = Column::new("most_held", "most held", 0);
+static LONGEST_HELD: Column = Column::new("longest_held_s", "longest s", 1);
+static LONGEST_AT_CLOUD: Column = Column::new("longest_held_at_cloud_s", "at cloud s", 1);
+static TURNED_AWAY: Column = Column::new("turned_away", "turned away", 0);
+static CALMED: Column = Column::new("calmed", "calmed", 0);
+static ANSWERED: Column = Column::new("octets_back_per_octet", "octets back", 3);
+static REFUSED: Column = Column::new("relay_refused", "refused", 0);
+static RETRIES: Column = Column::new("relay_retries", "retries", 0);
+static ACCEPT_ERRORS: Column = Column::new("relay_accept_errors", "accept errors", 0);
+static ADMIN: Column = Column::new("admin_slowest_ms", "admin ms", 1);
+static MEMORY: Column = Column::new("relay_mib_more", "relay MiB more", 1);
+static MOST_MEMORY: Column = Column::new("relay_mib_most", "relay MiB", 1);
+static BUDGET: Column = Column::new("relay_mib_budget", "of MiB", 1);
+static CPU: Column = Column::new("relay_cpu_percent", "relay CPU %", 0);
+static AGENT_MEMORY: Column = Column::new("agent_mib_more", "agent MiB more", 1);
+static AGENT_CPU: Column = Column::new("agent_cpu_percent", "agent CPU %", 0);
+static RATE: Column = Column::new("bystander_mbit_per_s", "bystander Mbit/s", 0);
+static RATE_KEPT: Column = Column::new("bystander_mbit_kept_percent", "kept %", 0);
+static REQUESTS: Column = Column::new("bystander_requests_per_s", "requests/s", 0);
+static REQUESTS_KEPT: Column = Column::new("bystander_requests_kept_percent", "kept %", 0);
+static P99: Column = Column::new("bystander_p99_ms", "p99 ms", 1);
+static P99_BEFORE: Column = Column::new("baseline_p99_ms", "baseline p99 ms", 1);
+static ARRIVALS: Column = Column::new("bystander_new_p99_ms", "new p99 ms", 1);
+static ARRIVALS_BEFORE: Column = Column::new("baseline_new_p99_ms", "baseline new p99 ms", 1);
 
 /// What was seen under an attack.
 pub(super) struct Seen {

@@ -33,36 +33,12 @@ pub(crate) const NAME: &str = "dns-peers";
 const MEMORY_FOR_A_NAME: u64 = 1500;
 const MEMORY_BESIDE: u64 = 1 << 30;
 
-static BUSY: Column = Column {
-    key: "server_busy_percent",
-    heading: "busy %",
-    decimals: 0,
-};
-static TO_A_HIT: Column = Column {
-    key: "server_cpu_to_a_hits",
-    heading: "CPU of hits",
-    decimals: 2,
-};
-static LOADED: Column = Column {
-    key: "first_answer_s",
-    heading: "first answer s",
-    decimals: 2,
-};
-static RESIDENT: Column = Column {
-    key: "rss_mib",
-    heading: "RSS MiB",
-    decimals: 1,
-};
-static PROPORTIONAL: Column = Column {
-    key: "pss_mib",
-    heading: "PSS MiB",
-    decimals: 1,
-};
-static ANONYMOUS: Column = Column {
-    key: "anonymous_mib",
-    heading: "anonymous MiB",
-    decimals: 1,
-};
+static BUSY: Column = Column::new("server_busy_percent", "busy %", 0);
+static TO_A_HIT: Column = Column::new("server_cpu_to_a_hits", "CPU of hits", 2);
+static LOADED: Column = Column::new("first_answer_s", "first answer s", 2);
+static RESIDENT: Column = Column::new("rss_mib", "RSS MiB", 1);
+static PROPORTIONAL: Column = Column::new("pss_mib", "PSS MiB", 1);
+static ANONYMOUS: Column = Column::new("anonymous_mib", "anonymous MiB", 1);
 
 /// One table.
 struct Step {

@@ -46,32 +46,13 @@ const AT_ONCE: usize = 64;
 /// Names that are moved and looked for at a time. Our server lets an address have 50 connections.
 const FOLLOWED_AT_ONCE: u32 = 32;
 
-pub(super) static UPDATES: Column = Column {
-    key: "updates_per_s",
-    heading: "updates/s",
-    decimals: 0,
-};
+pub(super) static UPDATES: Column = Column::new("updates_per_s", "updates/s", 0);
 /// Beside queries, without what those cost.
-pub(super) static UPDATE_CPU: Column = Column {
-    key: "server_cpu_us_per_update",
-    heading: "server CPU µs an update",
-    decimals: 1,
-};
-pub(super) static UPDATE_P99: Column = Column {
-    key: "update_p99_us",
-    heading: "update p99 µs",
-    decimals: 0,
-};
-static TRIES: Column = Column {
-    key: "tries",
-    heading: "tries",
-    decimals: 0,
-};
-static STALE: Column = Column {
-    key: "stale",
-    heading: "stale",
-    decimals: 0,
-};
+pub(super) static UPDATE_CPU: Column =
+    Column::new("server_cpu_us_per_update", "server CPU µs an update", 1);
+pub(super) static UPDATE_P99: Column = Column::new("update_p99_us", "update p99 µs", 0);
+static TRIES: Column = Column::new("tries", "tries", 0);
+static STALE: Column = Column::new("stale", "stale", 0);
 
 /// Who moves names at one server; cheap to clone.
 #[derive(Clone)]

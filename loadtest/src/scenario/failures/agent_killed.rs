@@ -28,46 +28,14 @@ const VISITS: u32 = 20;
 /// How long the relay is looked at after everybody knows.
 const AFTER: Duration = Duration::from_secs(1);
 
-static DETECTED: Column = Column {
-    key: "detected_s",
-    heading: "detected s",
-    decimals: 2,
-};
-static RESET: Column = Column {
-    key: "streams_reset_s",
-    heading: "streams reset s",
-    decimals: 2,
-};
-static LEFT: Column = Column {
-    key: "streams_left",
-    heading: "streams left",
-    decimals: 0,
-};
-static WAITED: Column = Column {
-    key: "visit_before_detection_s",
-    heading: "longest visit before s",
-    decimals: 2,
-};
-static ALERTED: Column = Column {
-    key: "visit_after_detection_s",
-    heading: "longest visit after s",
-    decimals: 3,
-};
-static SERVED_AFTER: Column = Column {
-    key: "served_after_detection",
-    heading: "served after",
-    decimals: 0,
-};
-static MEMORY: Column = Column {
-    key: "relay_mib_left",
-    heading: "relay MiB left",
-    decimals: 1,
-};
-static PRESENT: Column = Column {
-    key: "tunnels_left",
-    heading: "tunnels left",
-    decimals: 0,
-};
+static DETECTED: Column = Column::new("detected_s", "detected s", 2);
+static RESET: Column = Column::new("streams_reset_s", "streams reset s", 2);
+static LEFT: Column = Column::new("streams_left", "streams left", 0);
+static WAITED: Column = Column::new("visit_before_detection_s", "longest visit before s", 2);
+static ALERTED: Column = Column::new("visit_after_detection_s", "longest visit after s", 3);
+static SERVED_AFTER: Column = Column::new("served_after_detection", "served after", 0);
+static MEMORY: Column = Column::new("relay_mib_left", "relay MiB left", 1);
+static PRESENT: Column = Column::new("tunnels_left", "tunnels left", 0);
 
 /// How the agent is lost.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -9,31 +9,11 @@ use crate::scenario::ScenarioError;
 use crate::scenario::bystander::Bystander;
 use crate::world::Device;
 
-static RATE: Column = Column {
-    key: "bystander_mbit_per_s",
-    heading: "bystander Mbit/s",
-    decimals: 0,
-};
-static RATE_KEPT: Column = Column {
-    key: "bystander_mbit_kept_percent",
-    heading: "kept %",
-    decimals: 0,
-};
-static REQUESTS: Column = Column {
-    key: "bystander_requests_per_s",
-    heading: "requests/s",
-    decimals: 0,
-};
-static REQUESTS_KEPT: Column = Column {
-    key: "bystander_requests_kept_percent",
-    heading: "kept %",
-    decimals: 0,
-};
-static FAILURES: Column = Column {
-    key: "bystander_failures",
-    heading: "bystander failures",
-    decimals: 0,
-};
+static RATE: Column = Column::new("bystander_mbit_per_s", "bystander Mbit/s", 0);
+static RATE_KEPT: Column = Column::new("bystander_mbit_kept_percent", "kept %", 0);
+static REQUESTS: Column = Column::new("bystander_requests_per_s", "requests/s", 0);
+static REQUESTS_KEPT: Column = Column::new("bystander_requests_kept_percent", "kept %", 0);
+static FAILURES: Column = Column::new("bystander_failures", "bystander failures", 0);
 
 /// A bystander who has had its share before anything failed.
 pub(super) struct Beside {

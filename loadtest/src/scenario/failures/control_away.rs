@@ -22,41 +22,13 @@ const BYSTANDER: &str = "bystander";
 /// The device that control hears of when it is back.
 const NEWCOMER: &str = "newcomer";
 
-static VISITS: Column = Column {
-    key: "visits",
-    heading: "visits",
-    decimals: 0,
-};
-static FAILED: Column = Column {
-    key: "failed",
-    heading: "failed",
-    decimals: 0,
-};
-static LONGEST: Column = Column {
-    key: "longest_visit_s",
-    heading: "longest visit s",
-    decimals: 2,
-};
-static AWAY: Column = Column {
-    key: "control_away_s",
-    heading: "control away s",
-    decimals: 0,
-};
-static RESTART: Column = Column {
-    key: "relay_restart_s",
-    heading: "relay's restart s",
-    decimals: 2,
-};
-static KNOWN_AT_START: Column = Column {
-    key: "devices_known_at_start",
-    heading: "devices known then",
-    decimals: 0,
-};
-static REACHED: Column = Column {
-    key: "change_reached_s",
-    heading: "change reached s",
-    decimals: 2,
-};
+static VISITS: Column = Column::new("visits", "visits", 0);
+static FAILED: Column = Column::new("failed", "failed", 0);
+static LONGEST: Column = Column::new("longest_visit_s", "longest visit s", 2);
+static AWAY: Column = Column::new("control_away_s", "control away s", 0);
+static RESTART: Column = Column::new("relay_restart_s", "relay's restart s", 2);
+static KNOWN_AT_START: Column = Column::new("devices_known_at_start", "devices known then", 0);
+static REACHED: Column = Column::new("change_reached_s", "change reached s", 2);
 
 pub(super) async fn run(stage: &Stage<'_>, table: &mut Table) -> Result<(), ScenarioError> {
     stage.begin(ROW);

@@ -31,31 +31,11 @@ const READ_TIME: Duration = Duration::from_secs(10);
 const PORTION: u64 = 64 * 1024;
 const READ_ON: usize = 16 << 20;
 
-static REAPED: Column = Column {
-    key: "reaped_s",
-    heading: "reaped s",
-    decimals: 2,
-};
-static NOT_REAPED: Column = Column {
-    key: "not_reaped",
-    heading: "not reaped",
-    decimals: 0,
-};
-static TOLD: Column = Column {
-    key: "other_end_told_s",
-    heading: "other end told s",
-    decimals: 2,
-};
-static MEMORY: Column = Column {
-    key: "relay_mib_more",
-    heading: "relay MiB more",
-    decimals: 1,
-};
-static READS_ON: Column = Column {
-    key: "reads_on_mib",
-    heading: "reads on MiB",
-    decimals: 0,
-};
+static REAPED: Column = Column::new("reaped_s", "reaped s", 2);
+static NOT_REAPED: Column = Column::new("not_reaped", "not reaped", 0);
+static TOLD: Column = Column::new("other_end_told_s", "other end told s", 2);
+static MEMORY: Column = Column::new("relay_mib_more", "relay MiB more", 1);
+static READS_ON: Column = Column::new("reads_on_mib", "reads on MiB", 0);
 
 /// Whose packets vanish, and when.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -27,26 +27,10 @@ const BETWEEN: u64 = 64 * 1024;
 /// How often it is looked what has come.
 const LOOK: Duration = Duration::from_millis(2);
 
-static CHANGED: Column = Column {
-    key: "changes",
-    heading: "changes",
-    decimals: 0,
-};
-static STREAMS_LOST: Column = Column {
-    key: "streams_lost",
-    heading: "streams lost",
-    decimals: 0,
-};
-static STALL: Column = Column {
-    key: "longest_stall_ms",
-    heading: "longest stall ms",
-    decimals: 0,
-};
-static MEGABYTES: Column = Column {
-    key: "received_mb",
-    heading: "received MB",
-    decimals: 0,
-};
+static CHANGED: Column = Column::new("changes", "changes", 0);
+static STREAMS_LOST: Column = Column::new("streams_lost", "streams lost", 0);
+static STALL: Column = Column::new("longest_stall_ms", "longest stall ms", 0);
+static MEGABYTES: Column = Column::new("received_mb", "received MB", 0);
 
 pub(super) async fn run(stage: &Stage<'_>, table: &mut Table) -> Result<(), ScenarioError> {
     stage.begin(ROW);

@@ -25,26 +25,10 @@ const FILL: Duration = Duration::from_millis(50);
 /// Connections that are enough to fill a queue for one.
 const FILLERS: usize = 8;
 
-static STATUS: Column = Column {
-    key: "status",
-    heading: "status",
-    decimals: 0,
-};
-static ANSWERED: Column = Column {
-    key: "answered_s",
-    heading: "answered s",
-    decimals: 2,
-};
-static BROKEN_OFF: Column = Column {
-    key: "broken_off",
-    heading: "broken off",
-    decimals: 0,
-};
-static NOTED: Column = Column {
-    key: "noted_by_agent",
-    heading: "noted by the agent",
-    decimals: 0,
-};
+static STATUS: Column = Column::new("status", "status", 0);
+static ANSWERED: Column = Column::new("answered_s", "answered s", 2);
+static BROKEN_OFF: Column = Column::new("broken_off", "broken off", 0);
+static NOTED: Column = Column::new("noted_by_agent", "noted by the agent", 0);
 
 /// How the service fails.
 #[derive(Clone, Copy, PartialEq, Eq)]
