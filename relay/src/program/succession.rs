@@ -31,9 +31,9 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
-use self::channel::{Channel, DESCRIPTORS, MESSAGE};
+use self::channel::{Channel, MESSAGE};
 use super::inherited::{self, Inherited, InheritedError};
-use crate::local;
+use crate::local::{self, DESCRIPTORS};
 use crate::sys;
 
 /// Where the newer finds its end of the channel: the older's process id, and the number of the descriptor.

@@ -13,26 +13,20 @@
 //! The channel is a pair of local sockets that keep messages apart (unix(7), `SOCK_SEQPACKET`); connections go along as descriptors
 //! (`SCM_RIGHTS`). The successor may be of another version, so what comes is read as a stranger's octets are.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::io::{self, IoSlice};
 use std::net::TcpStream;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
 use bytes::Bytes;
 use directory::DeviceId;
-use rustix::cmsg_space;
-use rustix::io::Errno;
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 use wire::InstanceId;
 use wire::client_hello::MAX_READ;
 use wire::frame::Ticket;
 use wire::raw::{HEADER, Header};
 
 use super::front::HELLO_PORTION;
+use crate::local;
 
 const VISITOR: u8 = 1;
 const RAW: u8 = 2;
@@ -130,12 +124,6 @@ impl Message {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the channel is full; others as the system says.
     pub(super) fn send(&self, channel: impl AsFd) -> io::Result<()> {
         let descriptor = self.descriptor();
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-        let mut beside = SendAncillaryBuffer::new(&mut space);
-        let descriptors = descriptor.as_slice();
-        if !descriptors.is_empty() && !beside.push(SendAncillaryMessage::ScmRights(descriptors)) {
-            return Err(io::ErrorKind::InvalidInput.into());
-        }
         let (kind, parts) = self.parts();
         let [first, second] = parts;
         let octets = [
@@ -143,9 +131,7 @@ impl Message {
             IoSlice::new(first),
             IoSlice::new(second),
         ];
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        sendmsg(channel, &octets, &mut beside, flags)?;
-        Ok(())
+        local::send(channel, &octets, descriptor.as_slice())
     }
 
     fn parts(&self) -> ([u8; 1], [&[u8]; 2]) {
@@ -235,8 +221,8 @@ pub(super) enum Heard {
     Message(Message),
     /// Something else.
     Nonsense(NoMessage),
-    /// Octets of no number: an empty message, or the end of the channel.
-    Nothing,
+    /// That there is nothing more.
+    End,
 }
 
 /// Reads messages from a channel.
@@ -252,32 +238,18 @@ impl Reader {
     /// # Errors
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if there is none now; others as the system says.
     pub(super) fn read(&mut self, channel: impl AsFd) -> io::Result<Heard> {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(1))];
-        let mut control = RecvAncillaryBuffer::new(&mut space);
-        let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
-        let mut octets = [IoSliceMut::new(&mut self.0)];
-        let received = match recvmsg(channel, &mut octets, &mut control, flags) {
-            // Whoever was there has gone with something of ours unread; there is nothing of that kind.
-            Err(Errno::CONNRESET) => return Ok(Heard::Nothing),
-            received => received?,
-        };
-        let mut beside = Vec::new();
-        for message in control.drain() {
-            if let RecvAncillaryMessage::ScmRights(descriptors) = message {
-                beside.extend(descriptors);
-            }
+        let received = local::receive(&channel, &mut self.0)?;
+        if received.length == 0 && local::has_ended(&channel)? {
+            return Ok(Heard::End);
         }
-        if received.flags.contains(ReturnFlags::CTRUNC) {
+        if received.lacks_descriptors {
             return Ok(Heard::Nonsense(NoMessage::Descriptors));
         }
-        if received.flags.contains(ReturnFlags::TRUNC) {
+        if received.is_cut {
             return Ok(Heard::Nonsense(NoMessage::TooLong));
         }
-        if received.bytes == 0 {
-            return Ok(Heard::Nothing);
-        }
-        let octets = self.0.get(..received.bytes).unwrap_or_default();
-        Ok(match Message::read(octets, beside) {
+        let octets = self.0.get(..received.length).unwrap_or_default();
+        Ok(match Message::read(octets, received.descriptors) {
             Ok(message) => Heard::Message(message),
             Err(fault) => Heard::Nonsense(fault),
         })
@@ -292,7 +264,6 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::local;
 
     const DEVICE: DeviceId = DeviceId::from_bytes([7; 16]);
 
@@ -311,17 +282,13 @@ mod tests {
 
     /// Sends octets that need not be a message.
     fn send(channel: &OwnedFd, octets: &[u8], beside: &[BorrowedFd<'_>]) {
-        let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(8))];
-        let mut control = SendAncillaryBuffer::new(&mut space);
-        assert!(beside.is_empty() || control.push(SendAncillaryMessage::ScmRights(beside)));
-        let octets = [IoSlice::new(octets)];
-        sendmsg(channel, &octets, &mut control, SendFlags::DONTWAIT).unwrap();
+        local::send(channel, &[IoSlice::new(octets)], beside).unwrap();
     }
 
     fn nonsense(channel: &OwnedFd) -> NoMessage {
         match Reader::new().read(channel).unwrap() {
             Heard::Nonsense(fault) => fault,
-            heard @ (Heard::Message(_) | Heard::Nothing) => panic!("{heard:?}"),
+            heard @ (Heard::Message(_) | Heard::End) => panic!("{heard:?}"),
         }
     }
 
@@ -360,7 +327,7 @@ mod tests {
         let mut reader = Reader::new();
         let mut heard = || match reader.read(&here).unwrap() {
             Heard::Message(message) => message,
-            heard @ (Heard::Nonsense(_) | Heard::Nothing) => panic!("{heard:?}"),
+            heard @ (Heard::Nonsense(_) | Heard::End) => panic!("{heard:?}"),
         };
         let (
             Message::Visitor {
@@ -406,7 +373,7 @@ mod tests {
         assert_eq!(agents.read(&mut [0]).unwrap(), 0);
         assert_eq!(passed_on.read(&mut [0]).unwrap(), 0);
         drop(there);
-        assert!(matches!(reader.read(&here), Ok(Heard::Nothing)));
+        assert!(matches!(reader.read(&here), Ok(Heard::End)));
     }
 
     #[test]

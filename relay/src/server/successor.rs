@@ -1,7 +1,6 @@
 //! The process that comes after this one and accepts in its place. It hands over whom only this one can serve, which happens here as
 //! if they had come in at this one's front.
 
-use std::io;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,8 +8,6 @@ use std::time::Duration;
 use directory::DeviceId;
 use rustix::net::{Shutdown, shutdown};
 use tokio::io::Interest;
-use tokio::io::unix::AsyncFd;
-use tokio::task::yield_now;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use wire::{CloseCode, Frame, InstanceId};
@@ -45,35 +42,16 @@ pub(super) async fn attend(front: Arc<Front>, channel: OwnedFd, until: Cancellat
                 let _ = shutdown(&channel, Shutdown::Read);
                 continue;
             }
-            heard = hear(&channel, &mut reader) => heard,
+            heard = channel.async_io(Interest::READABLE, |channel| reader.read(channel)) => heard,
         };
         match heard {
             Ok(Heard::Message(message)) => front.take_in(message),
             Ok(Heard::Nonsense(fault)) => front.nonsense(fault),
-            Ok(Heard::Nothing) => return,
+            Ok(Heard::End) => return,
             Err(error) => {
                 front.metrics.accept_error(&error);
                 sleep(PAUSE).await;
             }
-        }
-    }
-}
-
-/// The next thing in the channel; [`Heard::Nothing`] is its end.
-async fn hear(channel: &AsyncFd<OwnedFd>, reader: &mut Reader) -> io::Result<Heard> {
-    loop {
-        let mut ready = channel.ready(Interest::READABLE).await?;
-        match ready.try_io(|channel| reader.read(channel.get_ref())) {
-            Ok(Ok(Heard::Nothing)) => {
-                yield_now().await; // an end that is new is in the event queue by then
-                let ready = channel.ready(Interest::READABLE).await?.ready();
-                return Ok(match ready.is_read_closed() {
-                    true => Heard::Nothing,
-                    false => Heard::Nonsense(NoMessage::UnknownKind), // it was an empty message
-                });
-            }
-            Ok(heard) => return heard,
-            Err(_) => {} // there was nothing
         }
     }
 }

@@ -1,24 +1,17 @@
-//! A local way between two processes of this program, for messages with descriptors (unix(7), `SCM_RIGHTS`).
+//! The channel between two processes of this program that follow each other: whole messages, with descriptors.
 
-use std::io::{self, IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 use rustix::io::{FdFlags, fcntl_setfd};
-use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, recvmsg, sendmsg,
-};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use crate::local;
 use crate::sys;
 
 /// The longest message, in octets.
 pub(super) const MESSAGE: usize = 64 * 1024;
-
-/// So many descriptors go with one message; the kernel takes 253.
-pub(super) const DESCRIPTORS: usize = 128;
 
 /// One end.
 #[derive(Debug)]
@@ -46,27 +39,16 @@ impl Channel {
     /// Sends a message.
     ///
     /// # Errors
-    /// If the other end is gone, or the message is too long.
+    /// If the other end is gone, or the message has too much.
     pub(super) async fn send(
         &self,
         octets: &[u8],
         descriptors: &[BorrowedFd<'_>],
     ) -> io::Result<()> {
-        if octets.len() > MESSAGE || descriptors.len() > DESCRIPTORS {
+        if octets.len() > MESSAGE {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let send = |end: &OwnedFd| {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-            let mut ancillary = SendAncillaryBuffer::new(&mut space);
-            if !descriptors.is_empty()
-                && !ancillary.push(SendAncillaryMessage::ScmRights(descriptors))
-            {
-                return Err(io::ErrorKind::InvalidInput.into());
-            }
-            let octets = [IoSlice::new(octets)];
-            sendmsg(end, &octets, &mut ancillary, SendFlags::NOSIGNAL)?;
-            Ok(())
-        };
+        let send = |end: &OwnedFd| local::send(end, &[IoSlice::new(octets)], descriptors);
         self.0.async_io(Interest::WRITABLE, send).await
     }
 
@@ -81,42 +63,27 @@ impl Channel {
 
 fn receive_from(end: &OwnedFd) -> io::Result<Option<Received>> {
     let mut octets = vec![0; MESSAGE];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(
-        end.as_fd(),
-        &mut [IoSliceMut::new(&mut octets)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    let mut descriptors = Vec::new();
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(rights) = message {
-            descriptors.extend(rights);
-        }
-    }
-    if received
-        .flags
-        .intersects(ReturnFlags::TRUNC | ReturnFlags::CTRUNC)
-    {
+    let received = local::receive(end, &mut octets)?;
+    if received.is_cut || received.lacks_descriptors {
         return Err(io::Error::other("a message that was cut"));
     }
-    if received.bytes == 0 && descriptors.is_empty() {
+    if received.length == 0 && received.descriptors.is_empty() {
         return Ok(None);
     }
-    octets.truncate(received.bytes);
+    octets.truncate(received.length);
     Ok(Some(Received {
         octets,
-        descriptors,
+        descriptors: received.descriptors,
     }))
 }
 
 #[cfg(test)]
 mod tests {
     use std::net::{Ipv4Addr, TcpListener};
+    use std::os::fd::AsFd;
 
     use super::*;
-    use crate::local::pair;
+    use crate::local::{DESCRIPTORS, pair};
 
     #[tokio::test]
     async fn descriptors_arrive_with_their_message_and_in_order() {
