@@ -16,7 +16,6 @@ use std::task::{Context, Poll, ready};
 
 use prometheus::IntCounter;
 use quinn_udp::{BATCH_SIZE, EcnCodepoint, RecvMeta};
-use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
     RecvAncillaryBuffer, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendFlags, recvmsg, sendmsg,
@@ -50,6 +49,11 @@ impl Earlier {
             generation: self.generation,
             channel: self.channel.try_clone()?,
         })
+    }
+
+    /// Whether it has ended. If the system does not say, it has not.
+    pub(super) fn has_ended(&self) -> bool {
+        local::has_ended(&self.channel).unwrap_or(false)
     }
 
     /// Sends it packets that came as one message, or some of them.
@@ -148,7 +152,7 @@ fn receive(channel: &OwnedFd, room: &mut [u8]) -> io::Result<Option<RecvMeta>> {
     let nothing = &mut RecvAncillaryBuffer::default();
     let received = recvmsg(channel, &mut message, nothing, RecvFlags::DONTWAIT)?;
     // An empty message looks like the end.
-    if received.bytes == 0 && has_ended(channel)? {
+    if received.bytes == 0 && local::has_ended(channel)? {
         return Err(io::ErrorKind::UnexpectedEof.into());
     }
     if received.flags.contains(ReturnFlags::TRUNC) {
@@ -156,16 +160,6 @@ fn receive(channel: &OwnedFd, room: &mut [u8]) -> io::Result<Option<RecvMeta>> {
     }
     let packets = received.bytes.checked_sub(HEADER);
     Ok(packets.and_then(|packets| parse(&header, packets)))
-}
-
-/// Whether nobody is at the other end any more.
-fn has_ended(channel: &OwnedFd) -> io::Result<bool> {
-    let mut channel = [PollFd::new(channel, PollFlags::RDHUP)];
-    poll(&mut channel, Some(&Timespec::default()))?;
-    let [channel] = channel;
-    Ok(channel
-        .revents()
-        .intersects(PollFlags::RDHUP | PollFlags::HUP))
 }
 
 fn header(meta: &RecvMeta) -> [u8; HEADER] {
@@ -337,7 +331,7 @@ mod tests {
         }
         assert!(passed > 50, "{passed}");
         assert_eq!(earlier.send(&meta, &[7; 1200]), Sent::Dropped);
-        assert!(!has_ended(&receiving).unwrap());
+        assert!(!local::has_ended(&receiving).unwrap());
         let mut room = [0; 2000];
         let first = receive(&receiving, &mut room).unwrap().unwrap();
         assert_eq!(

@@ -120,8 +120,10 @@ impl Demultiplexer {
         }
     }
 
-    /// The earlier processes that are known to live, with other descriptors of their channels.
-    pub(super) fn earlier(&self) -> io::Result<Vec<Earlier>> {
+    /// The earlier processes that live, with other descriptors of their channels. For one that has ended mostly nothing comes by
+    /// which that would be noticed.
+    pub(super) fn earlier(&mut self) -> io::Result<Vec<Earlier>> {
+        self.earlier.retain(|earlier| !earlier.has_ended());
         self.earlier.iter().map(Earlier::duplicate).collect()
     }
 

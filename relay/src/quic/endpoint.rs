@@ -138,12 +138,12 @@ impl Endpoint {
         self.0.0.lock().socket.duplicate()
     }
 
-    /// The processes before this one that are known to live, with other descriptors of their channels.
+    /// The processes before this one that live, with other descriptors of their channels.
     ///
     /// # Errors
     /// If the system gives none.
     pub(crate) fn earlier(&self) -> io::Result<Vec<Earlier>> {
-        match &self.0.0.lock().demultiplexer {
+        match &mut self.0.0.lock().demultiplexer {
             Some(demultiplexer) => demultiplexer.earlier(),
             None => Ok(Vec::new()),
         }

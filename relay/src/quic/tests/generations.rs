@@ -255,6 +255,18 @@ async fn when_a_process_has_ended_its_agents_are_told_by_the_next_packet() {
 }
 
 #[tokio::test]
+async fn a_process_that_has_ended_is_not_handed_on_to_those_that_follow() {
+    let ends = Ends::new();
+    let second = ends.successor_of(&ends.endpoint, FIRST);
+    let third = ends.successor_of(&second, SECOND);
+    assert_eq!(third.earlier().unwrap().len(), 2);
+    drop(deafen(&second)); // as if nobody had its end any more
+    let left = third.earlier().unwrap();
+    let left = left.iter().map(|earlier| earlier.generation);
+    assert_eq!(left.collect::<Vec<_>>(), [FIRST]);
+}
+
+#[tokio::test]
 async fn when_a_successor_has_ended_nothing_comes_until_there_is_another() {
     let ends = Ends::new();
     let pair = ends.settle_at(&ends.endpoint).await;
