@@ -185,22 +185,23 @@ fn prepare(stream: StdUnixStream) -> io::Result<(UnixStream, AsyncFd<OwnedFd>)> 
     Ok((UnixStream::from_std(stream)?, sys::queue(same)?))
 }
 
-/// An end that is none in order is one without an End on the carrier, so both look alike here.
+/// Both ways, until both have ended. An end that is none in order is one without an End on the carrier, so both look alike here.
 async fn pass(carrier: TlsStream, near: UnixStream, expected: impl FnOnce()) -> io::Result<()> {
     dialled::prepare(&carrier);
     let (mut from_agent, mut to_agent) = split(carrier);
     let (mut from_process, mut to_process) = near.into_split();
     let there = async {
-        // Whoever has not made the ticket says nothing.
         let mut first = [0; FIRST];
         let length = from_process.read(&mut first).await?;
-        if length > 0 {
-            expected();
-            to_agent
-                .write_all(first.get(..length).unwrap_or_default())
-                .await?;
-            to_agent.flush().await?;
+        if length == 0 {
+            // Whoever has not made the ticket says nothing. Then the other end may be anybody, and is not waited for.
+            return Err(io::ErrorKind::UnexpectedEof.into());
         }
+        expected();
+        to_agent
+            .write_all(first.get(..length).unwrap_or_default())
+            .await?;
+        to_agent.flush().await?;
         copy(&mut from_process, &mut to_agent).await?;
         to_agent.shutdown().await
     };

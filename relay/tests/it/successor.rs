@@ -17,11 +17,11 @@ use rustix::net::{
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
-use wire::frame::Frame;
+use wire::frame::{Frame, Ticket};
 use wire::segment::Notice;
-use wire::{CloseCode, InstanceId};
+use wire::{ALPN_CARRIER, CloseCode, InstanceId};
 
-use crate::by_hand::hear;
+use crate::by_hand::{connect, hear};
 use crate::byte_path::origin;
 use crate::raw::{self, ByHand, CAME, heard, payload};
 use crate::world::{SOON, World, eventually};
@@ -207,6 +207,25 @@ async fn a_relay_that_has_given_way_waits_for_agents_before_it_stops() {
     // And nobody is handed over any more.
     assert_eq!(answer(&world).await.len(), 7);
     world.metric_is(&refused("not_attached"), 1).await;
+}
+
+#[tokio::test]
+async fn a_carrier_that_nobody_expects_is_not_kept() {
+    let mut world = World::start(Transport::Tls);
+    world.device("demo");
+    let before = world.take_over();
+    before.relay.give_way();
+    let mut carrier = connect(&world, "demo", ALPN_CARRIER).await;
+    let ticket = Ticket([9; 16]);
+    let carry = Frame::Carry { ticket }.encode().unwrap();
+    carrier.write_all(&carry).await.unwrap();
+    let refused = "causeway_relay_tunnels_refused_total{reason=\"unknown_ticket\"}";
+    before.metric_becomes(refused, 1).await;
+    // Whoever has brought it says nothing and stays: a relay that had him yet would wait for him.
+    let mut relay = world.relay.take().unwrap();
+    relay.set_end(Duration::ZERO, 3 * SOON);
+    stops_soon(relay).await;
+    drop(carrier);
 }
 
 #[tokio::test]
