@@ -10,6 +10,7 @@ use crate::byte_path::origin;
 use crate::world::{SOON, TRANSPORTS, World};
 
 const HOST: &str = "mynas.nas.localhost";
+const ACCEPTED: &str = "causeway_relay_visitors_accepted_total";
 
 /// Who comes later than this after the start is sent away at once.
 const RETURN_TIME: Duration = Duration::from_secs(6);
@@ -29,8 +30,7 @@ async fn who_comes_before_the_agent_is_back_is_served() {
         let state = State::open(world.state_of("mynas")).unwrap();
         let by_way = Resolver::Fixed(world.front);
         let returned = async {
-            // The visitor has come long since when the agent does.
-            tokio::time::sleep(Duration::from_millis(500)).await;
+            world.until_metric(ACCEPTED, 1).await;
             let hidden = VisitorAddress::Hidden;
             world.agent_of(state, by_way, &address, hidden).await
         };
