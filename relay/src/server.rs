@@ -37,7 +37,7 @@ use std::net::{self, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
-use directory::{Change, Place, Reader};
+use directory::{Change, Device, DeviceId, Place, Reader};
 use prometheus::{IntGauge, Registry};
 use tokio::io::unix::AsyncFd;
 use tokio::net::TcpListener;
@@ -529,23 +529,30 @@ impl Handle {
 fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
     let sessions = Arc::downgrade(sessions);
     directory.watch(move |change| {
-        let (before, now) = match change {
-            Change::Put { device, before } => (before.as_ref(), Some(device)),
-            Change::Removed(device) => (Some(device), None),
-            Change::Limited { device, limits } => {
-                if let (Some(sessions), Some(identity)) = (sessions.upgrade(), &device.identity) {
-                    for session in sessions.all_of(&identity.id) {
-                        session.limit(|| *limits);
-                    }
-                }
-                return;
-            }
+        let Some(sessions) = sessions.upgrade() else {
+            return;
         };
-        let identity = before.and_then(|before| before.identity.as_ref());
-        if let (Some(sessions), Some(identity)) = (sessions.upgrade(), identity) {
-            register::recheck(&sessions, &identity.id, |key| {
+        if let Change::Limited { device, limits } = change
+            && let Some(identity) = &device.identity
+        {
+            for session in sessions.all_of(&identity.id) {
+                session.limit(|| *limits);
+            }
+        }
+        if let Some((device, now)) = keys_changed(change) {
+            register::recheck(&sessions, &device, |key| {
                 now.is_some_and(|device| device.has_key(key))
             });
         }
     });
+}
+
+/// The device that may have lost keys by a change, and what has its name now, if anything.
+fn keys_changed(change: &Change) -> Option<(DeviceId, Option<&Device>)> {
+    let (before, now) = match change {
+        Change::Put { device, before } => (before.as_ref()?, Some(device)),
+        Change::Removed(device) => (device, None),
+        Change::Limited { .. } => return None,
+    };
+    Some((before.identity.as_ref()?.id, now))
 }

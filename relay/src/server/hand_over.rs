@@ -5,13 +5,13 @@ use std::os::fd::AsFd as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use directory::{Change, Device, Reader};
+use directory::{Device, Reader};
 use tokio::time::sleep;
 use wire::Frame;
 
 use super::listen::Bound;
 use super::predecessor::Predecessor;
-use super::{Handle, successor};
+use super::{Handle, keys_changed, successor};
 use crate::local;
 use crate::quic;
 
@@ -118,16 +118,12 @@ pub(super) fn move_time(leave: Duration) -> Duration {
 pub(super) fn pass_on_keys(directory: &Reader, predecessor: &Arc<Predecessor>) {
     let predecessor = Arc::downgrade(predecessor);
     directory.watch(move |change| {
-        let (before, now) = match change {
-            Change::Put { device, before } => (before.as_ref(), Some(device)),
-            Change::Removed(device) => (Some(device), None),
-            Change::Limited { .. } => return,
-        };
-        let identity = before.and_then(|before| before.identity.as_ref());
-        if let (Some(predecessor), Some(identity)) = (predecessor.upgrade(), identity) {
+        if let Some((device, now)) = keys_changed(change)
+            && let Some(predecessor) = predecessor.upgrade()
+        {
             let keys = now.map_or(&[][..], Device::keys);
             let keys = keys.iter().map(|key| *key.as_bytes()).collect();
-            predecessor.keys(identity.id, keys);
+            predecessor.keys(device, keys);
         }
     });
 }

@@ -1,5 +1,5 @@
-//! What ends a pump from outside: an order, long silence, and a near end that went without a word. All are looked at whenever the task runs, and have woken it if there is something to see: so
-//! they are polled once, and asked afterwards, which is cheaper.
+//! What ends a pump from outside: an order, long silence, and a near end that went without a word. All are looked at whenever the
+//! task runs, and have woken it if there is something to see: so they are polled once, and asked afterwards, which is cheaper.
 
 use std::pin::Pin;
 use std::sync::atomic::Ordering::Relaxed;
