@@ -162,6 +162,10 @@ const INCOMING_BUFFER_TOTAL: u64 = 16 * 1024 * 1024;
 /// Socket buffers of an agent, in octets.
 pub(crate) const AGENT_BUFFER: usize = 2 * 1024 * 1024;
 
+/// Between two stateless resets of one worker, at least. They tell agents that their tunnels are gone with the process before, all of
+/// them within seconds, and go only to who has a connection id that this relay has made.
+const RESET_INTERVAL: Duration = Duration::from_micros(250);
+
 /// What connection ids, stateless resets and address tokens of a relay are computed from. It outlives the process: an agent
 /// whose relay has started anew is told so by the first packet it sends (RFC 9000 section 10.3), and need not wait for an
 /// answer that does not come.
@@ -271,6 +275,7 @@ impl RelaySide {
         let key = self.ids.clone();
         endpoint
             .reset_key(self.resets.clone())
+            .min_reset_interval(RESET_INTERVAL)
             // The demultiplexer tells protocols apart by the first octet, so ours must keep the fixed bit (RFC 9287).
             .grease_quic_bit(false)
             .cid_generator(move || Box::new(demux::ConnectionIds::new(key.clone(), owner)));

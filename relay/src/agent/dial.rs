@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::io::join;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{sleep, sleep_until, timeout};
 use tokio_util::task::TaskTracker;
 use wire::hello::VERSION;
 use wire::{CloseCode, Features, Frame, Hello, InstanceId};
@@ -24,6 +24,7 @@ use crate::tls::{self, AgentCertificate, Prefixed, Roots, TlsError, TlsStream};
 
 use super::SOFTWARE;
 use super::choice::Wanted;
+use super::pulse::{AGAIN, LATE};
 use super::relays::RelayAddress;
 use super::situation::ToldLimits;
 use super::tunnel::{CarrierDialler, Greeting, Tunnel, Way};
@@ -118,7 +119,7 @@ impl Dialler {
         let attempts = Attempts::default();
         let mut over_quic = pin!(self.dial_quic(relay, wanted.profile, &attempts));
         let tls_is_tried = async {
-            sleep(head_start).await;
+            leave_time(head_start).await;
             // A relay that has answered is busy, and over TLS it would be busier.
             while attempts.are_answered() {
                 sleep(TLS_AGAIN).await;
@@ -330,6 +331,17 @@ impl Dialler {
             | Frame::Drain { .. }
             | Frame::Open(_)
             | Frame::Carry { .. } => Err(DialError::Closed(CloseCode::Protocol)),
+        }
+    }
+}
+
+/// Waits for `time` in which an answer could have been heard.
+async fn leave_time(time: Duration) {
+    for _ in 0..=AGAIN {
+        let until = Instant::now() + time;
+        sleep_until(until.into()).await;
+        if until.elapsed() < LATE {
+            return;
         }
     }
 }

@@ -21,10 +21,10 @@ const QUESTION_OF: u32 = 3;
 const PONG_TIME: Duration = Duration::from_secs(1);
 
 /// Who looks so much later than he wanted to has been kept from hearing too, by a machine that is busy or stood still.
-const LATE: Duration = Duration::from_millis(250);
+pub(super) const LATE: Duration = Duration::from_millis(250);
 
 /// So often he is given that time again.
-const AGAIN: u32 = 4;
+pub(super) const AGAIN: u32 = 4;
 
 /// One for the ping, two for a loss.
 const PONG_ROUND_TRIPS: u32 = 3;

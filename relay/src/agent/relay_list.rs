@@ -17,9 +17,9 @@ use super::state::{Pairing, State, StateError};
 /// How often the cloud is asked, give or take a fifth.
 const ASK: Duration = Duration::from_secs(300);
 
-/// How long after a tunnel has ended, at least and at most: its relay may be one that the operator has taken away, and many
-/// agents hear of it at once.
-const ASK_SOON: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(10));
+/// How long after a tunnel has ended, at least and at most, if none has taken its place by then: its relay may be one that the operator
+/// has taken away. One that has only begun anew has its agents back sooner, and so many calls at once would keep it from that.
+const ASK_SOON: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(30));
 
 /// Between two tries to ask, at least and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(10), Duration::from_secs(300));
@@ -51,7 +51,7 @@ pub(super) struct RelayList<'a> {
 }
 
 impl RelayList<'_> {
-    /// Asks now, now and then, and soon after a tunnel has ended. Never returns.
+    /// Asks now, now and then, and soon after a tunnel has ended for which there is no other. Never returns.
     pub(super) async fn follow(&self) {
         let mut backoff = Backoff::new(RETRY.0, RETRY.1);
         loop {
@@ -75,10 +75,19 @@ impl RelayList<'_> {
             };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.tunnel_ended.notified() => {
-                    let spread = (ASK_SOON.1 - ASK_SOON.0).mul_f64(rand::random_range(0.0..1.0));
-                    sleep(ASK_SOON.0 + spread).await;
-                }
+                () = self.until_one_is_missed() => {}
+            }
+        }
+    }
+
+    /// Returns some time after a tunnel has ended, if one is missing then.
+    async fn until_one_is_missed(&self) {
+        loop {
+            self.tunnel_ended.notified().await;
+            let spread = (ASK_SOON.1 - ASK_SOON.0).mul_f64(rand::random_range(0.0..1.0));
+            sleep(ASK_SOON.0 + spread).await;
+            if self.relays.is_one_missing() {
+                return;
             }
         }
     }

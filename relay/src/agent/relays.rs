@@ -147,7 +147,13 @@ impl Relays {
         self.0.borrow().standing.len() >= TUNNELS
     }
 
-    /// Returns when fewer do.
+    /// Whether a relay is dialled where no tunnel stands.
+    pub(super) fn is_one_missing(&self) -> bool {
+        let table = self.0.borrow();
+        table.taken.len() > table.standing.len()
+    }
+
+    /// Returns when fewer do than an agent keeps at most.
     pub(super) async fn until_one_is_lost(&self) {
         self.until(|table| table.standing.len() < TUNNELS).await;
     }
