@@ -237,6 +237,8 @@ impl ConnectionIdGenerator for ConnectionIds {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::HashSet;
+
     use wire::connection_id::Generation;
 
     use super::super::channel::{Receiver, channel};
@@ -250,6 +252,18 @@ mod tests {
         let id = key.make(Owner { worker, generation }, rand::random());
         packet[1..][..id.len()].copy_from_slice(&id);
         packet
+    }
+
+    #[test]
+    fn no_id_is_made_twice() {
+        // Nobody compares the id in a Retry with those of connections.
+        let owner = Owner {
+            worker: 0,
+            generation: Generation::default(),
+        };
+        let mut ids = ConnectionIds::new(ConnectionIdKey::new([1; 16]), owner);
+        let made: HashSet<_> = (0..20_000).map(|_| ids.generate_cid()).collect();
+        assert_eq!(made.len(), 20_000);
     }
 
     #[test]

@@ -1,11 +1,12 @@
 //! The QUIC connection ids that the relay chooses: they carry who must get the packet, and a mark that they are ours.
 //!
 //! ```text
-//!   worker 1 │ generation 1 │ nonce 3 │ mark 3     mark = the first octets of SipHash-2-4(key, all that stands before)
+//!   worker 1 │ generation 1 │ nonce 6 │ mark 3     mark = the first octets of SipHash-2-4(key, all that stands before)
 //! ```
 //!
 //! Worker and generation say which endpoint of which process holds the connection, so that any socket of the port can hand a
-//! packet on without knowing the connection. The worker stands first, where the kernel looks for it when it chooses between
+//! packet on without knowing the connection. The nonce alone keeps the id in a Retry apart from those of hundreds of thousands of
+//! connections: who comes again with the id of one of them would be taken for it, and hear nothing. The worker stands first, where the kernel looks for it when it chooses between
 //! the sockets. The mark keeps other traffic on the same port apart from ours (RFC 9000 section 5.1 leaves the content of an
 //! id to whoever chooses it).
 
@@ -15,7 +16,14 @@ use std::hash::Hasher;
 use siphasher::sip::SipHasher24;
 
 /// The length of every connection id the relay chooses, in octets.
-pub const LENGTH: usize = 8;
+pub const LENGTH: usize = CONTENT + MARK;
+
+/// Worker, generation and nonce; the mark.
+const CONTENT: usize = 2 + NONCE;
+const MARK: usize = 3;
+
+/// The length of the part that differs, in octets.
+pub const NONCE: usize = 6;
 
 /// What an agent asks of a relay by the length of the id that it makes up for it in its first packets (RFC 9000 section 7.2):
 /// nothing else is known of an agent by then, and neither can be changed later.
@@ -87,11 +95,11 @@ impl ConnectionIdKey {
     }
 
     /// The id for a connection of `owner`; `nonce` is random.
-    pub fn make(&self, owner: Owner, nonce: [u8; 3]) -> [u8; LENGTH] {
+    pub fn make(&self, owner: Owner, nonce: [u8; NONCE]) -> [u8; LENGTH] {
         let Generation(generation) = owner.generation;
-        let (worker, [a, b, c]) = (owner.worker, nonce);
-        let [x, y, z] = self.mark([worker, generation, a, b, c]);
-        [worker, generation, a, b, c, x, y, z]
+        let (worker, [a, b, c, d, e, f]) = (owner.worker, nonce);
+        let [x, y, z] = self.mark([worker, generation, a, b, c, d, e, f]);
+        [worker, generation, a, b, c, d, e, f, x, y, z]
     }
 
     /// Whose connection `id` belongs to; `None` if this key did not make it.
@@ -102,7 +110,7 @@ impl ConnectionIdKey {
         (self.mark(content) == [x, y, z]).then_some(Owner { worker, generation })
     }
 
-    fn mark(&self, content: [u8; 5]) -> [u8; 3] {
+    fn mark(&self, content: [u8; CONTENT]) -> [u8; MARK] {
         let mut hasher = SipHasher24::new_with_key(&self.0);
         hasher.write(&content);
         let [a, b, c, ..] = hasher.finish().to_be_bytes();
@@ -142,7 +150,7 @@ mod tests {
     #[test]
     fn an_id_tells_its_owner_to_those_who_have_the_key() {
         let key = ConnectionIdKey::new([1; 16]);
-        let id = key.make(OWNER, [9, 8, 7]);
+        let id = key.make(OWNER, [9, 8, 7, 6, 5, 4]);
         assert_eq!(key.owner(&id), Some(OWNER));
         assert_eq!(ConnectionIdKey::new([2; 16]).owner(&id), None);
         assert_eq!(id[0], OWNER.worker, "the kernel looks for it there");
@@ -151,7 +159,7 @@ mod tests {
     #[test]
     fn a_changed_or_cut_id_is_not_ours() {
         let key = ConnectionIdKey::new([1; 16]);
-        let id = key.make(OWNER, [9, 8, 7]);
+        let id = key.make(OWNER, [9, 8, 7, 6, 5, 4]);
         for at in 0..LENGTH {
             let mut changed = id;
             changed[at] ^= 1;
@@ -168,7 +176,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn every_owner_is_told_again(worker: u8, generation: u8, nonce: [u8; 3], key: [u8; 16]) {
+        fn every_owner_is_told_again(worker: u8, generation: u8, nonce: [u8; NONCE], key: [u8; 16]) {
             let (generation, key) = (Generation(generation), ConnectionIdKey::new(key));
             let owner = Owner { worker, generation };
             prop_assert_eq!(key.owner(&key.make(owner, nonce)), Some(owner));
@@ -178,7 +186,8 @@ mod tests {
         fn any_octets_have_an_owner_or_none(id in prop::collection::vec(any::<u8>(), 0..32)) {
             let key = ConnectionIdKey::new([1; 16]);
             if let Some(owner) = key.owner(&id) {
-                prop_assert_eq!(&key.make(owner, [id[2], id[3], id[4]])[..], &id[..]);
+                let nonce = *id[2..].first_chunk().unwrap();
+                prop_assert_eq!(&key.make(owner, nonce)[..], &id[..]);
             }
         }
     }

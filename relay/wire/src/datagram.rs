@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn later_packets_carry_our_id_in_either_header() {
-        let id = key().make(OWNER, [1, 2, 3]);
+        let id = key().make(OWNER, [1, 2, 3, 4, 5, 6]);
         assert_eq!(
             Datagram::classify(&long(&id, 100), &key()),
             Datagram::Ours(OWNER)

@@ -5,6 +5,7 @@ use std::thread;
 
 use quinn_udp::RecvMeta;
 use rustix::net::{SendFlags, send};
+use wire::connection_id::{LENGTH, NONCE};
 
 use super::super::channel::{Sent, channel};
 use super::*;
@@ -224,7 +225,7 @@ async fn messages_that_nobody_understands_are_counted_and_harm_nobody() {
         generation: FIRST,
     };
     let mut unknown = [0x45; 100];
-    unknown[1..9].copy_from_slice(&ends.side.ids.make(stranger, [9; 3]));
+    unknown[1..=LENGTH].copy_from_slice(&ends.side.ids.make(stranger, [9; NONCE]));
     for packet in [[0; 100], [0x45; 100], [0xc5; 100], unknown] {
         assert_eq!(earlier.send(&meta, &packet), Sent::Passed);
     }
