@@ -357,6 +357,7 @@ async fn in_time<T>(
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::thread;
 
     use rcgen::{CertificateParams, KeyPair, PKCS_ED25519};
     use tokio::net::{TcpListener, UdpSocket};
@@ -429,6 +430,14 @@ mod tests {
             comes_over_tcp(Stand::Deaf, Before::Nothing, time),
         );
         assert_eq!((busy, deaf), (false, true));
+    }
+
+    #[tokio::test]
+    async fn who_is_kept_from_hearing_has_the_time_again() {
+        let begun = Instant::now();
+        let (time, busy) = (LATE / 2, LATE * 2);
+        tokio::join!(leave_time(time), async { thread::sleep(busy) });
+        assert!(begun.elapsed() >= busy + time, "{:?}", begun.elapsed());
     }
 
     #[tokio::test]

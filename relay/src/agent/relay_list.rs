@@ -75,19 +75,7 @@ impl RelayList<'_> {
             };
             tokio::select! {
                 () = sleep(wait) => {}
-                () = self.until_one_is_missed() => {}
-            }
-        }
-    }
-
-    /// Returns some time after a tunnel has ended, if one is missing then.
-    async fn until_one_is_missed(&self) {
-        loop {
-            self.tunnel_ended.notified().await;
-            let spread = (ASK_SOON.1 - ASK_SOON.0).mul_f64(rand::random_range(0.0..1.0));
-            sleep(ASK_SOON.0 + spread).await;
-            if self.relays.is_one_missing() {
-                return;
+                () = until_one_is_missed(self.tunnel_ended, &self.relays) => {}
             }
         }
     }
@@ -117,6 +105,18 @@ impl RelayList<'_> {
     }
 }
 
+/// Returns some time after a tunnel has ended, if one is missing then.
+async fn until_one_is_missed(tunnel_ended: &Notify, relays: &Relays) {
+    loop {
+        tunnel_ended.notified().await;
+        let spread = (ASK_SOON.1 - ASK_SOON.0).mul_f64(rand::random_range(0.0..1.0));
+        sleep(ASK_SOON.0 + spread).await;
+        if relays.is_one_missing() {
+            return;
+        }
+    }
+}
+
 /// The `kept` pairing with this list of relays, if that changes anything. One that was made while the agent ran is left alone: what
 /// is heard is said to the device that the agent was `started` as.
 fn with_list(kept: &Pairing, started: &Pairing, relays: Vec<String>) -> Option<Pairing> {
@@ -133,7 +133,24 @@ fn with_list(kept: &Pairing, started: &Pairing, relays: Vec<String>) -> Option<P
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::timeout;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_tunnel_that_is_back_is_not_missed() {
+        let relays = RelayAddress::parse_list(&["a:443".to_owned()]).unwrap();
+        let relays = Relays::new(relays);
+        let (tunnel_ended, berth) = (Notify::new(), relays.berth().await);
+        let stands = berth.stands();
+        tunnel_ended.notify_one();
+        let missed = timeout(10 * ASK_SOON.1, until_one_is_missed(&tunnel_ended, &relays));
+        assert!(missed.await.is_err());
+        drop(stands);
+        tunnel_ended.notify_one();
+        let missed = timeout(2 * ASK_SOON.1, until_one_is_missed(&tunnel_ended, &relays));
+        missed.await.unwrap();
+    }
 
     fn pairing(device_id: &str, relays: &[&str]) -> Pairing {
         Pairing {

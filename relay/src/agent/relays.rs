@@ -351,9 +351,9 @@ mod tests {
         let relays = relays(&["a", "b"]);
         let (first, second) = (free(&relays).unwrap(), free(&relays).unwrap());
         let older = first.stands();
-        assert!(!relays.are_all_reached());
+        assert!(!relays.are_all_reached() && relays.is_one_missing());
         let other = second.stands();
-        assert!(relays.are_all_reached());
+        assert!(relays.are_all_reached() && !relays.is_one_missing());
         let newer = first.stands();
         drop(older);
         assert!(relays.are_all_reached());
