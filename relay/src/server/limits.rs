@@ -246,7 +246,7 @@ impl Limits {
             .below(from, LINGERING_PER_ADDRESS)
     }
 
-    /// Looks how much memory is used. To be called a few times a second.
+    /// Looks how much memory is used. To be called several times a second.
     pub(crate) fn look_at_memory(&self) {
         self.0.memory.look();
     }

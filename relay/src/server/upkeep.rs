@@ -14,6 +14,9 @@ use crate::sys;
 use super::limits::Limits;
 use super::sessions::{SWEEP, Sessions};
 
+/// How often the memory is looked at. Between two looks newcomers are let in, thousands a second if there is a flood of them.
+const LOOK: Duration = Duration::from_millis(100);
+
 /// Above the budget, the allocator is asked this often to give back what is free: it looks through all it has, and whoever wants
 /// memory meanwhile may wait for it.
 const GIVE_BACK: Duration = Duration::from_secs(5);
@@ -69,7 +72,7 @@ impl Upkeep {
     /// What a flood leaves behind is free, but still this process's: above the budget it is given back to the system, so that those
     /// who come after a flood are not sent away for it.
     pub(super) async fn watch_memory(self, until: CancellationToken) {
-        let mut ticks = interval(SWEEP);
+        let mut ticks = interval(LOOK);
         let mut given_back: Option<Instant> = None;
         loop {
             tokio::select! {

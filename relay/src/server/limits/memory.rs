@@ -1,6 +1,6 @@
 //! How much memory this process may have: newcomers are sent away while there is room yet for those who are here.
 //!
-//! One task looks a few times a second; whoever comes meanwhile looks at one flag.
+//! One task looks several times a second; whoever comes meanwhile looks at one flag.
 
 use std::fs;
 use std::path::Path;
