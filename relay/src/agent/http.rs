@@ -2,14 +2,15 @@
 //! tells the origin who asks. Bodies pass as they come.
 
 mod client;
+mod connection;
 mod head;
+mod patience;
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
-use std::future::{Future, pending};
+use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -19,13 +20,12 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::header::{self, HeaderValue};
 use hyper::rt::Executor;
-use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
 use hyper_util::client::legacy::{Client, Error as ClientError};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::sync::{Notify, oneshot};
-use tokio::time::{sleep, timeout};
+use tokio::sync::oneshot;
+use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
@@ -38,32 +38,12 @@ use super::origin_failure::OriginFailure;
 use super::pass;
 use super::stream::VisitorStream;
 use client::{Asked, Connector};
-
-/// How long a visitor may take to send a request's head, and may rest between requests.
-const HEAD_TIME: Duration = Duration::from_secs(75);
+use connection::MAX_HEAD;
+pub(super) use patience::TooSlow;
+use patience::{Requests, UnderWay};
 
 /// How long a connection to the origin is kept for the visitor's next request. Most servers close theirs after 5 s or more.
 const ORIGIN_IDLE: Duration = Duration::from_secs(4);
-
-/// How often a quiet HTTP/2 visitor is asked whether it is still there, and how long it may take to answer.
-const PING: (Duration, Duration) = (Duration::from_secs(60), Duration::from_secs(20));
-
-/// Requests of one HTTP/2 visitor at a time.
-const MAX_REQUESTS: u32 = 250;
-
-/// What an HTTP/2 visitor may send before the origin has taken it: for one request, and for all. 100 ms at 80 and 320 Mbit/s.
-const REQUEST_WINDOW: u32 = 1024 * 1024;
-const VISITOR_WINDOW: u32 = 4 * 1024 * 1024;
-
-/// What is held of one answer that the visitor has not taken yet.
-const ANSWER_BUFFER: usize = 256 * 1024;
-
-/// A visitor who had better come by another tunnel, and asks for nothing, is let go after this long. One who asks hears it with the answer.
-const MOVING_TIME: Duration = Duration::from_secs(5);
-
-/// The longest head that is read, in octets; also what each direction of an HTTP/1.1 connection buffers at most, which for
-/// a visitor who reads slowly is all of it.
-const MAX_HEAD: u32 = 64 * 1024;
 
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 type OriginClient = Client<Connector, Asked>;
@@ -81,6 +61,7 @@ pub(super) async fn serve(
     open: &Open,
     origin: &Arc<Origin>,
     names: Names<'_>,
+    too_slow: &Arc<TooSlow>,
     moving: CancellationToken,
 ) -> io::Result<()> {
     let http2 = visitor.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
@@ -102,16 +83,16 @@ pub(super) async fn serve(
         visitor: open.visitor,
         tasks: tasks.clone(),
     };
-    let asked = Notify::new();
+    let requests = Requests::new(too_slow);
     let service = service_fn(|request| {
-        asked.notify_one();
+        let under_way = requests.begin();
         let routed = route(&request, &open.name, names);
         let exchange = exchange.clone();
         // HTTP/2 says so for the whole connection.
         let moving = (!http2).then(|| moving.clone());
         async move {
             let mut answer = match routed {
-                Ok(host) => exchange.forward(request, host).await,
+                Ok(host) => exchange.forward(request, host, under_way).await,
                 Err(Refusal(status, sentence)) => say(status, sentence),
             };
             if moving.is_some_and(|moving| moving.is_cancelled()) {
@@ -120,59 +101,13 @@ pub(super) async fn serve(
             Ok::<_, Infallible>(answer)
         }
     });
-    let visitor = TokioIo::new(visitor);
     let served = if http2 {
-        let connection = http2::Builder::new(tasks)
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_REQUESTS)
-            .initial_stream_window_size(REQUEST_WINDOW)
-            .initial_connection_window_size(VISITOR_WINDOW)
-            .max_send_buf_size(ANSWER_BUFFER)
-            .max_header_list_size(MAX_HEAD)
-            .keep_alive_interval(PING.0)
-            .keep_alive_timeout(PING.1)
-            .serve_connection(visitor, service);
-        let mut connection = pin!(connection);
-        // Nothing else ends a visitor who asks for nothing; HTTP/1.1 has a deadline for each head.
-        let mut silence = pin!(async {
-            if timeout(HEAD_TIME, asked.notified()).await.is_ok() {
-                pending::<()>().await;
-            }
-        });
-        let mut has_heard = false;
-        loop {
-            tokio::select! {
-                served = &mut connection => break served,
-                () = &mut silence => return Err(io::ErrorKind::TimedOut.into()),
-                () = moving.cancelled(), if !has_heard => {
-                    has_heard = true;
-                    connection.as_mut().graceful_shutdown(); // RFC 9113 section 6.8
-                }
-            }
-        }
+        connection::http2(visitor, service, tasks, &requests, &moving).await
     } else {
-        let connection = http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_TIME)
-            .max_buf_size(MAX_HEAD as usize)
-            .serve_connection(visitor, service)
-            .with_upgrades();
-        let mut connection = pin!(connection);
-        // Who is let go in the moment in which it asks again does not know whether it was heard.
-        let rested = async {
-            moving.cancelled().await;
-            sleep(MOVING_TIME).await;
-        };
-        tokio::select! {
-            served = &mut connection => served,
-            () = rested => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
-        }
+        connection::http1(visitor, service, &requests, &moving).await
     };
     exchange.tasks.upgraded().await;
-    served.map_err(io::Error::other)
+    served
 }
 
 /// The visitor is not to ask again on this connection, unless it has changed its protocol (RFC 9112 section 9.6).
@@ -183,13 +118,26 @@ fn close_after(answer: &mut Answer) {
     }
 }
 
-/// A request that does not go to the origin: the status and the sentence that answer it.
+/// A request that the origin does not answer: the status and the sentence that do.
 struct Refusal(StatusCode, &'static str);
 
 const NO_HOST: Refusal = Refusal(
     StatusCode::BAD_REQUEST,
     "The request does not name one host.",
 );
+
+/// RFC 9110 section 15.5.9.
+const TOO_SLOW: Refusal = Refusal(
+    StatusCode::REQUEST_TIMEOUT,
+    "The request's body did not come in time.",
+);
+
+impl From<OriginFailure> for Refusal {
+    fn from(failure: OriginFailure) -> Self {
+        let (status, sentence) = failure.answer();
+        Self(status, sentence)
+    }
+}
 
 /// The host that the request is for, or the answer for one that is not served here. `opened` is the name that the visitor
 /// asked for when it came.
@@ -237,7 +185,13 @@ struct Exchange {
 }
 
 impl Exchange {
-    async fn forward(&self, mut request: Request<Incoming>, host: String) -> Answer {
+    async fn forward(
+        &self,
+        mut request: Request<Incoming>,
+        host: String,
+        under_way: Arc<UnderWay>,
+    ) -> Answer {
+        let http2 = request.version() == Version::HTTP_2;
         let upgrade = head::take_upgrade(&mut request);
         let wants_upgrade = upgrade.is_some();
         let visitor_side = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
@@ -248,7 +202,7 @@ impl Exchange {
                 "The request target makes no sense.",
             );
         }
-        match self.answer_to(request).await {
+        match self.answer_to(request, &under_way).await {
             Ok(mut answer) => {
                 let failures = self.origin.failures();
                 failures.answered();
@@ -259,6 +213,7 @@ impl Exchange {
                             "The device's service changed protocols unasked.",
                         );
                     };
+                    under_way.changes_protocol();
                     let origin_side = hyper::upgrade::on(&mut answer);
                     self.tasks.upgrade(async move {
                         if let (Ok(visitor), Ok(origin)) = (visitor_side.await, origin_side.await) {
@@ -273,14 +228,19 @@ impl Exchange {
                 *answer.version_mut() = Version::HTTP_11; // ours, whatever the origin's
                 let failures = Arc::clone(failures);
                 let noted = move |error| {
-                    failures.failed(OriginFailure::BrokeOff);
+                    if !under_way.was_too_slow() {
+                        failures.failed(OriginFailure::BrokeOff);
+                    }
                     error
                 };
                 answer.map(|body| body.map_err(noted).boxed())
             }
-            Err(failure) => {
-                let (status, sentence) = failure.answer();
-                say(status, sentence)
+            Err(Refusal(status, sentence)) => {
+                let mut answer = say(status, sentence);
+                if under_way.was_too_slow() && !http2 {
+                    close_after(&mut answer);
+                }
+                answer
             }
         }
     }
@@ -289,20 +249,24 @@ impl Exchange {
     async fn answer_to(
         &self,
         request: Request<Incoming>,
-    ) -> Result<Response<Incoming>, OriginFailure> {
+        under_way: &Arc<UnderWay>,
+    ) -> Result<Response<Incoming>, Refusal> {
         let (sent, all_sent) = oneshot::channel();
-        let request = request.map(|body| Asked::new(body, sent));
+        let request = request.map(|body| Asked::new(body, under_way, sent));
         let late = async {
             let _ = all_sent.await;
             sleep(self.origin.answer_time()).await;
         };
         tokio::select! {
             biased;
-            answer = self.client.request(request) => answer.map_err(|error| self.explain(&error)),
+            answer = self.client.request(request) => answer.map_err(|error| match under_way.was_too_slow() {
+                true => TOO_SLOW,
+                false => self.explain(&error).into(),
+            }),
             () = late => {
                 tracing::warn!(origin = %self.origin.authority(), "the origin gave no answer in time");
                 self.origin.failures().failed(OriginFailure::NoAnswer);
-                Err(OriginFailure::NoAnswer)
+                Err(OriginFailure::NoAnswer.into())
             }
         }
     }

@@ -122,6 +122,7 @@ impl Situation {
             tunnel: tunnels.first().cloned(),
             tunnels,
             visitors: visitors.count(),
+            too_slow: visitors.too_slow(),
             raw_came: known.raw_came,
             raw_missed: known.raw_missed,
             why: reasons.iter().map(ToString::to_string).collect(),

@@ -1,5 +1,6 @@
 //! A visitor arrives on a carrier: who it is and what it wants is read, its TLS ends here, its origin is dialled.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -22,7 +23,7 @@ use crate::tls::{self, CertificateSlot, TlsError};
 use crate::turns;
 use crate::workers::{Worker, Workers};
 
-use super::http;
+use super::http::{self, TooSlow};
 use super::origin::{Origin, Scheme};
 use super::pass;
 use super::status::OriginStatus;
@@ -41,6 +42,7 @@ pub(super) struct Visitors {
     device: DeviceName,
     acceptor: Acceptor,
     origin: Arc<Origin>,
+    too_slow: Arc<TooSlow>,
     workers: Workers,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -81,6 +83,7 @@ impl Visitors {
             device,
             acceptor,
             origin: Arc::new(origin),
+            too_slow: Arc::default(),
             workers,
             tasks: TaskTracker::new(),
             stop,
@@ -143,6 +146,11 @@ impl Visitors {
         self.tasks.len()
     }
 
+    /// How many were not waited for any longer, by what did not come.
+    pub(super) fn too_slow(&self) -> BTreeMap<String, u64> {
+        self.too_slow.counts()
+    }
+
     /// How the service behind them is.
     pub(super) fn origin(&self) -> OriginStatus {
         self.origin.status()
@@ -178,7 +186,16 @@ impl Visitors {
                     zone: &self.zone,
                     device: &self.device,
                 };
-                Box::pin(http::serve(visitor, &open, &self.origin, names, moving)).await
+                let too_slow = &self.too_slow;
+                Box::pin(http::serve(
+                    visitor,
+                    &open,
+                    &self.origin,
+                    names,
+                    too_slow,
+                    moving,
+                ))
+                .await
             }
         }
     }

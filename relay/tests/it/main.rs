@@ -24,6 +24,7 @@ mod refusals;
 mod returning;
 mod shutdown;
 mod slow_readers;
+mod slow_visitors;
 mod status;
 mod successor;
 mod tunnel;

@@ -5,7 +5,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use hyper::Uri;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
@@ -14,31 +14,67 @@ use hyper_util::client::legacy::connect::{Connected, Connection};
 use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 
+use super::patience::{Credit, UnderWay};
 use crate::agent::origin::{Origin, OriginStream};
 
 /// A request's body on its way to the origin, whose client drops it when all of it has been sent.
 #[derive(Debug)]
 pub(super) struct Asked {
     body: Incoming,
+    /// None if there is nothing to wait for.
+    credit: Option<Credit>,
     /// Its other end hears of the drop.
     _sent: oneshot::Sender<Infallible>,
 }
 
+/// Why a request's body does not go on.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AskedError {
+    #[error(transparent)]
+    BrokeOff(#[from] hyper::Error),
+    #[error("the visitor does not send the request's body")]
+    TooSlow,
+}
+
 impl Asked {
-    pub(super) fn new(body: Incoming, sent: oneshot::Sender<Infallible>) -> Self {
-        Self { body, _sent: sent }
+    pub(super) fn new(
+        body: Incoming,
+        under_way: &Arc<UnderWay>,
+        sent: oneshot::Sender<Infallible>,
+    ) -> Self {
+        let may_take = !body.is_end_stream();
+        Self {
+            body,
+            credit: may_take.then(|| Credit::new(Arc::clone(under_way))),
+            _sent: sent,
+        }
     }
 }
 
 impl Body for Asked {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = AskedError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+    ) -> Poll<Option<Result<Frame<Bytes>, AskedError>>> {
+        let Self { body, credit, .. } = &mut *self;
+        match Pin::new(body).poll_frame(cx) {
+            Poll::Ready(frame) => {
+                if let (Some(Ok(frame)), Some(credit)) = (&frame, credit) {
+                    credit.earn(frame.data_ref().map_or(0, Bytes::len));
+                }
+                Poll::Ready(frame.map(|frame| Ok(frame?)))
+            }
+            Poll::Pending => {
+                if let Some(credit) = credit {
+                    ready!(credit.poll_used_up(cx));
+                    return Poll::Ready(Some(Err(AskedError::TooSlow)));
+                }
+                Poll::Pending
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
