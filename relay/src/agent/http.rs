@@ -3,6 +3,7 @@
 
 mod client;
 mod connection;
+mod frames;
 mod head;
 mod patience;
 

@@ -209,6 +209,31 @@ async fn says_nothing_over_http2(world: &World) {
     sent_away(over_http2(world).await).await;
 }
 
+/// After a request that is whole. The frames are written by hand (RFC 9113 section 4.1).
+async fn begins_a_head_over_http2(world: &World) {
+    let mut visitor = over_http2(world).await;
+    // GET, https, / and the authority (RFC 7541 appendix A).
+    let length = u8::try_from(HOST.len()).unwrap();
+    let fields = [&[0x82, 0x87, 0x84, 0x41, length][..], HOST.as_bytes()].concat();
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u8::try_from(payload.len()).unwrap();
+        [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
+    };
+    let asked = [
+        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
+        &frame(4, 0, 0, &[]),
+        &frame(1, 5, 1, &fields),
+    ];
+    visitor.write_all(&asked.concat()).await.unwrap();
+    let mut answered = Vec::new();
+    while !answered.ends_with(b"ok") {
+        let octet = timeout(SOON, visitor.read_u8()).await.unwrap();
+        answered.push(octet.unwrap());
+    }
+    visitor.write_all(&frame(1, 1, 3, &fields)).await.unwrap();
+    sent_away(visitor).await;
+}
+
 /// Of a body, whose rest does not come.
 struct Part(Option<&'static str>);
 
@@ -260,12 +285,13 @@ async fn over_http2_only_the_request_that_does_not_go_on_ends() {
     let visitors = async {
         tokio::join!(
             says_nothing_over_http2(&world),
+            begins_a_head_over_http2(&world),
             begins_a_body_over_http2(&world)
         )
     };
     tokio::select! {
-        ((), ()) = visitors => {}
+        ((), (), ()) = visitors => {}
         () = serve(listener) => unreachable!(),
     }
-    assert_eq!(noted(&world).await, ([1, 0, 1], 0));
+    assert_eq!(noted(&world).await, ([1, 1, 1], 0));
 }

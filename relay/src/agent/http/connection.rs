@@ -49,7 +49,7 @@ pub(super) async fn http1<S>(
 where
     S: Service<Request<Incoming>, Response = Answer, Error = Infallible>,
 {
-    let visitor = PatientStream::new(visitor, requests);
+    let visitor = PatientStream::http1(visitor, requests);
     let connection = http1::Builder::new()
         .header_read_timeout(None) // it knows no difference between a head and a rest
         .max_buf_size(MAX_HEAD as usize)
@@ -86,6 +86,7 @@ where
     S: Service<Request<Incoming>, Response = Answer, Error = Infallible>,
     S::Future: Send + 'static,
 {
+    let visitor = PatientStream::http2(visitor, requests);
     let connection = http2::Builder::new(tasks)
         .timer(TokioTimer::new())
         .max_concurrent_streams(MAX_REQUESTS)

@@ -19,6 +19,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::frames::Frames;
+
 /// How long a visitor may take to send a request's head, from when it has begun; the first one, from when the visitor is there.
 const HEAD_TIME: Duration = Duration::from_secs(10);
 
@@ -199,11 +201,13 @@ impl Drop for Credit {
     }
 }
 
-/// What an HTTP/1.1 visitor sends and is sent. Reading fails when the head of a request does not come in time.
+/// What a visitor sends and is sent. Reading fails when the head of a request does not come in time.
 #[derive(Debug)]
 pub(super) struct PatientStream<S> {
     stream: S,
     requests: Arc<Requests>,
+    /// Over HTTP/2, where requests are under way beside each other, these say when a head is.
+    frames: Option<Frames>,
     /// As many had begun when it was read last.
     begun: u64,
     state: Between,
@@ -220,13 +224,23 @@ enum Between {
 }
 
 impl<S> PatientStream<S> {
-    pub(super) fn new(stream: S, requests: &Arc<Requests>) -> Self {
+    pub(super) fn http1(stream: S, requests: &Arc<Requests>) -> Self {
         Self {
             stream,
             requests: Arc::clone(requests),
+            frames: None,
             begun: 0,
             state: Between::Come,
             timer: None,
+        }
+    }
+
+    /// Who has asked once may rest for as long as it likes, and who has not is [silent](Requests::silence).
+    pub(super) fn http2(stream: S, requests: &Arc<Requests>) -> Self {
+        Self {
+            frames: Some(Frames::new()),
+            state: Between::Head,
+            ..Self::http1(stream, requests)
         }
     }
 
@@ -263,20 +277,32 @@ impl<S: AsyncRead + Unpin> AsyncRead for PatientStream<S> {
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let begun = this.requests.begun.load(Relaxed);
-        if this.begun != begun {
+        if this.frames.is_none() && this.begun != begun {
             (this.begun, this.state, this.timer) = (begun, Between::Rest, None);
         }
         let before = buffer.filled().len();
         let read = Pin::new(&mut this.stream).poll_read(cx, buffer);
-        if this.requests.over.load(Relaxed) < begun {
-            return read; // a body, or the end; and what is sent too early begins when it is its turn
-        }
-        if read.is_pending() {
+        let waits_for_head = match &this.frames {
+            Some(frames) => frames.has_open_head(),
+            // Otherwise for a body, or the end; and what is sent too early begins when it is its turn.
+            None => this.requests.over.load(Relaxed) == begun,
+        };
+        if read.is_pending() && waits_for_head {
             ready!(this.poll_late(cx));
             return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
         }
-        if buffer.filled().len() > before && this.state != Between::Head {
-            this.enters(Between::Head);
+        let come = buffer.filled().get(before..).unwrap_or_default();
+        match &mut this.frames {
+            Some(frames) => {
+                if frames.read(come) {
+                    this.timer = None;
+                }
+            }
+            None => {
+                if waits_for_head && !come.is_empty() && this.state != Between::Head {
+                    this.enters(Between::Head);
+                }
+            }
         }
         read
     }
@@ -326,7 +352,7 @@ mod tests {
     fn visitor() -> (DuplexStream, PatientStream<DuplexStream>, Arc<Requests>) {
         let requests = Requests::new(&Arc::default());
         let (visitor, here) = duplex(64);
-        (visitor, PatientStream::new(here, &requests), requests)
+        (visitor, PatientStream::http1(here, &requests), requests)
     }
 
     /// Reads until there is an error, and says after how many seconds that was.
@@ -426,6 +452,30 @@ mod tests {
         drop(requests.begin());
         let silence = timeout(100 * REST_TIME, requests.silence()).await;
         assert!(silence.is_err());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn over_http2_a_rest_has_no_end_and_each_head_ten_seconds() {
+        let requests = Requests::new(&Arc::default());
+        let (mut visitor, here) = duplex(64);
+        let mut stream = PatientStream::http2(here, &requests);
+        let (whole, open) = (b"\0\0\x01\x01\x05\0\0\0\x01\x82", b"\0\0\0\x01\0\0\0\0\x03");
+        let sends = async {
+            visitor.write_all(&[b'x'; 24]).await.unwrap(); // the preface
+            sleep(2 * REST_TIME).await;
+            for _ in 0..2 {
+                let (part, rest) = whole.split_at(9);
+                visitor.write_all(part).await.unwrap();
+                sleep(HEAD_TIME - SECOND).await;
+                visitor.write_all(rest).await.unwrap();
+                sleep(2 * REST_TIME).await;
+            }
+            visitor.write_all(open).await.unwrap();
+            Instant::now()
+        };
+        let (_, opened) = tokio::join!(patience_of(&mut stream), sends);
+        assert_eq!(opened.elapsed().as_secs(), HEAD_TIME.as_secs());
+        assert_eq!(counted(&requests), [0, 1, 0]);
     }
 
     async fn used_up(credit: &mut Credit) -> f64 {
