@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::oneshot;
-use tokio::time::{sleep_until, timeout};
+use tokio::time::{MissedTickBehavior, interval, sleep_until, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -93,6 +93,9 @@ pub(super) enum Ended {
     Broken,
 }
 
+/// How often it is looked at whether the relay's packets still come where they are waited for.
+const LOOK: Duration = Duration::from_millis(250);
+
 /// What is said to the task that attends a tunnel, and what it says.
 pub(super) struct Orders {
     /// The agent stops.
@@ -168,6 +171,9 @@ impl Tunnel {
         } = orders;
         let mut drain = Some(drain);
         let mut pulse = Pulse::new(self.greeting.round_trip);
+        let mut looks = interval(LOOK);
+        looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard_before = 0;
         let guests = self.guests.clone();
         let mut last_goes = pin!(async {
             leave.cancelled().await;
@@ -222,6 +228,12 @@ impl Tunnel {
                     }
                     None => return self.ended(),
                 },
+                _ = looks.tick(), if !guests.is_empty() => {
+                    let heard = self.heard();
+                    if std::mem::replace(&mut heard_before, heard) == heard {
+                        self.way.show_where();
+                    }
+                }
                 () = relays.until_one_is_lost(), if pulse.is_quiet() => pulse.quicken(Instant::now()),
                 () = sleep_until(alarm) => {
                     let is_quiet = relays.are_all_reached() && guests.is_empty();
@@ -299,6 +311,16 @@ impl Way {
     }
 
     /// Has the other end acknowledge that it is there, and no more; `false` where there is no such thing.
+    /// Who waits for room has nothing to send. If a NAT has given it another port meanwhile, the relay does not know, and what it says
+    /// of room comes to nobody (RFC 9000 section 4.1).
+    fn show_where(&self) {
+        if let Self::Quic { connection, .. } = self
+            && connection.waits_for_room()
+        {
+            connection.ping();
+        }
+    }
+
     fn ping(&self) -> bool {
         match self {
             Self::Quic { connection, .. } => {

@@ -108,6 +108,11 @@ impl Connection {
         }
     }
 
+    /// Whether somebody waits for room to write, which the other end has to give.
+    pub(crate) fn waits_for_room(&self) -> bool {
+        !self.0.0.lock().writers.is_empty()
+    }
+
     /// Why it has ended, if it has.
     pub(crate) fn close_reason(&self) -> Option<ConnectionError> {
         self.0.0.lock().error.clone()

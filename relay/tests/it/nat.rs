@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::{Duration, Instant};
 
 use relay::agent::VisitorAddress;
 use relay::server::Transport;
@@ -241,5 +242,42 @@ async fn a_transfer_passes_over_a_hundred_addresses() {
             code.name()
         );
         assert_eq!(world.metric(&closed), 0, "{closed}");
+    }
+}
+
+#[tokio::test]
+async fn who_waits_for_room_is_found_at_another_address() {
+    /// So long nothing more is taken: all is full.
+    const FULL: Duration = Duration::from_millis(300);
+    /// The agent pings by itself every two seconds at most.
+    const FOUND: Duration = Duration::from_millis(1900);
+    let world = World::without_raw();
+    let (listener, address) = origin("tcp").await;
+    let nat = Nat::before(world.front).await;
+    let _agent = world
+        .agent_by_way_of(nat.inside, "mynas", &address, VisitorAddress::Hidden)
+        .await;
+    let mut visitor = world.visit("mynas.nas.localhost").await;
+    let (mut stream, _) = listener.accept().await.unwrap();
+    let (mut sent, mut heard) = (0, 0);
+    let (piece, mut room) = (vec![7; 16_384], vec![0; 65_536]);
+    for _ in 0..8 {
+        while let Ok(written) = timeout(FULL, stream.write(&piece)).await {
+            sent += written.unwrap();
+        }
+        nat.forget.send(()).await.unwrap();
+        let changed = Instant::now();
+        sent += piece.len(); // behind all that is on the way
+        let read = async {
+            while heard < sent {
+                let length = visitor.read(&mut room).await.unwrap();
+                assert!(length > 0, "it was cut");
+                heard += length;
+            }
+        };
+        let passed = timeout(SOON, async { tokio::join!(stream.write_all(&piece), read) });
+        let (written, ()) = passed.await.unwrap();
+        written.unwrap();
+        assert!(changed.elapsed() < FOUND, "{:?}", changed.elapsed());
     }
 }
