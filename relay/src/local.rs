@@ -40,11 +40,11 @@ pub(crate) fn send(
     parts: &[IoSlice<'_>],
     descriptors: &[BorrowedFd<'_>],
 ) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
-    let mut beside = SendAncillaryBuffer::new(&mut space);
     if descriptors.len() > DESCRIPTORS {
         return Err(io::ErrorKind::InvalidInput.into());
     }
+    let mut space = [MaybeUninit::uninit(); cmsg_space!(ScmRights(DESCRIPTORS))];
+    let mut beside = SendAncillaryBuffer::new(&mut space);
     if !descriptors.is_empty() {
         beside.push(SendAncillaryMessage::ScmRights(descriptors)); // there is room for so many
     }

@@ -22,8 +22,9 @@ use crate::process::{Child, Namespace, ProcessId};
 use crate::progress::Progress;
 use crate::visitor::Door;
 
-/// So many agents share a process: each has two sockets and one for whoever asks how it is, and a process 20,000 descriptors.
-const AGENTS_PER_PROCESS: usize = 4000;
+/// So many agents share a process, which has 20,000 descriptors: each has two sockets and one for whoever asks how it is, and more
+/// while it dials.
+const AGENTS_PER_PROCESS: usize = 2500;
 
 /// How many of one process are on their way at a time while nothing is measured.
 const AT_ONCE: usize = 64;

@@ -310,7 +310,6 @@ impl Way {
         }
     }
 
-    /// Has the other end acknowledge that it is there, and no more; `false` where there is no such thing.
     /// Who waits for room has nothing to send. If a NAT has given it another port meanwhile, the relay does not know, and what it says
     /// of room comes to nobody (RFC 9000 section 4.1).
     fn show_where(&self) {
@@ -321,6 +320,7 @@ impl Way {
         }
     }
 
+    /// Has the other end acknowledge that it is there, and no more; `false` where there is no such thing.
     fn ping(&self) -> bool {
         match self {
             Self::Quic { connection, .. } => {

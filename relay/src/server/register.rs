@@ -36,7 +36,7 @@ use super::refusal::Rejection;
 use super::sessions::{Session, Sessions, Tunnel};
 
 /// QUIC handshakes under way at a time, of all and of one address. Each costs a key exchange and a signature, and stays for
-/// [`HELLO_TIME`] at most. Agents behind one address that are refused come again with their back-off.
+/// [`HELLO_TIME`] at most, or [`BUSY_TIME`]. Agents behind one address that are refused come again with their back-off.
 const MAX_HANDSHAKES: usize = 4096;
 const MAX_HANDSHAKES_PER_ADDRESS: usize = 1024;
 

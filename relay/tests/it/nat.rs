@@ -14,11 +14,12 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
+use tokio_rustls::client::TlsStream;
 use tokio_util::task::AbortOnDropHandle;
 use wire::CloseCode;
 
 use crate::byte_path::origin;
-use crate::world::{SOON, World};
+use crate::world::{Agent, SOON, World};
 
 /// Enough that workers are not all met by chance from a new address: 2⁻⁸.
 const AGENTS: usize = 8;
@@ -151,23 +152,47 @@ impl Mapping {
     }
 }
 
+/// A device behind a NAT of its own, and both ends of what a visitor has opened there.
+struct Behind {
+    nat: Nat,
+    _agent: Agent,
+    visitor: TlsStream<TcpStream>,
+    stream: TcpStream,
+}
+
+impl Behind {
+    async fn of(world: &World, name: &str) -> Self {
+        let (listener, address) = origin("tcp").await;
+        let nat = Nat::before(world.front).await;
+        let agent = world
+            .agent_by_way_of(nat.inside, name, &address, VisitorAddress::Hidden)
+            .await;
+        let visitor = world.visit(&format!("{name}.nas.localhost")).await;
+        let (stream, _) = listener.accept().await.unwrap();
+        Self {
+            nat,
+            _agent: agent,
+            visitor,
+            stream,
+        }
+    }
+}
+
 #[tokio::test]
 async fn tunnels_and_their_visitors_survive_another_address() {
     let world = World::start(Transport::Quic);
     let mut behind = Vec::new();
     for number in 0..AGENTS {
-        let name = format!("nas{number}");
-        let (listener, address) = origin("tcp").await;
-        let nat = Nat::before(world.front).await;
-        let agent = world
-            .agent_by_way_of(nat.inside, &name, &address, VisitorAddress::Hidden)
-            .await;
-        let visitor = world.visit(&format!("{name}.nas.localhost")).await;
-        let (stream, _) = listener.accept().await.unwrap();
-        behind.push((nat, agent, visitor, stream));
+        behind.push(Behind::of(&world, &format!("nas{number}")).await);
     }
     for round in 0..3_u8 {
-        for (nat, _, visitor, stream) in &mut behind {
+        for Behind {
+            nat,
+            visitor,
+            stream,
+            ..
+        } in &mut behind
+        {
             nat.forget.send(()).await.unwrap();
             let mut octet = [0];
             // The agent speaks first: the relay cannot know where it is now.
@@ -197,13 +222,12 @@ const ADDRESSES: usize = 100;
 #[tokio::test]
 async fn a_transfer_passes_over_a_hundred_addresses() {
     let world = World::without_raw();
-    let (listener, address) = origin("tcp").await;
-    let nat = Nat::before(world.front).await;
-    let _agent = world
-        .agent_by_way_of(nat.inside, "mynas", &address, VisitorAddress::Hidden)
-        .await;
-    let mut visitor = world.visit("mynas.nas.localhost").await;
-    let (mut stream, _) = listener.accept().await.unwrap();
+    let Behind {
+        nat,
+        mut visitor,
+        mut stream,
+        _agent,
+    } = Behind::of(&world, "mynas").await;
     // Each piece is more than what lies between the two ends, so that the address changes in the middle of one.
     let piece: Vec<u8> = (0..1_000_000_u32).map(|i| (i % 251) as u8).collect();
     let sent = piece.clone();
@@ -249,16 +273,15 @@ async fn a_transfer_passes_over_a_hundred_addresses() {
 async fn who_waits_for_room_is_found_at_another_address() {
     /// So long nothing more is taken: all is full.
     const FULL: Duration = Duration::from_millis(300);
-    /// The agent pings by itself every two seconds at most.
+    /// Between two pings of the agent, at least, there are two seconds.
     const FOUND: Duration = Duration::from_millis(1900);
     let world = World::without_raw();
-    let (listener, address) = origin("tcp").await;
-    let nat = Nat::before(world.front).await;
-    let _agent = world
-        .agent_by_way_of(nat.inside, "mynas", &address, VisitorAddress::Hidden)
-        .await;
-    let mut visitor = world.visit("mynas.nas.localhost").await;
-    let (mut stream, _) = listener.accept().await.unwrap();
+    let Behind {
+        nat,
+        mut visitor,
+        mut stream,
+        _agent,
+    } = Behind::of(&world, "mynas").await;
     let (mut sent, mut heard) = (0, 0);
     let (piece, mut room) = (vec![7; 16_384], vec![0; 65_536]);
     for _ in 0..8 {

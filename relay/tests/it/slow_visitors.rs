@@ -17,9 +17,10 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
+use tokio_util::task::AbortOnDropHandle;
 
 use crate::byte_path::{origin, read_head};
-use crate::world::World;
+use crate::world::{Agent, World};
 
 const HOST: &str = "mynas.nas.localhost";
 
@@ -74,6 +75,15 @@ async fn serve_one(mut stream: TcpStream) {
             return;
         }
     }
+}
+
+/// A relay, the agent of a device, and its service.
+async fn device() -> (World, Agent, AbortOnDropHandle<()>) {
+    let world = World::start(Transport::Quic);
+    let (listener, address) = origin("http").await;
+    let service = AbortOnDropHandle::new(tokio::spawn(serve(listener)));
+    let agent = world.agent("mynas", &address).await;
+    (world, agent, service)
 }
 
 fn head(method: &str, path: &str, more: &str) -> String {
@@ -178,24 +188,16 @@ async fn noted(world: &World) -> ([u64; 3], u64) {
 
 #[tokio::test]
 async fn who_does_not_go_on_is_not_waited_for_and_who_pauses_is() {
-    let world = World::start(Transport::Quic);
-    let (listener, address) = origin("http").await;
-    let _agent = world.agent("mynas", &address).await;
-    let visitors = async {
-        tokio::join!(
-            says_nothing(&world),
-            begins_a_head(&world),
-            begins_a_body(&world),
-            begins_a_body_in_vain(&world),
-            rests(&world),
-            pauses_an_upload(&world),
-            changes_the_protocol(&world),
-        );
-    };
-    tokio::select! {
-        () = visitors => {}
-        () = serve(listener) => unreachable!(),
-    }
+    let (world, _agent, _service) = device().await;
+    tokio::join!(
+        says_nothing(&world),
+        begins_a_head(&world),
+        begins_a_body(&world),
+        begins_a_body_in_vain(&world),
+        rests(&world),
+        pauses_an_upload(&world),
+        changes_the_protocol(&world),
+    );
     assert_eq!(noted(&world).await, ([1, 1, 2], 0));
 }
 
@@ -279,19 +281,11 @@ async fn begins_a_body_over_http2(world: &World) {
 
 #[tokio::test]
 async fn over_http2_only_the_request_that_does_not_go_on_ends() {
-    let world = World::start(Transport::Quic);
-    let (listener, address) = origin("http").await;
-    let _agent = world.agent("mynas", &address).await;
-    let visitors = async {
-        tokio::join!(
-            says_nothing_over_http2(&world),
-            begins_a_head_over_http2(&world),
-            begins_a_body_over_http2(&world)
-        )
-    };
-    tokio::select! {
-        ((), (), ()) = visitors => {}
-        () = serve(listener) => unreachable!(),
-    }
+    let (world, _agent, _service) = device().await;
+    tokio::join!(
+        says_nothing_over_http2(&world),
+        begins_a_head_over_http2(&world),
+        begins_a_body_over_http2(&world)
+    );
     assert_eq!(noted(&world).await, ([1, 1, 1], 0));
 }

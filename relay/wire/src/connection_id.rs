@@ -6,8 +6,8 @@
 //!
 //! Worker and generation say which endpoint of which process holds the connection, so that any socket of the port can hand a
 //! packet on without knowing the connection. The nonce alone keeps the id in a Retry apart from those of hundreds of thousands of
-//! connections: who comes again with the id of one of them would be taken for it, and hear nothing. The worker stands first, where the kernel looks for it when it chooses between
-//! the sockets. The mark keeps other traffic on the same port apart from ours (RFC 9000 section 5.1 leaves the content of an
+//! connections: who comes again with the id of one of them would be taken for it, and hear nothing. The worker stands first, where
+//! the kernel looks for it when it chooses between the sockets. The mark keeps other traffic on the same port apart from ours (RFC 9000 section 5.1 leaves the content of an
 //! id to whoever chooses it).
 
 use std::fmt;

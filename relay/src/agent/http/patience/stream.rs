@@ -195,7 +195,7 @@ mod tests {
         };
         let patience = tokio::select! {
             patience = patience_of(&mut stream) => patience,
-            () = drips => unreachable!(),
+            never = drips => never,
         };
         assert_eq!(patience, HEAD_TIME.as_secs());
         assert_eq!(counted(&requests), [0, 1, 0]);
