@@ -8,6 +8,7 @@
 //!
 //! It sends after whoever was woken has run: what they say, and what is to be acknowledged, leaves in one packet.
 
+use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
@@ -42,6 +43,12 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// When it is tried again, which is on nobody's behalf.
 const NOBODY: usize = usize::MAX;
 const PAUSE: Duration = Duration::from_millis(10);
+
+thread_local! {
+    /// One for all endpoints of a thread, as each hands over what has landed before another is driven: it is 2 MiB, and of
+    /// agents every tunnel and every dial has an endpoint.
+    static LANDING: RefCell<Landing> = RefCell::new(Landing::new());
+}
 
 /// What the driver is to look at.
 #[derive(Default)]
@@ -107,7 +114,6 @@ pub(super) struct Driver {
     /// Packets on their way to the kernel, which are what the last transmit describes, if that is unsent.
     packets: Vec<u8>,
     unsent: Option<Transmit>,
-    landing: Landing,
     /// Since when reading fails, if it does.
     failing_since: Option<Instant>,
     /// Connections that packets have come for.
@@ -137,7 +143,8 @@ impl Future for Driver {
         let abandoned = this.open_agenda(cx);
         this.due(&side);
         this.send(cx, &mut side);
-        if let Err(error) = this.receive(cx, &mut side) {
+        let received = LANDING.with_borrow_mut(|landing| this.receive(cx, &mut side, landing));
+        if let Err(error) = received {
             tracing::warn!(%error, "a UDP socket is of no use any more");
             return Poll::Ready(());
         }
@@ -156,7 +163,6 @@ impl Driver {
             agenda: Vec::new(),
             packets: Vec::new(),
             unsent: None,
-            landing: Landing::new(),
             failing_since: None,
             heard: Vec::new(),
             times: BinaryHeap::new(),
@@ -294,10 +300,15 @@ impl Driver {
         }
     }
 
-    fn receive(&mut self, cx: &mut Context<'_>, side: &mut Side) -> io::Result<()> {
+    fn receive(
+        &mut self,
+        cx: &mut Context<'_>,
+        side: &mut Side,
+        landing: &mut Landing,
+    ) -> io::Result<()> {
         let newcomers = side.incoming.len();
         for read in 1..=READS {
-            match side.poll_recv(cx, &mut self.landing) {
+            match side.poll_recv(cx, landing) {
                 // Nothing is there, or no more: so the socket works.
                 Poll::Pending => {
                     self.failing_since = None;
@@ -316,7 +327,7 @@ impl Driver {
                 }
             }
             let now = Instant::now();
-            for (message, meta) in self.landing.messages() {
+            for (message, meta) in landing.messages() {
                 let mut rest = message;
                 while !rest.is_empty() {
                     let ours = match &mut side.demultiplexer {
