@@ -300,6 +300,14 @@ impl Receiver {
         }
     }
 
+    /// Ready once the other end has broken off, though what came before has not been received. Over TLS that is not known before.
+    pub(crate) fn poll_reset(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match &mut self.stream {
+            ReceivingStream::Quic(stream) => stream.poll_reset(cx),
+            ReceivingStream::Tls(..) => Poll::Pending,
+        }
+    }
+
     /// Whether the payload that was given out last is the last there is.
     pub(crate) fn ends_here(&self) -> bool {
         matches!(self.notice, Some(Notice::End { .. }))

@@ -21,6 +21,7 @@ mod buffers;
 mod carrier;
 mod congestion;
 mod control_stream;
+mod counts;
 mod held;
 mod liveness;
 mod local;

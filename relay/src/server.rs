@@ -58,6 +58,7 @@ pub use presence::{Attachment, Presence, Transport};
 pub use traffic::{DeviceTraffic, Traffic};
 pub use upkeep::Upkeep;
 
+use crate::counts::CountsByAddress;
 use crate::quic::{self, Earlier, Endpoint};
 use crate::records;
 use crate::sys;
@@ -65,7 +66,7 @@ use crate::tls::{self, CertificateSlot, TlsError};
 use crate::workers::Workers;
 use front::{Front, Returning};
 use hand_over::{move_time, pass_on_keys};
-use limits::{CountsByAddress, Limits, Silent};
+use limits::{Limits, Silent};
 use listen::FrontSockets;
 use metrics::Metrics;
 use predecessor::Predecessor;

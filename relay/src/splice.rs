@@ -388,7 +388,11 @@ impl<'a, O: Observer> Pump<'a, O> {
             let sent = match receiver.receive().await {
                 Ok(Received::Chunks(mut chunks)) => {
                     let last = receiver.ends_here();
-                    self.send_chunks_paced(&mut chunks, last).await
+                    tokio::select! {
+                        biased;
+                        sent = self.send_chunks_paced(&mut chunks, last) => sent,
+                        () = poll_fn(|cx| receiver.poll_reset(cx)) => return Direction::Broken(End::FarGone),
+                    }
                 }
                 Ok(Received::Octets(range)) => self.send_octets_paced(receiver.octets(range)).await,
                 Ok(Received::Moved) => return Box::pin(self.inwards_raw(receiver)).await,

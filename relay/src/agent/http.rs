@@ -40,7 +40,7 @@ use super::pass;
 use super::stream::VisitorStream;
 use client::{Asked, Connector};
 use connection::MAX_HEAD;
-pub(super) use patience::TooSlow;
+pub(super) use patience::Patience;
 use patience::{Requests, UnderWay};
 
 /// How long a connection to the origin is kept for the visitor's next request. Most servers close theirs after 5 s or more.
@@ -62,7 +62,7 @@ pub(super) async fn serve(
     open: &Open,
     origin: &Arc<Origin>,
     names: Names<'_>,
-    too_slow: &Arc<TooSlow>,
+    patience: &Arc<Patience>,
     moving: CancellationToken,
 ) -> io::Result<()> {
     let http2 = visitor.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
@@ -84,7 +84,7 @@ pub(super) async fn serve(
         visitor: open.visitor,
         tasks: tasks.clone(),
     };
-    let requests = Requests::new(too_slow);
+    let requests = Requests::new(open.visitor.ip(), patience);
     let service = service_fn(|request| {
         let under_way = requests.begin();
         let routed = route(&request, &open.name, names);
@@ -227,6 +227,7 @@ impl Exchange {
                     head::strip_hop_by_hop(answer.headers_mut());
                 }
                 *answer.version_mut() = Version::HTTP_11; // ours, whatever the origin's
+                let answer = answer.map(|body| under_way.offered(body));
                 let failures = Arc::clone(failures);
                 let noted = move |error| {
                     if !under_way.was_too_slow() {

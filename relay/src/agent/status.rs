@@ -44,8 +44,8 @@ pub struct Status {
     pub tunnels: Vec<TunnelStatus>,
     /// Visitors here now.
     pub visitors: usize,
-    /// Those who were not waited for any longer since the agent started, by what did not come: `silent` (they asked for
-    /// nothing), `head` and `body` (of a request).
+    /// Those who were not waited for any longer since the agent started, by what they did not do: `silent` (they asked for
+    /// nothing), `head` and `body` (of a request), `answer` (they did not take it).
     pub too_slow: BTreeMap<String, u64>,
     /// TCP connections for visitors' bulk that reached the relay, since the agent started.
     pub raw_came: u64,

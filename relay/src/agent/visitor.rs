@@ -23,7 +23,7 @@ use crate::tls::{self, CertificateSlot, TlsError};
 use crate::turns;
 use crate::workers::{Worker, Workers};
 
-use super::http::{self, TooSlow};
+use super::http::{self, Patience};
 use super::origin::{Origin, Scheme};
 use super::pass;
 use super::status::OriginStatus;
@@ -42,7 +42,7 @@ pub(super) struct Visitors {
     device: DeviceName,
     acceptor: Acceptor,
     origin: Arc<Origin>,
-    too_slow: Arc<TooSlow>,
+    patience: Arc<Patience>,
     workers: Workers,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -83,7 +83,7 @@ impl Visitors {
             device,
             acceptor,
             origin: Arc::new(origin),
-            too_slow: Arc::default(),
+            patience: Arc::default(),
             workers,
             tasks: TaskTracker::new(),
             stop,
@@ -146,9 +146,9 @@ impl Visitors {
         self.tasks.len()
     }
 
-    /// How many were not waited for any longer, by what did not come.
+    /// How many were not waited for any longer, by what they did not do.
     pub(super) fn too_slow(&self) -> BTreeMap<String, u64> {
-        self.too_slow.counts()
+        self.patience.too_slow()
     }
 
     /// How the service behind them is.
@@ -186,13 +186,13 @@ impl Visitors {
                     zone: &self.zone,
                     device: &self.device,
                 };
-                let too_slow = &self.too_slow;
+                let patience = &self.patience;
                 Box::pin(http::serve(
                     visitor,
                     &open,
                     &self.origin,
                     names,
-                    too_slow,
+                    patience,
                     moving,
                 ))
                 .await

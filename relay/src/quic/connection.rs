@@ -173,6 +173,8 @@ pub(super) struct State {
     /// For octets to read, and for room to write.
     readers: Wakers,
     writers: Wakers,
+    /// For the other end to break off.
+    resets: Wakers,
     /// For anything else.
     waiting: Vec<Waker>,
 }
@@ -197,6 +199,7 @@ impl Inner {
                 wakes_at: None,
                 readers: Wakers::default(),
                 writers: Wakers::default(),
+                resets: Wakers::default(),
                 waiting: Vec::new(),
             }),
             agenda,
@@ -229,7 +232,10 @@ impl State {
     pub(super) fn hear(&mut self) {
         while let Some(event) = self.proto.poll() {
             match event {
-                Event::Stream(StreamEvent::Readable { id }) => wake(&mut self.readers, id),
+                Event::Stream(StreamEvent::Readable { id }) => {
+                    wake(&mut self.readers, id);
+                    wake(&mut self.resets, id);
+                }
                 Event::Stream(StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. }) => {
                     wake(&mut self.writers, id);
                 }
@@ -252,7 +258,7 @@ impl State {
     /// Nothing more comes or goes: everybody hears why.
     pub(super) fn end(&mut self, error: ConnectionError) {
         self.error.get_or_insert(error);
-        for wakers in [&mut self.readers, &mut self.writers] {
+        for wakers in [&mut self.readers, &mut self.writers, &mut self.resets] {
             wakers.drain().for_each(|(_, waker)| waker.wake());
         }
         self.wake_waiting();
@@ -276,9 +282,14 @@ impl State {
         wait(&mut self.writers, id, cx);
     }
 
+    pub(super) fn wait_for_reset(&mut self, id: StreamId, cx: &Context<'_>) {
+        wait(&mut self.resets, id, cx);
+    }
+
     /// Nobody reads this stream any more.
     pub(super) fn forget_reader(&mut self, id: StreamId) {
         self.readers.remove(&id);
+        self.resets.remove(&id);
     }
 
     /// Nobody writes this stream any more.

@@ -182,6 +182,26 @@ impl RecvStream {
         })
     }
 
+    /// Ready once the other end has broken off, though what came before has not been read.
+    pub(crate) fn poll_reset(&mut self, cx: &Context<'_>) -> Poll<()> {
+        match self.end {
+            Some(Ended::Reset(_)) => return Poll::Ready(()),
+            Some(Ended::Finished) => return Poll::Pending, // so it never will
+            None => {}
+        }
+        let mut state = self.connection.lock();
+        if state.error.is_some() {
+            return Poll::Ready(());
+        }
+        if let Ok(Some(code)) = state.proto.recv_stream(self.id).received_reset() {
+            self.end = Some(Ended::Reset(code));
+            self.connection.ask(&mut state); // the other end may open another
+            return Poll::Ready(());
+        }
+        state.wait_for_reset(self.id, cx);
+        Poll::Pending
+    }
+
     /// Has `read` take what has come: it says how much that was, and what stopped it if not that it wants no more.
     fn poll(
         &mut self,

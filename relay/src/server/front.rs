@@ -30,6 +30,7 @@ use wire::raw::Header;
 
 use crate::carrier::Carrier;
 use crate::carrier::raw::TurnedAway;
+use crate::counts::prefix;
 use crate::pace::Paced;
 use crate::records::Recorder;
 use crate::splice::{self, Moved};
@@ -43,7 +44,7 @@ pub(crate) use returning::Returning;
 
 use super::CloudDoor;
 use super::handed::{Message, NOBODY, NoMessage};
-use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent, prefix};
+use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent};
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
 use super::predecessor::{Predecessor, Untold};
 use super::recorded::Visit;

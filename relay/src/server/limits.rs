@@ -8,7 +8,6 @@
 //! left for those who are served. All bounds may change at any time, and hold for whoever comes next.
 
 mod config;
-mod counts;
 mod memory;
 mod rate;
 mod silent;
@@ -19,13 +18,13 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use crate::counts::{Amount, Counted, CountedOfAddress, CountsByAddress};
 use crate::program;
 
 use super::metrics::Metrics;
 use super::refusal::Refusal;
 pub(crate) use config::VISITORS_PER_DEVICE;
 pub use config::{LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
-pub(crate) use counts::{Amount, Counted, CountedOfAddress, CountsByAddress, prefix};
 use memory::Memory;
 use rate::RateByAddress;
 pub(crate) use silent::Silent;

@@ -22,13 +22,14 @@ use wire::{ALPN_CARRIER, ALPN_TUNNEL, CloseCode, Features, Frame, Hello};
 use crate::carrier::dialled::Dialled;
 use crate::carrier::raw::SealKey;
 use crate::control_stream::{ControlError, ControlStream, read_first};
+use crate::counts::{Counted, CountedOfAddress, CountsByAddress};
 use crate::quic::{self, Connection, Endpoint, Incoming, RelaySide};
 use crate::tls::{self, Prefixed, TlsStream};
 use crate::turns;
 use crate::workers::Worker;
 
 use super::handed::{Message, NoMessage};
-use super::limits::{Counted, CountedOfAddress, CountsByAddress, HELLO_TIME, Limits};
+use super::limits::{HELLO_TIME, Limits};
 use super::metrics::{HandshakeKind, Metrics, Outcome};
 use super::predecessor::Predecessor;
 use super::presence::{Attachment, Presence};

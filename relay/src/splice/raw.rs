@@ -183,7 +183,12 @@ impl<O: Observer> Pump<'_, O> {
                         true => turns::length(),
                         false => UNPROVED,
                     };
-                    match self.pass(raw, self.near, most).await {
+                    let passed = tokio::select! {
+                        biased;
+                        passed = self.pass(raw, self.near, most) => passed,
+                        () = poll_fn(|cx| receiver.poll_reset(cx)) => return Direction::Broken(End::FarGone),
+                    };
+                    match passed {
                         Ok(Some(0)) => raw_ended = true,
                         Ok(Some(length)) => {
                             if receiver.incoming.on_raw(length).is_err() {

@@ -6,10 +6,16 @@ use std::time::{Duration, Instant};
 
 use relay::server::Transport;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use crate::byte_path::origin;
 use crate::world::{SOON, TRANSPORTS, World};
+
+/// All that is on the way to a visitor who takes nothing has come there by then.
+const FILLED: Duration = Duration::from_secs(2);
+
+/// Between two looks whether somebody has been told.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// `causeway-agent run`, killed when dropped.
 struct Program(Child);
@@ -66,6 +72,34 @@ async fn a_waiting_visitor_is_told_within_four_seconds() {
         told.expect_err("the answer does not come any more");
         assert!(
             killed.elapsed() < Duration::from_secs(4),
+            "{transport:?} {:?}",
+            killed.elapsed()
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_visitor_who_takes_nothing_is_told_too() {
+    for transport in TRANSPORTS {
+        let world = World::start(transport);
+        let (listener, address) = origin("tcp").await;
+        let mut agent = start(&world, "mynas", &address);
+        let mut visitor = world.visit("mynas.nas.localhost").await;
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let filled = async {
+            loop {
+                stream.write_all(&[0; 65536]).await.unwrap();
+            }
+        };
+        timeout(FILLED, filled).await.expect_err("it is endless");
+
+        agent.kill();
+        let killed = Instant::now();
+        while visitor.write_all(b"x").await.is_ok() && visitor.flush().await.is_ok() {
+            sleep(LOOK).await;
+        }
+        assert!(
+            killed.elapsed() < Duration::from_secs(5),
             "{transport:?} {:?}",
             killed.elapsed()
         );

@@ -30,8 +30,20 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A pause that is longer.
 const PAUSE: Duration = Duration::from_secs(12);
 
+/// Filling what is on the way takes a moment, and it is looked once a second who takes nothing.
+const LATE: Duration = Duration::from_secs(4);
+
+/// Between two looks.
+const LOOK: Duration = Duration::from_millis(20);
+
 /// Nothing here takes longer unless it is broken.
 const SOON: Duration = Duration::from_secs(60);
+
+/// More than all that is on the way to a visitor holds, in octets.
+const MUCH: usize = 256 * 1024 * 1024;
+
+/// So many of one address may leave what they have asked for.
+const LEAVE: usize = 8;
 
 /// Answers each request as its path says.
 async fn serve(listener: TcpListener) {
@@ -68,6 +80,17 @@ async fn serve_one(mut stream: TcpStream) {
                     stream.write_u8(octet).await.unwrap();
                 }
                 return;
+            }
+            "/much" => {
+                let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {MUCH}\r\n\r\n");
+                let mut written = stream.write_all(head.as_bytes()).await;
+                for _ in 0..MUCH / 65536 {
+                    if written.is_err() {
+                        return; // broken off
+                    }
+                    written = stream.write_all(&[0; 65536]).await;
+                }
+                continue;
             }
             _ => {} // and takes no body
         }
@@ -179,10 +202,10 @@ async fn changes_the_protocol(world: &World) {
 }
 
 /// What the agent says of those it has not waited for, and of its service.
-async fn noted(world: &World) -> ([u64; 3], u64) {
+async fn noted(world: &World) -> ([u64; 4], u64) {
     let state = State::open(world.state_of("mynas")).unwrap();
     let status = agent::ask(&state).await.unwrap();
-    let counts = ["silent", "head", "body"].map(|reason| status.too_slow[reason]);
+    let counts = ["silent", "head", "body", "answer"].map(|reason| status.too_slow[reason]);
     (counts, status.origin.failures["broke_off"])
 }
 
@@ -198,7 +221,7 @@ async fn who_does_not_go_on_is_not_waited_for_and_who_pauses_is() {
         pauses_an_upload(&world),
         changes_the_protocol(&world),
     );
-    assert_eq!(noted(&world).await, ([1, 1, 2], 0));
+    assert_eq!(noted(&world).await, ([1, 1, 2, 0], 0));
 }
 
 async fn over_http2(world: &World) -> impl AsyncRead + AsyncWrite + Send + Unpin + use<> {
@@ -211,28 +234,34 @@ async fn says_nothing_over_http2(world: &World) {
     sent_away(over_http2(world).await).await;
 }
 
-/// After a request that is whole. The frames are written by hand (RFC 9113 section 4.1).
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+
+/// Frames are written by hand (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let length = u8::try_from(payload.len()).unwrap();
+    [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
+}
+
+/// GET, https, the path and the authority (RFC 7541 section 6.2.2 and appendix A).
+fn fields(path: &str) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    [&[0x82, 0x87, 0x04][..], &text(path), &[0x01], &text(HOST)].concat()
+}
+
+/// After a request that is whole.
 async fn begins_a_head_over_http2(world: &World) {
     let mut visitor = over_http2(world).await;
-    // GET, https, / and the authority (RFC 7541 appendix A).
-    let length = u8::try_from(HOST.len()).unwrap();
-    let fields = [&[0x82, 0x87, 0x84, 0x41, length][..], HOST.as_bytes()].concat();
-    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
-        let length = u8::try_from(payload.len()).unwrap();
-        [&[0, 0, length, kind, flags, 0, 0, 0, stream][..], payload].concat()
-    };
-    let asked = [
-        &b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..],
-        &frame(4, 0, 0, &[]),
-        &frame(1, 5, 1, &fields),
-    ];
+    let asked = [PREFACE, &frame(4, 0, 0, &[]), &frame(1, 5, 1, &fields("/"))];
     visitor.write_all(&asked.concat()).await.unwrap();
     let mut answered = Vec::new();
     while !answered.ends_with(b"ok") {
         let octet = timeout(SOON, visitor.read_u8()).await.unwrap();
         answered.push(octet.unwrap());
     }
-    visitor.write_all(&frame(1, 1, 3, &fields)).await.unwrap();
+    visitor
+        .write_all(&frame(1, 1, 3, &fields("/")))
+        .await
+        .unwrap();
     sent_away(visitor).await;
 }
 
@@ -287,5 +316,75 @@ async fn over_http2_only_the_request_that_does_not_go_on_ends() {
         begins_a_head_over_http2(&world),
         begins_a_body_over_http2(&world)
     );
-    assert_eq!(noted(&world).await, ([1, 1, 1], 0));
+    assert_eq!(noted(&world).await, ([1, 1, 1, 0], 0));
+}
+
+async fn asks_for_much(world: &World) -> impl AsyncRead + AsyncWrite + Unpin + use<> {
+    let mut visitor = world.visit(HOST).await;
+    let asked = head("GET", "/much", "");
+    visitor.write_all(asked.as_bytes()).await.unwrap();
+    visitor
+}
+
+/// And takes none of it: it gives no stream any room (RFC 9113 section 6.5.2).
+async fn asks_for_much_over_http2(world: &World) {
+    let mut visitor = over_http2(world).await;
+    let asked = [
+        PREFACE,
+        &frame(4, 0, 0, &[0, 4, 0, 0, 0, 0]),
+        &frame(1, 5, 1, &fields("/much")),
+    ];
+    visitor.write_all(&asked.concat()).await.unwrap();
+    sent_away(visitor).await;
+}
+
+/// Once so many leave theirs.
+async fn one_more_asks_for_much(world: &World) {
+    let mut visitor = asks_for_much(world).await;
+    let since = Instant::now();
+    let hears_nothing = async {
+        // It hears of it by writing, since it does not read: a line end in front of a request is skipped (RFC 9112 section 2.2).
+        while visitor.write_all(b"\r\n").await.is_ok() && visitor.flush().await.is_ok() {
+            sleep(LOOK).await;
+        }
+    };
+    timeout(SOON, hears_nothing).await.unwrap();
+    let waited = since.elapsed();
+    assert!((PATIENCE..PATIENCE + LATE).contains(&waited), "{waited:?}");
+}
+
+/// A mebibyte a second.
+async fn takes_its_time(world: &World) {
+    let mut visitor = asks_for_much(world).await;
+    let mut taken = vec![0; 1024 * 1024];
+    let since = Instant::now();
+    while since.elapsed() < 2 * PAUSE {
+        visitor.read_exact(&mut taken).await.unwrap();
+        sleep(Duration::from_secs(1)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_few_may_leave_what_they_have_asked_for_and_no_more_than_that() {
+    let (world, _agent, _service) = device().await;
+    let mut leave = Vec::new();
+    for _ in 0..LEAVE {
+        leave.push(asks_for_much(&world).await);
+    }
+    sleep(PAUSE).await;
+    tokio::join!(
+        one_more_asks_for_much(&world),
+        asks_for_much_over_http2(&world),
+        takes_its_time(&world),
+    );
+    assert_eq!(noted(&world).await, ([0, 0, 0, 2], 0));
+    for mut visitor in leave {
+        let answer = timeout(SOON, read_head(&mut visitor)).await.unwrap();
+        assert!(answer.starts_with("http/1.1 200 "), "{answer}");
+        let mut body = vec![0; MUCH];
+        timeout(SOON, visitor.read_exact(&mut body))
+            .await
+            .unwrap()
+            .unwrap();
+    }
 }

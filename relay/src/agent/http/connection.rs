@@ -61,11 +61,13 @@ where
         moving.cancelled().await;
         sleep(MOVING_TIME).await;
     });
+    let mut untaken = pin!(requests.untaken());
     let mut is_leaving = false;
     loop {
         tokio::select! {
             served = &mut connection => return served.map_err(io::Error::other),
             () = requests.one_is_over() => {} // the connection is polled again
+            () = &mut untaken => return Err(io::ErrorKind::TimedOut.into()),
             () = &mut rested, if !is_leaving => {
                 is_leaving = true;
                 connection.as_mut().graceful_shutdown();
@@ -100,10 +102,12 @@ where
     let mut connection = pin!(connection);
     // Who has asked once may rest as long as it answers pings.
     let mut silence = pin!(requests.silence());
+    let mut untaken = pin!(requests.untaken());
     let mut has_heard = false;
     loop {
         tokio::select! {
             served = &mut connection => return served.map_err(io::Error::other),
+            () = &mut untaken => return Err(io::ErrorKind::TimedOut.into()),
             () = &mut silence => return Err(io::ErrorKind::TimedOut.into()),
             () = moving.cancelled(), if !has_heard => {
                 has_heard = true;
@@ -129,7 +133,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_rest_is_noticed_though_the_origin_has_the_request_after_its_answer() {
         let (mut visitor, here) = duplex(1024);
-        let requests = Requests::new(&Arc::default());
+        let requests = Requests::new([192, 0, 2, 1].into(), &Arc::default());
         let origin_has_it = 100 * SECOND;
         let service = service_fn(|_| {
             let under_way = requests.begin();

@@ -1,16 +1,18 @@
-//! How long a visitor is waited for: for the head of a request, and for its body. Only time in which there is nothing but the
+//! How long a visitor is waited for: for the head of a request, for its body, and until it takes the answer. Only time in which there is nothing but the
 //! visitor to wait for counts, so an origin that takes its time costs nobody anything.
 //!
 //! ```text
 //!   comes ──► head ──► request under way: body, answer ──► rest ──► head …
-//!        HEAD_TIME        credit of its own               REST_TIME
+//!        HEAD_TIME        credit of its own; places       REST_TIME
 //! ```
 
 mod credit;
 mod stream;
+mod untaken;
 
 use std::collections::BTreeMap;
 use std::future::pending;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
@@ -20,6 +22,7 @@ use tokio::time::sleep;
 
 pub(super) use credit::Credit;
 pub(super) use stream::PatientStream;
+use untaken::{Look, OfferedBody, Places, Taking};
 
 /// How long a visitor may take to send a request's head, from when it has begun; the first one, from when the visitor is there.
 const HEAD_TIME: Duration = Duration::from_secs(10);
@@ -27,22 +30,35 @@ const HEAD_TIME: Duration = Duration::from_secs(10);
 /// How long it may rest between requests over HTTP/1.1, where each needs a connection.
 pub(super) const REST_TIME: Duration = Duration::from_secs(75);
 
-/// Visitors who were not waited for any longer, by what did not come.
+/// How often it is looked whether a visitor takes what it could.
+const LOOK: Duration = Duration::from_secs(1);
+
+/// What all visitors of an agent share.
 #[derive(Debug, Default)]
-pub(in crate::agent) struct TooSlow {
+pub(in crate::agent) struct Patience {
+    too_slow: TooSlow,
+    places: Places,
+}
+
+/// Visitors who were not waited for any longer, by what they did not do.
+#[derive(Debug, Default)]
+struct TooSlow {
     /// They came, and asked for nothing.
     silent: AtomicU64,
     head: AtomicU64,
     body: AtomicU64,
+    /// They did not take what they had asked for.
+    answer: AtomicU64,
 }
 
-impl TooSlow {
-    /// By reason, each of them.
-    pub(in crate::agent) fn counts(&self) -> BTreeMap<String, u64> {
+impl Patience {
+    /// How many were not waited for any longer, by reason, each of them.
+    pub(in crate::agent) fn too_slow(&self) -> BTreeMap<String, u64> {
         let counts = [
-            ("silent", &self.silent),
-            ("head", &self.head),
-            ("body", &self.body),
+            ("silent", &self.too_slow.silent),
+            ("head", &self.too_slow.head),
+            ("body", &self.too_slow.body),
+            ("answer", &self.too_slow.answer),
         ];
         let counts = counts.map(|(reason, count)| (reason.to_owned(), count.load(Relaxed)));
         counts.into()
@@ -50,21 +66,29 @@ impl TooSlow {
 }
 
 /// The requests of one visitor: how many have come, and how many are over.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Requests {
+    /// Where it comes from.
+    visitor: IpAddr,
     begun: AtomicU64,
     over: AtomicU64,
     one_is_over: Notify,
     /// Bodies of which something may have come that the origin does not take yet.
     held_up: AtomicUsize,
-    too_slow: Arc<TooSlow>,
+    taking: Taking,
+    patience: Arc<Patience>,
 }
 
 impl Requests {
-    pub(super) fn new(too_slow: &Arc<TooSlow>) -> Arc<Self> {
+    pub(super) fn new(visitor: IpAddr, patience: &Arc<Patience>) -> Arc<Self> {
         Arc::new(Self {
-            too_slow: Arc::clone(too_slow),
-            ..Self::default()
+            visitor,
+            begun: AtomicU64::new(0),
+            over: AtomicU64::new(0),
+            one_is_over: Notify::new(),
+            held_up: AtomicUsize::new(0),
+            taking: Taking::default(),
+            patience: Arc::clone(patience),
         })
     }
 
@@ -90,7 +114,30 @@ impl Requests {
         if self.begun.load(Relaxed) > 0 {
             pending::<()>().await;
         }
-        self.too_slow.silent.fetch_add(1, Relaxed);
+        self.patience.too_slow.silent.fetch_add(1, Relaxed);
+    }
+
+    /// Ends if a visitor leaves its answers, and too many do.
+    pub(super) async fn untaken(&self) {
+        let mut place = None;
+        loop {
+            match self.taking.look() {
+                Look::NoOffer => {
+                    place = None;
+                    self.taking.begins().await;
+                    continue;
+                }
+                Look::Takes => place = None,
+                Look::Leaves => {
+                    place = place.or_else(|| self.patience.places.take(self.visitor));
+                    if place.is_none() {
+                        break;
+                    }
+                }
+            }
+            sleep(LOOK).await;
+        }
+        self.patience.too_slow.answer.fetch_add(1, Relaxed);
     }
 }
 
@@ -106,6 +153,11 @@ impl UnderWay {
     /// Whether its body did not come in time.
     pub(super) fn was_too_slow(&self) -> bool {
         self.was_too_slow.load(Relaxed)
+    }
+
+    /// The body of its answer.
+    pub(super) fn offered<B>(&self, body: B) -> OfferedBody<B> {
+        OfferedBody::new(body, &self.requests)
     }
 
     /// It is the visitor's last, and never over.
@@ -129,14 +181,19 @@ mod tests {
 
     use super::*;
 
+    /// Of a visitor from nowhere.
+    pub(super) fn requests() -> Arc<Requests> {
+        Requests::new([192, 0, 2, 1].into(), &Arc::default())
+    }
+
     pub(super) fn counted(requests: &Requests) -> [u64; 3] {
-        let counts = requests.too_slow.counts();
+        let counts = requests.patience.too_slow();
         ["silent", "head", "body"].map(|reason| counts[reason])
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_visitor_who_asks_for_nothing_is_silent_and_one_who_has_asked_is_not() {
-        let requests = Requests::new(&Arc::default());
+        let requests = requests();
         let begun = Instant::now();
         requests.silence().await;
         assert_eq!(begun.elapsed().as_secs(), HEAD_TIME.as_secs());

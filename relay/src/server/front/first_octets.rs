@@ -9,7 +9,8 @@ use bytes::{Bytes, BytesMut};
 use wire::client_hello::{NotAHello, Progress, Reader as HelloReader};
 use wire::raw::{self, Header};
 
-use crate::server::limits::{Amount, Limits};
+use crate::counts::Amount;
+use crate::server::limits::Limits;
 use crate::server::refusal::Refusal;
 use crate::sys;
 

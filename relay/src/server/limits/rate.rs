@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use super::counts::prefix;
+use crate::counts::prefix;
 
 /// An address may come at once as often as in so long.
 const BURST: Duration = Duration::from_secs(4);

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::counts::Counted;
+use crate::counts::Counted;
 
 /// Those at one worker who have not said their name. Only there somebody gives way to who comes there: another worker may have no
 /// time just now, and a crowd would come before it has. For the same reason each worker has a part of the places.

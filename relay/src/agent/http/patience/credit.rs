@@ -76,7 +76,7 @@ impl Credit {
             self.timer.as_mut().reset(Instant::now() + HELD_UP_TIME);
         }
         self.under_way.was_too_slow.store(true, Relaxed);
-        requests.too_slow.body.fetch_add(1, Relaxed);
+        requests.patience.too_slow.body.fetch_add(1, Relaxed);
         Poll::Ready(())
     }
 }
@@ -95,8 +95,7 @@ mod tests {
 
     use tokio::time::timeout;
 
-    use super::super::Requests;
-    use super::super::tests::counted;
+    use super::super::tests::{counted, requests};
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -113,7 +112,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_earns_by_what_it_brings_and_pays_for_the_time_it_is_waited_for() {
-        let requests = Requests::new(&Arc::default());
+        let requests = requests();
         let under_way = requests.begin();
         let mut credit = Credit::new(Arc::clone(&under_way));
         let waited = timeout(6 * SECOND, used_up(&mut credit)).await;
@@ -129,7 +128,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn octet_by_octet_a_body_does_not_get_far() {
-        let requests = Requests::new(&Arc::default());
+        let requests = requests();
         let mut credit = Credit::new(requests.begin());
         let begun = Instant::now();
         while timeout(SECOND / 2, used_up(&mut credit)).await.is_err() {
@@ -140,7 +139,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_large_upload_may_pause_for_hours_and_not_for_ever() {
-        let requests = Requests::new(&Arc::default());
+        let requests = requests();
         let mut credit = Credit::new(requests.begin());
         credit.earn(usize::MAX);
         credit.earn(usize::MAX);
@@ -149,7 +148,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn nobody_pays_while_what_came_for_another_request_is_held_up() {
-        let requests = Requests::new(&Arc::default());
+        let requests = requests();
         let mut credit = Credit::new(requests.begin());
         let held_up = Credit::new(requests.begin());
         let (waited, ()) = tokio::join!(used_up(&mut credit), async {

@@ -10,6 +10,7 @@ use std::task::{Context, Poll, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Sleep, sleep};
 
+use super::untaken::Offer;
 use super::{HEAD_TIME, REST_TIME, Requests};
 use crate::agent::http::frames::Frames;
 
@@ -25,6 +26,8 @@ pub(in crate::agent::http) struct PatientStream<S> {
     state: Between,
     /// The end of that; made when it is first waited for.
     timer: Option<Pin<Box<Sleep>>>,
+    /// What it was sent and has not taken.
+    unsent: Offer,
 }
 
 /// Where a visitor is, of whose requests none is under way.
@@ -44,6 +47,7 @@ impl<S> PatientStream<S> {
             begun: 0,
             state: Between::Come,
             timer: None,
+            unsent: Offer::new(requests),
         }
     }
 
@@ -54,6 +58,16 @@ impl<S> PatientStream<S> {
             state: Between::Head,
             ..Self::http1(stream, requests)
         }
+    }
+
+    /// What has been written may be held here yet; only what is flushed has been taken.
+    fn written(&mut self, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        match &written {
+            Poll::Ready(Ok(octets)) => self.requests.taking.sent(*octets),
+            Poll::Ready(Err(_)) => {}
+            Poll::Pending => self.unsent.set(true),
+        }
+        written
     }
 
     fn enters(&mut self, state: Between) {
@@ -71,7 +85,7 @@ impl<S> PatientStream<S> {
         };
         let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(time)));
         ready!(timer.as_mut().poll(cx));
-        let too_slow = &self.requests.too_slow;
+        let too_slow = &self.requests.patience.too_slow;
         match self.state {
             Between::Come => drop(too_slow.silent.fetch_add(1, Relaxed)),
             Between::Head => drop(too_slow.head.fetch_add(1, Relaxed)),
@@ -126,7 +140,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
         cx: &mut Context<'_>,
         octets: &[u8],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(cx, octets)
+        let written = Pin::new(&mut self.stream).poll_write(cx, octets);
+        self.written(written)
     }
 
     fn poll_write_vectored(
@@ -134,7 +149,8 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
         cx: &mut Context<'_>,
         slices: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(cx, slices)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, slices);
+        self.written(written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -142,7 +158,9 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for PatientStream<S> {
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(cx)
+        let flushed = Pin::new(&mut self.stream).poll_flush(cx);
+        self.unsent.set(flushed.is_pending());
+        flushed
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
@@ -157,13 +175,13 @@ mod tests {
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
     use tokio::time::{Instant, timeout};
 
-    use super::super::tests::counted;
+    use super::super::tests::{counted, requests};
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
 
     fn visitor() -> (DuplexStream, PatientStream<DuplexStream>, Arc<Requests>) {
-        let requests = Requests::new(&Arc::default());
+        let requests = requests();
         let (visitor, here) = duplex(64);
         (visitor, PatientStream::http1(here, &requests), requests)
     }
@@ -252,7 +270,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn over_http2_a_rest_has_no_end_and_each_head_ten_seconds() {
-        let requests = Requests::new(&Arc::default());
+        let requests = requests();
         let (mut visitor, here) = duplex(64);
         let mut stream = PatientStream::http2(here, &requests);
         let (whole, open) = (b"\0\0\x01\x01\x05\0\0\0\x01\x82", b"\0\0\0\x01\0\0\0\0\x03");

@@ -35,7 +35,7 @@ pub(crate) struct Amount {
 
 impl Amount {
     /// Counts `amount` unless the sum would then exceed `limit`.
-    pub(super) fn below(sum: &Arc<AtomicUsize>, amount: usize, limit: usize) -> Option<Self> {
+    pub(crate) fn below(sum: &Arc<AtomicUsize>, amount: usize, limit: usize) -> Option<Self> {
         let more = |sum: usize| sum.checked_add(amount).filter(|sum| *sum <= limit);
         sum.fetch_update(Relaxed, Relaxed, more).ok()?;
         let sum = Arc::clone(sum);
@@ -73,7 +73,7 @@ impl CountsByAddress {
     }
 
     #[cfg(test)]
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.0.lock().unwrap().is_empty()
     }
 }
