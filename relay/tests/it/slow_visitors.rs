@@ -30,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// A pause that is longer.
 const PAUSE: Duration = Duration::from_secs(12);
 
-/// Filling what is on the way takes a moment, and it is looked once a second who takes nothing.
+/// How long it waits for who takes nothing, and somewhat more: filling what is on the way takes a moment here.
+const TAKING_TIME: Duration = Duration::from_secs(8);
 const LATE: Duration = Duration::from_secs(4);
 
 /// Between two looks.
@@ -128,7 +129,7 @@ async fn sent_away(mut visitor: impl AsyncRead + Unpin) -> String {
     // Broken off or not.
     let _ = timeout(SOON, visitor.read_to_end(&mut said)).await.unwrap();
     let waited = since.elapsed();
-    assert!(waited > PATIENCE - Duration::from_secs(2), "{waited:?}");
+    assert!(waited > PATIENCE - Duration::from_secs(3), "{waited:?}");
     String::from_utf8_lossy(&said).into_owned()
 }
 
@@ -350,7 +351,10 @@ async fn one_more_asks_for_much(world: &World) {
     };
     timeout(SOON, hears_nothing).await.unwrap();
     let waited = since.elapsed();
-    assert!((PATIENCE..PATIENCE + LATE).contains(&waited), "{waited:?}");
+    assert!(
+        (TAKING_TIME..TAKING_TIME + LATE).contains(&waited),
+        "{waited:?}"
+    );
 }
 
 /// A mebibyte a second.

@@ -185,9 +185,10 @@ struct Counts {
     attempted: AtomicU64,
     held: AtomicU64,
     most_held: AtomicU64,
-    /// Of those with an even number and of the others: some attacks go to two ends in turn.
-    longest_held_ms: [AtomicU64; 2],
     turned_away: AtomicU64,
+    /// Until one of them was, of those with an even number and of the others: some attacks go to two ends in turn.
+    longest_ms: [AtomicU64; 2],
+    stayed: AtomicU64,
     calmed: AtomicU64,
     sent: AtomicU64,
     answered: AtomicU64,
@@ -200,10 +201,12 @@ pub(super) struct Counted {
     pub(super) attempted: u64,
     /// Connections at a time.
     pub(super) most_held: u64,
-    /// Seconds that one of them was there, of those with an even number and of the others.
-    pub(super) longest_held: [f64; 2],
     /// Those that could not connect, or were ended by the other end.
     pub(super) turned_away: u64,
+    /// Seconds until one of them was, of those with an even number and of the others.
+    pub(super) longest: [f64; 2],
+    /// Those that were left alone for [`HOLD`], and went.
+    pub(super) stayed: u64,
     /// Those that were told over HTTP/2 why.
     pub(super) calmed: u64,
     /// Octets of packets without a connection, and of what came back.
@@ -258,11 +261,12 @@ impl Attackers {
         Ok(Counted {
             attempted: count(&counts.attempted),
             most_held: count(&counts.most_held),
-            longest_held: counts.longest_held_ms.each_ref().map(|ms| {
-                let held = Duration::from_millis(count(ms));
-                held.as_secs_f64()
-            }),
             turned_away: count(&counts.turned_away),
+            longest: counts.longest_ms.each_ref().map(|ms| {
+                let longest = Duration::from_millis(count(ms));
+                longest.as_secs_f64()
+            }),
+            stayed: count(&counts.stayed),
             calmed: count(&counts.calmed),
             sent: count(&counts.sent),
             answered: count(&counts.answered),
@@ -332,9 +336,11 @@ struct Attacker {
 impl Attacker {
     async fn attack(&self, number: u64) {
         self.counts.attempted.fetch_add(1, Relaxed);
+        let since = Instant::now();
         let ended = timeout(HOLD, Box::pin(self.until_turned_away(number)));
-        if ended.await.is_ok() {
-            self.counts.turned_away.fetch_add(1, Relaxed);
+        match ended.await {
+            Ok(_) => self.counts.turned_away_after(since.elapsed(), number),
+            Err(_) => drop(self.counts.stayed.fetch_add(1, Relaxed)),
         }
     }
 
@@ -343,12 +349,18 @@ impl Attacker {
         let target = &*self.target;
         let counts = &*self.counts;
         if self.attack == Attack::SlowReaders {
-            let _held = counts.hold(number);
+            let _held = counts.hold();
             let download = target.download(SLOW);
             return download.once(&AtomicU64::default()).await;
         }
-        let stream = connect(target.front).await?;
-        let _held = counts.hold(number);
+        // What one leaves is an attack, and what a hundred leave may be their paused videos.
+        let comes_alone = self.attack == Attack::UnreadAnswers;
+        let from = match comes_alone {
+            true => 0,
+            false => rand::rng().random_range(0..ADDRESSES_HERE),
+        };
+        let stream = connect(from, target.front).await?;
+        let _held = counts.hold();
         match self.attack {
             Attack::Silent | Attack::Descriptors => quiet::rest(stream).await,
             Attack::UnknownName => quiet::ask_for_nobody(stream).await,
@@ -381,43 +393,39 @@ impl Attacker {
 }
 
 impl Counts {
-    fn hold(&self, number: u64) -> Held<'_> {
+    fn hold(&self) -> Held<'_> {
         let held = self.held.fetch_add(1, Relaxed) + 1;
         self.most_held.fetch_max(held, Relaxed);
-        Held {
-            counts: self,
-            longest_ms: match number.is_multiple_of(2) {
-                true => &self.longest_held_ms[0],
-                false => &self.longest_held_ms[1],
-            },
-            since: Instant::now(),
-        }
+        Held(self)
+    }
+
+    fn turned_away_after(&self, time: Duration, number: u64) {
+        self.turned_away.fetch_add(1, Relaxed);
+        let longest_ms = match number.is_multiple_of(2) {
+            true => &self.longest_ms[0],
+            false => &self.longest_ms[1],
+        };
+        let ms = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        longest_ms.fetch_max(ms, Relaxed);
     }
 }
 
 /// A connection that is there.
-struct Held<'a> {
-    counts: &'a Counts,
-    longest_ms: &'a AtomicU64,
-    since: Instant,
-}
+struct Held<'a>(&'a Counts);
 
 impl Drop for Held<'_> {
     fn drop(&mut self) {
-        self.counts.held.fetch_sub(1, Relaxed);
-        let held = u64::try_from(self.since.elapsed().as_millis()).unwrap_or(u64::MAX);
-        self.longest_ms.fetch_max(held, Relaxed);
+        self.0.held.fetch_sub(1, Relaxed);
     }
 }
 
-/// Connects from any address of loopback but the usual one.
-async fn connect(target: SocketAddr) -> io::Result<TcpStream> {
+/// Connects from that address of loopback.
+async fn connect(from: u64, target: SocketAddr) -> io::Result<TcpStream> {
     if !target.is_ipv4() {
         return TcpStream::connect(target).await;
     }
     let socket = TcpSocket::new_v4()?;
-    let from = address_here(rand::rng().random_range(0..ADDRESSES_HERE));
-    socket.bind((from, 0).into())?;
+    socket.bind((address_here(from), 0).into())?;
     socket.connect(target).await
 }
 

@@ -7,8 +7,9 @@ use crate::scenario::{FAILURES, Observed};
 
 static ATTEMPTED: Column = Column::new("attempted", "attempted", 0);
 static HELD: Column = Column::new("most_held", "most held", 0);
-static LONGEST_HELD: Column = Column::new("longest_held_s", "longest s", 1);
-static LONGEST_AT_CLOUD: Column = Column::new("longest_held_at_cloud_s", "at cloud s", 1);
+static LONGEST: Column = Column::new("longest_s", "longest s", 1);
+static LONGEST_AT_CLOUD: Column = Column::new("longest_at_cloud_s", "at cloud s", 1);
+static STAYED: Column = Column::new("stayed", "stayed", 0);
 static TURNED_AWAY: Column = Column::new("turned_away", "turned away", 0);
 static CALMED: Column = Column::new("calmed", "calmed", 0);
 static ANSWERED: Column = Column::new("octets_back_per_octet", "octets back", 3);
@@ -75,8 +76,9 @@ impl Seen {
         let Counted {
             attempted,
             most_held,
-            longest_held,
+            longest,
             turned_away,
+            stayed,
             calmed,
             sent,
             answered,
@@ -84,11 +86,12 @@ impl Seen {
         let mut figures = vec![(&ATTEMPTED, attempted as f64)];
         if attack.has_connections() {
             figures.push((&HELD, most_held as f64));
-            let [even, odd] = longest_held;
+            let [even, odd] = longest;
             match attack.goes_to_cloud_too() {
-                true => figures.extend([(&LONGEST_HELD, even), (&LONGEST_AT_CLOUD, odd)]),
-                false => figures.push((&LONGEST_HELD, even.max(odd))),
+                true => figures.extend([(&LONGEST, even), (&LONGEST_AT_CLOUD, odd)]),
+                false => figures.push((&LONGEST, even.max(odd))),
             }
+            figures.push((&STAYED, stayed as f64));
             figures.push((&TURNED_AWAY, turned_away as f64));
         }
         if attack.speaks_http2() {

@@ -16,9 +16,10 @@ use tokio::time::Instant;
 use super::Requests;
 use crate::counts::{Counted, CountedOfAddress, CountsByAddress};
 
-/// A visitor who takes less than so many octets of its answers in such a time, and could take more, leaves them.
-const LEAST: u64 = 5000;
-const TAKING_TIME: Duration = Duration::from_secs(10);
+/// A visitor who takes less than so many octets of its answers in such a time, and could take more, leaves them. Within ten seconds it
+/// is noticed: all that is on the way fills first, and it is looked now and then.
+const LEAST: u64 = 4000;
+const TAKING_TIME: Duration = Duration::from_secs(8);
 
 /// So many visitors of one address may leave theirs: browsers have six connections to a host over HTTP/1.1.
 const OF_AN_ADDRESS: usize = 8;
