@@ -1,5 +1,5 @@
-//! How long a visitor is waited for: for the head of a request, for its body, and until it takes the answer. Only time in which there is nothing but the
-//! visitor to wait for counts, so an origin that takes its time costs nobody anything.
+//! How long a visitor is waited for: for the head of a request, for its body, and until it takes the answer. Only time in which
+//! there is nothing but the visitor to wait for counts, so an origin that takes its time costs nobody anything.
 //!
 //! ```text
 //!   comes ──► head ──► request under way: body, answer ──► rest ──► head …

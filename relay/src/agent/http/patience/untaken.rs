@@ -1,6 +1,6 @@
-//! Answers that a visitor has asked for and does not take. A paused video is one, and so is an attack: some may wait for as long as
-//! they like, of each address and in all. Who takes slowly may seem to take nothing, as seen from here, until the kernels on the way
-//! have room for another portion, a mebibyte perhaps; so these wait there too.
+//! Answers that a visitor has asked for and does not take. A paused video is one, and so is an attack: some may wait for as long
+//! as they like, of each address and in all. Who takes slowly may seem to take nothing, as seen from here, until the kernels on
+//! the way have room for another portion, a mebibyte perhaps; so these wait there too.
 
 use std::net::IpAddr;
 use std::pin::Pin;
@@ -16,8 +16,8 @@ use tokio::time::Instant;
 use super::Requests;
 use crate::counts::{Counted, CountedOfAddress, CountsByAddress};
 
-/// A visitor who takes less than so many octets of its answers in such a time, and could take more, leaves them. Within ten seconds it
-/// is noticed: all that is on the way fills first, and it is looked now and then.
+/// A visitor who takes less than so many octets of its answers in such a time, and could take more, leaves them. Within ten
+/// seconds that is noticed: all that is on the way fills first, and it is looked now and then.
 const LEAST: u64 = 4000;
 const TAKING_TIME: Duration = Duration::from_secs(8);
 
