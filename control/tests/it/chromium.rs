@@ -99,15 +99,21 @@ impl Chromium {
 
     /// The value of an expression in the page.
     pub(crate) fn evaluate(&mut self, expression: &str) -> Value {
-        let parameters =
-            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
-        self.call("Runtime.evaluate", parameters)["result"]["value"].clone()
+        let evaluated = self.try_evaluate(expression);
+        evaluated.unwrap_or_else(|error| panic!("{expression}: {error}"))
     }
 
-    /// Waits until an expression in the page is true.
+    fn try_evaluate(&mut self, expression: &str) -> Result<Value, Value> {
+        let parameters =
+            json!({ "expression": expression, "returnByValue": true, "awaitPromise": true });
+        let evaluated = self.ask("Runtime.evaluate", parameters)?;
+        Ok(evaluated["result"]["value"].clone())
+    }
+
+    /// Waits until an expression in the page is true, which cannot be said of a page that gives way to another just then.
     pub(crate) fn until(&mut self, expression: &str) {
         let deadline = Instant::now() + SOON;
-        while self.evaluate(expression) != json!(true) {
+        while self.try_evaluate(expression) != Ok(json!(true)) {
             if Instant::now() > deadline {
                 let page = self.evaluate("document.documentElement.outerHTML");
                 panic!("never true: {expression}\n{page}");
@@ -141,6 +147,12 @@ impl Chromium {
     }
 
     fn call(&mut self, method: &str, parameters: Value) -> Value {
+        let answer = self.ask(method, parameters);
+        answer.unwrap_or_else(|error| panic!("{method}: {error}"))
+    }
+
+    /// What the browser answers, or what it has against it.
+    fn ask(&mut self, method: &str, parameters: Value) -> Result<Value, Value> {
         self.next += 1;
         let mut message = json!({ "id": self.next, "method": method, "params": parameters });
         if !self.session.is_empty() {
@@ -155,8 +167,11 @@ impl Chromium {
             };
             let answer: Value = serde_json::from_str(&text).unwrap();
             if answer["id"] == json!(self.next) {
-                assert!(answer["error"].is_null(), "{method}: {answer}");
-                return answer["result"].clone();
+                let error = &answer["error"];
+                return match error.is_null() {
+                    true => Ok(answer["result"].clone()),
+                    false => Err(error.clone()),
+                };
             }
         }
     }
