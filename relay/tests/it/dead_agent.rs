@@ -6,10 +6,14 @@ use std::time::{Duration, Instant};
 
 use relay::server::Transport;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
+use tokio_rustls::client::TlsStream;
 
 use crate::byte_path::origin;
 use crate::world::{SOON, TRANSPORTS, World};
+
+const HOST: &str = "mynas.nas.localhost";
 
 /// All that is on the way to a visitor who takes nothing has come there by then.
 const FILLED: Duration = Duration::from_secs(2);
@@ -50,19 +54,31 @@ impl Drop for Program {
     }
 }
 
-fn start(world: &World, name: &str, origin: &str) -> Program {
-    world.device(name);
-    tokio::task::block_in_place(|| Program::attached(world, name, origin))
+fn start(world: &World, origin: &str) -> Program {
+    world.device("mynas");
+    tokio::task::block_in_place(|| Program::attached(world, "mynas", origin))
+}
+
+/// A relay, the service of a device, and the device's agent.
+async fn device(transport: Transport) -> (World, TcpListener, Program) {
+    let world = World::start(transport);
+    let (listener, address) = origin("tcp").await;
+    let agent = start(&world, &address);
+    (world, listener, agent)
+}
+
+/// Both ends of what a visitor has opened there.
+async fn visit(world: &World, listener: &TcpListener) -> (TlsStream<TcpStream>, TcpStream) {
+    let visitor = world.visit(HOST).await;
+    let (stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    (visitor, stream)
 }
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_waiting_visitor_is_told_within_four_seconds() {
     for transport in TRANSPORTS {
-        let world = World::start(transport);
-        let (listener, address) = origin("tcp").await;
-        let mut agent = start(&world, "mynas", &address);
-        let mut visitor = world.visit("mynas.nas.localhost").await;
-        let (mut stream, _) = listener.accept().await.unwrap();
+        let (world, listener, mut agent) = device(transport).await;
+        let (mut visitor, mut stream) = visit(&world, &listener).await;
         stream.write_all(b"x").await.unwrap();
         timeout(SOON, visitor.read_u8()).await.unwrap().unwrap();
 
@@ -81,11 +97,8 @@ async fn a_waiting_visitor_is_told_within_four_seconds() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_who_takes_nothing_is_told_too() {
     for transport in TRANSPORTS {
-        let world = World::start(transport);
-        let (listener, address) = origin("tcp").await;
-        let mut agent = start(&world, "mynas", &address);
-        let mut visitor = world.visit("mynas.nas.localhost").await;
-        let (mut stream, _) = listener.accept().await.unwrap();
+        let (world, listener, mut agent) = device(transport).await;
+        let (mut visitor, mut stream) = visit(&world, &listener).await;
         let filled = async {
             loop {
                 stream.write_all(&[0; 65536]).await.unwrap();
@@ -95,9 +108,13 @@ async fn a_visitor_who_takes_nothing_is_told_too() {
 
         agent.kill();
         let killed = Instant::now();
-        while visitor.write_all(b"x").await.is_ok() && visitor.flush().await.is_ok() {
-            sleep(LOOK).await;
-        }
+        let hears_nothing = async {
+            // It hears of it by writing, since it does not read.
+            while visitor.write_all(b"x").await.is_ok() && visitor.flush().await.is_ok() {
+                sleep(LOOK).await;
+            }
+        };
+        timeout(SOON, hears_nothing).await.unwrap();
         assert!(
             killed.elapsed() < Duration::from_secs(5),
             "{transport:?} {:?}",
@@ -109,15 +126,10 @@ async fn a_visitor_who_takes_nothing_is_told_too() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_visitor_that_comes_after_the_death_is_told_within_four_seconds() {
     for transport in TRANSPORTS {
-        let world = World::start(transport);
-        let (_listener, address) = origin("tcp").await;
-        let mut agent = start(&world, "mynas", &address);
+        let (world, _listener, mut agent) = device(transport).await;
         agent.kill();
         let came = Instant::now();
-        world
-            .try_visit("mynas.nas.localhost")
-            .await
-            .expect_err("nobody answers");
+        world.try_visit(HOST).await.expect_err("nobody answers");
         assert!(
             came.elapsed() < Duration::from_secs(4),
             "{transport:?} {:?}",
@@ -125,10 +137,7 @@ async fn a_visitor_that_comes_after_the_death_is_told_within_four_seconds() {
         );
         // From then on the name is known to have nobody, and the alert comes at once.
         let again = Instant::now();
-        world
-            .try_visit("mynas.nas.localhost")
-            .await
-            .expect_err("nobody answers");
+        world.try_visit(HOST).await.expect_err("nobody answers");
         assert!(
             again.elapsed() < Duration::from_millis(500),
             "{transport:?} {:?}",
@@ -142,11 +151,11 @@ async fn a_restarted_agent_is_reached_within_two_seconds() {
     for transport in TRANSPORTS {
         let world = World::start(transport);
         let (listener, address) = origin("tcp").await;
-        let mut agent = start(&world, "mynas", &address);
+        let mut agent = start(&world, &address);
         agent.kill();
         let restarted = Instant::now();
-        let _agent = start(&world, "mynas", &address);
-        let _visitor = world.visit("mynas.nas.localhost").await;
+        let _agent = start(&world, &address);
+        let _visitor = world.visit(HOST).await;
         timeout(SOON, listener.accept()).await.unwrap().unwrap();
         assert!(
             restarted.elapsed() < Duration::from_secs(2),
@@ -158,11 +167,8 @@ async fn a_restarted_agent_is_reached_within_two_seconds() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_idle_visitor_does_not_end_a_healthy_tunnel() {
-    let world = World::start(Transport::Quic);
-    let (listener, address) = origin("tcp").await;
-    let _agent = start(&world, "mynas", &address);
-    let mut visitor = world.visit("mynas.nas.localhost").await;
-    let (mut stream, _) = listener.accept().await.unwrap();
+    let (world, listener, _agent) = device(Transport::Quic).await;
+    let (mut visitor, mut stream) = visit(&world, &listener).await;
     // Longer than a dead agent would be allowed; the probes in between are answered.
     tokio::time::sleep(Duration::from_secs(5)).await;
     stream.write_all(b"x").await.unwrap();

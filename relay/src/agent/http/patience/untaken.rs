@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use hyper::body::{Body, Frame, SizeHint};
@@ -179,7 +179,7 @@ impl<B: Body + Unpin> Body for OfferedBody<B> {
     ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
         let polled = Pin::new(&mut self.body).poll_frame(cx);
         self.offer.set(matches!(polled, Poll::Ready(Some(Ok(_)))));
-        Poll::Ready(ready!(polled))
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
