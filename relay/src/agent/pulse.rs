@@ -5,18 +5,17 @@ use std::time::{Duration, Instant};
 use tokio::time::Instant as Deadline;
 
 /// How often the agent pings, give or take a fifth.
-const PING: Duration = Duration::from_millis(2500);
+const PING: Duration = Duration::from_millis(1600);
 
 /// The same of a tunnel that nobody would miss at once: it has no visitors, and new ones come through the other. So it is noticed
-/// within seven seconds that there is only one left, and a NAT keeps the way of a UDP socket open for longer (RFC 4787 section 4.3).
-const QUIET_PING: Duration = Duration::from_secs(5);
+/// within five seconds that there is only one left, and a NAT keeps the way of a UDP socket open for longer (RFC 4787 section 4.3).
+const QUIET_PING: Duration = Duration::from_secs(3);
 
-/// Of the pings of a quiet tunnel, one in so many is a question to the relay; the others ask for a sign of life and no more, which costs
-/// it less. A relay that has not been asked anything for 14 seconds asks by itself, and after 18.5 takes an agent for gone that does not
-/// answer.
+/// Of the pings, one in so many is a question to the relay; the others ask for a sign of life and no more, which costs it less. A relay
+/// that has not been asked anything for 14 seconds asks by itself, and after 18.5 takes an agent for gone that does not answer.
 const QUESTION_OF: u32 = 3;
 
-/// How long a pong may take at least; on slow paths, [`PONG_ROUND_TRIPS`] round trips. A dead relay is noticed within four
+/// How long a pong may take at least; on slow paths, [`PONG_ROUND_TRIPS`] round trips. A dead relay is noticed within three
 /// seconds, and one that is only busy is not taken for dead.
 const PONG_TIME: Duration = Duration::from_secs(1);
 
@@ -131,7 +130,7 @@ impl Pulse {
             until,
             again: 0,
         });
-        let is_light = is_quiet && self.light + 1 < QUESTION_OF;
+        let is_light = self.light + 1 < QUESTION_OF;
         self.light = if is_light { self.light + 1 } else { 0 };
         self.is_quiet = is_quiet;
         self.next_ping = spread(now, if is_quiet { QUIET_PING } else { PING });
@@ -152,7 +151,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_relay_that_stops_answering_is_noticed_within_four_seconds() {
+    fn a_relay_that_stops_answering_is_noticed_within_three_seconds() {
         for _ in 0..100 {
             let mut pulse = Pulse::new(Duration::ZERO);
             let died = Instant::now();
@@ -164,7 +163,7 @@ mod tests {
                 }
             };
             assert!(
-                silent - died <= Duration::from_secs(4),
+                silent - died <= Duration::from_secs(3),
                 "{:?}",
                 silent - died
             );
@@ -172,7 +171,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_quiet_tunnel_it_is_noticed_within_seven() {
+    fn of_a_quiet_tunnel_it_is_noticed_within_five() {
         for _ in 0..100 {
             let mut pulse = Pulse::new(Duration::ZERO);
             let died = pulse.alarm().into_std(); // right after it has answered
@@ -185,7 +184,7 @@ mod tests {
                 }
             };
             assert!(
-                silent - died <= Duration::from_secs(7),
+                silent - died <= Duration::from_secs(5),
                 "{:?}",
                 silent - died
             );
@@ -258,7 +257,7 @@ mod tests {
     }
 
     #[test]
-    fn of_a_quiet_tunnel_the_relay_is_asked_before_it_takes_the_agent_for_gone() {
+    fn the_relay_is_asked_before_it_takes_the_agent_for_gone() {
         let mut pulse = Pulse::new(Duration::ZERO);
         let mut asked = pulse.alarm().into_std();
         let mut light = 0;
@@ -266,13 +265,10 @@ mod tests {
             let pinged = pulse.alarm().into_std();
             let is_quiet = !rand::random_bool(0.1);
             match pulse.due(pinged, 1, None, is_quiet) {
-                Beat::Ping { is_light: true, .. } => {
-                    assert!(is_quiet, "whoever has visitors asks");
-                    light += 1;
-                }
+                Beat::Ping { is_light: true, .. } => light += 1,
                 Beat::Ping { .. } => {
                     assert!(
-                        pinged - asked <= Duration::from_secs(18),
+                        pinged - asked <= Duration::from_secs(14),
                         "{:?}",
                         pinged - asked
                     );

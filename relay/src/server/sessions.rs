@@ -47,8 +47,8 @@ const PATIENCE: Patience = Patience {
     give_up: Duration::from_millis(2500),
 };
 
-/// The same while nobody waits, of what the agent itself says: it pings every two or three seconds; every fifteen or so while nobody
-/// visits it and it has another tunnel. One that went without a word is noticed within twenty seconds.
+/// The same while nobody waits, of what the agent itself says: it asks every five seconds or so, every nine while nobody visits it and it
+/// has another tunnel. One that went without a word is noticed within twenty seconds.
 const PATIENCE_AT_REST: Patience = Patience {
     quiet: Duration::from_secs(14),
     again: Duration::from_secs(2),

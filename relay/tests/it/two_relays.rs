@@ -220,8 +220,8 @@ async fn a_relay_that_is_killed_is_missed_by_nobody_and_found_again() {
 async fn a_quiet_tunnel_is_missed_soon_and_the_only_one_sooner() {
     /// When each tunnel has been pinged once and answered, and is known to be quiet.
     const QUIET: Duration = Duration::from_millis(4500);
-    /// Seven seconds, and what a busy machine takes.
-    const NOTICED: Duration = Duration::from_secs(10);
+    /// Five seconds, and what a busy machine takes.
+    const NOTICED: Duration = Duration::from_secs(8);
     let mut first = World::start(Transport::Quic);
     let mut second = first.beside("eu1");
     let (_listener, address) = origin("tcp").await;

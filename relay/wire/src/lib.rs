@@ -10,7 +10,7 @@
 //!   agent                                     relay
 //!     │── Hello { version, features, instance } ─►│  within 5 s
 //!     │◄─ Welcome { version, features, seen as } ─│  or a close code from the table in `close`
-//!     │── Ping { sequence } ────────────────────►│  every 2.5 s ± 20 %, 15 s where nobody would miss it
+//!     │── Ping { sequence } ────────────────────►│  every 5 s or so, 9 where nobody would miss it; between, QUIC's own
 //!     │◄─ Pong { sequence } ─────────────────────│
 //!     │◄─ Ping … ── Pong ───────────────────────►│  when a visitor waits and nothing is heard
 //!     │◄─ Dial { ticket } ───────────────────────│  tls carrier only: bring a connection for a visitor
