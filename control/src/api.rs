@@ -62,7 +62,7 @@ use signed::ReplayGuard;
 const MAX_BODY: usize = 64 * 1024;
 
 /// How long a body may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(10);
+const BODY_TIME: Duration = Duration::from_secs(9);
 
 /// How long a request may take until its answer begins.
 const REQUEST_TIME: Duration = Duration::from_secs(15);

@@ -24,7 +24,7 @@ use tokio_util::task::TaskTracker;
 use tower::ServiceExt as _;
 
 /// How long a client may take to send a request's head, and may rest between requests.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+const HEAD_TIME: Duration = Duration::from_secs(9);
 
 /// How often a quiet HTTP/2 client is asked whether it is still there, and how long it may take to answer.
 const PING: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(10));
@@ -44,7 +44,7 @@ const MAX_HEAD: u32 = 16 * 1024;
 const IDLE_TIME: Duration = Duration::from_secs(60);
 
 /// A client who takes nothing of an answer for this long is no longer waited for, whatever it sends.
-const STUCK_TIME: Duration = Duration::from_secs(10);
+const STUCK_TIME: Duration = Duration::from_secs(9);
 
 /// How long open requests may take to finish when the listener stops.
 const GOODBYE: Duration = Duration::from_secs(2);

@@ -10,7 +10,7 @@ use tokio::time::timeout;
 const MAX_BODY: usize = 8 * 1024;
 
 /// How long it may take to arrive.
-const BODY_TIME: Duration = Duration::from_secs(10);
+const BODY_TIME: Duration = Duration::from_secs(9);
 
 /// Why a body was not read. The asker's fault.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! Visitors who do not send what they have begun, and those who only take their time. The agent waits for ten seconds, so
+//! Visitors who do not send what they have begun, and those who only take their time. The agent waits for nine seconds, so
 //! everybody comes at once.
 
 use std::convert::Infallible;
@@ -25,10 +25,10 @@ use crate::world::{Agent, World};
 const HOST: &str = "mynas.nas.localhost";
 
 /// How long the agent waits for a head, and for a body that has brought nothing.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(9);
 
 /// A pause that is longer.
-const PAUSE: Duration = Duration::from_secs(12);
+const PAUSE: Duration = Duration::from_secs(11);
 
 /// How long it waits for who takes nothing, and somewhat more: filling what is on the way takes a moment here.
 const TAKING_TIME: Duration = Duration::from_secs(8);

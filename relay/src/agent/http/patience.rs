@@ -25,7 +25,7 @@ pub(super) use stream::PatientStream;
 use untaken::{Look, OfferedBody, Places, Taking};
 
 /// How long a visitor may take to send a request's head, from when it has begun; the first one, from when the visitor is there.
-const HEAD_TIME: Duration = Duration::from_secs(10);
+const HEAD_TIME: Duration = Duration::from_secs(9);
 
 /// How long it may rest between requests over HTTP/1.1, where each needs a connection.
 pub(super) const REST_TIME: Duration = Duration::from_secs(75);

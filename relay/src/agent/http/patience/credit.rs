@@ -12,7 +12,7 @@ use tokio::time::{Instant, Sleep, sleep};
 use super::UnderWay;
 
 /// How long a request's body may keep us waiting to begin with.
-const BODY_TIME: Duration = Duration::from_secs(10);
+const BODY_TIME: Duration = Duration::from_secs(9);
 
 /// So many octets of it earn a second more: any line does better, and an upload that pauses has earned hours.
 const OCTETS_A_SECOND: u64 = 500;
@@ -121,7 +121,10 @@ mod tests {
         credit.earn(250); // half a second
         sleep(100 * SECOND).await; // it is the origin who is waited for
         assert!(!under_way.was_too_slow());
-        about(used_up(&mut credit).await, 10.0 - 6.0 + 2.5);
+        about(
+            used_up(&mut credit).await,
+            BODY_TIME.as_secs_f64() - 6.0 + 2.5,
+        );
         assert!(under_way.was_too_slow());
         assert_eq!(counted(&requests), [0, 0, 1]);
     }
@@ -134,7 +137,7 @@ mod tests {
         while timeout(SECOND / 2, used_up(&mut credit)).await.is_err() {
             credit.earn(1);
         }
-        about(begun.elapsed().as_secs_f64(), 10.0);
+        about(begun.elapsed().as_secs_f64(), BODY_TIME.as_secs_f64());
     }
 
     #[tokio::test(start_paused = true)]
