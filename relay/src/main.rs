@@ -144,7 +144,7 @@ impl From<DnsOption> for Dns {
 
 #[derive(Clone, Copy, ValueEnum)]
 enum VisitorAddressOption {
-    /// X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host
+    /// Forwarded, X-Forwarded-For, X-Forwarded-Proto and X-Forwarded-Host
     Forwarded,
     /// A PROXY protocol v2 header in front of each connection
     ProxyV2,

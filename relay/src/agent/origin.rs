@@ -67,7 +67,7 @@ pub enum Scheme {
 /// How an origin hears the visitor's address.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum VisitorAddress {
-    /// In `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`. HTTP origins only; the default for them.
+    /// In `Forwarded`, `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`. HTTP origins only; the default for them.
     #[default]
     Forwarded,
     /// In a PROXY protocol v2 header in front of each connection. The origin must expect it.

@@ -1,7 +1,7 @@
 //! What the head of a request loses and gains on its way to the origin, and that of an answer loses on its way back. The functions
 //! stand in the order in which a request meets them.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
@@ -23,15 +23,32 @@ const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
-/// What only the agent may say about a visitor; a visitor's own are dropped.
-const ABOUT_THE_VISITOR: [HeaderName; 6] = [
-    header::FORWARDED,
-    X_FORWARDED_FOR,
-    X_FORWARDED_HOST,
-    X_FORWARDED_PROTO,
-    HeaderName::from_static("x-forwarded-port"),
-    HeaderName::from_static("x-real-ip"),
+/// What only the agent may say about a visitor; a visitor's own are dropped. Beside what standards and the agent itself use, these are
+/// the fields that proxies and services believe. All that begin with `x-forwarded-` are such too.
+const ABOUT_THE_VISITOR: [&str; 20] = [
+    "forwarded",
+    "forwarded-for",
+    "x-forwarded",
+    "x-original-forwarded-for",
+    "x-original-host",
+    "x-host",
+    "x-scheme",
+    "x-url-scheme",
+    "front-end-https",
+    "x-real-ip",
+    "x-client-ip",
+    "client-ip",
+    "x-cluster-client-ip",
+    "x-originating-ip",
+    "x-remote-addr",
+    "x-remote-ip",
+    "true-client-ip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
 ];
+
+const X_FORWARDED: &str = "x-forwarded-";
 
 /// The protocol that a request wants to change to (RFC 9110 section 7.8), if it asks properly. HTTP/1.1 only, and never to
 /// HTTP/2 in clear (withdrawn by RFC 9113): what is said in that would reach the origin unseen, names and all.
@@ -92,7 +109,9 @@ pub(super) fn for_origin(
         );
     }
     if origin.visitor_address() == VisitorAddress::Forwarded {
-        let visitor = HeaderValue::from_str(&visitor.ip().to_canonical().to_string()).ok()?;
+        let visitor = visitor.ip().to_canonical();
+        headers.insert(header::FORWARDED, forwarded(visitor, &host)?);
+        let visitor = HeaderValue::from_str(&visitor.to_string()).ok()?;
         headers.insert(X_FORWARDED_FOR, visitor);
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
         headers.insert(X_FORWARDED_HOST, host.clone());
@@ -103,6 +122,27 @@ pub(super) fn for_origin(
         headers.insert(header::UPGRADE, protocol);
     }
     Some(())
+}
+
+/// What `Forwarded` says (RFC 7239 section 4): `for=192.0.2.7;host=mynas.example;proto=https`. What is no token is quoted, such as an
+/// address of IPv6 (section 6), or a host with a port.
+fn forwarded(visitor: IpAddr, host: &HeaderValue) -> Option<HeaderValue> {
+    let visitor = match visitor {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("\"[{ip}]\""),
+    };
+    let host = host.to_str().ok()?;
+    let host = match host.bytes().all(is_token) {
+        true => host.to_owned(),
+        false if host.contains(['"', '\\']) => return None, // no host has one
+        false => format!("\"{host}\""),
+    };
+    HeaderValue::try_from(format!("for={visitor};host={host};proto=https")).ok()
+}
+
+/// RFC 9110 section 5.6.2.
+fn is_token(octet: u8) -> bool {
+    octet.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&octet)
 }
 
 /// Removes what concerns one hop only.
@@ -141,11 +181,63 @@ fn remove_about_the_visitor(headers: &mut HeaderMap) {
         .keys()
         .filter(|name| {
             let name = name.as_str().replace('_', "-");
-            ABOUT_THE_VISITOR.iter().any(|about| *about == *name)
+            name.starts_with(X_FORWARDED) || ABOUT_THE_VISITOR.contains(&name.as_str())
         })
         .cloned()
         .collect();
     for name in claimed {
         headers.remove(name);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn forwarded_quotes_what_is_no_token() {
+        for (visitor, host, said) in [
+            (
+                "192.0.2.7",
+                "mynas.example",
+                "for=192.0.2.7;host=mynas.example;proto=https",
+            ),
+            (
+                "2001:db8::7",
+                "mynas.example:8443",
+                "for=\"[2001:db8::7]\";host=\"mynas.example:8443\";proto=https",
+            ),
+        ] {
+            let host = HeaderValue::from_static(host);
+            assert_eq!(forwarded(visitor.parse().unwrap(), &host).unwrap(), said);
+        }
+        let host = HeaderValue::from_static("a\";for=192.0.2.66");
+        assert_eq!(forwarded("192.0.2.7".parse().unwrap(), &host), None);
+    }
+
+    #[test]
+    fn what_a_visitor_says_of_itself_is_dropped_in_any_spelling_and_the_rest_stays() {
+        let mut headers = HeaderMap::new();
+        let more = [
+            "x-forwarded-for",
+            "x-forwarded-server",
+            "x-forwarded-ssl",
+            "x-forwarded-prefix",
+        ];
+        for name in ABOUT_THE_VISITOR.iter().chain(&more) {
+            for name in [(*name).to_owned(), name.replace('-', "_")] {
+                let name: HeaderName = name.parse().unwrap();
+                headers.append(&name, HeaderValue::from_static("192.0.2.66"));
+                headers.append(name, HeaderValue::from_static("192.0.2.67"));
+            }
+        }
+        let kept = ["via", "x-forward", "x-request-id", "host", "client"];
+        for name in kept {
+            headers.insert(name, HeaderValue::from_static("kept"));
+        }
+        remove_about_the_visitor(&mut headers);
+        let left: Vec<_> = headers.keys().map(HeaderName::as_str).collect();
+        assert_eq!(left.len(), kept.len(), "{left:?}");
+        assert!(headers.values().all(|value| value == "kept"));
     }
 }
