@@ -115,6 +115,7 @@ impl World {
             raw: true,
             gso: Gso::Auto,
             public: Vec::new(),
+            proxy_from: Vec::new(),
             join: None,
             workers: None,
             leave: std::time::Duration::ZERO,

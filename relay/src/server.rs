@@ -23,6 +23,7 @@ mod listen;
 mod metrics;
 mod predecessor;
 mod presence;
+mod proxies;
 mod recorded;
 mod redirect;
 mod refusal;
@@ -33,7 +34,7 @@ mod traffic;
 mod upkeep;
 
 use std::io;
-use std::net::{self, SocketAddr};
+use std::net::{self, IpAddr, SocketAddr};
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
@@ -55,6 +56,7 @@ pub use front::CloudVisitor;
 pub use limits::{Admitted, LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
 pub use listen::Bound;
 pub use presence::{Attachment, Presence, Transport};
+pub use proxies::{Network, NoNetwork};
 pub use traffic::{DeviceTraffic, Traffic};
 pub use upkeep::Upkeep;
 
@@ -70,6 +72,7 @@ use limits::{Limits, Silent};
 use listen::FrontSockets;
 use metrics::Metrics;
 use predecessor::Predecessor;
+use proxies::Proxies;
 use register::{Handshakes, Register};
 use sessions::Sessions;
 
@@ -176,6 +179,7 @@ pub struct Handle {
     leave: Duration,
     drain: Duration,
     limits: Limits,
+    proxies: Proxies,
     sessions: Arc<Sessions>,
     generation: Generation,
     /// One for each worker that has a UDP socket.
@@ -276,6 +280,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         .transpose()?;
     let (recorder, records) = records.unzip();
     let limits = Limits::for_this_process(&config.limits, &metrics);
+    let proxies = Proxies::new(&config.proxy_from);
     let (stop, cut) = (CancellationToken::new(), CancellationToken::new());
     let leaving = CancellationToken::new();
     let sessions = Arc::new(Sessions::new(
@@ -365,6 +370,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             register,
             predecessor: before,
             limits: limits.clone(),
+            proxies: proxies.clone(),
             silent: Silent::at_one_of(workers.len()),
             metrics: Arc::clone(&metrics),
             host: parts.host.clone(),
@@ -419,6 +425,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         leave: config.leave,
         drain: config.drain,
         limits,
+        proxies,
         sessions,
         generation,
         endpoints,
@@ -474,6 +481,16 @@ impl Handle {
         for session in self.sessions.all() {
             session.limits_changed();
         }
+    }
+
+    /// From now on these proxies are believed, and no others. Whoever has come already stays who it is.
+    pub fn set_proxies(&self, networks: &[Network]) {
+        self.proxies.set(networks);
+    }
+
+    /// Whether a connection from there is to begin with a PROXY header.
+    pub fn has_proxy_at(&self, ip: IpAddr) -> bool {
+        self.proxies.include(ip)
     }
 
     /// From now on this is how long visitors are still taken when the relay stops, and given to finish after that.

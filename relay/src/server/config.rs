@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::limits::LimitsConfig;
+use super::proxies::Network;
 use crate::quic::Gso;
 
 /// The `[relay]` section.
@@ -32,6 +33,10 @@ pub struct Config {
     /// address of its own. Absent: the front's own address.
     #[serde(default)]
     pub public: Vec<IpAddr>,
+    /// The proxies before the front, such as a load balancer: a connection from one of these addresses begins with a PROXY header of
+    /// version 2, and is that of whom the header names. Nobody else's header is believed. Absent: none.
+    #[serde(default)]
+    pub proxy_from: Vec<Network>,
     /// The file with which this relay joins another server, and with that has a process of its own; absent: it is part of a server
     /// of its own. For whoever starts it.
     #[serde(default)]
@@ -53,7 +58,7 @@ pub struct Config {
 
 impl Config {
     /// The keys that `next` has otherwise and that only a start puts in force; the rest is for
-    /// [`set_limits`](super::Handle::set_limits) and [`set_end`](super::Handle::set_end).
+    /// [`set_limits`](super::Handle::set_limits), [`set_proxies`](super::Handle::set_proxies) and [`set_end`](super::Handle::set_end).
     pub fn changed_for_the_next_start(&self, next: &Self) -> Vec<&'static str> {
         let Self {
             front,
@@ -62,6 +67,7 @@ impl Config {
             raw,
             gso,
             public,
+            proxy_from: _,
             join,
             workers,
             leave: _,

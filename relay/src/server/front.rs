@@ -1,10 +1,12 @@
 //! A visitor arrives: admitted, its name read, its device found, a carrier opened, its bytes pumped. The functions stand
-//! in that order. Agents over TLS, and visitors of the operator's own hosts, arrive through the same door.
+//! in that order. Agents over TLS, and visitors of the operator's own hosts, arrive through the same door; all of them may come by way
+//! of a proxy that says who they are.
 //!
 //! Until it is known which worker is to serve it, a connection is in nobody's event queue: mostly its first octets are there
 //! when it is accepted.
 
 mod first_octets;
+mod proxy_header;
 mod returning;
 
 use std::fmt;
@@ -21,11 +23,12 @@ use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant as Deadline, sleep, timeout, timeout_at};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::frame::Open;
+use wire::proxy_v2::Ends;
 use wire::raw::Header;
 
 use crate::carrier::Carrier;
@@ -40,6 +43,7 @@ use crate::workers::{Served, Worker};
 
 pub(super) use first_octets::HELLO_PORTION;
 use first_octets::{First, FirstOctets, Progressed, name_in};
+use proxy_header::ProxyHeader;
 pub(crate) use returning::Returning;
 
 use super::CloudDoor;
@@ -47,6 +51,7 @@ use super::handed::{Message, NOBODY, NoMessage};
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent};
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
 use super::predecessor::{Predecessor, Untold};
+use super::proxies::Proxies;
 use super::recorded::Visit;
 use super::refusal::Refusal;
 use super::register::Register;
@@ -102,6 +107,8 @@ pub(crate) struct Front {
     /// The process before, if there is one that still has tunnels.
     pub(super) predecessor: Option<Arc<Predecessor>>,
     pub(crate) limits: Limits,
+    /// Who may say whose a connection is.
+    pub(super) proxies: Proxies,
     /// Who have come in here and have not said their name.
     pub(crate) silent: Silent,
     pub(crate) metrics: Arc<Metrics>,
@@ -140,10 +147,7 @@ pub(crate) async fn accept(
             accepted = listener.async_io(Interest::READABLE, accept_one) => accepted,
         };
         match accepted {
-            Ok((visitor, address)) => {
-                let arrive = |admitted| Arc::clone(&front).arrive(visitor, address, admitted);
-                front.admit(address.ip(), arrive);
-            }
+            Ok((visitor, address)) => front.come(visitor, address),
             Err(error) => {
                 front.metrics.accept_error(&error);
                 tracing::debug!(%error, "the kernel could not hand over a visitor");
@@ -161,6 +165,31 @@ fn accept_one(listener: &TcpListener) -> io::Result<(StdTcpStream, SocketAddr)> 
     Ok((visitor.into(), address))
 }
 
+/// Where a visitor comes from, and where it has come to.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    visitor: SocketAddr,
+    /// As a proxy says it; absent: where the front listens.
+    front: Option<SocketAddr>,
+}
+
+impl Way {
+    /// Without a proxy.
+    fn straight(visitor: SocketAddr) -> Self {
+        let front = None;
+        Self { visitor, front }
+    }
+}
+
+impl From<Ends> for Way {
+    fn from(ends: Ends) -> Self {
+        Self {
+            visitor: ends.source,
+            front: Some(ends.destination),
+        }
+    }
+}
+
 /// Where a visitor got to.
 enum Arrived {
     /// To the session of its device.
@@ -173,6 +202,8 @@ enum Arrived {
 struct Guest {
     visitor: StdTcpStream,
     visit: Visit,
+    /// Where it has come to, if a proxy has said so.
+    front: Option<SocketAddr>,
     hello: Bytes,
     name: String,
     session: Arc<Session>,
@@ -212,13 +243,34 @@ impl SentAway {
 }
 
 impl Front {
-    /// Lets one in who has come from there and will arrive so, or counts why not.
-    fn admit<Arriving>(self: &Arc<Self>, from: IpAddr, arrive: impl FnOnce(Admitted) -> Arriving)
-    where
+    /// Takes in whoever has been accepted: from a proxy as whom that says it to be, from elsewhere as who it is.
+    fn come(self: &Arc<Self>, visitor: StdTcpStream, address: SocketAddr) {
+        let here = Arc::clone(self);
+        let until = Deadline::now() + HELLO_TIME;
+        if self.proxies.include(address.ip()) {
+            let admitted = self.limits.admit_from_proxy(address.ip(), &self.silent);
+            self.admit(admitted, |admitted| {
+                here.arrive_from_proxy(visitor, address, until, admitted)
+            });
+        } else {
+            let admitted = self.limits.admit(address.ip(), &self.silent);
+            let way = Way::straight(address);
+            self.admit(admitted, |admitted| {
+                here.arrive(visitor, way, until, admitted)
+            });
+        }
+    }
+
+    /// Lets one in who will arrive so, or counts why not.
+    fn admit<Arriving>(
+        self: &Arc<Self>,
+        admitted: Result<Admitted, Refusal>,
+        arrive: impl FnOnce(Admitted) -> Arriving,
+    ) where
         Arriving: Future<Output = Result<Arrived, Box<SentAway>>> + Send + 'static,
     {
         self.metrics.visitor_accepted();
-        match self.limits.admit(from, &self.silent) {
+        match admitted {
             Ok(admitted) => {
                 // Boxed, as is the rest that is soon over: most of its life a visitor is pumped, or rests.
                 let arriving = Box::pin(arrive(admitted));
@@ -283,34 +335,65 @@ impl Front {
         let SentAway { refusal, to_tell } = *sent_away;
         self.metrics.visitor_refused(refusal);
         tracing::debug!(reason = refusal.name(), "a visitor was sent away");
-        if let Some((visitor, _admitted)) = to_tell
+        if let Some((visitor, admitted)) = to_tell
             && refusal.alerts()
-            && let Ok(address) = visitor.peer_addr()
-            && let Some(_place) = self.limits.linger(address.ip())
+            && let Some(_place) = self.limits.linger(admitted.from())
         {
             // Who has gone meanwhile need not be told.
             let _ = Box::pin(alert(visitor)).await;
         }
     }
 
+    /// By way of a proxy, which says first who it is.
+    async fn arrive_from_proxy(
+        self: Arc<Self>,
+        visitor: StdTcpStream,
+        proxy: SocketAddr,
+        until: Deadline,
+        mut admitted: Admitted,
+    ) -> Result<Arrived, Box<SentAway>> {
+        let said = match ProxyHeader::default().read(&visitor) {
+            Ok(proxy_header::Progressed::Said(ends)) => Ok(ends),
+            Ok(proxy_header::Progressed::NeedMore(header)) => {
+                self.in_time(until, header.wait(&visitor)).await
+            }
+            Err(refusal) => Err(refusal),
+        };
+        let way = match said {
+            Ok(ends) => {
+                self.metrics.proxy_header(ends.is_some());
+                ends.map_or(Way::straight(proxy), Way::from)
+            }
+            Err(refusal) => return Err(SentAway::telling(refusal, visitor, admitted)),
+        };
+        match admitted.comes_from(way.visitor.ip()) {
+            Ok(()) => self.arrive(visitor, way, until, admitted).await,
+            Err(refusal) => Err(SentAway::telling(refusal, visitor, admitted)),
+        }
+    }
+
     async fn arrive(
         self: Arc<Self>,
         visitor: StdTcpStream,
-        address: SocketAddr,
+        way: Way,
+        until: Deadline,
         mut admitted: Admitted,
     ) -> Result<Arrived, Box<SentAway>> {
         let first = match FirstOctets::default().read(&visitor) {
             Ok(Progressed::Enough(first)) => Ok(first),
-            Ok(Progressed::NeedMore(octets)) => self.wait_for_first(octets, &visitor).await,
+            Ok(Progressed::NeedMore(octets)) => {
+                self.in_time(until, octets.wait(&visitor, &self.limits))
+                    .await
+            }
             Err(refusal) => Err(refusal),
         };
         admitted.named();
         match first {
             Ok(First::Hello { octets, name }) => {
-                self.lead(visitor, address, octets, name, admitted).await
+                self.lead(visitor, way, octets, name, admitted).await
             }
             Ok(First::Raw(header)) => Ok(Arrived::HandedOver(match header {
-                Some(header) => self.admit_raw(header, visitor, address.ip()).await,
+                Some(header) => self.admit_raw(header, visitor, way.visitor.ip()).await,
                 None => self.turn_away(TurnedAway::BadHeader),
             })),
             Err(refusal) => Err(SentAway::telling(refusal, visitor, admitted)),
@@ -321,6 +404,7 @@ impl Front {
     pub(super) fn take_in_visitor(
         self: &Arc<Self>,
         device: DeviceId,
+        proxied: Option<Ends>,
         hello: Bytes,
         visitor: StdTcpStream,
     ) {
@@ -331,27 +415,28 @@ impl Front {
             self.metrics.visitor_accepted();
             return self.metrics.visitor_refused(Refusal::LeftEarly);
         };
+        let way = proxied.map_or(Way::straight(address), Way::from);
         let here = Arc::clone(self);
         // Whose name it is, the successor knows better: it hears of changes.
         let device = (device != NOBODY).then_some(Some(device));
-        self.admit(address.ip(), |mut admitted| async move {
+        let admitted = self.limits.admit(way.visitor.ip(), &self.silent);
+        self.admit(admitted, |mut admitted| async move {
             admitted.named();
-            here.find(visitor, address, hello, name, device, admitted)
-                .await
+            here.find(visitor, way, hello, name, device, admitted).await
         });
     }
 
-    /// The first octets of a visitor who has not sent them all yet.
-    async fn wait_for_first(
+    /// What a visitor is yet to send before it has said its name.
+    async fn in_time<T>(
         &self,
-        octets: FirstOctets,
-        visitor: &StdTcpStream,
-    ) -> Result<First, Refusal> {
+        until: Deadline,
+        sent: impl Future<Output = Result<T, Refusal>>,
+    ) -> Result<T, Refusal> {
         tokio::select! {
             biased;
             () = self.cut.cancelled() => Err(Refusal::LeftEarly),
             () = self.silent.gives_way() => Err(Refusal::GaveWay),
-            first = timeout(HELLO_TIME, octets.wait(visitor, &self.limits)) => first.unwrap_or(Err(Refusal::TooSlow)),
+            sent = timeout_at(until, sent) => sent.unwrap_or(Err(Refusal::TooSlow)),
         }
     }
 
@@ -392,7 +477,7 @@ impl Front {
     async fn lead(
         &self,
         visitor: StdTcpStream,
-        address: SocketAddr,
+        way: Way,
         hello: Bytes,
         name: String,
         admitted: Admitted,
@@ -405,12 +490,12 @@ impl Front {
                 let device = self.directory.device_by_name(device);
                 let device =
                     device.map(|device| device.identity.as_ref().map(|identity| identity.id));
-                let find = self.find(visitor, address, hello, name, device, admitted);
+                let find = self.find(visitor, way, hello, name, device, admitted);
                 return find.await;
             }
             // The hosts of other processes are nobody here.
             (_, _) => {
-                let find = self.find(visitor, address, hello, name, None, admitted);
+                let find = self.find(visitor, way, hello, name, None, admitted);
                 return find.await;
             }
         };
@@ -420,10 +505,10 @@ impl Front {
         let visitor = Prefixed::new(hello, visitor);
         match cloud {
             None => {
-                Box::pin(self.register.over_tcp(visitor, address)).await;
+                Box::pin(self.register.over_tcp(visitor, way.visitor)).await;
                 Ok(Arrived::HandedOver(HandedOver::Tunnel))
             }
-            Some(cloud) => Box::pin(self.receive_at(cloud, visitor, address, admitted)).await,
+            Some(cloud) => Box::pin(self.receive_at(cloud, visitor, way.visitor, admitted)).await,
         }
     }
 
@@ -432,7 +517,7 @@ impl Front {
     async fn find(
         &self,
         visitor: StdTcpStream,
-        address: SocketAddr,
+        way: Way,
         hello: Bytes,
         name: String,
         device: Option<Option<DeviceId>>,
@@ -455,18 +540,19 @@ impl Front {
             } else {
                 Refusal::UnknownName
             };
-            return Box::pin(self.hand_over(id, hello, visitor, refusal, admitted)).await;
+            return Box::pin(self.hand_over(id, way, hello, visitor, refusal, admitted)).await;
         };
-        let there = match session.visitor(address.ip()) {
+        let there = match session.visitor(way.visitor.ip()) {
             Ok(place) => Some((session, place)),
-            Err(_) => self.newer(&session, address.ip()),
+            Err(_) => self.newer(&session, way.visitor.ip()),
         };
         let Some((session, place)) = there else {
             return Err(SentAway::telling(Refusal::DeviceFull, visitor, admitted));
         };
         Ok(Arrived::Guest(Box::new(Guest {
             visitor,
-            visit: Visit::begin(address),
+            visit: Visit::begin(way.visitor),
+            front: way.front,
             hello,
             name,
             session,
@@ -479,6 +565,7 @@ impl Front {
     async fn hand_over(
         &self,
         device: DeviceId,
+        way: Way,
         octets: Bytes,
         stream: StdTcpStream,
         otherwise: Refusal,
@@ -487,8 +574,13 @@ impl Front {
         let Some(predecessor) = self.predecessor.as_ref().filter(|before| before.is_there()) else {
             return Err(SentAway::telling(otherwise, stream, admitted));
         };
+        let proxied = way.front.map(|destination| Ends {
+            source: way.visitor,
+            destination,
+        });
         let message = Message::Visitor {
             device,
+            proxied,
             octets,
             stream,
         };
@@ -516,16 +608,20 @@ impl Front {
         let Guest {
             visitor,
             visit,
+            front,
             hello,
             name,
             mut session,
             mut places,
         } = *guest;
         let address = visit.address();
-        let mut front = self.address;
-        if front.ip().is_unspecified() {
-            front = visitor.local_addr().unwrap_or(front);
-        }
+        let front = match front {
+            Some(front) => front,
+            None if self.address.ip().is_unspecified() => {
+                visitor.local_addr().unwrap_or(self.address)
+            }
+            None => self.address,
+        };
         let open = Open {
             name,
             visitor: address,

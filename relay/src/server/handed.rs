@@ -8,13 +8,16 @@
 //!   3 carrier    ticket 16                      and a local stream, on which is what the carrier's TLS has inside
 //!   4 attached   device 16 │ instance 16
 //!   5 keys       device 16 │ key 32 …
+//!   6 proxied    visitor 18 │ where it came to 18 │ as 1, for one who has come by way of a proxy
 //! ```
+//!
+//! An address has 16 octets of IPv6, or of IPv4 as that writes it, and 2 of its port.
 //!
 //! The channel is a pair of local sockets that keep messages apart (unix(7), `SOCK_SEQPACKET`); connections go along as descriptors
 //! (`SCM_RIGHTS`). The successor may be of another version, so what comes is read as a stranger's octets are.
 
 use std::io::{self, IoSlice};
-use std::net::TcpStream;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixStream;
 
@@ -23,6 +26,7 @@ use directory::DeviceId;
 use wire::InstanceId;
 use wire::client_hello::MAX_READ;
 use wire::frame::Ticket;
+use wire::proxy_v2::Ends;
 use wire::raw::{HEADER, Header};
 
 use super::front::HELLO_PORTION;
@@ -33,12 +37,16 @@ const RAW: u8 = 2;
 const CARRIER: u8 = 3;
 const ATTACHED: u8 = 4;
 const KEYS: u8 = 5;
+const PROXIED: u8 = 6;
 
 /// Octets of a key.
 const KEY: usize = 32;
 
+/// Octets of an address with its port.
+const ADDRESS: usize = 18;
+
 /// The longest message: a hello, as far as one is read, and what came with its last octet.
-const LONGEST: usize = 1 + 16 + MAX_READ + HELLO_PORTION;
+const LONGEST: usize = 1 + 2 * ADDRESS + 16 + MAX_READ + HELLO_PORTION;
 
 /// A name that no device has is led to this one.
 pub(super) const NOBODY: DeviceId = DeviceId::from_bytes([0; 16]);
@@ -50,6 +58,8 @@ pub(super) enum Message {
     Visitor {
         /// Whose name it is, as the successor knows it; [`NOBODY`] if it is no device's.
         device: DeviceId,
+        /// Both ends of its connection, if the one here is a proxy's.
+        proxied: Option<Ends>,
         /// What it has sent so far: its hello, and perhaps more.
         octets: Bytes,
         /// Its connection.
@@ -124,19 +134,44 @@ impl Message {
     /// [`WouldBlock`](io::ErrorKind::WouldBlock) if the channel is full; others as the system says.
     pub(super) fn send(&self, channel: impl AsFd) -> io::Result<()> {
         let descriptor = self.descriptor();
+        let ends = self.ends();
         let (kind, parts) = self.parts();
         let [first, second] = parts;
         let octets = [
             IoSlice::new(&kind),
+            IoSlice::new(&ends),
             IoSlice::new(first),
             IoSlice::new(second),
         ];
         local::send(channel, &octets, descriptor.as_slice())
     }
 
+    /// What stands before the parts: addresses, if there are any.
+    fn ends(&self) -> Vec<u8> {
+        match self {
+            Self::Visitor {
+                proxied: Some(ends),
+                ..
+            } => [write_address(ends.source), write_address(ends.destination)].concat(),
+            Self::Visitor { proxied: None, .. }
+            | Self::Raw { .. }
+            | Self::Carrier { .. }
+            | Self::Attached { .. }
+            | Self::Keys { .. } => Vec::new(),
+        }
+    }
+
     fn parts(&self) -> ([u8; 1], [&[u8]; 2]) {
         match self {
-            Self::Visitor { device, octets, .. } => ([VISITOR], [device.as_bytes(), octets]),
+            Self::Visitor {
+                device,
+                proxied,
+                octets,
+                ..
+            } => {
+                let kind = if proxied.is_some() { PROXIED } else { VISITOR };
+                ([kind], [device.as_bytes(), octets])
+            }
             Self::Raw { header, .. } => ([RAW], [&header.sealed, &header.seal]),
             Self::Carrier { ticket, .. } => ([CARRIER], [&ticket.0, &[]]),
             Self::Attached { device, instance } => ([ATTACHED], [device.as_bytes(), &instance.0]),
@@ -156,7 +191,7 @@ impl Message {
     fn read(octets: &[u8], mut beside: Vec<OwnedFd>) -> Result<Self, NoMessage> {
         let (kind, rest) = octets.split_first().ok_or(NoMessage::UnknownKind)?;
         let expected = match *kind {
-            VISITOR | RAW | CARRIER => 1,
+            VISITOR | RAW | CARRIER | PROXIED => 1,
             ATTACHED | KEYS => 0,
             _ => return Err(NoMessage::UnknownKind),
         };
@@ -164,7 +199,8 @@ impl Message {
             return Err(NoMessage::Descriptors);
         }
         let message = match (*kind, beside.pop()) {
-            (VISITOR, Some(stream)) => visitor(rest, stream),
+            (VISITOR, Some(stream)) => visitor(rest, None, stream),
+            (PROXIED, Some(stream)) => proxied(rest, stream),
             (RAW, Some(stream)) => raw(rest, stream),
             (CARRIER, Some(stream)) => carrier(rest, stream),
             (KEYS, _) => keys(rest),
@@ -174,10 +210,38 @@ impl Message {
     }
 }
 
-fn visitor(octets: &[u8], stream: OwnedFd) -> Option<Message> {
+fn proxied(octets: &[u8], stream: OwnedFd) -> Option<Message> {
+    let (source, octets) = octets.split_first_chunk()?;
+    let (destination, octets) = octets.split_first_chunk()?;
+    let ends = Ends {
+        source: read_address(*source),
+        destination: read_address(*destination),
+    };
+    visitor(octets, Some(ends), stream)
+}
+
+fn write_address(address: SocketAddr) -> [u8; ADDRESS] {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) => ip.to_ipv6_mapped(),
+        IpAddr::V6(ip) => ip,
+    };
+    let mut octets = [0; ADDRESS];
+    octets[..16].copy_from_slice(&ip.octets());
+    octets[16..].copy_from_slice(&address.port().to_be_bytes());
+    octets
+}
+
+fn read_address(octets: [u8; ADDRESS]) -> SocketAddr {
+    let [ip @ .., high, low] = octets;
+    let ip = IpAddr::from(Ipv6Addr::from(ip)).to_canonical();
+    SocketAddr::new(ip, u16::from_be_bytes([high, low]))
+}
+
+fn visitor(octets: &[u8], proxied: Option<Ends>, stream: OwnedFd) -> Option<Message> {
     let (device, octets) = octets.split_first_chunk()?;
     Some(Message::Visitor {
         device: DeviceId::from_bytes(*device),
+        proxied,
         octets: Bytes::copy_from_slice(octets),
         stream: stream.into(),
     })
@@ -299,9 +363,21 @@ mod tests {
         let (raw, mut agents) = connection();
         let (carrier, mut passed_on) = UnixStream::pair().unwrap();
         let hello = Bytes::from(vec![5; MAX_READ + HELLO_PORTION]);
+        let (by_proxy, _far) = connection();
+        let ends = Ends {
+            source: "[2001:db8::7]:50000".parse().unwrap(),
+            destination: "198.51.100.1:443".parse().unwrap(),
+        };
         for message in [
             Message::Visitor {
                 device: DEVICE,
+                proxied: Some(ends),
+                octets: hello.clone(),
+                stream: by_proxy,
+            },
+            Message::Visitor {
+                device: DEVICE,
+                proxied: None,
                 octets: hello.clone(),
                 stream: visitor,
             },
@@ -329,9 +405,20 @@ mod tests {
             Heard::Message(message) => message,
             heard @ (Heard::Nonsense(_) | Heard::End) => panic!("{heard:?}"),
         };
+        let Message::Visitor {
+            device,
+            proxied,
+            octets,
+            ..
+        } = heard()
+        else {
+            panic!("another message was heard");
+        };
+        assert_eq!((device, proxied, &octets), (DEVICE, Some(ends), &hello));
         let (
             Message::Visitor {
                 device,
+                proxied: None,
                 octets,
                 stream,
             },
@@ -386,6 +473,8 @@ mod tests {
             (&[0], 1, UnknownKind),
             (&[VISITOR; 16], 1, Malformed),
             (&[VISITOR; 17], 0, Descriptors),
+            (&[PROXIED; 52], 1, Malformed),
+            (&[PROXIED; 53], 0, Descriptors),
             (&[VISITOR; 17], 2, Descriptors),
             (&[VISITOR; 17], 3, Descriptors),
             (&too_long, 1, TooLong),
@@ -438,8 +527,8 @@ mod tests {
     proptest! {
         #[test]
         fn any_octets_are_a_message_or_none(
-            kind in 0..7_u8,
-            length in prop_oneof![Just(16), Just(32), Just(48), Just(HEADER), 0..200_usize],
+            kind in 0..8_u8,
+            length in prop_oneof![Just(16), Just(32), Just(48), Just(52), Just(HEADER), 0..200_usize],
             mut rest in prop::collection::vec(any::<u8>(), 200),
             descriptors in 0..3_usize,
         ) {
@@ -447,6 +536,7 @@ mod tests {
             let octets = [&[kind][..], &rest].concat();
             let is_known = match (kind, descriptors) {
                 (VISITOR, 1) => length >= 16,
+                (PROXIED, 1) => length >= 52,
                 (RAW, 1) => length == HEADER && rest.starts_with(&[wire::raw::FIRST_OCTET, 1]),
                 (CARRIER, 1) => length == 16,
                 (ATTACHED, 0) => length == 32,
@@ -461,7 +551,7 @@ mod tests {
                 Ok(message) => {
                     prop_assert!(is_known);
                     let (kind, parts) = message.parts();
-                    prop_assert_eq!([&kind[..], parts[0], parts[1]].concat(), octets);
+                    prop_assert_eq!([&kind[..], &message.ends(), parts[0], parts[1]].concat(), octets);
                     prop_assert_eq!(message.descriptor().iter().count(), descriptors);
                 }
                 Err(_) => {

@@ -194,6 +194,25 @@ impl Limits {
 
     /// Lets a connection in where the `silent` wait who came before it, or says why not.
     pub(crate) fn admit(&self, from: IpAddr, silent: &Silent) -> Result<Admitted, Refusal> {
+        let (mut admitted, most) = self.admit_one(from)?;
+        admitted.comes_from(from)?;
+        admitted.waits_among(silent, most);
+        Ok(admitted)
+    }
+
+    /// The same for one of a proxy, which is yet to say who it is that [comes](Admitted::comes_from): no address is counted until then.
+    pub(crate) fn admit_from_proxy(
+        &self,
+        proxy: IpAddr,
+        silent: &Silent,
+    ) -> Result<Admitted, Refusal> {
+        let (mut admitted, most) = self.admit_one(proxy)?;
+        admitted.waits_among(silent, most);
+        Ok(admitted)
+    }
+
+    /// Counts one more among those who have not said their name, of whom there are to be so many.
+    fn admit_one(&self, from: IpAddr) -> Result<(Admitted, usize), Refusal> {
         let Counts {
             bounds,
             descriptors,
@@ -207,23 +226,20 @@ impl Limits {
             true => ((most / PART_WHEN_MEMORY_IS_SHORT).max(1), Refusal::Memory),
             false => (most, Refusal::UnnamedFull),
         };
-        let unnamed = Counted::below(&self.0.unnamed, most + most / PART_TO_GIVE_WAY);
-        let unnamed = unnamed.ok_or(refusal)?;
-        let per_address = bounds.unnamed_per_address.load(Relaxed);
-        let of_address = self.0.unnamed_by_address.below(from, per_address);
-        let of_address = of_address.ok_or(Refusal::AddressBusy)?;
-        let each_second = bounds.connections_per_second.load(Relaxed);
-        if !self.0.connections.take(from, each_second, Instant::now()) {
-            return Err(Refusal::AddressTooFast);
-        }
-        let here = silent.one_more(most);
-        Ok(Admitted {
+        let one = Counted::below(&self.0.unnamed, most + most / PART_TO_GIVE_WAY);
+        let unnamed = Unnamed {
+            _one: one.ok_or(refusal)?,
+            here: None,
+            of_address: None,
+        };
+        let admitted = Admitted {
             limits: self.clone(),
             from,
             descriptors: (descriptor, None),
-            unnamed: Some((unnamed, here, of_address)),
+            unnamed: Some(unnamed),
             served: None,
-        })
+        };
+        Ok((admitted, most))
     }
 
     /// Counts the octets of one hello that is not complete, anew whenever there are more of them. Whoever sends no more than is
@@ -306,11 +322,54 @@ pub struct Admitted {
     limits: Limits,
     from: IpAddr,
     descriptors: (Counted, Option<Counted>),
-    unnamed: Option<(Counted, Option<Counted>, CountedOfAddress)>,
+    unnamed: Option<Unnamed>,
     served: Option<(Counted, CountedOfAddress)>,
 }
 
+/// What counts a connection until it has said its name.
+#[derive(Debug)]
+struct Unnamed {
+    _one: Counted,
+    /// At its worker.
+    here: Option<Counted>,
+    /// Absent until its address is known.
+    of_address: Option<CountedOfAddress>,
+}
+
 impl Admitted {
+    /// The address it counts for.
+    pub(crate) fn from(&self) -> IpAddr {
+        self.from
+    }
+
+    /// It is known where it comes from: it counts for that address from now on.
+    pub(crate) fn comes_from(&mut self, from: IpAddr) -> Result<(), Refusal> {
+        let Counts {
+            bounds,
+            unnamed_by_address,
+            connections,
+            ..
+        } = &*self.limits.0;
+        self.from = from;
+        if let Some(unnamed) = &mut self.unnamed {
+            let per_address = bounds.unnamed_per_address.load(Relaxed);
+            let of_address = unnamed_by_address.below(from, per_address);
+            unnamed.of_address = Some(of_address.ok_or(Refusal::AddressBusy)?);
+        }
+        let each_second = bounds.connections_per_second.load(Relaxed);
+        if !connections.take(from, each_second, Instant::now()) {
+            return Err(Refusal::AddressTooFast);
+        }
+        Ok(())
+    }
+
+    /// It waits at a worker where there may be so many; somebody else may have to leave for it.
+    fn waits_among(&mut self, silent: &Silent, most: usize) {
+        if let Some(unnamed) = &mut self.unnamed {
+            unnamed.here = silent.one_more(most);
+        }
+    }
+
     /// The first octets have come: it is no longer one who says nothing.
     pub(crate) fn named(&mut self) {
         self.unnamed = None;

@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     visitors_handed_over: IntCounterVec,
     /// Visitors sent away before they reached anything, by reason.
     visitors_refused: IntCounterVec,
+    /// PROXY headers that were read, by whose the connection is.
+    proxy_headers: IntCounterVec,
     /// Tls carriers without a visitor.
     spare_carriers: IntGauge,
     /// Carriers opened, by kind.
@@ -125,6 +127,11 @@ impl Metrics {
                 "Visitors sent away before they reached anything.",
                 "reason",
             )?,
+            proxy_headers: counters(
+                "causeway_relay_proxy_headers_total",
+                "PROXY headers that were read: of connections that proxies pass on, and of their own, such as health checks.",
+                "of",
+            )?,
             spare_carriers,
             carriers_opened: counters(
                 "causeway_relay_carriers_opened_total",
@@ -208,6 +215,10 @@ impl Metrics {
         for refusal in Refusal::ALL {
             self.visitors_refused.with_label_values(&[refusal.name()]);
         }
+        for is_passed_on in [true, false] {
+            let of = header_of(is_passed_on);
+            self.proxy_headers.with_label_values(&[of]);
+        }
         for kind in [Kind::Quic, Kind::Tls] {
             self.carriers_opened.with_label_values(&[kind.name()]);
         }
@@ -250,6 +261,12 @@ impl Metrics {
         self.visitors_refused
             .with_label_values(&[refusal.name()])
             .inc();
+    }
+
+    /// A proxy has said whose a connection is: somebody's, which it passes on, or its own.
+    pub(crate) fn proxy_header(&self, is_passed_on: bool) {
+        let of = header_of(is_passed_on);
+        self.proxy_headers.with_label_values(&[of]).inc();
     }
 
     pub(crate) fn visitor_handed_over(&self, to: HandedOver) {
@@ -391,6 +408,10 @@ const DESCRIPTORS: &str = "descriptors";
 const MEMORY: &str = "memory";
 const OTHER: &str = "other";
 const LACKS: [&str; 3] = [DESCRIPTORS, MEMORY, OTHER];
+
+fn header_of(is_passed_on: bool) -> &'static str {
+    if is_passed_on { "visitor" } else { "proxy" }
+}
 
 fn outcome(came: bool) -> &'static str {
     if came { "came" } else { "missed" }

@@ -1,5 +1,7 @@
 //! Why visitors and agents are sent away. Each reason is a metric label; a stranger hears less.
 
+use wire::proxy_v2::NotAHeader;
+
 /// Why a visitor was sent away before it reached anything.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -25,6 +27,18 @@ pub(crate) enum Refusal {
     LeftEarly,
     /// What it sent is no TLS ClientHello.
     NotTls,
+    /// It begins with a PROXY header, and is not from where one is believed, or one has been read already.
+    ProxyUnexpected,
+    /// It is from a proxy and begins with no PROXY header.
+    ProxyMissing,
+    /// From a proxy: a header of another version.
+    ProxyVersion,
+    /// From a proxy: a header that is too long.
+    ProxyTooLong,
+    /// From a proxy: a header that breaks the protocol.
+    ProxyMalformed,
+    /// From a proxy: a header that is not as it was sent.
+    ProxyChecksum,
     /// Its hello names no host.
     NoName,
     /// Nobody here has the name.
@@ -46,7 +60,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 20] = [
+    pub(crate) const ALL: [Self; 26] = [
         Self::Full,
         Self::Memory,
         Self::UnnamedFull,
@@ -58,6 +72,12 @@ impl Refusal {
         Self::TooSlow,
         Self::LeftEarly,
         Self::NotTls,
+        Self::ProxyUnexpected,
+        Self::ProxyMissing,
+        Self::ProxyVersion,
+        Self::ProxyTooLong,
+        Self::ProxyMalformed,
+        Self::ProxyChecksum,
         Self::NoName,
         Self::UnknownName,
         Self::NotAttached,
@@ -83,6 +103,12 @@ impl Refusal {
             Self::TooSlow => "too_slow",
             Self::LeftEarly => "left_early",
             Self::NotTls => "not_tls",
+            Self::ProxyUnexpected => "proxy_unexpected",
+            Self::ProxyMissing => "proxy_missing",
+            Self::ProxyVersion => "proxy_version",
+            Self::ProxyTooLong => "proxy_too_long",
+            Self::ProxyMalformed => "proxy_malformed",
+            Self::ProxyChecksum => "proxy_checksum",
             Self::NoName => "no_name",
             Self::UnknownName => "unknown_name",
             Self::NotAttached => "not_attached",
@@ -110,6 +136,18 @@ impl Refusal {
                 | Self::DeviceFull
                 | Self::NoCarrier
         )
+    }
+}
+
+impl From<NotAHeader> for Refusal {
+    fn from(fault: NotAHeader) -> Self {
+        match fault {
+            NotAHeader::Missing => Self::ProxyMissing,
+            NotAHeader::OtherVersion => Self::ProxyVersion,
+            NotAHeader::TooLong => Self::ProxyTooLong,
+            NotAHeader::Malformed => Self::ProxyMalformed,
+            NotAHeader::Checksum => Self::ProxyChecksum,
+        }
     }
 }
 

@@ -61,9 +61,10 @@ impl Front {
         match message {
             Message::Visitor {
                 device,
+                proxied,
                 octets,
                 stream,
-            } => self.take_in_visitor(device, octets, stream),
+            } => self.take_in_visitor(device, proxied, octets, stream),
             Message::Raw { header, stream } => {
                 let (Ok(from), Ok(())) = (stream.peer_addr(), stream.set_nonblocking(true)) else {
                     return self.nonsense(NoMessage::Descriptors);

@@ -18,6 +18,7 @@ mod limits;
 mod nat;
 mod origins;
 mod pace;
+mod proxied;
 mod raw;
 mod records;
 mod refusals;

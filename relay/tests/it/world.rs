@@ -20,8 +20,8 @@ use relay::agent::{
 use relay::records;
 use relay::resolve::Resolver;
 use relay::server::{
-    Bound, CloudDoor, CloudVisitor, Config, Handle, LimitsConfig, Parts, Secret, StartError,
-    Transport,
+    Bound, CloudDoor, CloudVisitor, Config, Handle, LimitsConfig, Network, Parts, Secret,
+    StartError, Transport,
 };
 use relay::tls::{CertificateSlot, Roots};
 use relay::workers::WorkerThreads;
@@ -117,6 +117,14 @@ impl World {
         Self::configured(Config {
             limits,
             ..config(Transport::Quic, (Ipv4Addr::LOCALHOST, 0).into())
+        })
+    }
+
+    /// A relay with proxies before it, which need not be asked for by its agents.
+    pub(crate) fn proxied(transport: Transport, proxy_from: Vec<Network>) -> Self {
+        Self::configured(Config {
+            proxy_from,
+            ..config(transport, (Ipv4Addr::LOCALHOST, 0).into())
         })
     }
 
@@ -474,6 +482,15 @@ impl World {
     /// TLS with `host` as a browser has it; what the handshake says if it fails.
     pub(crate) async fn try_visit(&self, host: &str) -> std::io::Result<TlsStream<TcpStream>> {
         let stream = TcpStream::connect(self.front).await?;
+        self.try_visit_on(stream, host).await
+    }
+
+    /// The same on a connection that is there.
+    pub(crate) async fn try_visit_on(
+        &self,
+        stream: TcpStream,
+        host: &str,
+    ) -> std::io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(host.to_owned()).unwrap();
         timeout(SOON, self.connector.connect(name, stream))
             .await
@@ -581,6 +598,7 @@ fn config(transport: Transport, front: SocketAddr) -> Config {
         raw: true,
         gso: Gso::Auto,
         public: Vec::new(),
+        proxy_from: Vec::new(),
         join: None,
         workers: None,
         leave: Duration::ZERO,

@@ -7,6 +7,7 @@ use std::os::fd::AsFd as _;
 
 use bytes::{Bytes, BytesMut};
 use wire::client_hello::{NotAHello, Progress, Reader as HelloReader};
+use wire::proxy_v2;
 use wire::raw::{self, Header};
 
 use crate::counts::Amount;
@@ -110,6 +111,10 @@ impl FirstOctets {
                 Ok(Some(First::Hello { octets, name }))
             }
             Ok(Progress::NoName) => Err(Refusal::NoName),
+            // A stranger's says nothing, and one behind another is the stranger's.
+            Err(NotAHello::NotTls) if proxy_v2::is_begun_by(&self.octets) => {
+                Err(Refusal::ProxyUnexpected)
+            }
             Err(
                 NotAHello::NotTls
                 | NotAHello::OtherMessage
