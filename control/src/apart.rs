@@ -330,14 +330,16 @@ impl Running {
         self.workers.workers()
     }
 
-    /// Reads the configuration again and puts in force the limits, `leave` and `drain`. Whatever else has changed is named in the log; where
+    /// Reads the configuration again and puts in force the limits, the proxies, `leave` and `drain`. Whatever else has changed is named in the log; where
     /// anything is wrong nothing changes.
     pub fn reload(&mut self, source: &Source) {
         let outcome = source.read_again().map(|next| {
             let for_the_next_start = self.config.changed_for_the_next_start(&next);
             self.relay.set_limits(&next.relay.limits);
+            self.relay.set_proxies(&next.relay.proxy_from);
             self.relay.set_end(next.relay.leave, next.relay.drain);
             self.config.relay.limits = next.relay.limits;
+            self.config.relay.proxy_from = next.relay.proxy_from;
             self.config.relay.leave = next.relay.leave;
             self.config.relay.drain = next.relay.drain;
             for_the_next_start

@@ -30,6 +30,9 @@ use crate::state::StateDirectory;
 /// More addresses than a relay has; so many still fit into one DNS answer over UDP.
 const MAX_PUBLIC: usize = 16;
 
+/// More networks than proxies before a front are in. Each connection is looked for in all of them.
+const MAX_PROXIES: usize = 64;
+
 /// Everything an operator can set.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -247,6 +250,11 @@ impl Config {
                 );
             }
         }
+        let proxies = self.relay.proxy_from.len();
+        if proxies > MAX_PROXIES {
+            let sentence = format!("{proxies} networks are too many, {MAX_PROXIES} can be");
+            fault("relay.proxy_from", sentence);
+        }
         if let Some(join) = &self.relay.join {
             match Membership::read(join) {
                 Ok(joined) if joined.zone != self.zone => {
@@ -441,6 +449,31 @@ listen = "127.0.0.1:5300"
         let faults = faults(text);
         assert_eq!(faults.len(), 1, "{faults:?}");
         faults.into_iter().next().unwrap()
+    }
+
+    #[test]
+    fn proxies_are_networks_or_their_line_says_why_not() {
+        let proxies = |list: &str| GOOD.replace("drain", &format!("proxy_from = [{list}]\ndrain"));
+        let good = proxies("\"192.0.2.0/24\", \"2001:db8::/32\", \"198.51.100.7\"");
+        let config = read(&good, &Overrides::default()).unwrap();
+        let read: Vec<_> = config
+            .relay
+            .proxy_from
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        assert_eq!(read, ["192.0.2.0/24", "2001:db8::/32", "198.51.100.7/32"]);
+        for (bad, sentence) in [
+            ("\"192.0.2.1/24\"", "the network is 192.0.2.0/24"),
+            ("\"0.0.0.0/0\"", "each visitor could say who it is"),
+            ("\"lb.example\"", "one looks like 192.0.2.0/24"),
+            ("7", "expected a string"),
+            (&"\"192.0.2.1\",".repeat(65), "65 networks are too many"),
+        ] {
+            let fault = fault(&proxies(bad));
+            assert!(fault.starts_with("causeway.toml:8: "), "{fault}");
+            assert!(fault.contains(sentence), "{fault}");
+        }
     }
 
     #[test]

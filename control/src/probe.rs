@@ -9,9 +9,10 @@ use hyper::header::HOST;
 use hyper::{Request, StatusCode};
 use relay::http_client;
 use relay::tls::{self, Roots};
-use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UdpSocket};
 use tokio::time::timeout;
+use wire::proxy_v2;
 
 /// How long one answer may take.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
@@ -29,15 +30,19 @@ pub(crate) fn reachable(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-/// Asks `host` at `front` for `path` over HTTPS; anything but 200 is an error.
+/// Asks `host` at the front of `relay` for `path` over HTTPS; anything but 200 is an error.
 pub(crate) async fn https(
-    front: SocketAddr,
+    relay: &relay::server::Handle,
     host: &str,
     path: &str,
     roots: &Roots,
 ) -> io::Result<()> {
     in_time(async {
-        let stream = TcpStream::connect(reachable(front)).await?;
+        let mut stream = TcpStream::connect(reachable(relay.front())).await?;
+        // With a proxy on this host, whoever comes from here must say whose the connection is.
+        if relay.has_proxy_at(stream.local_addr()?.ip()) {
+            stream.write_all(&proxy_v2::LOCAL).await?;
+        }
         let stream = tls::connect_https(stream, host, roots).await?;
         get(stream, host, path).await
     })

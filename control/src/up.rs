@@ -358,7 +358,7 @@ impl Running {
     async fn probe(&self) -> Result<(), UpError> {
         let roots = Roots::from_pem(self.authority.certificate_pem())?;
         let silent = |part| move |cause| UpError::Silent { part, cause };
-        let front = self.relay.front();
+        let front = &self.relay;
         let cloud = self.cloud.zone.operator_name(OperatorName::Cloud);
         probe::https(front, &cloud, "/offline", &roots)
             .await

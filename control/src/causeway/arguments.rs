@@ -17,7 +17,7 @@ use relay::octets;
 /// What signals do to a server, and what it is handed over, for its manual page.
 const SIGNALS: &str = "SIGTERM and SIGINT end the server in order: agents are sent away, and /readyz says so; after `leave` in [relay] \
 no new visitors are taken, and those who are there have `drain` to finish. A second one ends it at once. SIGHUP has it read its \
-configuration again: [relay.limits], `leave` and `drain` are in force at once, the server's own hosts get new \
+configuration again: [relay.limits], `proxy_from`, `leave` and `drain` are in force at once, the server's own hosts get new \
 certificates, and the log names what has changed beside that and waits for the next start. Where anything is wrong nothing changes.
 
 SIGUSR2 has it start its successor: the program as it is on the disk now, with the same arguments and the configuration as it is now. That \

@@ -67,7 +67,7 @@ impl Source {
 }
 
 impl Running {
-    /// Reads the configuration again and puts in force what can change while the server runs: the limits, how long visitors may
+    /// Reads the configuration again and puts in force what can change while the server runs: the limits, the proxies, how long visitors may
     /// come and take at the end, and new certificates for the operator's hosts. Whatever else has changed is named in the log. Where anything is
     /// wrong nothing changes, and the log says what and where.
     pub fn reload(&mut self, source: &Source) {
@@ -88,8 +88,10 @@ impl Running {
         }
         self.certificates.put(certificates);
         self.relay.set_limits(&next.relay.limits);
+        self.relay.set_proxies(&next.relay.proxy_from);
         self.relay.set_end(next.relay.leave, next.relay.drain);
         self.config.relay.limits = next.relay.limits;
+        self.config.relay.proxy_from = next.relay.proxy_from;
         self.config.relay.leave = next.relay.leave;
         self.config.relay.drain = next.relay.drain;
         Ok(for_the_next_start)
@@ -299,6 +301,7 @@ listen = "127.0.0.1:5300"
             ("visitors = 50", "visitors = 20\nmemory = \"1GiB\""),
             ("1m", "2m"),
             ("[relay]", "[relay]\nleave = \"5s\""),
+            ("[relay]", "[relay]\nproxy_from = [\"192.0.2.0/24\"]"),
             ("[relay]", "# nothing said\n[relay]"),
         ] {
             assert_eq!(changed(from, to), Vec::<String>::new(), "{to}");

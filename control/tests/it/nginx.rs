@@ -39,6 +39,14 @@ impl Nginx {
         )
     }
 
+    /// Says all that it has heard of the visitor, in the fields that services believe.
+    pub(crate) fn told_of_the_visitor(place: &Place) -> Self {
+        let told = "$http_forwarded|$http_x_forwarded_for|$http_x_forwarded_proto|$http_x_forwarded_host|\
+                    $http_x_forwarded_server$http_x_real_ip$http_true_client_ip$http_cf_connecting_ip$http_x_client_ip\
+                    $http_x_cluster_client_ip$http_x_original_forwarded_for";
+        Self::with(place, "", &format!("return 200 \"{told}\";"))
+    }
+
     fn with(place: &Place, listen: &str, location: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = match place {

@@ -40,6 +40,35 @@ fn an_origin_over_tls_is_trusted_by_its_certificate_or_not_at_all() {
 }
 
 #[test]
+fn a_service_hears_of_the_visitor_what_the_agent_says_and_nothing_that_the_visitor_says() {
+    let server = Server::start();
+    let nginx = Nginx::told_of_the_visitor(&Place::Host);
+    let _agent = server.pair("mynas").run(&nginx.origin());
+    let host = format!("mynas.{}:{}", server.ready.zone, server.ready.front.port());
+    let expected = format!("for=127.0.0.1;host=\"{host}\";proto=https|127.0.0.1|https|{host}|");
+    for version in ["--http1.1", "--http2"] {
+        let mut curl = server.curl();
+        curl.args([version, "--fail", "--header", "Forwarded: for=192.0.2.66"]);
+        for name in [
+            "X-Forwarded-For",
+            "X-Forwarded-Proto",
+            "X-Forwarded-Host",
+            "X-Forwarded-Server",
+            "X-Real-IP",
+            "True-Client-IP",
+            "CF-Connecting-IP",
+            "X-Client-IP",
+            "X-Cluster-Client-IP",
+            "X-Original-Forwarded-For",
+        ] {
+            curl.args(["--header", &format!("{name}: 192.0.2.66")]);
+        }
+        curl.arg(server.url("mynas", "/"));
+        assert_eq!(output_of(curl), expected, "{version}");
+    }
+}
+
+#[test]
 fn an_origin_behind_the_proxy_protocol_hears_the_visitors_address() {
     let server = Server::start();
     let nginx = Nginx::behind_proxy_protocol(&Place::Host);

@@ -53,7 +53,7 @@ impl Operator {
     }
 
     /// Has the server read this, which comes to `result`.
-    fn reload(&self, text: &str, result: &str) {
+    pub(crate) fn reload(&self, text: &str, result: &str) {
         fs::write(&self.file, text).unwrap();
         self.hang_up(result);
     }

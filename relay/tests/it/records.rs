@@ -12,6 +12,7 @@ use tokio::time::{sleep, timeout};
 use wire::record::{Carrier, End, Record, Stream};
 
 use crate::byte_path::origin;
+use crate::proxied::{VISITOR, from_proxy, header, proxies};
 use crate::raw::{self, payload};
 use crate::world::{SOON, TRANSPORTS, World};
 
@@ -148,6 +149,30 @@ fn nothing_is_in_the_clear(folder: &Path, device: DeviceId) {
         &[4, 127, 0, 0],
     ] {
         assert!(!found(part), "{part:?}");
+    }
+}
+
+#[tokio::test]
+async fn who_comes_by_way_of_a_proxy_is_recorded_as_who_it_is() {
+    let folder = tempfile::tempdir().unwrap();
+    let (masked, full) = [(); 2].map(|()| SecretKey::generate().unwrap()).into();
+    let mut world = World::recording(Transport::Quic, setup(folder.path(), &masked, &full));
+    let relay = world.relay.take().unwrap();
+    relay.set_proxies(&proxies());
+    let (listener, address) = origin("tcp").await;
+    let _agent = world.agent("mynas", &address).await;
+    let stream = from_proxy(world.front, &header(VISITOR)).await;
+    let visitor = world.try_visit_on(stream, "mynas.nas.localhost").await;
+    let (stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    drop((visitor, stream));
+    timeout(SOON, relay.shutdown()).await.unwrap();
+    for (secret, visitor) in [(&masked, "203.0.113.0/24"), (&full, VISITOR)] {
+        let records = records(folder.path(), secret);
+        let visitors: Vec<_> = records
+            .iter()
+            .map(|record| record.visitor.to_string())
+            .collect();
+        assert_eq!(visitors, [visitor]);
     }
 }
 
