@@ -120,7 +120,7 @@ impl World {
         })
     }
 
-    /// A relay with proxies before it, which need not be asked for by its agents.
+    /// A relay with proxies before it; who comes straight to it, as its agents do, is who he is.
     pub(crate) fn proxied(transport: Transport, proxy_from: Vec<Network>) -> Self {
         Self::configured(Config {
             proxy_from,
