@@ -213,7 +213,7 @@ async fn attach(
     );
     let config = agent::Config {
         state,
-        origin: origin.unwrap(),
+        services: origin.unwrap().into(),
         resolver: Resolver::Fixed(front),
         workers,
         gso: Gso::Auto,

@@ -128,7 +128,7 @@ pub(crate) async fn start(
     )?;
     let config = agent::Config {
         state,
-        origin,
+        services: origin.into(),
         resolver,
         workers: place.workers,
         gso: Gso::Auto,

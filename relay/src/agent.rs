@@ -1,9 +1,9 @@
-//! The agent: keeps tunnels to two relays up, or to one where there is no other or no more are wanted, and joins the visitors that come through them to a
-//! service of the device.
+//! The agent: keeps tunnels to two relays up, or to one where there is no other or no more are wanted, and joins the visitors that come
+//! through them to the services of the device.
 //!
 //! ```text
 //!   pair   code ─► cloud ─► name, relays, trust root ─► state
-//!   run    state ─► certificate ─► tunnels ─► visitors ─► origin
+//!   run    state ─► certificate ─► tunnels ─► visitors ─► origins
 //!   doctor state ─► relays, this system ─► what is not well
 //!   status state ─► the running agent ─► how it is, and why
 //! ```
@@ -30,6 +30,7 @@ mod pass;
 mod pulse;
 mod relay_list;
 mod relays;
+mod services;
 mod situation;
 mod state;
 mod status;
@@ -58,9 +59,11 @@ pub use origin::{
     ANSWER_TIME, Origin, OriginAddress, OriginError, OriginTrust, Scheme, VisitorAddress,
 };
 pub use pair::{PairError, pair};
+pub use services::Services;
 pub use state::{Certificate, Pairing, State, StateError};
 pub use status::{
-    DnsStatus, LimitsStatus, OriginStatus, PathStatus, Status, StatusError, TunnelStatus, ask,
+    DnsStatus, LimitsStatus, OriginStatus, PathStatus, ServiceStatus, Status, StatusError,
+    TunnelStatus, ask,
 };
 
 pub use crate::quic::Gso;
@@ -72,6 +75,7 @@ use dial::Dialler;
 use keeper::TunnelKeeper;
 use relay_list::RelayList;
 use relays::{RelayAddress, Relays, TUNNELS};
+use services::Hosts;
 use situation::Situation;
 use visitor::Visitors;
 
@@ -89,8 +93,8 @@ const GOODBYE: Duration = Duration::from_secs(1);
 pub struct Config {
     /// Its directory, paired.
     pub state: State,
-    /// The service it makes reachable.
-    pub origin: Origin,
+    /// What it makes reachable.
+    pub services: Services,
     /// Where the names of cloud and relays lead.
     pub resolver: Resolver,
     /// Who carries the bytes.
@@ -185,7 +189,7 @@ pub async fn run(
 ) -> Result<(), RunError> {
     let Config {
         state,
-        origin,
+        services,
         resolver,
         workers,
         gso,
@@ -213,10 +217,8 @@ pub async fn run(
         slot = certificates.obtain(&identity) => slot?,
     };
     let visitors = Arc::new(Visitors::new(
-        zone,
-        device,
+        Hosts::new(zone, device, services),
         slot.clone(),
-        origin,
         workers.clone(),
         stop.clone(),
     )?);

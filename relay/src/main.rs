@@ -200,7 +200,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             let threads = WorkerThreads::per_core()?;
             run(agent::Config {
                 state: state.open()?,
-                origin,
+                services: origin.into(),
                 resolver: Resolver::System,
                 workers: threads.workers(),
                 gso: gso.into(),

@@ -57,6 +57,9 @@ const DOT: &[u8] = b"dot";
 /// HTTP/1.0, the same. A client that speaks no other names no other (`curl --http1.0`), and some update clients are that old.
 const HTTP1_0: &[u8] = b"http/1.0";
 
+/// TLS alert record: fatal, unrecognized_name (RFC 6066 section 3, RFC 8446 section 6).
+pub(crate) const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
+
 /// Why certificates or keys cannot be used. Always the operator's or the device's own fault, never a peer's.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {

@@ -28,7 +28,7 @@ pub use device::{Device, DeviceId, Duty, Identity, KeyError, PublicKey, Registra
 pub use giving::{NameFacts, REST, Skeleton, Withheld, may_be_given};
 use keys::Keys;
 pub use limits::DeviceLimits;
-pub use name::{DeviceName, NameError, OperatorName, Place, RelayName, Zone, host_of};
+pub use name::{DeviceName, NameError, OperatorName, Place, RelayName, Zone, host_of, read_label};
 use table::Table;
 pub use token::{CodeError, PairingCode, Token, TokenHash};
 

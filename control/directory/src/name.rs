@@ -60,13 +60,8 @@ impl Zone {
         let Some(below) = rest.strip_suffix('.') else {
             return Place::Outside; // "notnas.localhost" ends with the zone's letters only
         };
-        let (services, label) = match below.rsplit_once('.') {
-            Some((services, label)) => (Some(services), label),
-            None => (None, below),
-        };
-        if services
-            .is_some_and(|services| services.split('.').any(|label| !is_service_label(label)))
-        {
+        let (services, label) = last_label(below);
+        if services.is_some_and(|services| !are_service_labels(services)) {
             return Place::Nobody;
         }
         if let Some(operator) = OperatorName::from_label(label) {
@@ -82,6 +77,22 @@ impl Zone {
             Ok(name) => Place::Device(name),
             Err(_) => Place::Nobody,
         }
+    }
+
+    /// What stands before the name of `device` in `host`, in lower case: `photos` of `photos.mynas.nas.example.com`, and nothing of
+    /// the device's own name. `None` if `host` is no host of this device, as [`locate`](Self::locate) says.
+    pub fn below(&self, device: &DeviceName, host: &str) -> Option<String> {
+        let mut host = normalised(host);
+        let below = host.strip_suffix(&*self.0)?.strip_suffix('.')?;
+        let (services, label) = last_label(below);
+        if label != device.as_str()
+            || services.is_some_and(|services| !are_service_labels(services))
+        {
+            return None;
+        }
+        let length = services.map_or(0, str::len);
+        host.truncate(length);
+        Some(host)
     }
 }
 
@@ -145,9 +156,7 @@ impl RelayName {
     /// # Errors
     /// If it is empty, too long, or not letters, digits and inner hyphens.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let label = text.to_ascii_lowercase();
-        check_label(&label)?;
-        Ok(Self(label.into()))
+        Ok(Self(read_label(text)?.into()))
     }
 
     /// The label.
@@ -182,8 +191,7 @@ impl DeviceName {
     /// If it is empty, too long, not letters, digits and inner hyphens, in Punycode form, or the
     /// operator's.
     pub fn parse(text: &str) -> Result<Self, NameError> {
-        let label = text.to_ascii_lowercase();
-        check_label(&label)?;
+        let label = read_label(text)?;
         // "xn--" would show look-alike letters; other uses of "??--" are reserved by RFC 5891 section 4.2.3.1.
         if label.get(2..4) == Some("--") {
             return Err(NameError::Punycode);
@@ -254,6 +262,16 @@ pub fn host_of(authority: &str) -> &str {
         .map_or(authority, |(host, _port)| host)
 }
 
+/// Reads one label in any case, and gives it in lower case: what a service is called below its device's name.
+///
+/// # Errors
+/// If it is empty, too long, or not letters, digits and inner hyphens.
+pub fn read_label(text: &str) -> Result<String, NameError> {
+    let label = text.to_ascii_lowercase();
+    check_label(&label)?;
+    Ok(label)
+}
+
 fn normalised(host: &str) -> String {
     host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase()
 }
@@ -277,6 +295,18 @@ fn check_label(label: &str) -> Result<(), NameError> {
         return Err(NameError::HyphenAtEdge);
     }
     Ok(())
+}
+
+/// The last label of a name, and what stands before it.
+fn last_label(name: &str) -> (Option<&str>, &str) {
+    match name.rsplit_once('.') {
+        Some((before, label)) => (Some(before), label),
+        None => (None, name),
+    }
+}
+
+fn are_service_labels(labels: &str) -> bool {
+    labels.split('.').all(is_service_label)
 }
 
 /// Below a device its owner may also use underscores (`_acme-challenge`, `_dmarc`).
@@ -310,6 +340,30 @@ mod tests {
             zone().locate("_acme-challenge.a.mynas.nas.localhost"),
             device("mynas")
         );
+    }
+
+    #[test]
+    fn what_stands_below_a_device_is_told_in_lower_case() {
+        let mynas = DeviceName::parse("mynas").unwrap();
+        let below = |host: &str| zone().below(&mynas, host);
+        assert_eq!(below("mynas.nas.localhost").as_deref(), Some(""));
+        assert_eq!(
+            below("Photos.MyNAS.nas.localhost.").as_deref(),
+            Some("photos")
+        );
+        assert_eq!(below("_a.b.mynas.nas.localhost").as_deref(), Some("_a.b"));
+        for other in [
+            "",
+            "nas.localhost",
+            "other.nas.localhost",
+            "mynas.other.nas.localhost",
+            "notmynas.nas.localhost",
+            ".mynas.nas.localhost",
+            "a b.mynas.nas.localhost",
+            "mynas.nas.example",
+        ] {
+            assert_eq!(below(other), None, "{other}");
+        }
     }
 
     #[test]
@@ -402,6 +456,9 @@ mod tests {
             let zone = zone();
             zone.locate(&text);
             if let Ok(name) = DeviceName::parse(&label) {
+                let host = format!("{text}.{label}.{zone}");
+                let is_below = zone.locate(&host) == Place::Device(name.clone());
+                prop_assert_eq!(zone.below(&name, &host).is_some(), is_below);
                 prop_assert_eq!(zone.locate(&zone.name_of(&name).to_uppercase()), Place::Device(name));
             }
         }

@@ -201,7 +201,7 @@ impl Fleet {
         }
         let config = agent::Config {
             state,
-            origin: self.origin.clone(),
+            services: self.origin.clone().into(),
             resolver: self.resolver,
             workers: self.threads.workers(),
             gso: Gso::Auto,

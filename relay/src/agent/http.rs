@@ -13,9 +13,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
-use directory::{DeviceName, Place, Zone};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
@@ -23,8 +21,8 @@ use hyper::header::{self, HeaderValue};
 use hyper::rt::Executor;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode, Version};
-use hyper_util::client::legacy::{Client, Error as ClientError};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::client::legacy::Error as ClientError;
+use hyper_util::rt::TokioIo;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
 use tokio_rustls::server::TlsStream;
@@ -34,66 +32,38 @@ use wire::frame::Open;
 
 use crate::tls;
 
-use super::origin::Origin;
 use super::origin_failure::OriginFailure;
 use super::pass;
+use super::services::{Hosts, Service};
 use super::stream::VisitorStream;
-use client::{Asked, Connector};
-use connection::MAX_HEAD;
+use client::{Asked, Clients, OriginClient};
 pub(super) use patience::Patience;
 use patience::{Requests, UnderWay};
 
-/// How long a connection to the origin is kept for the visitor's next request. Most servers close theirs after 5 s or more.
-const ORIGIN_IDLE: Duration = Duration::from_secs(4);
-
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
-type OriginClient = Client<Connector, Asked>;
 
-/// The names that are served here.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Names<'a> {
-    pub(super) zone: &'a Zone,
-    pub(super) device: &'a DeviceName,
-}
-
-/// Serves one visitor's requests until it leaves. Once `moving` is cancelled it is asked to come anew for its next one.
+/// Serves one visitor's requests until it leaves, each by the service of the host it names. Once `moving` is cancelled it is asked to
+/// come anew for its next one.
 pub(super) async fn serve(
     visitor: TlsStream<VisitorStream>,
     open: &Open,
-    origin: &Arc<Origin>,
-    names: Names<'_>,
+    hosts: &Arc<Hosts>,
     patience: &Arc<Patience>,
     moving: CancellationToken,
 ) -> io::Result<()> {
     let http2 = visitor.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
     let tasks = Tasks::new();
-    let connector = Connector {
-        origin: Arc::clone(origin),
-        visitor: open.visitor,
-        front: open.front,
-    };
-    // Connections to the origin are this visitor's alone, so one visitor's request can never end in another's.
-    let client: OriginClient = Client::builder(tasks.clone())
-        .pool_idle_timeout(ORIGIN_IDLE)
-        .pool_timer(TokioTimer::new())
-        .http1_max_buf_size(MAX_HEAD as usize)
-        .build(connector);
-    let exchange = Exchange {
-        client,
-        origin: Arc::clone(origin),
-        visitor: open.visitor,
-        tasks: tasks.clone(),
-    };
+    let clients = Clients::new(open, Arc::clone(hosts), tasks.clone());
     let requests = Requests::new(open.visitor.ip(), patience);
     let service = service_fn(|request| {
         let under_way = requests.begin();
-        let routed = route(&request, &open.name, names);
-        let exchange = exchange.clone();
+        let routed = route(&request, &open.name, hosts);
+        let routed = routed.map(|(host, service)| (host, clients.exchange(service)));
         // HTTP/2 says so for the whole connection.
         let moving = (!http2).then(|| moving.clone());
         async move {
             let mut answer = match routed {
-                Ok(host) => exchange.forward(request, host, under_way).await,
+                Ok((host, exchange)) => exchange.forward(request, host, under_way).await,
                 Err(Refusal(status, sentence)) => say(status, sentence),
             };
             if moving.is_some_and(|moving| moving.is_cancelled()) {
@@ -103,11 +73,11 @@ pub(super) async fn serve(
         }
     });
     let served = if http2 {
-        connection::http2(visitor, service, tasks, &requests, &moving).await
+        connection::http2(visitor, service, tasks.clone(), &requests, &moving).await
     } else {
         connection::http1(visitor, service, &requests, &moving).await
     };
-    exchange.tasks.upgraded().await;
+    tasks.upgraded().await;
     served
 }
 
@@ -127,6 +97,12 @@ const NO_HOST: Refusal = Refusal(
     "The request does not name one host.",
 );
 
+/// RFC 9110 section 15.5.20: a browser that shares a connection between names tries again on one of its own.
+const MISDIRECTED: Refusal = Refusal(
+    StatusCode::MISDIRECTED_REQUEST,
+    "This host is not served on this connection.",
+);
+
 /// RFC 9110 section 15.5.9.
 const TOO_SLOW: Refusal = Refusal(
     StatusCode::REQUEST_TIMEOUT,
@@ -140,9 +116,13 @@ impl From<OriginFailure> for Refusal {
     }
 }
 
-/// The host that the request is for, or the answer for one that is not served here. `opened` is the name that the visitor
-/// asked for when it came.
-fn route(request: &Request<Incoming>, opened: &str, names: Names<'_>) -> Result<String, Refusal> {
+/// The host that the request is for, with its service, or the answer for one that is not served here. `opened` is the name that the
+/// visitor asked for when it came.
+fn route(
+    request: &Request<Incoming>,
+    opened: &str,
+    hosts: &Hosts,
+) -> Result<(String, Arc<Service>), Refusal> {
     let mut in_heads = request.headers().get_all(header::HOST).iter();
     let in_head = in_heads.next().map(HeaderValue::to_str);
     let in_target = request
@@ -166,21 +146,19 @@ fn route(request: &Request<Incoming>, opened: &str, names: Names<'_>) -> Result<
         // An origin that takes what stands behind the @ for the host would be led astray (RFC 9110 section 4.2.4).
         return Err(NO_HOST);
     }
-    if names.zone.locate(bare) != Place::Device(names.device.clone()) {
-        // RFC 9110 section 15.5.20: a browser that shares a connection between names tries again on its own.
-        return Err(Refusal(
-            StatusCode::MISDIRECTED_REQUEST,
-            "This host is not served on this connection.",
-        ));
+    match hosts.service(bare) {
+        Some(service) if service.origin.is_http() => Ok((host.to_owned(), service)),
+        _ => {
+            hosts.refused.misdirected();
+            Err(MISDIRECTED)
+        }
     }
-    Ok(host.to_owned())
 }
 
-/// What one visitor's requests share.
-#[derive(Clone)]
+/// What one visitor's requests to one service share.
 struct Exchange {
     client: OriginClient,
-    origin: Arc<Origin>,
+    service: Arc<Service>,
     visitor: SocketAddr,
     tasks: Tasks,
 }
@@ -196,7 +174,13 @@ impl Exchange {
         let upgrade = head::take_upgrade(&mut request);
         let wants_upgrade = upgrade.is_some();
         let visitor_side = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
-        let prepared = head::for_origin(&mut request, &host, upgrade, &self.origin, self.visitor);
+        let prepared = head::for_origin(
+            &mut request,
+            &host,
+            upgrade,
+            &self.service.origin,
+            self.visitor,
+        );
         if prepared.is_none() {
             return say(
                 StatusCode::BAD_REQUEST,
@@ -205,7 +189,7 @@ impl Exchange {
         }
         match self.answer_to(request, &under_way).await {
             Ok(mut answer) => {
-                let failures = self.origin.failures();
+                let failures = self.service.origin.failures();
                 failures.answered();
                 if answer.status() == StatusCode::SWITCHING_PROTOCOLS {
                     let Some(visitor_side) = visitor_side else {
@@ -257,7 +241,7 @@ impl Exchange {
         let request = request.map(|body| Asked::new(body, under_way, sent));
         let late = async {
             let _ = all_sent.await;
-            sleep(self.origin.answer_time()).await;
+            sleep(self.service.origin.answer_time()).await;
         };
         tokio::select! {
             biased;
@@ -266,8 +250,8 @@ impl Exchange {
                 false => self.explain(&error).into(),
             }),
             () = late => {
-                tracing::warn!(origin = %self.origin.authority(), "the origin gave no answer in time");
-                self.origin.failures().failed(OriginFailure::NoAnswer);
+                tracing::warn!(origin = %self.service.origin.authority(), "the origin gave no answer in time");
+                self.service.origin.failures().failed(OriginFailure::NoAnswer);
                 Err(OriginFailure::NoAnswer.into())
             }
         }
@@ -275,14 +259,17 @@ impl Exchange {
 
     fn explain(&self, error: &ClientError) -> OriginFailure {
         let cause = root_cause(error);
-        tracing::warn!(%cause, origin = %self.origin.authority(), "the origin gave no answer");
+        tracing::warn!(%cause, origin = %self.service.origin.authority(), "the origin gave no answer");
         if error.is_connect() {
             // Noted when it was dialled.
             return cause
                 .downcast_ref()
                 .map_or(OriginFailure::NotConnected, OriginFailure::of_connection);
         }
-        self.origin.failures().failed(OriginFailure::BrokeOff);
+        self.service
+            .origin
+            .failures()
+            .failed(OriginFailure::BrokeOff);
         OriginFailure::BrokeOff
     }
 }

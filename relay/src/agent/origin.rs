@@ -1,5 +1,6 @@
 //! The local service on the device's side: where it is, and a connection to it that says who the visitor is.
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
@@ -83,6 +84,18 @@ pub enum OriginTrust {
     Roots(Roots),
     /// Not at all: for a device that made its certificate itself.
     Anything,
+}
+
+impl fmt::Display for OriginAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let scheme = match self.scheme {
+            Scheme::Http => "http",
+            Scheme::Https => "https",
+            Scheme::Tcp => "tcp",
+            Scheme::Tls => "tls",
+        };
+        write!(f, "{scheme}://{}:{}", self.host, self.port)
+    }
 }
 
 /// The text is not the address of an origin.
@@ -171,8 +184,16 @@ impl Origin {
         }
     }
 
+    pub(super) fn address(&self) -> &OriginAddress {
+        &self.address
+    }
+
     pub(super) fn scheme(&self) -> Scheme {
         self.address.scheme
+    }
+
+    pub(super) fn is_http(&self) -> bool {
+        matches!(self.scheme(), Scheme::Http | Scheme::Https)
     }
 
     pub(super) fn visitor_address(&self) -> VisitorAddress {
@@ -253,8 +274,8 @@ fn explained(error: io::Error) -> io::Error {
     }
 }
 
-impl std::fmt::Debug for Origin {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+impl fmt::Debug for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Origin")
             .field("address", &self.address)
             .finish_non_exhaustive()

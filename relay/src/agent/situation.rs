@@ -116,6 +116,7 @@ impl Situation {
             .filter_map(|tunnel| tunnel.status(now))
             .collect();
         let reasons = known.reasons(now);
+        let services = &visitors.hosts.services;
         Status {
             device: device.to_owned(),
             software: super::SOFTWARE.to_owned(),
@@ -127,7 +128,9 @@ impl Situation {
             raw_missed: known.raw_missed,
             why: reasons.iter().map(ToString::to_string).collect(),
             reasons: names_of(&reasons),
-            origin: visitors.origin(),
+            origin: services.origin(),
+            services: services.status(),
+            refused: visitors.hosts.refused.counts(),
             dns: known.dns.clone(),
         }
     }

@@ -55,14 +55,35 @@ pub struct Status {
     pub why: Vec<String>,
     /// The same for machines.
     pub reasons: Vec<String>,
-    /// The service behind it.
+    /// The service at the device's own name, or the first: for programs that know of one only.
     pub origin: OriginStatus,
+    /// Each service, by name.
+    #[serde(default)]
+    pub services: Vec<ServiceStatus>,
+    /// What was sent away since the agent started because the name that it asked for has no service there: `unknown_name` (visitors, who
+    /// hear what they hear of a device that is not there) and `misdirected` (requests on a connection to another name: 421).
+    #[serde(default)]
+    pub refused: BTreeMap<String, u64>,
     /// What it has told the zone; absent if it is not to, or has not yet.
     pub dns: Option<DnsStatus>,
 }
 
-/// How the service that the agent makes reachable answers.
+/// How a service that the agent makes reachable is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    /// Where it is reached: `@` for the device's own name, `photos` for the name below it that begins so, `*` for all that no other
+    /// service has.
+    pub name: String,
+    /// Where it is, as it was configured: `http://host:port`.
+    pub origin: String,
+    /// Why visitors had no answer when it was asked last, in words; absent if they had one, and before it is asked.
+    pub problem: Option<String>,
+    /// How often it has failed since it has been there, by reason; see [`OriginStatus::failures`].
+    pub failures: BTreeMap<String, u64>,
+}
+
+/// How the service that the agent makes reachable answers.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct OriginStatus {
     /// `host:port`
     pub address: String,

@@ -5,7 +5,6 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use directory::{DeviceName, Place, Zone};
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
@@ -24,9 +23,9 @@ use crate::turns;
 use crate::workers::{Worker, Workers};
 
 use super::http::{self, Patience};
-use super::origin::{Origin, Scheme};
+use super::origin::Scheme;
 use super::pass;
-use super::status::OriginStatus;
+use super::services::{Hosts, Service};
 use super::stream::VisitorStream;
 
 /// How long the relay may take to say who comes, and the visitor to finish its TLS handshake.
@@ -35,13 +34,13 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Visitors of this device at a time: as many as the streams the relay may open.
 const MAX_VISITORS: usize = 4096;
 
-/// Receives visitors for one origin.
+/// Receives visitors for the services of the device.
 #[derive(Debug)]
 pub(super) struct Visitors {
-    zone: Zone,
-    device: DeviceName,
+    pub(super) hosts: Arc<Hosts>,
+    /// For services that speak HTTP, and for any others.
+    http_acceptor: Acceptor,
     acceptor: Acceptor,
-    origin: Arc<Origin>,
     patience: Arc<Patience>,
     workers: Workers,
     tasks: TaskTracker,
@@ -66,23 +65,16 @@ impl std::fmt::Debug for Acceptor {
 
 impl Visitors {
     pub(super) fn new(
-        zone: Zone,
-        device: DeviceName,
+        hosts: Hosts,
         certificate: CertificateSlot,
-        origin: Origin,
         workers: Workers,
         stop: CancellationToken,
     ) -> Result<Self, TlsError> {
-        let alpn: &[&[u8]] = match origin.scheme() {
-            Scheme::Http | Scheme::Https => &[tls::HTTP2, tls::HTTP1],
-            Scheme::Tcp | Scheme::Tls => &[],
-        };
-        let acceptor = Acceptor(tls::visitor_acceptor(certificate, alpn)?);
+        let acceptor = |alpn| tls::visitor_acceptor(certificate.clone(), alpn).map(Acceptor);
         Ok(Self {
-            zone,
-            device,
-            acceptor,
-            origin: Arc::new(origin),
+            hosts: Arc::new(hosts),
+            http_acceptor: acceptor(&[tls::HTTP2, tls::HTTP1])?,
+            acceptor: acceptor(&[])?,
             patience: Arc::default(),
             workers,
             tasks: TaskTracker::new(),
@@ -104,9 +96,9 @@ impl Visitors {
         guest: Guest,
         home: &Worker,
     ) {
-        let worker = match self.origin.scheme() {
-            Scheme::Tls => home,
-            Scheme::Http | Scheme::Https | Scheme::Tcp => self.workers.least_busy(home),
+        let worker = match self.hosts.services.only_pass() {
+            true => home,
+            false => self.workers.least_busy(home),
         };
         self.receive_here(carrier, raw, guest, worker);
     }
@@ -151,11 +143,6 @@ impl Visitors {
         self.patience.too_slow()
     }
 
-    /// How the service behind them is.
-    pub(super) fn origin(&self) -> OriginStatus {
-        self.origin.status()
-    }
-
     /// Waits until every visitor has gone. New ones must not come any more.
     pub(super) async fn gone(&self) {
         self.tasks.close();
@@ -170,53 +157,57 @@ impl Visitors {
         raw: raw::Dialler,
         moving: CancellationToken,
     ) -> io::Result<()> {
-        let Some(open) = Box::pin(self.open(&mut carrier)).await? else {
+        let Some(open) = Box::pin(Self::open(&mut carrier)).await? else {
             carrier.sender.reset(ResetCode::Refused);
             return Ok(());
         };
-        match self.origin.scheme() {
-            Scheme::Tls => Box::pin(self.pass_through(carrier, raw, open)).await,
+        let Some(service) = self.hosts.service(&open.name) else {
+            return Box::pin(self.refuse(carrier, raw)).await;
+        };
+        match service.origin.scheme() {
+            Scheme::Tls => Box::pin(self.pass_through(carrier, raw, open, service)).await,
             Scheme::Tcp => {
-                let visitor = Box::pin(self.end_tls(carrier, raw)).await?;
-                Box::pin(self.pass(visitor, &open)).await
+                let visitor = Box::pin(self.end_tls(carrier, raw, &self.acceptor)).await?;
+                Box::pin(self.pass(visitor, &open, &service)).await
             }
             Scheme::Http | Scheme::Https => {
-                let visitor = Box::pin(self.end_tls(carrier, raw)).await?;
-                let names = http::Names {
-                    zone: &self.zone,
-                    device: &self.device,
-                };
-                let patience = &self.patience;
-                Box::pin(http::serve(
-                    visitor,
-                    &open,
-                    &self.origin,
-                    names,
-                    patience,
-                    moving,
-                ))
-                .await
+                drop(service); // each request finds its own
+                let visitor = Box::pin(self.end_tls(carrier, raw, &self.http_acceptor)).await?;
+                let (hosts, patience) = (&self.hosts, &self.patience);
+                Box::pin(http::serve(visitor, &open, hosts, patience, moving)).await
             }
         }
     }
 
-    /// Who comes; `None` if it is nobody of ours.
-    async fn open(&self, carrier: &mut Carrier) -> io::Result<Option<Box<Open>>> {
+    /// Who comes; `None` if that is not what the relay says first.
+    async fn open(carrier: &mut Carrier) -> io::Result<Option<Box<Open>>> {
         match timeout(HANDSHAKE_TIME, read_first(&mut carrier.receiver.stream())).await? {
-            Ok(Frame::Open(open)) if self.serves(&open.name) => Ok(Some(Box::new(open))),
+            Ok(Frame::Open(open)) => Ok(Some(Box::new(open))),
             Ok(_) => Ok(None),
             Err(error) => Err(io::Error::other(error)),
         }
+    }
+
+    /// Tells the visitor what the relay says of a name that nobody has.
+    async fn refuse(&self, carrier: Box<Carrier>, raw: raw::Dialler) -> io::Result<()> {
+        self.hosts.refused.unknown_name();
+        let mut visitor = VisitorStream::new(*carrier, raw);
+        let told = async {
+            visitor.write_all(&tls::UNRECOGNIZED_NAME).await?;
+            visitor.shutdown().await
+        };
+        timeout(HANDSHAKE_TIME, told).await?
     }
 
     async fn end_tls(
         &self,
         carrier: Box<Carrier>,
         raw: raw::Dialler,
+        acceptor: &Acceptor,
     ) -> io::Result<TlsStream<VisitorStream>> {
         let carrier = VisitorStream::new(*carrier, raw);
         timeout(HANDSHAKE_TIME, turns::for_a_handshake()).await?; // no part of the visitor's own time
-        let accepted = self.acceptor.0.accept(carrier).into_fallible();
+        let accepted = acceptor.0.accept(carrier).into_fallible();
         match timeout(HANDSHAKE_TIME, accepted).await? {
             Ok(visitor) => Ok(visitor),
             Err((error, mut carrier)) => {
@@ -227,43 +218,42 @@ impl Visitors {
         }
     }
 
-    /// Whether `host` is one of this device's names.
-    fn serves(&self, host: &str) -> bool {
-        self.zone.locate(host) == Place::Device(self.device.clone())
-    }
-
     /// Joins the visitor to an origin that ends its TLS itself. No octet of it has to be seen here.
     async fn pass_through(
         &self,
         mut carrier: Box<Carrier>,
         raw: raw::Dialler,
         open: Box<Open>,
+        service: Arc<Service>,
     ) -> io::Result<()> {
-        let dialled = Box::pin(self.origin.connect_plain(open.visitor, open.front)).await;
+        let dialled = service.origin.connect_plain(open.visitor, open.front);
+        let dialled = Box::pin(dialled).await;
         drop(open);
         let origin = match dialled {
             Ok(origin) => origin,
             Err(error) => {
-                self.unreachable(&error);
+                unreachable(&service, &error);
                 carrier.sender.end().await?;
                 return carrier.sender.finish().await;
             }
         };
+        drop(service);
         let signs = Arc::clone(&raw.signs);
         let raw_way = RawWay::Dial(Box::new(raw));
         splice::splice(&origin, &mut carrier, raw_way, None, &self.stop, &*signs).await;
         Ok(())
     }
 
-    fn unreachable(&self, error: &io::Error) {
-        tracing::warn!(%error, origin = %self.origin.authority(), "the origin cannot be reached");
-    }
-
-    async fn pass(&self, mut visitor: TlsStream<VisitorStream>, open: &Open) -> io::Result<()> {
-        let mut origin = match self.origin.connect(open.visitor, open.front).await {
+    async fn pass(
+        &self,
+        mut visitor: TlsStream<VisitorStream>,
+        open: &Open,
+        service: &Service,
+    ) -> io::Result<()> {
+        let mut origin = match service.origin.connect(open.visitor, open.front).await {
             Ok(origin) => origin,
             Err(error) => {
-                self.unreachable(&error);
+                unreachable(service, &error);
                 return visitor.shutdown().await;
             }
         };
@@ -273,4 +263,8 @@ impl Visitors {
         }
         passed
     }
+}
+
+fn unreachable(service: &Service, error: &io::Error) {
+    tracing::warn!(%error, origin = %service.origin.authority(), "the origin cannot be reached");
 }

@@ -57,9 +57,6 @@ use super::refusal::Refusal;
 use super::register::Register;
 use super::sessions::{OpenError, Session, Sessions};
 
-/// TLS alert record: fatal, unrecognized_name (RFC 6066 section 3, RFC 8446 section 6).
-const UNRECOGNIZED_NAME: [u8; 7] = [21, 3, 3, 0, 2, 2, 112];
-
 /// How long a visitor who was sent an alert may take to read it before the connection closes.
 const ALERT_LINGER: Duration = Duration::from_secs(1);
 
@@ -773,7 +770,7 @@ impl splice::Observer for Observed<'_> {
 async fn alert(visitor: StdTcpStream) -> io::Result<()> {
     let mut visitor = TcpStream::from_std(visitor)?;
     let told = timeout(ALERT_LINGER, async {
-        visitor.write_all(&UNRECOGNIZED_NAME).await?;
+        visitor.write_all(&tls::UNRECOGNIZED_NAME).await?;
         visitor.shutdown().await
     });
     if let Ok(Ok(())) = told.await {

@@ -45,12 +45,13 @@ async fn a_stranger_with_a_key_of_its_own_gets_no_tunnel() {
         world.remove("stranger");
         let config = relay::agent::Config {
             state: stranger,
-            origin: relay::agent::Origin::new(
+            services: relay::agent::Origin::new(
                 address.parse().unwrap(),
                 Default::default(),
                 &relay::agent::OriginTrust::Anything,
             )
-            .unwrap(),
+            .unwrap()
+            .into(),
             resolver: relay::resolve::Resolver::Fixed(world.front),
             workers: world.threads.workers(),
             gso: relay::agent::Gso::Auto,

@@ -459,7 +459,7 @@ impl World {
     ) -> Agent {
         let config = agent::Config {
             state,
-            origin,
+            services: origin.into(),
             resolver,
             workers: self.threads.workers(),
             gso: Gso::Auto,

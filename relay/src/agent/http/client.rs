@@ -1,21 +1,28 @@
-//! What hyper's client is given of ours: bodies of requests, and connections to the origin.
+//! The HTTP clients of one visitor, one to each service that it asks, and what they are given of ours: bodies of requests, and
+//! connections to the origin.
 
 use std::convert::Infallible;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use hyper::Uri;
 use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::rt::ReadBufCursor;
+use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::sync::oneshot;
+use wire::frame::Open;
 
+use super::connection::MAX_HEAD;
 use super::patience::{Credit, UnderWay};
-use crate::agent::origin::{Origin, OriginStream};
+use super::{Exchange, Tasks};
+use crate::agent::origin::OriginStream;
+use crate::agent::services::{Hosts, Service};
 
 /// A request's body on its way to the origin, whose client drops it when all of it has been sent.
 #[derive(Debug)]
@@ -86,12 +93,73 @@ impl Body for Asked {
     }
 }
 
+pub(super) type OriginClient = Client<Connector, Asked>;
+
+/// How long a connection to the origin is kept for the visitor's next request. Most servers close theirs after 5 s or more.
+const ORIGIN_IDLE: Duration = Duration::from_secs(4);
+
+/// One visitor's clients. Their connections to the origins are this visitor's alone, so one visitor's request can never end in
+/// another's.
+pub(super) struct Clients {
+    visitor: SocketAddr,
+    front: SocketAddr,
+    hosts: Arc<Hosts>,
+    tasks: Tasks,
+    /// Mostly one.
+    clients: Mutex<Vec<(Arc<Service>, OriginClient)>>,
+}
+
+impl Clients {
+    pub(super) fn new(open: &Open, hosts: Arc<Hosts>, tasks: Tasks) -> Self {
+        Self {
+            visitor: open.visitor,
+            front: open.front,
+            hosts,
+            tasks,
+            clients: Mutex::default(),
+        }
+    }
+
+    /// What it takes to ask `service`.
+    pub(super) fn exchange(&self, service: Arc<Service>) -> Exchange {
+        Exchange {
+            client: self.client(&service),
+            service,
+            visitor: self.visitor,
+            tasks: self.tasks.clone(),
+        }
+    }
+
+    fn client(&self, service: &Arc<Service>) -> OriginClient {
+        let mut clients = self.clients.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = clients.iter().find(|(of, _)| Arc::ptr_eq(of, service));
+        if let Some((_, client)) = known {
+            return client.clone();
+        }
+        // What has been replaced is asked nothing more.
+        clients.retain(|(of, _)| self.hosts.services.holds(of));
+        let connector = Connector {
+            service: Arc::clone(service),
+            visitor: self.visitor,
+            front: self.front,
+        };
+        let client: OriginClient = Client::builder(self.tasks.clone())
+            .pool_idle_timeout(ORIGIN_IDLE)
+            .pool_timer(TokioTimer::new())
+            .http1_max_buf_size(MAX_HEAD as usize)
+            .build(connector);
+        clients.reserve_exact(1); // room for more is for hardly anybody
+        clients.push((Arc::clone(service), client.clone()));
+        client
+    }
+}
+
 /// Dials the origin for one visitor, as the HTTP client asks for connections.
 #[derive(Clone, Debug)]
 pub(super) struct Connector {
-    pub(super) origin: Arc<Origin>,
-    pub(super) visitor: SocketAddr,
-    pub(super) front: SocketAddr,
+    service: Arc<Service>,
+    visitor: SocketAddr,
+    front: SocketAddr,
 }
 
 impl tower::Service<Uri> for Connector {
@@ -105,12 +173,12 @@ impl tower::Service<Uri> for Connector {
 
     fn call(&mut self, _origin: Uri) -> Self::Future {
         let Self {
-            origin,
+            service,
             visitor,
             front,
         } = self.clone();
         Box::pin(async move {
-            let stream = origin.connect(visitor, front).await?;
+            let stream = service.origin.connect(visitor, front).await?;
             Ok(OriginConnection(TokioIo::new(stream)))
         })
     }
