@@ -19,6 +19,7 @@ mod cloud;
 mod dial;
 mod dns;
 mod doctor;
+mod health;
 mod http;
 mod identity;
 mod keeper;
@@ -56,14 +57,15 @@ pub use dns::Dns;
 pub use doctor::{Finding, Health, examine};
 pub use identity::{Identity, KeyError, TlsKey};
 pub use origin::{
-    ANSWER_TIME, Origin, OriginAddress, OriginError, OriginTrust, Scheme, VisitorAddress,
+    ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginError, OriginTrust, Scheme,
+    VisitorAddress,
 };
 pub use pair::{PairError, pair};
-pub use services::Services;
+pub use services::{ConfigError, Fault, Services, ServicesFile};
 pub use state::{Certificate, Pairing, State, StateError};
 pub use status::{
-    DnsStatus, LimitsStatus, OriginStatus, PathStatus, ServiceStatus, Status, StatusError,
-    TunnelStatus, ask,
+    ConfigurationStatus, DnsStatus, LimitsStatus, OriginStatus, PathStatus, ServiceStatus, Status,
+    StatusError, TunnelStatus, ask,
 };
 
 pub use crate::quic::Gso;
@@ -270,6 +272,7 @@ pub async fn run(
         () = certificates.keep_fresh(&identity, &slot, |_| {}) => {}
         () = announce::announce(&cloud, &identity) => {}
         () = dns_reported => {}
+        () = health::look_after(&visitors.hosts) => {}
         () = status::answer(&certificates.state, host, situation.clone(), Arc::clone(&visitors)) => {}
     }
     let _ = timeout(GOODBYE, async {

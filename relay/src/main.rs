@@ -1,8 +1,8 @@
 //! `causeway-agent`: pairs a device and keeps it reachable.
 
+use std::fmt;
 use std::fs;
 use std::io::{Read as _, stdin};
-use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -11,8 +11,9 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
-    self, ANSWER_TIME, Cloud, Dns, DnsStatus, Finding, Gso, Health, LimitsStatus, Origin,
-    OriginAddress, OriginStatus, OriginTrust, State, Status, TunnelStatus, Tunnels, VisitorAddress,
+    self, ANSWER_TIME, ANSWER_TIMES, Cloud, ConfigurationStatus, Dns, DnsStatus, Finding, Gso,
+    Health, LimitsStatus, Origin, OriginAddress, OriginTrust, ServiceStatus, Services,
+    ServicesFile, State, Status, TunnelStatus, Tunnels, VisitorAddress,
 };
 use relay::octets;
 use relay::program::{self, Reload, ServiceManager, Termination};
@@ -22,7 +23,7 @@ use relay::workers::WorkerThreads;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
-/// Makes a service of this device reachable by name, through the operator's relay.
+/// Makes services of this device reachable by name, through the operator's relay.
 #[derive(Parser)]
 #[command(name = "causeway-agent", version, arg_required_else_help = true)]
 struct Arguments {
@@ -48,23 +49,8 @@ enum Verb {
     },
     /// Keeps the device reachable until it is stopped.
     Run {
-        /// The service: http://127.0.0.1:80, https://127.0.0.1:443, tcp://127.0.0.1:22, or tls://127.0.0.1:443 for one whose
-        /// own certificate visitors see
-        #[arg(long, value_name = "URL")]
-        origin: OriginAddress,
-        /// How the service hears the visitor's address; `forwarded` is for HTTP and its default.
-        #[arg(long, value_enum)]
-        visitor_address: Option<VisitorAddressOption>,
-        /// Certificates to check an https:// origin against, in PEM; without it, those this system trusts.
-        #[arg(long, value_name = "FILE", conflicts_with = "origin_insecure")]
-        origin_ca: Option<PathBuf>,
-        /// Do not check an https:// origin's certificate: for one that the device made itself.
-        #[arg(long)]
-        origin_insecure: bool,
-        /// How long the service may take to begin its answer to a request, such as 90s or 5m; then the visitor hears that it does
-        /// not answer (504)
-        #[arg(long, value_name = "TIME", default_value_t = ANSWER_TIME.into(), value_parser = answer_time)]
-        answer_time: humantime::Duration,
+        #[command(flatten)]
+        services: ServicesOption,
         /// Whether packets go to the kernel in batches (UDP GSO); without, each costs four times as much.
         #[arg(long, value_enum, default_value_t)]
         gso: GsoOption,
@@ -102,6 +88,40 @@ struct StateOption {
     #[arg(long = "state", value_name = "DIR")]
     directory: Option<PathBuf>,
 }
+
+/// What is made reachable: what a file describes, or one service.
+#[derive(clap::Args)]
+struct ServicesOption {
+    /// The file that describes the services, each with a name of its own: it is read again when it changes [default: agent.toml in the
+    /// state directory, or /etc/causeway-agent/agent.toml]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["origin", "visitor_address", "origin_ca", "origin_insecure", "answer_time"])]
+    config: Option<PathBuf>,
+    /// One service instead, for every name of the device: http://127.0.0.1:80, https://127.0.0.1:443, tcp://127.0.0.1:22, or
+    /// tls://127.0.0.1:443 for one whose own certificate visitors see
+    #[arg(long, value_name = "URL")]
+    origin: Option<OriginAddress>,
+    /// How the service hears the visitor's address; `forwarded` is for HTTP and its default.
+    #[arg(long, value_enum, requires = "origin")]
+    visitor_address: Option<VisitorAddressOption>,
+    /// Certificates to check an https:// origin against, in PEM; without it, those this system trusts.
+    #[arg(
+        long,
+        value_name = "FILE",
+        requires = "origin",
+        conflicts_with = "origin_insecure"
+    )]
+    origin_ca: Option<PathBuf>,
+    /// Do not check an https:// origin's certificate: for one that the device made itself.
+    #[arg(long, requires = "origin")]
+    origin_insecure: bool,
+    /// How long the service may take to begin its answer to a request, such as 90s or 5m; then the visitor hears that it does
+    /// not answer (504)
+    #[arg(long, value_name = "TIME", requires = "origin", default_value_t = ANSWER_TIME.into(), value_parser = answer_time)]
+    answer_time: humantime::Duration,
+}
+
+/// Where the package keeps the configuration.
+const CONFIG: &str = "/etc/causeway-agent/agent.toml";
 
 #[derive(Clone, Copy, Default, ValueEnum)]
 enum GsoOption {
@@ -176,31 +196,18 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
         Verb::Status { state, json } => tell(state, json).await,
         Verb::Doctor { state, json } => examine(state, json).await,
         Verb::Run {
-            origin,
-            visitor_address,
-            origin_ca,
-            origin_insecure,
-            answer_time,
+            services,
             gso,
             dns,
             tunnels,
             state,
         } => {
-            let trust = match (origin_insecure, origin_ca) {
-                (true, _) => OriginTrust::Anything,
-                (false, Some(file)) => OriginTrust::Roots(read_roots(&file)?),
-                (false, None) => {
-                    OriginTrust::Roots(Roots::of_system().unwrap_or_else(|_| Roots::none()))
-                }
-            };
-            let visitor_address =
-                visitor_address.map_or_else(VisitorAddress::default, VisitorAddress::from);
-            let origin =
-                Origin::new(origin, visitor_address, &trust)?.answering_within(*answer_time);
+            let state = state.open()?;
+            let (services, file) = services.open(&state)?;
             let threads = WorkerThreads::per_core()?;
-            run(agent::Config {
-                state: state.open()?,
-                services: origin.into(),
+            let config = agent::Config {
+                state,
+                services,
                 resolver: Resolver::System,
                 workers: threads.workers(),
                 gso: gso.into(),
@@ -210,9 +217,38 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
                     1 => Tunnels::One,
                     _ => Tunnels::Two,
                 },
-            })
-            .await
+            };
+            run(config, file).await
         }
+    }
+}
+
+impl ServicesOption {
+    /// What it says, with the file that may say otherwise later.
+    fn open(self, state: &State) -> anyhow::Result<(Services, Option<ServicesFile>)> {
+        let Some(origin) = self.origin else {
+            let usual = [state.directory().join("agent.toml"), CONFIG.into()];
+            let found = || usual.iter().find(|file| file.exists()).cloned();
+            let Some(file) = self.config.or_else(found) else {
+                bail!(
+                    "nothing says what to make reachable: name one service with --origin http://127.0.0.1:80, or describe \
+                     several in {}",
+                    usual[0].display()
+                );
+            };
+            let file = ServicesFile::open(file)?;
+            return Ok((file.services(), Some(file)));
+        };
+        let trust = match (self.origin_insecure, self.origin_ca) {
+            (true, _) => OriginTrust::Anything,
+            (false, Some(file)) => OriginTrust::Roots(read_roots(&file)?),
+            (false, None) => OriginTrust::of_system(),
+        };
+        let visitor_address = self.visitor_address;
+        let visitor_address =
+            visitor_address.map_or_else(VisitorAddress::default, VisitorAddress::from);
+        let origin = Origin::new(origin, visitor_address, &trust)?;
+        Ok((origin.answering_within(*self.answer_time).into(), None))
     }
 }
 
@@ -234,11 +270,18 @@ fn in_words(status: &Status) -> String {
     let mut lines = vec![format!("device      {}", status.device)];
     lines.extend(status.tunnels.iter().flat_map(tunnel_in_words));
     lines.push(format!("visitors    {}", status.visitors));
-    let OriginStatus {
-        address, problem, ..
-    } = &status.origin;
-    let problem = problem.as_ref();
-    lines.extend(problem.map(|problem| format!("service     {address}: {problem}")));
+    lines.extend(services_in_words(&status.services));
+    let configuration = status.configuration.as_ref();
+    if let Some(ConfigurationStatus {
+        file,
+        problem: Some(problem),
+    }) = configuration
+    {
+        lines.push(format!(
+            "not read    {file}, so what it said before is in force:"
+        ));
+        lines.extend(problem.lines().map(because));
+    }
     let limits = status.tunnel.as_ref().and_then(|tunnel| tunnel.limits);
     lines.extend(limits.map(limits_in_words));
     lines.extend(status.dns.as_ref().map(dns_in_words));
@@ -248,11 +291,39 @@ fn in_words(status: &Status) -> String {
     lines.join("\n")
 }
 
+/// Those of which there is something to say. Where there is one for all names, it needs none.
+fn services_in_words(services: &[ServiceStatus]) -> Vec<String> {
+    let width = services.iter().map(|service| service.name.len()).max();
+    let is_named = services.iter().any(|service| service.name != "*");
+    let mut lines = Vec::new();
+    for service in services {
+        let ServiceStatus {
+            name,
+            origin,
+            health,
+            problem,
+            ..
+        } = service;
+        let name = match is_named {
+            true => format!("{name:<width$}  ", width = width.unwrap_or_default()),
+            false => String::new(),
+        };
+        let state = match (health.as_deref(), problem) {
+            (Some("ill"), Some(problem)) => format!(": not well, {problem}"),
+            (_, Some(problem)) => format!(": {problem}"),
+            (Some(health), None) => format!(": {health}"),
+            (None, None) if is_named => String::new(),
+            (None, None) => continue,
+        };
+        lines.push(format!("service     {name}{origin}{state}"));
+    }
+    lines
+}
+
 /// A time that an origin may be given.
 fn answer_time(text: &str) -> Result<humantime::Duration, String> {
-    const BOUNDS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(3600);
     let time = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    match BOUNDS.contains(&time) {
+    match ANSWER_TIMES.contains(&time) {
         true => Ok(time.into()),
         false => Err("between 1s and 1h makes sense".to_owned()),
     }
@@ -289,7 +360,7 @@ fn tunnel_in_words(tunnel: &TunnelStatus) -> Vec<String> {
     lines
 }
 
-fn because(why: &String) -> String {
+fn because(why: &(impl fmt::Display + ?Sized)) -> String {
     format!("because     {why}")
 }
 
@@ -363,7 +434,8 @@ async fn pair(
     Ok(())
 }
 
-async fn run(config: agent::Config) -> anyhow::Result<()> {
+/// Runs the agent until it is told to stop. What `file` describes is in force as soon as that has changed.
+async fn run(config: agent::Config, mut file: Option<ServicesFile>) -> anyhow::Result<()> {
     let stop = CancellationToken::new();
     let (mut termination, mut reload) = (Termination::new()?, Reload::new()?);
     config.state.pairing()?; // without it there is nothing to wait for
@@ -377,9 +449,19 @@ async fn run(config: agent::Config) -> anyhow::Result<()> {
         tokio::select! {
             ended = &mut run => return Ok(ended?),
             () = termination.received() => break,
-            () = reload.asked() => tracing::warn!(
-                "there is no configuration file, so there is nothing to reload: options take effect at a start"
-            ),
+            () = reload.asked() => match &mut file {
+                Some(file) => {
+                    manager.reloading();
+                    file.reload();
+                    manager.ready();
+                }
+                None => tracing::warn!(
+                    "there is no configuration file, so there is nothing to reload: options take effect at a start"
+                ),
+            },
+            () = changed(&mut file) => if let Some(file) = &mut file {
+                file.reload();
+            },
         }
     }
     manager.stopping();
@@ -387,6 +469,13 @@ async fn run(config: agent::Config) -> anyhow::Result<()> {
     tokio::select! {
         ended = &mut run => Ok(ended?),
         () = termination.received() => Ok(()),
+    }
+}
+
+async fn changed(file: &mut Option<ServicesFile>) {
+    match file {
+        Some(file) => file.changed().await,
+        None => std::future::pending().await,
     }
 }
 

@@ -13,6 +13,7 @@ use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
@@ -170,6 +171,10 @@ impl Exchange {
         host: String,
         under_way: Arc<UnderWay>,
     ) -> Answer {
+        if let Some(later) = self.service.ill_for() {
+            self.service.origin.failures().failed(OriginFailure::Ill);
+            return say_later(later);
+        }
         let http2 = request.version() == Version::HTTP_2;
         let upgrade = head::take_upgrade(&mut request);
         let wants_upgrade = upgrade.is_some();
@@ -284,6 +289,15 @@ fn say(status: StatusCode, sentence: &'static str) -> Answer {
         HeaderValue::from_static("text/plain; charset=utf-8"),
     );
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}
+
+/// The service is not well, and is asked again `later` (RFC 9110 section 10.2.3).
+fn say_later(later: Duration) -> Answer {
+    let (status, sentence) = OriginFailure::Ill.answer();
+    let mut answer = say(status, sentence);
+    let later = HeaderValue::from(later.as_secs().max(1));
+    answer.headers_mut().insert(header::RETRY_AFTER, later);
     answer
 }
 

@@ -3,6 +3,7 @@
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
+use std::ops::RangeInclusive;
 use std::pin::Pin;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,6 +12,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use hyper::Uri;
+use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -30,7 +32,11 @@ const CONNECT_TIME: Duration = Duration::from_secs(10);
 /// makes a page wait for news, which is mostly a minute.
 pub const ANSWER_TIME: Duration = Duration::from_secs(120);
 
-/// A service that an agent makes reachable.
+/// Between them is what an owner may say.
+pub const ANSWER_TIMES: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3600);
+
+/// Where a service is, and how it is spoken to.
 #[derive(Clone)]
 pub struct Origin {
     address: OriginAddress,
@@ -65,8 +71,9 @@ pub enum Scheme {
     Tls,
 }
 
-/// How an origin hears the visitor's address.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+/// How an origin hears the visitor's address. In a configuration: `"forwarded"`, `"proxy-v2"` or `"hidden"`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum VisitorAddress {
     /// In `Forwarded`, `X-Forwarded-For`, `X-Forwarded-Proto` and `X-Forwarded-Host`. HTTP origins only; the default for them.
     #[default]
@@ -84,6 +91,19 @@ pub enum OriginTrust {
     Roots(Roots),
     /// Not at all: for a device that made its certificate itself.
     Anything,
+}
+
+impl OriginTrust {
+    /// Those that this system trusts, if it trusts any.
+    pub fn of_system() -> Self {
+        Self::Roots(Roots::of_system().unwrap_or_else(|_| Roots::none()))
+    }
+}
+
+impl OriginAddress {
+    pub(super) fn is_http(&self) -> bool {
+        matches!(self.scheme, Scheme::Http | Scheme::Https)
+    }
 }
 
 impl fmt::Display for OriginAddress {
@@ -193,7 +213,7 @@ impl Origin {
     }
 
     pub(super) fn is_http(&self) -> bool {
-        matches!(self.scheme(), Scheme::Http | Scheme::Https)
+        self.address.is_http()
     }
 
     pub(super) fn visitor_address(&self) -> VisitorAddress {
@@ -211,7 +231,7 @@ impl Origin {
         visitor: SocketAddr,
         front: SocketAddr,
     ) -> io::Result<OriginStream> {
-        let dialled = timeout(CONNECT_TIME, self.dial(visitor, front)).await;
+        let dialled = timeout(CONNECT_TIME, self.dial(Caller::Visitor(visitor, front))).await;
         self.noted(dialled.unwrap_or_else(|late| Err(late.into())))
     }
 
@@ -222,8 +242,14 @@ impl Origin {
         visitor: SocketAddr,
         front: SocketAddr,
     ) -> io::Result<TcpStream> {
-        let dialled = timeout(CONNECT_TIME, self.dial_plain(visitor, front)).await;
+        let dialled = self.dial_plain(Caller::Visitor(visitor, front));
+        let dialled = timeout(CONNECT_TIME, dialled).await;
         self.noted(dialled.unwrap_or_else(|late| Err(late.into())))
+    }
+
+    /// A connection of the agent's own, of which nothing is noted. Knows no deadline; the caller does.
+    pub(super) async fn connect_to_look(&self) -> io::Result<OriginStream> {
+        self.dial(Caller::Agent).await
     }
 
     /// What becomes of a connection. Of HTTP only an answer is one.
@@ -238,19 +264,24 @@ impl Origin {
         dialled
     }
 
-    async fn dial_plain(&self, visitor: SocketAddr, front: SocketAddr) -> io::Result<TcpStream> {
+    async fn dial_plain(&self, caller: Caller) -> io::Result<TcpStream> {
         let mut stream = Resolver::System
             .connect(&self.address.host, self.address.port)
             .await?;
         held::keep_small(&stream);
         if self.visitor_address == VisitorAddress::ProxyV2 {
-            stream.write_all(&proxy_v2::encode(visitor, front)).await?;
+            match caller {
+                Caller::Visitor(visitor, front) => {
+                    stream.write_all(&proxy_v2::encode(visitor, front)).await?;
+                }
+                Caller::Agent => stream.write_all(&proxy_v2::LOCAL).await?,
+            }
         }
         Ok(stream)
     }
 
-    async fn dial(&self, visitor: SocketAddr, front: SocketAddr) -> io::Result<OriginStream> {
-        let stream = Prefixed::new(Bytes::new(), self.dial_plain(visitor, front).await?);
+    async fn dial(&self, caller: Caller) -> io::Result<OriginStream> {
+        let stream = Prefixed::new(Bytes::new(), self.dial_plain(caller).await?);
         let layer = match &self.tls {
             None => Layer::Plain(stream),
             Some(connector) => {
@@ -263,11 +294,20 @@ impl Origin {
     }
 }
 
+/// For whom an origin is dialled.
+#[derive(Clone, Copy)]
+enum Caller {
+    /// A visitor, who reached that front.
+    Visitor(SocketAddr, SocketAddr),
+    /// The agent itself.
+    Agent,
+}
+
 /// What the owner can do about an origin whose certificate is not trusted.
 fn explained(error: io::Error) -> io::Error {
     if tls::is_distrust(&error) {
         io::Error::other(format!(
-            "{error}; name it with --origin-ca, or use --origin-insecure"
+            "{error}; name it with origin_ca (--origin-ca), or use origin_insecure (--origin-insecure)"
         ))
     } else {
         error

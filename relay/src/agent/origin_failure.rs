@@ -19,15 +19,18 @@ pub(super) enum OriginFailure {
     NoAnswer,
     /// It broke off before the end of its answer.
     BrokeOff,
+    /// It was not asked, because its health check fails.
+    Ill,
 }
 
 impl OriginFailure {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Refused,
         Self::Unreachable,
         Self::NotConnected,
         Self::NoAnswer,
         Self::BrokeOff,
+        Self::Ill,
     ];
 
     /// Why there is no connection.
@@ -54,10 +57,11 @@ impl OriginFailure {
             Self::NotConnected => "not_connected",
             Self::NoAnswer => "no_answer",
             Self::BrokeOff => "broke_off",
+            Self::Ill => "ill",
         }
     }
 
-    /// What a visitor hears (RFC 9110 sections 15.6.3 and 15.6.5): whether to wait makes sense.
+    /// What a visitor hears (RFC 9110 sections 15.6.3 to 15.6.5): whether to wait makes sense.
     pub(super) fn answer(self) -> (StatusCode, &'static str) {
         let away = "The device is reached, but its service does not answer. It may be starting or switched off.";
         match self {
@@ -71,17 +75,22 @@ impl OriginFailure {
                 StatusCode::BAD_GATEWAY,
                 "The device's service broke off before it answered.",
             ),
+            Self::Ill => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "The device is reached, but its service says that it is not well. It may be starting.",
+            ),
         }
     }
 
     /// What the owner is told.
-    fn words(self) -> &'static str {
+    pub(super) fn words(self) -> &'static str {
         match self {
             Self::Refused => "nobody listens there",
             Self::Unreachable => "it took no connection in time",
             Self::NotConnected => "the connection to it fails",
             Self::NoAnswer => "it took a request, and did not answer in time",
             Self::BrokeOff => "it broke off before the end of an answer",
+            Self::Ill => "its health check fails",
         }
     }
 }
@@ -154,5 +163,6 @@ mod tests {
         assert_eq!(status(io::ErrorKind::TimedOut), 504);
         assert_eq!(OriginFailure::NoAnswer.answer().0.as_u16(), 504);
         assert_eq!(OriginFailure::BrokeOff.answer().0.as_u16(), 502);
+        assert_eq!(OriginFailure::Ill.answer().0.as_u16(), 503);
     }
 }

@@ -1,18 +1,32 @@
 //! The services of a device: which of its names leads to which origin. The table is replaced as a whole while the agent runs: what comes
 //! then goes by the new one, what is under way ends as it began.
+//!
+//! ```text
+//!   agent.toml ─► config.rs: is it right? ─► table ─► a visitor, a request: by name
+//!       └ file.rs: again when it changes
+//! ```
+
+mod config;
+mod file;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Duration;
 
 use directory::{DeviceName, NameError, Zone, read_label};
 use tokio::sync::watch;
 
+use super::health::{Health, HealthCheck};
 use super::origin::{Origin, Scheme};
-use super::status::{OriginStatus, ServiceStatus};
+use super::status::{ConfigurationStatus, OriginStatus, ServiceStatus};
+use config::ServiceConfig;
+pub use config::{ConfigError, Fault};
+pub use file::ServicesFile;
 
 /// What an agent makes reachable: at least one service. Clones are the same.
 #[derive(Clone, Debug)]
@@ -25,6 +39,10 @@ pub struct Services {
 pub(super) struct Service {
     pub(super) name: ServiceName,
     pub(super) origin: Origin,
+    /// Absent if nobody asks.
+    pub(super) health: Option<Health>,
+    /// What the file says of it; absent if it stands in none.
+    config: Option<ServiceConfig>,
 }
 
 /// Which names of its device a service has: `@` its own, `mynas.nas.example.com`; `photos` the one below it,
@@ -35,9 +53,21 @@ pub(super) struct ServiceName(Box<str>);
 const OWN: &str = "@";
 const REST: &str = "*";
 
+type ByName = BTreeMap<ServiceName, Arc<Service>>;
+
 #[derive(Debug)]
 struct Table {
-    by_name: BTreeMap<ServiceName, Arc<Service>>,
+    by_name: ByName,
+    /// The file it is from; absent if it is from none.
+    file: Option<ConfigurationStatus>,
+}
+
+/// What a reload has changed, by name.
+#[derive(Debug, Default)]
+struct Changes {
+    added: Vec<ServiceName>,
+    changed: Vec<ServiceName>,
+    removed: Vec<ServiceName>,
 }
 
 impl Table {
@@ -52,19 +82,58 @@ impl Table {
 impl From<Origin> for Services {
     fn from(origin: Origin) -> Self {
         let name = ServiceName(REST.into());
-        let service = Arc::new(Service {
-            name: name.clone(),
-            origin,
-        });
+        let service = Arc::new(Service::new(name.clone(), origin, None, None));
         Self {
             table: watch::Sender::new(Table {
                 by_name: [(name, service)].into(),
+                file: None,
             }),
         }
     }
 }
 
 impl Services {
+    /// What `file` describes.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, with its lines.
+    fn read(file: &Path) -> Result<Self, ConfigError> {
+        let (by_name, _) = made(file, &BTreeMap::new())?;
+        let file = Some(ConfigurationStatus {
+            file: file.display().to_string(),
+            problem: None,
+        });
+        Ok(Self {
+            table: watch::Sender::new(Table { by_name, file }),
+        })
+    }
+
+    /// The same from now on. A service that is described as before is the one before. Where anything is wrong nothing changes.
+    fn reload(&self, file: &Path) -> Result<Changes, ConfigError> {
+        let before = self.table.borrow().by_name.clone();
+        let made = made(file, &before);
+        let problem = made.as_ref().err().map(ToString::to_string);
+        self.table.send_modify(|table| {
+            if let Some(file) = &mut table.file {
+                file.problem = problem;
+            }
+            if let Ok((by_name, _)) = &made {
+                table.by_name.clone_from(by_name);
+            }
+        });
+        made.map(|(_, changes)| changes)
+    }
+
+    /// Hears of each change.
+    pub(super) fn changes(&self) -> watch::Receiver<impl Sized + use<>> {
+        self.table.subscribe()
+    }
+
+    /// All there are now.
+    pub(super) fn all(&self) -> Vec<Arc<Service>> {
+        self.table.borrow().by_name.values().cloned().collect()
+    }
+
     /// The service of the name in front of whose device `label` stands.
     fn at(&self, label: &str) -> Option<Arc<Service>> {
         self.table.borrow().at(label).cloned()
@@ -83,6 +152,11 @@ impl Services {
         table.by_name.values().map(|one| one.status()).collect()
     }
 
+    /// The file they are from, and what is wrong with it.
+    pub(super) fn configuration(&self) -> Option<ConfigurationStatus> {
+        self.table.borrow().file.clone()
+    }
+
     /// How the one at the device's own name is, or else the first.
     pub(super) fn origin(&self) -> OriginStatus {
         let table = self.table.borrow();
@@ -99,15 +173,82 @@ impl Services {
     }
 }
 
+/// The services that `file` describes, and what that changes. Those that it describes as before are taken from there.
+fn made(file: &Path, before: &ByName) -> Result<(ByName, Changes), ConfigError> {
+    let mut changes = Changes::default();
+    let mut by_name = BTreeMap::new();
+    for (name, config) in config::read(file)? {
+        let known = before.get(&name);
+        let service = match known {
+            Some(known) if known.config.as_ref() == Some(&config) => Arc::clone(known),
+            _ => {
+                let changed = known.map_or(&mut changes.added, |_| &mut changes.changed);
+                changed.push(name.clone());
+                let made = config.service(name.clone());
+                Arc::new(made.map_err(|cause| ConfigError::Unusable {
+                    file: file.to_owned(),
+                    service: name.to_string(),
+                    cause,
+                })?)
+            }
+        };
+        by_name.insert(name, service);
+    }
+    let gone = before.keys().filter(|name| !by_name.contains_key(*name));
+    changes.removed = gone.cloned().collect();
+    Ok((by_name, changes))
+}
+
+impl fmt::Display for Changes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let changes = [
+            ("added", &self.added),
+            ("changed", &self.changed),
+            ("removed", &self.removed),
+        ];
+        let told = changes.into_iter().filter(|(_, names)| !names.is_empty());
+        let told = told.map(|(what, names)| {
+            let names: Vec<_> = names.iter().map(ToString::to_string).collect();
+            format!("{what}: {}", names.join(", "))
+        });
+        match told.collect::<Vec<_>>() {
+            none if none.is_empty() => f.write_str("none"),
+            told => f.write_str(&told.join("; ")),
+        }
+    }
+}
+
 impl Service {
+    fn new(
+        name: ServiceName,
+        origin: Origin,
+        check: Option<HealthCheck>,
+        config: Option<ServiceConfig>,
+    ) -> Self {
+        Self {
+            name,
+            origin,
+            health: check.map(Health::new),
+            config,
+        }
+    }
+
+    /// If its visitors had better come later: when.
+    pub(super) fn ill_for(&self) -> Option<Duration> {
+        let health = self.health.as_ref().filter(|health| health.is_ill())?;
+        Some(health.check.interval)
+    }
+
     fn status(&self) -> ServiceStatus {
         let OriginStatus {
             problem, failures, ..
         } = self.origin.status();
+        let (health, found) = self.health.as_ref().map(Health::state).unzip();
         ServiceStatus {
             name: self.name.to_string(),
             origin: self.origin.address().to_string(),
-            problem,
+            health: health.map(|health| health.name().to_owned()),
+            problem: found.flatten().or(problem),
             failures,
         }
     }
@@ -162,6 +303,15 @@ impl Hosts {
             device,
             services,
             refused: Refused::default(),
+        }
+    }
+
+    /// A host that leads to the service of that name.
+    pub(super) fn host_of(&self, service: &ServiceName) -> String {
+        let device = self.zone.name_of(&self.device);
+        match &*service.0 {
+            OWN | REST => device,
+            label => format!("{label}.{device}"),
         }
     }
 

@@ -130,6 +130,7 @@ impl Situation {
             reasons: names_of(&reasons),
             origin: services.origin(),
             services: services.status(),
+            configuration: services.configuration(),
             refused: visitors.hosts.refused.counts(),
             dns: known.dns.clone(),
         }

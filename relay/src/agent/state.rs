@@ -101,7 +101,8 @@ impl State {
         Ok(Self { directory })
     }
 
-    pub(super) fn directory(&self) -> &Path {
+    /// Where it is.
+    pub fn directory(&self) -> &Path {
         &self.directory
     }
 

@@ -60,6 +60,9 @@ pub struct Status {
     /// Each service, by name.
     #[serde(default)]
     pub services: Vec<ServiceStatus>,
+    /// The file that describes them; absent if they are from the command line.
+    #[serde(default)]
+    pub configuration: Option<ConfigurationStatus>,
     /// What was sent away since the agent started because the name that it asked for has no service there: `unknown_name` (visitors, who
     /// hear what they hear of a device that is not there) and `misdirected` (requests on a connection to another name: 421).
     #[serde(default)]
@@ -76,10 +79,21 @@ pub struct ServiceStatus {
     pub name: String,
     /// Where it is, as it was configured: `http://host:port`.
     pub origin: String,
-    /// Why visitors had no answer when it was asked last, in words; absent if they had one, and before it is asked.
+    /// `well`, `ill` or, before it has been asked, `unknown`; absent if its health is not looked at.
+    pub health: Option<String>,
+    /// Why it was not well, or visitors had no answer, when it was asked last, in words; absent if all was well, and before it is asked.
     pub problem: Option<String>,
     /// How often it has failed since it has been there, by reason; see [`OriginStatus::failures`].
     pub failures: BTreeMap<String, u64>,
+}
+
+/// Where the services are described.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ConfigurationStatus {
+    /// The file.
+    pub file: String,
+    /// What is wrong with it, so that what it said before is in force; absent if nothing is.
+    pub problem: Option<String>,
 }
 
 /// How the service that the agent makes reachable answers.
@@ -89,8 +103,8 @@ pub struct OriginStatus {
     pub address: String,
     /// Why visitors had no answer when it was asked last, in words; absent if they had one, and before it is asked.
     pub problem: Option<String>,
-    /// How often it has failed since the agent started, by reason: `refused`, `unreachable`, `not_connected`, `no_answer` and
-    /// `broke_off`.
+    /// How often it has failed since the agent started, by reason: `refused`, `unreachable`, `not_connected`, `no_answer`,
+    /// `broke_off`, and `ill` (it was not asked, because its health check fails).
     pub failures: BTreeMap<String, u64>,
 }
 

@@ -87,8 +87,8 @@ impl Visitors {
         self.workers.least_busy(home)
     }
 
-    /// Takes a visitor from here to its end, in a task of its own. Its carrier is a stream of the tunnel at `home`: what only
-    /// passes stays there, what TLS ends for goes wherever there is time for it.
+    /// Takes a visitor from here to its end, in a task of its own. Its carrier is a stream of the tunnel at `home`: where all only
+    /// passes it stays there, where TLS may end for it, it goes wherever there is time for that.
     pub(super) fn receive(
         self: &Arc<Self>,
         carrier: Carrier,

@@ -23,6 +23,7 @@ mod raw;
 mod records;
 mod refusals;
 mod returning;
+mod services;
 mod shutdown;
 mod slow_readers;
 mod slow_visitors;

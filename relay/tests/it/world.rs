@@ -15,7 +15,8 @@ use rcgen::{
     BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
 };
 use relay::agent::{
-    self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, State, Tunnels, VisitorAddress,
+    self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, Services, State, Tunnels,
+    VisitorAddress,
 };
 use relay::records;
 use relay::resolve::Resolver;
@@ -437,17 +438,19 @@ impl World {
             visitor_address,
             &OriginTrust::Roots(Roots::none()),
         );
-        self.run(tunnels, state, resolver, origin.unwrap()).await
+        self.run(tunnels, state, resolver, origin.unwrap().into())
+            .await
     }
 
-    /// The same for any origin.
+    /// The same for any origin, or for several services.
     pub(crate) async fn agent_for(
         &self,
         state: State,
         resolver: Resolver,
-        origin: Origin,
+        services: impl Into<Services>,
     ) -> Agent {
-        self.run(Tunnels::Two, state, resolver, origin).await
+        self.run(Tunnels::Two, state, resolver, services.into())
+            .await
     }
 
     async fn run(
@@ -455,11 +458,11 @@ impl World {
         tunnels: Tunnels,
         state: State,
         resolver: Resolver,
-        origin: Origin,
+        services: Services,
     ) -> Agent {
         let config = agent::Config {
             state,
-            services: origin.into(),
+            services,
             resolver,
             workers: self.threads.workers(),
             gso: Gso::Auto,

@@ -30,28 +30,8 @@ const VERSION_1: &[u8] = b"PROXY ";
 /// The type of the TLV that has a CRC32c of the header (section 2.2.3).
 const CRC32C: u8 = 0x03;
 
-/// The header of a connection that a proxy opens for itself.
-pub const LOCAL: [u8; FIXED] = {
-    let [a, b, c, d, e, f, g, h, i, j, k, l] = *SIGNATURE;
-    [
-        a,
-        b,
-        c,
-        d,
-        e,
-        f,
-        g,
-        h,
-        i,
-        j,
-        k,
-        l,
-        VERSION_2_LOCAL,
-        UNSPECIFIED,
-        0,
-        0,
-    ]
-};
+/// The header of a connection that is made for nobody, to see whether somebody answers (section 2.2, `LOCAL`).
+pub const LOCAL: [u8; FIXED] = *b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
 
 /// The header for a TCP connection from `visitor` to `front`. If one of the two is IPv6, both are written as IPv6.
 pub fn encode(visitor: SocketAddr, front: SocketAddr) -> Vec<u8> {
@@ -300,6 +280,12 @@ mod tests {
             hex("[::ffff:203.0.113.7]:50000", "198.51.100.1:443"),
             expected
         );
+    }
+
+    #[test]
+    fn nobodys_on_the_wire() {
+        let expected = concat!("0d0a0d0a000d0a515549540a", "20", "00", "0000");
+        assert_eq!(HEXLOWER.encode(&LOCAL), expected);
     }
 
     #[test]

@@ -1,0 +1,485 @@
+//! The agent's configuration file: one TOML document with a section for each service. `packaging/agent.toml` has every key.
+//!
+//! ```toml
+//! [services."@"]
+//! origin = "http://127.0.0.1:80"
+//!
+//! [services.photos]
+//! origin = "http://127.0.0.1:2342"
+//! health = "/healthz"
+//! ```
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::fs;
+use std::io;
+use std::ops::{Range, RangeInclusive};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::{Deserialize, Deserializer};
+use toml::de::{DeTable, DeValue};
+
+use super::{Service, ServiceName};
+use crate::agent::health::{HealthCheck, Probe};
+use crate::agent::origin::{
+    ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginTrust, Scheme, VisitorAddress,
+};
+use crate::tls::{Roots, TlsError};
+
+/// More than a device has, and how each is fits into one status.
+const MAX_SERVICES: usize = 64;
+
+/// What can be written of so many, with a word about each.
+const LONGEST: u64 = 256 * 1024;
+
+/// Below it is a load, above it says nothing in time.
+const HEALTH_INTERVALS: RangeInclusive<Duration> =
+    Duration::from_secs(1)..=Duration::from_secs(3600);
+const HEALTH_INTERVAL: Duration = Duration::from_secs(10);
+
+/// What takes longer than a minute to say that it is well is not.
+const HEALTH_TIMEOUTS: RangeInclusive<Duration> = Duration::from_secs(1)..=Duration::from_secs(60);
+const HEALTH_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// What is wrong with a configuration, all of it. Always the owner's to mend.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// It cannot be read.
+    #[error("{}: {cause}", file.display())]
+    Unreadable {
+        /// Which file.
+        file: PathBuf,
+        /// What the system says.
+        cause: io::Error,
+    },
+    /// What it says of a service cannot be put in force.
+    #[error("{}: services.{service}: {cause}", file.display())]
+    Unusable {
+        /// Which file.
+        file: PathBuf,
+        /// Which service.
+        service: String,
+        /// Why.
+        cause: TlsError,
+    },
+    /// It can be read, and says things that cannot be.
+    #[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+    Faults(Vec<Fault>),
+}
+
+/// One thing that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fault {
+    /// Where it was said.
+    pub file: PathBuf,
+    /// On which line, from 1.
+    pub line: usize,
+    /// Under which key, in full; empty where it is about none.
+    pub key: String,
+    /// What is wrong, and what would be right.
+    pub sentence: String,
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}: ", self.file.display(), self.line)?;
+        if !self.key.is_empty() {
+            write!(f, "{}: ", self.key)?;
+        }
+        f.write_str(&self.sentence)
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Document {
+    #[serde(default)]
+    services: BTreeMap<String, ServiceConfig>,
+}
+
+/// A `[services.NAME]` section.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ServiceConfig {
+    /// Where the service is.
+    #[serde(deserialize_with = "origin")]
+    origin: OriginAddress,
+    /// How it hears the visitor's address; absent: as [`VisitorAddress`] says.
+    visitor_address: Option<VisitorAddress>,
+    /// A file of certificates to check an `https://` origin against; absent: those this system trusts.
+    origin_ca: Option<PathBuf>,
+    /// Whether an `https://` origin's certificate is not checked.
+    #[serde(default)]
+    origin_insecure: bool,
+    /// How long it may take to begin its answer: `"90s"`.
+    #[serde(default, with = "humantime_serde")]
+    answer_time: Option<Duration>,
+    /// How it is asked whether it is well: by a path, or `"connect"`; absent: it is not.
+    #[serde(default, deserialize_with = "probe")]
+    health: Option<Probe>,
+    /// How often: `"10s"`.
+    #[serde(default, with = "humantime_serde")]
+    health_interval: Option<Duration>,
+    /// How long it may take to say so: `"5s"`.
+    #[serde(default, with = "humantime_serde")]
+    health_timeout: Option<Duration>,
+    /// What stands in the file of certificates.
+    #[serde(skip)]
+    certificates: Option<String>,
+}
+
+/// What `file` says: each service by its name.
+///
+/// # Errors
+/// Everything that is wrong with it, with its lines.
+pub(super) fn read(file: &Path) -> Result<BTreeMap<ServiceName, ServiceConfig>, ConfigError> {
+    let text = read_text(file).map_err(|cause| ConfigError::Unreadable {
+        file: file.to_owned(),
+        cause,
+    })?;
+    parse(file, &text)
+}
+
+fn read_text(file: &Path) -> io::Result<String> {
+    let about = fs::metadata(file)?;
+    if !about.is_file() {
+        return Err(io::Error::other("this is no file"));
+    }
+    if about.len() > LONGEST {
+        return Err(io::Error::other(format!(
+            "this is longer than a configuration can be, which is {LONGEST} octets"
+        )));
+    }
+    fs::read_to_string(file)
+}
+
+fn parse(file: &Path, text: &str) -> Result<BTreeMap<ServiceName, ServiceConfig>, ConfigError> {
+    let tree = DeTable::parse(text).map(toml::Spanned::into_inner);
+    let fault = |position: usize, key: String, sentence: String| Fault {
+        file: file.to_owned(),
+        line: line_at(text, position),
+        key,
+        sentence,
+    };
+    let document: Document = toml::from_str(text).map_err(|error| {
+        let position = error.span().map_or(0, |span| span.start);
+        let key = tree.as_ref().ok().and_then(|tree| key_at(tree, position));
+        let sentence = error.message().replace('\n', " ");
+        ConfigError::Faults(vec![fault(position, key.unwrap_or_default(), sentence)])
+    })?;
+    let tree = tree.unwrap_or_default();
+    let mut faults = Vec::new();
+    let mut services = BTreeMap::new();
+    let mut found = |service: &str, key: &str, sentence: String| {
+        let path = [&["services", service][..], &[key]].concat();
+        let path: Vec<_> = path.into_iter().filter(|part| !part.is_empty()).collect();
+        faults.push(fault(position_of(&tree, &path), dotted(&path), sentence));
+    };
+    let count = document.services.len();
+    if count == 0 {
+        let sentence = "there is no service: write [services.\"@\"] for the device's own name, and in it origin = \"http://127.0.0.1:80\"";
+        found("", "", sentence.to_owned());
+    }
+    if count > MAX_SERVICES {
+        let sentence = format!("{count} services are too many, {MAX_SERVICES} can be");
+        found("", "", sentence);
+    }
+    for (written, mut service) in document.services {
+        service.read_certificates();
+        for (key, sentence) in service.faults() {
+            found(&written, key, sentence);
+        }
+        match written.parse::<ServiceName>() {
+            Ok(name) if services.contains_key(&name) => {
+                found(&written, "", format!("there is another service {name}"));
+            }
+            Ok(name) => drop(services.insert(name, service)),
+            Err(error) => found(&written, "", error.to_string()),
+        }
+    }
+    match faults.is_empty() {
+        true => Ok(services),
+        false => Err(ConfigError::Faults(faults)),
+    }
+}
+
+impl ServiceConfig {
+    /// What becomes of it is told with the [faults](Self::faults).
+    fn read_certificates(&mut self) {
+        let text = self.origin_ca.as_ref().map(|file| read_text(file));
+        self.certificates = text.and_then(Result::ok);
+    }
+
+    /// What no single value shows, each with its key.
+    fn faults(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        let mut fault = |key, sentence: &str| faults.push((key, sentence.to_owned()));
+        let scheme = self.origin.scheme;
+        let is_http = self.origin.is_http();
+        if !is_http && self.visitor_address == Some(VisitorAddress::Forwarded) {
+            let sentence = "only HTTP has fields for it: \"proxy-v2\" or \"hidden\"";
+            fault("visitor_address", sentence);
+        }
+        if !is_http && self.answer_time.is_some() {
+            fault("answer_time", "only HTTP has answers");
+        }
+        if scheme != Scheme::Https {
+            let sentence = "only the certificate of an https:// origin is checked";
+            if self.origin_ca.is_some() {
+                fault("origin_ca", sentence);
+            }
+            if self.origin_insecure {
+                fault("origin_insecure", sentence);
+            }
+        } else if self.origin_insecure && self.origin_ca.is_some() {
+            fault(
+                "origin_insecure",
+                "with origin_ca its certificate is checked",
+            );
+        }
+        if let Some(file) = &self.origin_ca {
+            let text = read_text(file).map_err(|error| error.to_string());
+            let roots = text.and_then(|text| Roots::from_pem(&text).map_err(|e| e.to_string()));
+            if let Err(error) = roots {
+                fault("origin_ca", &format!("{}: {error}", file.display()));
+            }
+        }
+        if !is_http && matches!(self.health, Some(Probe::Get(_))) {
+            fault("health", "only HTTP has paths: \"connect\"");
+        }
+        if self.health.is_none() {
+            let sentence = "without `health` it is not asked";
+            if self.health_interval.is_some() {
+                fault("health_interval", sentence);
+            }
+            if self.health_timeout.is_some() {
+                fault("health_timeout", sentence);
+            }
+        }
+        for (key, time, bounds) in [
+            ("answer_time", self.answer_time, ANSWER_TIMES),
+            ("health_interval", self.health_interval, HEALTH_INTERVALS),
+            ("health_timeout", self.health_timeout, HEALTH_TIMEOUTS),
+        ] {
+            if time.is_some_and(|time| !bounds.contains(&time)) {
+                let [least, most] = [bounds.start(), bounds.end()]
+                    .map(|bound| humantime::format_duration(*bound).to_string());
+                fault(key, &format!("between {least} and {most} makes sense"));
+            }
+        }
+        faults
+    }
+
+    /// The service that it describes.
+    pub(super) fn service(self, name: ServiceName) -> Result<Service, TlsError> {
+        let trust = match (&self.certificates, self.origin_insecure) {
+            (_, true) => OriginTrust::Anything,
+            (Some(text), false) => OriginTrust::Roots(Roots::from_pem(text)?),
+            (None, false) if self.origin.scheme == Scheme::Https => OriginTrust::of_system(),
+            (None, false) => OriginTrust::Roots(Roots::none()),
+        };
+        let visitor_address = self.visitor_address.unwrap_or_default();
+        let origin = Origin::new(self.origin.clone(), visitor_address, &trust)?;
+        let check = self.health.clone().map(|probe| HealthCheck {
+            probe,
+            interval: self.health_interval.unwrap_or(HEALTH_INTERVAL),
+            timeout: self.health_timeout.unwrap_or(HEALTH_TIMEOUT),
+        });
+        let origin = origin.answering_within(self.answer_time.unwrap_or(ANSWER_TIME));
+        Ok(Service::new(name, origin, check, Some(self)))
+    }
+}
+
+fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OriginAddress, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map_err(serde::de::Error::custom)
+}
+
+fn probe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Probe>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
+}
+
+/// The number of the line of a position, from 1.
+fn line_at(text: &str, position: usize) -> usize {
+    let before = text.as_bytes().get(..position).unwrap_or_default();
+    before.iter().filter(|octet| **octet == b'\n').count() + 1
+}
+
+/// Where the value at `path` begins, or what there is of the way to it.
+fn position_of(tree: &DeTable<'_>, path: &[&str]) -> usize {
+    let (mut table, mut position) = (tree, 0);
+    for part in path {
+        let Some(value) = table.get(*part) else {
+            break;
+        };
+        position = value.span().start;
+        match value.get_ref() {
+            DeValue::Table(inner) => table = inner,
+            _ => break,
+        }
+    }
+    position
+}
+
+/// The key that, or whose value, stands at `position`, in full.
+fn key_at(table: &DeTable<'_>, position: usize) -> Option<String> {
+    fn search<'a>(table: &'a DeTable<'_>, position: usize, path: &mut Vec<&'a str>) -> bool {
+        let holds = |span: Range<usize>| span.contains(&position);
+        table.iter().any(|(key, value)| {
+            path.push(key.get_ref());
+            let is_there = match value.get_ref() {
+                DeValue::Table(inner) => search(inner, position, path),
+                _ => holds(key.span()) || holds(value.span()),
+            };
+            if !is_there {
+                path.pop();
+            }
+            is_there
+        })
+    }
+    let mut path = Vec::new();
+    search(table, position, &mut path).then(|| dotted(&path))
+}
+
+/// A path as TOML writes it.
+fn dotted(path: &[&str]) -> String {
+    let parts = path.iter().map(|part| {
+        let is_bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        match !part.is_empty() && part.chars().all(is_bare) {
+            true => (*part).to_owned(),
+            false => format!("{part:?}"),
+        }
+    });
+    parts.collect::<Vec<_>>().join(".")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(text: &str) -> String {
+        match parse(Path::new("agent.toml"), text) {
+            Ok(services) => format!("{} services", services.len()),
+            Err(error) => error.to_string(),
+        }
+    }
+
+    #[test]
+    fn services_are_read_by_name() {
+        let text = r#"
+            [services."@"]
+            origin = "http://127.0.0.1:80"
+            [services.Photos]
+            origin = "https://127.0.0.1:2343"
+            visitor_address = "proxy-v2"
+            origin_insecure = true
+            answer_time = "5m"
+            health = "/healthz"
+            health_interval = "30s"
+            health_timeout = "2s"
+            [services."*"]
+            origin = "tcp://127.0.0.1:22"
+            visitor_address = "hidden"
+            health = "connect"
+        "#;
+        let services = parse(Path::new("agent.toml"), text).unwrap();
+        let names: Vec<_> = services.keys().map(ToString::to_string).collect();
+        assert_eq!(names, ["*", "@", "photos"]);
+        let photos = &services["photos"];
+        assert_eq!(photos.visitor_address, Some(VisitorAddress::ProxyV2));
+        assert_eq!(photos.answer_time, Some(Duration::from_secs(300)));
+        assert_eq!(photos.health, Some(Probe::Get("/healthz".into())));
+        assert_eq!(services["*"].health, Some(Probe::Connect));
+    }
+
+    #[test]
+    fn what_the_package_brings_is_right_with_every_key_in_it() {
+        let brought = include_str!("../../../packaging/agent.toml");
+        assert_eq!(said(brought), "1 services");
+        let keys = brought.replace("http://127.0.0.1:80\"\n", "https://a\"\n");
+        let is_key = |text: &str| text.chars().all(|c| c.is_ascii_lowercase() || c == '_');
+        let keys = keys.lines().map(|line| match line.strip_prefix("# ") {
+            Some(key) if key.split_once(" = ").is_some_and(|(key, _)| is_key(key)) => key,
+            _ => line,
+        });
+        // The file that it names is somebody else's.
+        let keys: Vec<_> = keys.filter(|line| !line.starts_with("origin_ca")).collect();
+        let services = parse(Path::new("agent.toml"), &keys.join("\n")).unwrap();
+        let written = &services["*"];
+        assert_eq!(written.visitor_address, Some(VisitorAddress::default()));
+        assert_eq!(written.answer_time, Some(ANSWER_TIME));
+        assert_eq!(written.health_interval, Some(HEALTH_INTERVAL));
+        assert_eq!(written.health_timeout, Some(HEALTH_TIMEOUT));
+        assert_eq!(written.health, Some(Probe::Get("/healthz".into())));
+    }
+
+    #[test]
+    fn what_is_wrong_is_told_with_its_line_and_its_key() {
+        for (text, expected) in [
+            ("", "agent.toml:1: services: there is no service: write"),
+            ("services = 1", "agent.toml:1: services: invalid type"),
+            ("\n[services.a]\n", "agent.toml:2: missing field `origin`"),
+            (
+                "[services.a]\norigin = \"http://a\"\norigins = 1",
+                "agent.toml:3: services.a.origins: unknown field `origins`",
+            ),
+            (
+                "[services.a]\norigin = \"127.0.0.1:80\"",
+                "agent.toml:2: services.a.origin: \"127.0.0.1:80\" is not an origin",
+            ),
+            (
+                "[services.a]\norigin = \"http://a\"\nhealth = \"healthz\"",
+                "agent.toml:3: services.a.health: ",
+            ),
+            (
+                "[services.\"a.b\"]\norigin = \"http://a\"",
+                "agent.toml:1: services.\"a.b\": a name has only",
+            ),
+            (
+                "[services.a]\norigin = \"http://a\"\n[services.A]\norigin = \"http://a\"",
+                ": there is another service a",
+            ),
+            (
+                "[services.a]\norigin = \"tcp://a:1\"\nvisitor_address = \"forwarded\"",
+                "agent.toml:3: services.a.visitor_address: only HTTP",
+            ),
+            (
+                "[services.a]\norigin = \"tcp://a:1\"\nhealth = \"/\"",
+                "agent.toml:3: services.a.health: only HTTP has paths",
+            ),
+            (
+                "[services.a]\norigin = \"http://a\"\nhealth_interval = \"9s\"",
+                "agent.toml:3: services.a.health_interval: without `health`",
+            ),
+            (
+                "[services.a]\norigin = \"http://a\"\nanswer_time = \"2h\"",
+                "agent.toml:3: services.a.answer_time: between 1s and 1h makes sense",
+            ),
+            (
+                "[services.a]\norigin = \"http://a\"\norigin_insecure = true",
+                "agent.toml:3: services.a.origin_insecure: only the certificate of an https://",
+            ),
+            (
+                "[services.a]\norigin = \"https://a\"\norigin_ca = \"/nowhere\"",
+                "agent.toml:3: services.a.origin_ca: /nowhere: No such file",
+            ),
+        ] {
+            let said = said(text);
+            assert!(said.contains(expected), "{text}\n{said}");
+        }
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_told_at_once() {
+        let text = "[services.a]\norigin = \"tcp://a:1\"\nhealth = \"/\"\nanswer_time = \"2m\"";
+        assert_eq!(said(text).lines().count(), 2, "{}", said(text));
+        let many = (0..=MAX_SERVICES).map(|i| format!("[services.s{i}]\norigin = \"http://a\"\n"));
+        let many = said(&many.collect::<String>());
+        assert!(
+            many.contains("65 services are too many, 64 can be"),
+            "{many}"
+        );
+    }
+}
