@@ -1,7 +1,13 @@
 //! People's way: Chromium, by name, through the relay, with the demo's authority trusted in its certificate database.
 
+use std::io::{BufRead as _, BufReader, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+use std::thread;
+
 use crate::chromium::Chromium;
-use crate::world::Server;
+use crate::process::run;
+use crate::world::{Server, causeway_agent};
 
 #[test]
 fn chromium_shows_the_demo_page_and_uses_it() {
@@ -117,4 +123,106 @@ fn an_unreachable_device_is_an_error_that_can_be_looked_up() {
     chromium.open(&server.url("cloud", "/offline"));
     chromium.until("document.body.textContent.includes('ERR_SSL_UNRECOGNIZED_NAME_ALERT')");
     chromium.screenshot("offline");
+}
+
+/// An HTTP service that answers everybody with a text, and keeps the first lines of what it is asked.
+struct Service {
+    port: u16,
+    asked: Arc<Mutex<Vec<String>>>,
+}
+
+impl Service {
+    /// Whoever reads `page` may be asked by a page from `reader`, as the same person (Fetch, section 3.3).
+    fn start(page: &'static str, reader: String) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let asked = Arc::<Mutex<Vec<_>>>::default();
+        let heard = Arc::clone(&asked);
+        thread::spawn(move || {
+            for stream in listener.incoming() {
+                let (heard, reader) = (Arc::clone(&heard), reader.clone());
+                thread::spawn(move || answer(&stream.unwrap(), page, &reader, &heard));
+            }
+        });
+        Self { port, asked }
+    }
+
+    /// How often it was asked for `path`.
+    fn asked(&self, path: &str) -> usize {
+        let line = format!("GET {path} HTTP/1.1");
+        let asked = self.asked.lock().unwrap();
+        asked.iter().filter(|asked| **asked == line).count()
+    }
+}
+
+/// Until the other end has gone.
+fn answer(stream: &TcpStream, page: &str, reader: &str, heard: &Mutex<Vec<String>>) {
+    let mut lines = BufReader::new(stream).lines().map_while(Result::ok);
+    while let Some(asked) = lines.next() {
+        heard.lock().unwrap().push(asked);
+        lines.by_ref().find(String::is_empty);
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nContent-Type: text/html\r\nContent-Length: {}\r\nAccess-Control-Allow-Origin: {reader}\r\n\
+             Access-Control-Allow-Credentials: true\r\nTiming-Allow-Origin: {reader}\r\n\r\n{page}",
+            page.len()
+        );
+        if { stream }.write_all(answer.as_bytes()).is_err() {
+            return;
+        }
+    }
+}
+
+/// One certificate covers them and one address leads to them, so Chromium asks all three where it has asked the first (RFC 9113
+/// section 9.1.1).
+#[test]
+fn chromium_asks_several_services_over_one_connection_and_anew_where_that_is_wrong() {
+    let server = Server::start();
+    let reader = server.url("web.mynas", "");
+    let [web, photos, shell] =
+        ["<title>web</title>", "photos", "shell"].map(|page| Service::start(page, reader.clone()));
+    let device = server.pair("mynas");
+    let _agent = device.serve(&format!(
+        "[services.web]\norigin = \"http://127.0.0.1:{}\"\n\
+         [services.photos]\norigin = \"http://127.0.0.1:{}\"\n\
+         [services.shell]\norigin = \"tcp://127.0.0.1:{}\"\n",
+        web.port, photos.port, shell.port
+    ));
+    let mut chromium = Chromium::start(&server);
+    chromium.open(&format!("{reader}/"));
+    chromium.until("document.title === 'web'");
+    let fetched = |name: &str, path: &str| {
+        let url = server.url(name, path);
+        format!(
+            "fetch('{url}', {{ credentials: 'include' }}).then((answer) => answer.text()).then((text) => {{
+               const [entry] = performance.getEntriesByName('{url}');
+               return text + ' over ' + entry.nextHopProtocol; }})"
+        )
+    };
+    let connections = || server.metric("causeway_relay_carriers_opened_total{kind=\"quic\"}");
+    let before = connections();
+    assert_eq!(
+        chromium.evaluate(&fetched("photos.mynas", "/photo")),
+        "photos over h2"
+    );
+    assert_eq!(
+        chromium.evaluate(&fetched("web.mynas", "/note")),
+        "<title>web</title> over h2"
+    );
+    assert_eq!(connections(), before, "on the connection that was there");
+    assert_eq!((web.asked("/"), web.asked("/note")), (1, 1));
+    assert_eq!((photos.asked("/photo"), photos.asked("/note")), (1, 0));
+
+    // What is no HTTP to the agent has HTTP inside: the browser is told that it has come to the wrong place, and comes again.
+    assert_eq!(
+        chromium.evaluate(&fetched("shell.mynas", "/listing")),
+        "shell over http/1.1"
+    );
+    assert_eq!(connections(), before + 1);
+    assert_eq!(shell.asked("/listing"), 1);
+    let mut status = device.place.command(causeway_agent());
+    status
+        .args(["status", "--json", "--state"])
+        .arg(&device.state);
+    let status: serde_json::Value = serde_json::from_slice(&run(status).stdout).unwrap();
+    assert_eq!(status["refused"]["misdirected"], 1);
 }

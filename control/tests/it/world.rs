@@ -348,9 +348,19 @@ impl Device {
     }
 
     pub(crate) fn run_with(&self, origin: &str, options: &[&str]) -> Process {
+        self.start_agent(&[&["--origin", origin], options].concat())
+    }
+
+    /// The same for what `configuration` describes.
+    pub(crate) fn serve(&self, configuration: &str) -> Process {
+        std::fs::write(self.state.join("agent.toml"), configuration).unwrap();
+        self.start_agent(&[])
+    }
+
+    fn start_agent(&self, options: &[&str]) -> Process {
         let mut command = self.place.command(causeway_agent());
         command
-            .args(["run", "--origin", origin])
+            .arg("run")
             .args(options)
             .arg("--state")
             .arg(&self.state);
