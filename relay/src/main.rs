@@ -226,10 +226,10 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
 impl ServicesOption {
     /// What it says, with the file that may say otherwise later.
     fn open(self, state: &State) -> anyhow::Result<(Services, Option<ServicesFile>)> {
+        let usual = [state.directory().join("agent.toml"), CONFIG.into()];
+        let found = usual.iter().find(|file| file.exists()).cloned();
         let Some(origin) = self.origin else {
-            let usual = [state.directory().join("agent.toml"), CONFIG.into()];
-            let found = || usual.iter().find(|file| file.exists()).cloned();
-            let Some(file) = self.config.or_else(found) else {
+            let Some(file) = self.config.or(found) else {
                 bail!(
                     "nothing says what to make reachable: name one service with --origin http://127.0.0.1:80, or describe \
                      several in {}",
@@ -239,6 +239,10 @@ impl ServicesOption {
             let file = ServicesFile::open(file)?;
             return Ok((file.services(), Some(file)));
         };
+        if let Some(file) = found {
+            let file = file.display();
+            tracing::info!(%file, "the file is not read: --origin says what is made reachable");
+        }
         let trust = match (self.origin_insecure, self.origin_ca) {
             (true, _) => OriginTrust::Anything,
             (false, Some(file)) => OriginTrust::Roots(read_roots(&file)?),

@@ -71,28 +71,34 @@ fn a_manager_hears_that_the_server_answers_that_it_lives_reloads_and_stops() {
 }
 
 #[test]
-fn a_manager_hears_of_a_paired_agent_though_its_relay_is_away_and_nothing_of_an_unpaired_one() {
+fn a_manager_hears_of_a_paired_agent_that_reloads_though_its_relay_is_away_and_nothing_of_an_unpaired_one()
+ {
     let server = Server::start();
     let device = server.pair("mynas");
     let _kept = Arc::clone(&server.folder); // the device's state is in it
     drop(server);
-    let run_agent = |state: &Path| {
+    let run_agent = |state: &Path, options: &[&str]| {
         let mut command = Place::Host.command(causeway_agent());
-        command.args(["run", "--origin", "http://127.0.0.1:80", "--state"]);
-        command.arg(state);
+        command.arg("run").args(options).arg("--state").arg(state);
         command
     };
+    let origin = ["--origin", "http://127.0.0.1:80"];
     let folder = tempfile::tempdir().unwrap();
     let unpaired = folder.path().join("unpaired");
-    let (manager, mut agent) = Manager::start(run_agent(&unpaired), folder.path());
+    let (manager, mut agent) = Manager::start(run_agent(&unpaired, &origin), folder.path());
     assert_ne!(agent.ended().code(), Some(0));
     manager.0.set_nonblocking(true).unwrap();
     assert!(manager.0.recv(&mut [0; 64]).is_err());
 
     let folder = tempfile::tempdir().unwrap();
-    let (manager, mut agent) = Manager::start(run_agent(&device.state), folder.path());
+    let described = "[services.\"*\"]\norigin = \"http://127.0.0.1:80\"\n";
+    std::fs::write(device.state.join("agent.toml"), described).unwrap();
+    let (manager, mut agent) = Manager::start(run_agent(&device.state, &[]), folder.path());
     assert_eq!(manager.hears(), "READY=1");
     assert_eq!(manager.hears(), "WATCHDOG=1");
+    agent.signal("-HUP");
+    while !manager.hears().starts_with("RELOADING=1\nMONOTONIC_USEC=") {}
+    manager.hears_at_last("READY=1");
     agent.signal("-TERM");
     manager.hears_at_last("STOPPING=1");
     assert_eq!(agent.ended().code(), Some(0));

@@ -223,9 +223,10 @@ async fn ask(origin: &Origin, check: &HealthCheck, host: &str) -> Result<(), Str
 }
 
 fn in_words(error: io::Error) -> String {
-    match OriginFailure::of_connection(&error) {
-        OriginFailure::NotConnected => error.to_string(), // of which there are many kinds
-        failure => failure.words().to_owned(),
+    let failure = OriginFailure::of_connection(&error);
+    match failure == OriginFailure::NotConnected {
+        true => error.to_string(), // there are many kinds
+        false => failure.words().to_owned(),
     }
 }
 

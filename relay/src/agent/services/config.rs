@@ -315,10 +315,10 @@ fn position_of(tree: &DeTable<'_>, path: &[&str]) -> usize {
             break;
         };
         position = value.span().start;
-        match value.get_ref() {
-            DeValue::Table(inner) => table = inner,
-            _ => break,
-        }
+        let DeValue::Table(inner) = value.get_ref() else {
+            break;
+        };
+        table = inner;
     }
     position
 }
@@ -329,9 +329,10 @@ fn key_at(table: &DeTable<'_>, position: usize) -> Option<String> {
         let holds = |span: Range<usize>| span.contains(&position);
         table.iter().any(|(key, value)| {
             path.push(key.get_ref());
-            let is_there = match value.get_ref() {
-                DeValue::Table(inner) => search(inner, position, path),
-                _ => holds(key.span()) || holds(value.span()),
+            let is_there = if let DeValue::Table(inner) = value.get_ref() {
+                search(inner, position, path)
+            } else {
+                holds(key.span()) || holds(value.span())
             };
             if !is_there {
                 path.pop();
