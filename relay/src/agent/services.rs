@@ -2,12 +2,13 @@
 //! then goes by the new one, what is under way ends as it began.
 //!
 //! ```text
-//!   agent.toml ─► config.rs: is it right? ─► table ─► a visitor, a request: by name
+//!   agent.toml ─► config.rs: is it right? ─► table ─► hosts.rs: a visitor, a request, by name
 //!       └ file.rs: again when it changes
 //! ```
 
 mod config;
 mod file;
+mod hosts;
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -15,10 +16,9 @@ use std::fmt;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::time::Duration;
 
-use directory::{DeviceName, NameError, Zone, read_label};
+use directory::{NameError, read_label};
 use tokio::sync::watch;
 
 use super::health::{Health, HealthCheck};
@@ -27,6 +27,7 @@ use super::status::{ConfigurationStatus, OriginStatus, ServiceStatus};
 use config::ServiceConfig;
 pub use config::{ConfigError, Fault};
 pub use file::ServicesFile;
+pub(super) use hosts::Hosts;
 
 /// What an agent makes reachable: at least one service. Clones are the same.
 #[derive(Clone, Debug)]
@@ -275,68 +276,5 @@ impl Borrow<str> for ServiceName {
 impl fmt::Display for ServiceName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.pad(&self.0)
-    }
-}
-
-/// The device's host names, and the services they lead to.
-#[derive(Debug)]
-pub(super) struct Hosts {
-    zone: Zone,
-    device: DeviceName,
-    pub(super) services: Services,
-    pub(super) refused: Refused,
-}
-
-/// What was asked for a name that has no service there.
-#[derive(Debug, Default)]
-pub(super) struct Refused {
-    /// Visitors, when they came.
-    unknown_name: AtomicU64,
-    /// Requests, on a connection to another name.
-    misdirected: AtomicU64,
-}
-
-impl Hosts {
-    pub(super) fn new(zone: Zone, device: DeviceName, services: Services) -> Self {
-        Self {
-            zone,
-            device,
-            services,
-            refused: Refused::default(),
-        }
-    }
-
-    /// A host that leads to the service of that name.
-    pub(super) fn host_of(&self, service: &ServiceName) -> String {
-        let device = self.zone.name_of(&self.device);
-        match &*service.0 {
-            OWN | REST => device,
-            label => format!("{label}.{device}"),
-        }
-    }
-
-    /// The service that `host` leads to. Takes any case, no port.
-    pub(super) fn service(&self, host: &str) -> Option<Arc<Service>> {
-        self.services.at(&self.zone.below(&self.device, host)?)
-    }
-}
-
-impl Refused {
-    pub(super) fn unknown_name(&self) {
-        self.unknown_name.fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn misdirected(&self) {
-        self.misdirected.fetch_add(1, Relaxed);
-    }
-
-    /// How often, by reason, each of them.
-    pub(super) fn counts(&self) -> BTreeMap<String, u64> {
-        let counts = [
-            ("unknown_name", &self.unknown_name),
-            ("misdirected", &self.misdirected),
-        ];
-        let counts = counts.map(|(reason, count)| (reason.to_owned(), count.load(Relaxed)));
-        counts.into()
     }
 }

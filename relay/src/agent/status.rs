@@ -28,8 +28,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// After an error of the listener.
 const PAUSE: Duration = Duration::from_secs(1);
 
-/// The longest status, in octets.
-const LONGEST: u64 = 64 * 1024;
+/// The longest status, in octets: each of many services, and what is wrong with each.
+const LONGEST: u64 = 256 * 1024;
 
 /// How an agent is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -64,7 +64,8 @@ pub struct Status {
     #[serde(default)]
     pub configuration: Option<ConfigurationStatus>,
     /// What was sent away since the agent started because the name that it asked for has no service there: `unknown_name` (visitors, who
-    /// hear what they hear of a device that is not there) and `misdirected` (requests on a connection to another name: 421).
+    /// hear what they hear of a device that is not there), `other_name` (visitors whose handshake is for another service than the relay
+    /// has said) and `misdirected` (requests on a connection to another name: 421).
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
     /// What it has told the zone; absent if it is not to, or has not yet.

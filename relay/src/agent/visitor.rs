@@ -167,12 +167,14 @@ impl Visitors {
         match service.origin.scheme() {
             Scheme::Tls => Box::pin(self.pass_through(carrier, raw, open, service)).await,
             Scheme::Tcp => {
-                let visitor = Box::pin(self.end_tls(carrier, raw, &self.acceptor)).await?;
+                let visitor = self.end_tls(carrier, raw, &self.acceptor, &service);
+                let visitor = Box::pin(visitor).await?;
                 Box::pin(self.pass(visitor, &open, &service)).await
             }
             Scheme::Http | Scheme::Https => {
+                let visitor = self.end_tls(carrier, raw, &self.http_acceptor, &service);
+                let visitor = Box::pin(visitor).await?;
                 drop(service); // each request finds its own
-                let visitor = Box::pin(self.end_tls(carrier, raw, &self.http_acceptor)).await?;
                 let (hosts, patience) = (&self.hosts, &self.patience);
                 Box::pin(http::serve(visitor, &open, hosts, patience, moving)).await
             }
@@ -204,12 +206,23 @@ impl Visitors {
         carrier: Box<Carrier>,
         raw: raw::Dialler,
         acceptor: &Acceptor,
+        service: &Service,
     ) -> io::Result<TlsStream<VisitorStream>> {
         let carrier = VisitorStream::new(*carrier, raw);
         timeout(HANDSHAKE_TIME, turns::for_a_handshake()).await?; // no part of the visitor's own time
         let accepted = acceptor.0.accept(carrier).into_fallible();
         match timeout(HANDSHAKE_TIME, accepted).await? {
-            Ok(visitor) => Ok(visitor),
+            Ok(visitor) => {
+                // The relay says which service it is for. The handshake says it too, and there it cannot be changed on the way: no
+                // word for one service is ever led to another.
+                let asked = visitor.get_ref().1.server_name();
+                let asked = asked.and_then(|name| self.hosts.service(name));
+                if asked.is_none_or(|asked| asked.name != service.name) {
+                    self.hosts.refused.other_name();
+                    return Err(io::Error::other("its handshake is for another service"));
+                }
+                Ok(visitor)
+            }
             Err((error, mut carrier)) => {
                 // An alert that says why is on its way, and a reset would overtake it.
                 let _ = carrier.shutdown().await;
@@ -267,4 +280,125 @@ impl Visitors {
 
 fn unreachable(service: &Service, error: &io::Error) {
     tracing::warn!(%error, origin = %service.origin.authority(), "the origin cannot be reached");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+    use std::num::NonZeroUsize;
+
+    use directory::{DeviceName, Zone};
+    use rcgen::{CertificateParams, KeyPair};
+    use tokio::io::AsyncReadExt as _;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::agent::ServicesFile;
+    use crate::quic;
+    use crate::quic::tests::{Pair, pair};
+    use crate::tls::Roots;
+    use crate::workers::WorkerThreads;
+
+    /// Nothing here takes longer unless it is broken.
+    const SOON: Duration = Duration::from_secs(20);
+
+    /// A visitor's stream at both ends, the relay's and the agent's; the relay has said that it is for `name`.
+    async fn opened(pair: &Pair, name: &str) -> (VisitorStream, Box<Carrier>, raw::Dialler) {
+        let dialler = raw::Dialler {
+            front: pair.at_agent.remote_address(),
+            key: quic::seal_key(&pair.at_agent).unwrap(),
+            signs: Arc::default(),
+            outcomes: mpsc::channel(1).0,
+        };
+        let open = Frame::Open(Open {
+            name: name.to_owned(),
+            visitor: SocketAddr::from(([192, 0, 2, 1], 50_000)),
+            front: SocketAddr::from(([192, 0, 2, 2], 443)),
+        });
+        let (mut send, recv) = pair.at_relay.open_bi().await.unwrap();
+        send.write_all(&open.encode().unwrap()).await.unwrap();
+        let at_relay = VisitorStream::new(Carrier::quic(send, recv), dialler.clone());
+        let (send, recv) = pair.at_agent.accept_bi().await.unwrap();
+        (at_relay, Box::new(Carrier::quic(send, recv)), dialler)
+    }
+
+    #[tokio::test]
+    async fn a_relay_that_names_another_service_than_the_handshake_leads_nobody_there() {
+        let shell = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("agent.toml");
+        let described = format!(
+            "[services.shell]\norigin = \"tcp://{}\"\n[services.photos]\norigin = \"http://127.0.0.1:1\"\n",
+            shell.local_addr().unwrap()
+        );
+        std::fs::write(&file, described).unwrap();
+        let services = ServicesFile::open(file).unwrap().services();
+        let key = KeyPair::generate().unwrap();
+        let names = vec!["*.mynas.nas.localhost".to_owned()];
+        let certificate = CertificateParams::new(names)
+            .unwrap()
+            .self_signed(&key)
+            .unwrap()
+            .pem();
+        let zone = Zone::parse("nas.localhost").unwrap();
+        let device = DeviceName::parse("mynas").unwrap();
+        let threads = WorkerThreads::start(NonZeroUsize::MIN).unwrap();
+        let visitors = Visitors::new(
+            Hosts::new(zone, device, services),
+            CertificateSlot::from_pem(&certificate, &key.serialize_pem()).unwrap(),
+            threads.workers(),
+            CancellationToken::new(),
+        );
+        let visitors = visitors.unwrap();
+        let trusts = tls::origin_client(Some(&Roots::from_pem(&certificate).unwrap())).unwrap();
+        let pair = pair().await;
+        for (said, asked, is_led_there) in [
+            (
+                "shell.mynas.nas.localhost",
+                "shell.mynas.nas.localhost",
+                true,
+            ),
+            (
+                "shell.mynas.nas.localhost",
+                "photos.mynas.nas.localhost",
+                false,
+            ),
+            (
+                "photos.mynas.nas.localhost",
+                "shell.mynas.nas.localhost",
+                false,
+            ),
+        ] {
+            let (at_relay, carrier, raw) = opened(&pair, said).await;
+            let served = visitors.serve(carrier, raw, CancellationToken::new());
+            let visit = async {
+                let asked = tls::server_name(asked).unwrap();
+                let mut visitor = trusts.connect(asked, at_relay).await.unwrap();
+                let _ = visitor.write_all(b"words for one of them").await;
+                let _ = visitor.shutdown().await;
+                let _ = visitor.read_to_end(&mut Vec::new()).await;
+            };
+            let reached = async {
+                let (mut stream, _) = shell.accept().await.unwrap();
+                let mut heard = Vec::new();
+                stream.read_to_end(&mut heard).await.unwrap();
+                heard
+            };
+            let all = async {
+                if is_led_there {
+                    let (served, (), heard) = tokio::join!(served, visit, reached);
+                    served.unwrap();
+                    assert_eq!(heard, b"words for one of them");
+                } else {
+                    let (served, ()) = tokio::join!(served, visit);
+                    served.unwrap_err();
+                    let nobody = timeout(Duration::ZERO, shell.accept()).await;
+                    assert!(nobody.is_err(), "{said} for {asked}");
+                }
+            };
+            timeout(SOON, all).await.unwrap();
+        }
+        assert_eq!(visitors.hosts.refused.counts()["other_name"], 2);
+    }
 }

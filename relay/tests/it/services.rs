@@ -514,23 +514,26 @@ async fn the_program_follows_its_file_by_itself_and_at_once_when_it_is_told() {
         section("web", &web.address, ""),
         section("photos", &photos.address, ""),
     ];
-    fs::write(&file, both.concat()).unwrap();
+    let both = both.concat();
+    fs::write(&file, &both).unwrap();
     until(&["photos", "web"]).await;
-    fs::write(&file, section("photos", &photos.address, "")).unwrap();
+    // A change that cannot be seen from outside.
+    let modified = fs::metadata(&file).unwrap().modified().unwrap();
+    fs::write(&file, both.replace("photos", "albums")).unwrap();
+    let written = fs::File::options().append(true).open(&file).unwrap();
+    written.set_modified(modified).unwrap();
     let id = agent.id().unwrap().to_string();
     let signalled = Command::new("kill").args(["-HUP", &id]).status().await;
     assert!(signalled.unwrap().success());
-    until(&["photos"]).await;
+    until(&["albums", "web"]).await;
     let told = status_json(&world).await;
     let path = file.display().to_string();
     assert_eq!(
         told["configuration"],
         json!({ "file": path, "problem": null })
     );
-    assert_eq!(
-        told["origin"]["address"],
-        photos.address.trim_start_matches("http://")
-    );
+    let first = photos.address.trim_start_matches("http://");
+    assert_eq!(told["origin"]["address"], first);
     agent.kill().await.unwrap();
 }
 
