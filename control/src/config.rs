@@ -21,8 +21,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use directory::Zone;
+use relay::toml_place::{line_at_end, position_of};
 use serde::{Deserialize, Deserializer};
-use toml::de::{DeTable, DeValue};
+use toml::de::DeTable;
 
 use crate::apart::membership::Membership;
 use crate::state::StateDirectory;
@@ -354,7 +355,7 @@ impl<'a> Draft<'a> {
                 sentence,
             },
             None => Fault {
-                place: self.line(position_of(&document, &key)),
+                place: self.line(position_of(&document, &key.split('.').collect::<Vec<_>>())),
                 sentence: format!("{key}: {sentence}"),
             },
         };
@@ -372,11 +373,6 @@ impl<'a> Draft<'a> {
     }
 }
 
-/// The number of the line on which `text` ends, from 1.
-fn line_at_end(text: &[u8]) -> usize {
-    text.iter().filter(|octet| **octet == b'\n').count() + 1
-}
-
 fn zone<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Zone, D::Error> {
     let text = String::deserialize(deserializer)?;
     Zone::parse(&text).map_err(serde::de::Error::custom)
@@ -391,28 +387,6 @@ fn overlap(a: SocketAddr, b: SocketAddr) -> bool {
     let (a_ip, b_ip) = (a.ip().to_canonical(), b.ip().to_canonical());
     let same = a_ip == b_ip || covers(a_ip, b_ip) || covers(b_ip, a_ip);
     same && a.port() == b.port() && a.port() != 0
-}
-
-/// Where the value of a dotted key begins; where its section begins, if the value is a default; else the beginning.
-fn position_of(document: &DeTable<'_>, key: &str) -> usize {
-    let mut parts = key.split('.');
-    let Some(mut value) = parts.next().and_then(|part| document.get(part)) else {
-        return 0;
-    };
-    for part in parts {
-        let inner = if let DeValue::Table(table) = value.get_ref() {
-            table.get(part)
-        } else if let DeValue::Array(list) = value.get_ref() {
-            part.parse().ok().and_then(|i: usize| list.get(i))
-        } else {
-            None
-        };
-        match inner {
-            Some(inner) => value = inner,
-            None => break,
-        }
-    }
-    value.span().start
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ pub mod records;
 pub mod resolve;
 pub mod server;
 pub mod tls;
+pub mod toml_place;
 pub mod workers;
 
 mod buffers;

@@ -26,6 +26,7 @@ use crate::agent::origin::{
     ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginTrust, Scheme, VisitorAddress,
 };
 use crate::tls::{Roots, TlsError};
+use crate::toml_place::{line_at_end, position_of};
 
 /// More than a device has, and how each is fits into one status.
 const MAX_SERVICES: usize = 64;
@@ -158,7 +159,7 @@ fn parse(file: &Path, text: &str) -> Result<BTreeMap<ServiceName, ServiceConfig>
     let tree = DeTable::parse(text).map(toml::Spanned::into_inner);
     let fault = |position: usize, key: String, sentence: String| Fault {
         file: file.to_owned(),
-        line: line_at(text, position),
+        line: line_at_end(text.as_bytes().get(..position).unwrap_or_default()),
         key,
         sentence,
     };
@@ -299,28 +300,6 @@ fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OriginAddress, D
 fn probe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Probe>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(serde::de::Error::custom)
-}
-
-/// The number of the line of a position, from 1.
-fn line_at(text: &str, position: usize) -> usize {
-    let before = text.as_bytes().get(..position).unwrap_or_default();
-    before.iter().filter(|octet| **octet == b'\n').count() + 1
-}
-
-/// Where the value at `path` begins, or what there is of the way to it.
-fn position_of(tree: &DeTable<'_>, path: &[&str]) -> usize {
-    let (mut table, mut position) = (tree, 0);
-    for part in path {
-        let Some(value) = table.get(*part) else {
-            break;
-        };
-        position = value.span().start;
-        let DeValue::Table(inner) = value.get_ref() else {
-            break;
-        };
-        table = inner;
-    }
-    position
 }
 
 /// The key that, or whose value, stands at `position`, in full.
