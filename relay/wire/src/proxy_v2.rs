@@ -17,7 +17,6 @@ const SIGNATURE: &[u8; 12] = b"\r\n\r\n\0\r\nQUIT\n";
 const VERSION: u8 = 2;
 const VERSION_2_LOCAL: u8 = 0x20;
 const VERSION_2_PROXY: u8 = 0x21;
-const UNSPECIFIED: u8 = 0x00;
 const TCP_OVER_IPV4: u8 = 0x11;
 const TCP_OVER_IPV6: u8 = 0x21;
 
