@@ -57,6 +57,7 @@
 
 pub mod client_hello;
 pub mod close;
+pub mod connect;
 pub mod connection_id;
 pub mod datagram;
 pub mod frame;
@@ -66,6 +67,7 @@ pub mod raw;
 pub mod record;
 pub mod segment;
 pub mod signed_request;
+pub mod socks;
 
 pub use close::{CloseCode, ResetCode, Retry};
 pub use frame::{Frame, FrameError};
@@ -76,3 +78,6 @@ pub const ALPN_TUNNEL: &[u8] = b"causeway-tunnel/1";
 
 /// One visitor's bytes over a TLS connection of their own.
 pub const ALPN_CARRIER: &[u8] = b"causeway-carrier/1";
+
+/// An app's bytes to one service of a device: see [`connect`].
+pub const ALPN_CONNECT: &[u8] = b"causeway-connect/1";
