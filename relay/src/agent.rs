@@ -12,6 +12,7 @@
 //! followed, a certificate that nears its end is renewed, an address that changes is reported.
 
 mod announce;
+mod app;
 mod backoff;
 mod certificate;
 mod choice;

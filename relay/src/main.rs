@@ -304,6 +304,7 @@ fn services_in_words(services: &[ServiceStatus]) -> Vec<String> {
         let ServiceStatus {
             name,
             origin,
+            reach,
             health,
             problem,
             ..
@@ -319,7 +320,12 @@ fn services_in_words(services: &[ServiceStatus]) -> Vec<String> {
             (None, None) if is_named => String::new(),
             (None, None) => continue,
         };
-        lines.push(format!("service     {name}{origin}{state}"));
+        let reach = match reach.as_str() {
+            "name" => String::new(),
+            "both" => ", for apps too".to_owned(),
+            _ => ", for apps".to_owned(),
+        };
+        lines.push(format!("service     {name}{origin}{reach}{state}"));
     }
     lines
 }

@@ -13,12 +13,14 @@ mod hosts;
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io;
 use std::path::Path;
 use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use directory::{NameError, read_label};
+use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::health::{Health, HealthCheck};
@@ -40,6 +42,7 @@ pub struct Services {
 pub(super) struct Service {
     pub(super) name: ServiceName,
     pub(super) origin: Origin,
+    reach: Reach,
     /// Absent if nobody asks.
     pub(super) health: Option<Health>,
     /// What the file says of it; absent if it stands in none.
@@ -53,6 +56,40 @@ pub(super) struct ServiceName(Box<str>);
 
 const OWN: &str = "@";
 const REST: &str = "*";
+
+/// The label at which apps ask for services; none is there itself.
+const APPS: &str = "connect";
+
+/// Who reaches a service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+enum Reach {
+    /// Whoever asks for its host name, such as a browser.
+    #[default]
+    Name,
+    /// Apps, beside `causeway-connect`.
+    Apps,
+    /// Either.
+    Both,
+}
+
+impl Reach {
+    fn is_by_name(self) -> bool {
+        self != Self::Apps
+    }
+
+    fn is_for_apps(self) -> bool {
+        self != Self::Name
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Name => "name",
+            Self::Apps => "apps",
+            Self::Both => "both",
+        }
+    }
+}
 
 type ByName = BTreeMap<ServiceName, Arc<Service>>;
 
@@ -75,7 +112,8 @@ impl Table {
     fn at(&self, label: &str) -> Option<&Arc<Service>> {
         let name = if label.is_empty() { OWN } else { label };
         let service = self.by_name.get(name);
-        service.or_else(|| self.by_name.get(REST))
+        let service = service.or_else(|| self.by_name.get(REST));
+        service.filter(|service| service.reach.is_by_name())
     }
 }
 
@@ -83,7 +121,8 @@ impl Table {
 impl From<Origin> for Services {
     fn from(origin: Origin) -> Self {
         let name = ServiceName(REST.into());
-        let service = Arc::new(Service::new(name.clone(), origin, None, None));
+        let reach = Reach::default();
+        let service = Arc::new(Service::new(name.clone(), origin, reach, None, None));
         Self {
             table: watch::Sender::new(Table {
                 by_name: [(name, service)].into(),
@@ -140,6 +179,21 @@ impl Services {
         self.table.borrow().at(label).cloned()
     }
 
+    /// The service that an app means by `name`; the empty one is the device's own.
+    pub(super) fn for_apps(&self, name: &str) -> Option<Arc<Service>> {
+        let table = self.table.borrow();
+        let name = if name.is_empty() { OWN } else { name };
+        let service = table.by_name.get(name)?;
+        service.reach.is_for_apps().then(|| Arc::clone(service))
+    }
+
+    /// Whether there are any for apps.
+    fn take_apps(&self) -> bool {
+        let table = self.table.borrow();
+        let mut services = table.by_name.values();
+        services.any(|service| service.reach.is_for_apps())
+    }
+
     /// Whether it is one of those that there are now.
     pub(super) fn holds(&self, service: &Arc<Service>) -> bool {
         let table = self.table.borrow();
@@ -170,7 +224,8 @@ impl Services {
     pub(super) fn only_pass(&self) -> bool {
         let table = self.table.borrow();
         let mut services = table.by_name.values();
-        services.all(|service| service.origin.scheme() == Scheme::Tls)
+        services
+            .all(|service| service.origin.scheme() == Scheme::Tls && !service.reach.is_for_apps())
     }
 }
 
@@ -223,12 +278,14 @@ impl Service {
     fn new(
         name: ServiceName,
         origin: Origin,
+        reach: Reach,
         check: Option<HealthCheck>,
         config: Option<ServiceConfig>,
     ) -> Self {
         Self {
             name,
             origin,
+            reach,
             health: check.map(Health::new),
             config,
         }
@@ -240,6 +297,11 @@ impl Service {
         Some(health.check.interval)
     }
 
+    /// A visitor's connection to it was not to be had.
+    pub(super) fn unreachable(&self, error: &io::Error) {
+        tracing::warn!(%error, origin = %self.origin.authority(), "the origin cannot be reached");
+    }
+
     fn status(&self) -> ServiceStatus {
         let OriginStatus {
             problem, failures, ..
@@ -248,6 +310,7 @@ impl Service {
         ServiceStatus {
             name: self.name.to_string(),
             origin: self.origin.address().to_string(),
+            reach: self.reach.name().to_owned(),
             health: health.map(|health| health.name().to_owned()),
             problem: found.flatten().or(problem),
             failures,

@@ -65,7 +65,8 @@ pub struct Status {
     pub configuration: Option<ConfigurationStatus>,
     /// What was sent away since the agent started because the name that it asked for has no service there: `unknown_name` (visitors, who
     /// hear what they hear of a device that is not there), `other_name` (visitors whose handshake is for another service than the relay
-    /// has said) and `misdirected` (requests on a connection to another name: 421).
+    /// has said) `misdirected` (requests on a connection to another name: 421)
+    /// and `unknown_service` (apps).
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
     /// What it has told the zone; absent if it is not to, or has not yet.
@@ -80,6 +81,8 @@ pub struct ServiceStatus {
     pub name: String,
     /// Where it is, as it was configured: `http://host:port`.
     pub origin: String,
+    /// Who reaches it: whoever asks for its host name (`name`), apps beside `causeway-connect` (`apps`), or `both`.
+    pub reach: String,
     /// `well`, `ill` or, before it has been asked, `unknown`; absent if its health is not looked at.
     pub health: Option<String>,
     /// Why it was not well, or visitors had no answer, when it was asked last, in words; absent if all was well, and before it is asked.

@@ -12,8 +12,8 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
-use wire::ResetCode;
 use wire::frame::{Frame, Open};
+use wire::{ALPN_CONNECT, ResetCode};
 
 use crate::carrier::{Carrier, raw};
 use crate::control_stream::read_first;
@@ -22,6 +22,7 @@ use crate::tls::{self, CertificateSlot, TlsError};
 use crate::turns;
 use crate::workers::{Worker, Workers};
 
+use super::app;
 use super::http::{self, Patience};
 use super::origin::Scheme;
 use super::pass;
@@ -38,9 +39,10 @@ const MAX_VISITORS: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Visitors {
     pub(super) hosts: Arc<Hosts>,
-    /// For services that speak HTTP, and for any others.
+    /// For services that speak HTTP, for any others, and for apps.
     http_acceptor: Acceptor,
     acceptor: Acceptor,
+    app_acceptor: Acceptor,
     patience: Arc<Patience>,
     workers: Workers,
     tasks: TaskTracker,
@@ -75,6 +77,7 @@ impl Visitors {
             hosts: Arc::new(hosts),
             http_acceptor: acceptor(&[tls::HTTP2, tls::HTTP1])?,
             acceptor: acceptor(&[])?,
+            app_acceptor: acceptor(&[ALPN_CONNECT])?,
             patience: Arc::default(),
             workers,
             tasks: TaskTracker::new(),
@@ -161,18 +164,29 @@ impl Visitors {
             carrier.sender.reset(ResetCode::Refused);
             return Ok(());
         };
+        if self.hosts.is_for_apps(&open.name) {
+            let app = self.end_tls(carrier, raw, &self.app_acceptor, |asked| {
+                self.hosts.is_for_apps(asked)
+            });
+            let app = Box::pin(app).await?;
+            return Box::pin(app::serve(app, &open, &self.hosts)).await;
+        }
         let Some(service) = self.hosts.service(&open.name) else {
             return Box::pin(self.refuse(carrier, raw)).await;
+        };
+        let is_there = |asked: &str| {
+            let asked = self.hosts.service(asked);
+            asked.is_some_and(|asked| asked.name == service.name)
         };
         match service.origin.scheme() {
             Scheme::Tls => Box::pin(self.pass_through(carrier, raw, open, service)).await,
             Scheme::Tcp => {
-                let visitor = self.end_tls(carrier, raw, &self.acceptor, &service);
+                let visitor = self.end_tls(carrier, raw, &self.acceptor, is_there);
                 let visitor = Box::pin(visitor).await?;
                 Box::pin(self.pass(visitor, &open, &service)).await
             }
             Scheme::Http | Scheme::Https => {
-                let visitor = self.end_tls(carrier, raw, &self.http_acceptor, &service);
+                let visitor = self.end_tls(carrier, raw, &self.http_acceptor, is_there);
                 let visitor = Box::pin(visitor).await?;
                 drop(service); // each request finds its own
                 let (hosts, patience) = (&self.hosts, &self.patience);
@@ -206,7 +220,7 @@ impl Visitors {
         carrier: Box<Carrier>,
         raw: raw::Dialler,
         acceptor: &Acceptor,
-        service: &Service,
+        is_there: impl Fn(&str) -> bool,
     ) -> io::Result<TlsStream<VisitorStream>> {
         let carrier = VisitorStream::new(*carrier, raw);
         timeout(HANDSHAKE_TIME, turns::for_a_handshake()).await?; // no part of the visitor's own time
@@ -216,8 +230,7 @@ impl Visitors {
                 // The relay says which service it is for. The handshake says it too, and there it cannot be changed on the way: no
                 // word for one service is ever led to another.
                 let asked = visitor.get_ref().1.server_name();
-                let asked = asked.and_then(|name| self.hosts.service(name));
-                if asked.is_none_or(|asked| asked.name != service.name) {
+                if !asked.is_some_and(is_there) {
                     self.hosts.refused.other_name();
                     return Err(io::Error::other("its handshake is for another service"));
                 }
@@ -245,7 +258,7 @@ impl Visitors {
         let origin = match dialled {
             Ok(origin) => origin,
             Err(error) => {
-                unreachable(&service, &error);
+                service.unreachable(&error);
                 carrier.sender.end().await?;
                 return carrier.sender.finish().await;
             }
@@ -266,7 +279,7 @@ impl Visitors {
         let mut origin = match service.origin.connect(open.visitor, open.front).await {
             Ok(origin) => origin,
             Err(error) => {
-                unreachable(service, &error);
+                service.unreachable(&error);
                 return visitor.shutdown().await;
             }
         };
@@ -276,10 +289,6 @@ impl Visitors {
         }
         passed
     }
-}
-
-fn unreachable(service: &Service, error: &io::Error) {
-    tracing::warn!(%error, origin = %service.origin.authority(), "the origin cannot be reached");
 }
 
 #[cfg(test)]

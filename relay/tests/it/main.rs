@@ -7,6 +7,7 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod apps;
 mod by_hand;
 mod byte_path;
 mod carriers;

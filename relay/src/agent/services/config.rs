@@ -20,7 +20,7 @@ use std::time::Duration;
 use serde::{Deserialize, Deserializer};
 use toml::de::{DeTable, DeValue};
 
-use super::{Service, ServiceName};
+use super::{APPS, REST, Reach, Service, ServiceName};
 use crate::agent::health::{HealthCheck, Probe};
 use crate::agent::origin::{
     ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginTrust, Scheme, VisitorAddress,
@@ -106,6 +106,9 @@ pub(super) struct ServiceConfig {
     /// Where the service is.
     #[serde(deserialize_with = "origin")]
     origin: OriginAddress,
+    /// Who reaches it.
+    #[serde(default)]
+    reach: Reach,
     /// How it hears the visitor's address; absent: as [`VisitorAddress`] says.
     visitor_address: Option<VisitorAddress>,
     /// A file of certificates to check an `https://` origin against; absent: those this system trusts.
@@ -192,6 +195,15 @@ fn parse(file: &Path, text: &str) -> Result<BTreeMap<ServiceName, ServiceConfig>
             found(&written, key, sentence);
         }
         match written.parse::<ServiceName>() {
+            Ok(name) if &*name.0 == APPS => {
+                let sentence = "at connect… the agent answers apps: give the service another name";
+                found(&written, "", sentence.to_owned());
+            }
+            Ok(name) if &*name.0 == REST && service.reach.is_for_apps() => {
+                let sentence =
+                    "apps ask for a service by its name, and this one has none: \"name\"";
+                found(&written, "reach", sentence.to_owned());
+            }
             Ok(name) if services.contains_key(&name) => {
                 found(&written, "", format!("there is another service {name}"));
             }
@@ -288,7 +300,7 @@ impl ServiceConfig {
             timeout: self.health_timeout.unwrap_or(HEALTH_TIMEOUT),
         });
         let origin = origin.answering_within(self.answer_time.unwrap_or(ANSWER_TIME));
-        Ok(Service::new(name, origin, check, Some(self)))
+        Ok(Service::new(name, origin, self.reach, check, Some(self)))
     }
 }
 

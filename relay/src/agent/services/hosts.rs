@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
 use directory::{DeviceName, Zone};
 
-use super::{OWN, REST, Service, ServiceName, Services};
+use super::{APPS, OWN, REST, Service, ServiceName, Services};
 
 /// From a host name to its service.
 #[derive(Debug)]
@@ -26,6 +26,8 @@ pub(in crate::agent) struct Refused {
     other_name: AtomicU64,
     /// Requests, on a connection to another name.
     misdirected: AtomicU64,
+    /// Apps, for a service that is not there, or not for them.
+    unknown_service: AtomicU64,
 }
 
 impl Hosts {
@@ -51,6 +53,12 @@ impl Hosts {
     pub(in crate::agent) fn service(&self, host: &str) -> Option<Arc<Service>> {
         self.services.at(&self.zone.below(&self.device, host)?)
     }
+
+    /// Whether apps come to `host`, to ask for a service by its name. Takes any case, no port.
+    pub(in crate::agent) fn is_for_apps(&self, host: &str) -> bool {
+        let label = self.zone.below(&self.device, host);
+        label.is_some_and(|label| label == APPS) && self.services.take_apps()
+    }
 }
 
 impl Refused {
@@ -66,12 +74,17 @@ impl Refused {
         self.misdirected.fetch_add(1, Relaxed);
     }
 
+    pub(in crate::agent) fn unknown_service(&self) {
+        self.unknown_service.fetch_add(1, Relaxed);
+    }
+
     /// How often, by reason, each of them.
     pub(in crate::agent) fn counts(&self) -> BTreeMap<String, u64> {
         let counts = [
             ("unknown_name", &self.unknown_name),
             ("other_name", &self.other_name),
             ("misdirected", &self.misdirected),
+            ("unknown_service", &self.unknown_service),
         ];
         let counts = counts.map(|(reason, count)| (reason.to_owned(), count.load(Relaxed)));
         counts.into()
