@@ -1,12 +1,12 @@
 //! Programs that people have: what of them is bulk moves to a raw connection, and what is not does not.
 
 use std::fs;
-use std::net::TcpListener;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
 use crate::process::{Process, output_of, run_for};
+use crate::sshd::{Sshd, free_port};
 use crate::transfer::{MIB, Scene, sha256, write_random};
 use crate::world::{Place, Server};
 
@@ -16,11 +16,6 @@ const CAME: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
 const LONG: Duration = Duration::from_secs(240);
 
 const FILE: u64 = 1024 * MIB;
-
-fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    listener.local_addr().unwrap().port()
-}
 
 /// Runs a program that has a file to bring, and says how many raw connections came for it.
 fn moved(server: &Server, command: Command) -> (u64, String) {
@@ -33,63 +28,6 @@ fn moved(server: &Server, command: Command) -> (u64, String) {
 
 fn assert_same(one: &Path, other: &Path) {
     assert!(sha256(one) == sha256(other), "{} differs", other.display());
-}
-
-/// An ssh server with keys of its own, for whoever runs this.
-struct Sshd {
-    folder: PathBuf,
-    port: u16,
-    _process: Process,
-}
-
-impl Sshd {
-    fn start(folder: &Path) -> Self {
-        let path = |name: &str| folder.join(name).display().to_string();
-        let port = free_port();
-        for key in ["host", "user"] {
-            let mut keygen = Command::new("ssh-keygen");
-            keygen.args(["-q", "-t", "ed25519", "-N", "", "-f", &path(key)]);
-            output_of(keygen);
-        }
-        fs::create_dir_all("/run/sshd").unwrap(); // where it becomes another user; the service would make it
-        let config = format!(
-            "ListenAddress 127.0.0.1:{port}\nHostKey {}\nAuthorizedKeysFile {}\nPidFile none\nStrictModes no\n\
-             UsePAM no\nPermitRootLogin yes\nSubsystem sftp internal-sftp\n",
-            path("host"),
-            path("user.pub"),
-        );
-        fs::write(folder.join("sshd.conf"), config).unwrap();
-        let mut sshd = Command::new("/usr/sbin/sshd"); // it insists on a whole path
-        sshd.args(["-D", "-e", "-f", &path("sshd.conf")]);
-        let process = Process::start(sshd);
-        process.until_said("Server listening on");
-        Self {
-            folder: folder.to_owned(),
-            port,
-            _process: process,
-        }
-    }
-
-    /// scp, by way of TLS to the device.
-    fn scp(&self, server: &Server, from: &str, to: &str) -> Command {
-        let mut scp = Command::new("scp");
-        let way = format!(
-            "ProxyCommand=openssl s_client -quiet -verify_return_error -CAfile {} -connect {} -servername mynas.{}",
-            server.ready.ca.display(),
-            server.ready.front,
-            server.ready.zone
-        );
-        scp.args(["-F", "none", "-B", "-o", &way]);
-        scp.args([
-            "-o",
-            "StrictHostKeyChecking=no",
-            "-o",
-            "UserKnownHostsFile=/dev/null",
-        ]);
-        scp.arg("-i").arg(self.folder.join("user"));
-        scp.args([from, to]);
-        scp
-    }
 }
 
 #[test]
@@ -105,10 +43,19 @@ fn scp_moves_to_a_raw_connection_each_way() {
     let user = output_of(Command::new("whoami"));
     let remote = format!("{}@mynas:{}", user.trim(), there.display());
     let [from, to] = [&original, &back].map(|path| path.display().to_string());
-    for (scp, received) in [
-        (sshd.scp(&server, &from, &remote), &there),
-        (sshd.scp(&server, &remote, &to), &back),
-    ] {
+    // By way of TLS to the device.
+    let way = format!(
+        "openssl s_client -quiet -verify_return_error -CAfile {} -connect {} -servername mynas.{}",
+        server.ready.ca.display(),
+        server.ready.front,
+        server.ready.zone
+    );
+    let scp = |from: &str, to: &str| {
+        let mut scp = sshd.client("scp", Some(&way));
+        scp.args([from, to]);
+        scp
+    };
+    for (scp, received) in [(scp(&from, &remote), &there), (scp(&remote, &to), &back)] {
         let (raw, _) = moved(&server, scp);
         assert_eq!(raw, 1, "one connection, which serves both directions");
         assert_same(&original, received);

@@ -12,6 +12,7 @@
 
 mod advisories;
 mod apart;
+mod apps;
 mod browser;
 mod canary;
 mod chromium;
@@ -42,6 +43,7 @@ mod service;
 mod several_relays;
 mod shutdown;
 mod signed;
+mod sshd;
 mod succession;
 mod top;
 mod transfer;

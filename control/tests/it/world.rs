@@ -375,32 +375,34 @@ pub(crate) fn causeway() -> &'static Path {
     Path::new(env!("CARGO_BIN_EXE_causeway"))
 }
 
-/// The agent's program, from beside the server's. `cargo test --workspace` has built it before any test runs; when only
-/// this package is tested it is built here.
+/// The agent's program.
 pub(crate) fn causeway_agent() -> &'static Path {
     static AGENT: OnceLock<PathBuf> = OnceLock::new();
-    AGENT.get_or_init(|| {
-        let agent = causeway().with_file_name("causeway-agent");
-        if !agent.exists() {
-            let mut cargo = Command::new(env!("CARGO"));
-            cargo.args([
-                "build",
-                "--quiet",
-                "--package",
-                "relay",
-                "--bin",
-                "causeway-agent",
-            ]);
-            if !cfg!(debug_assertions) {
-                cargo.arg("--release");
-            }
-            let built = crate::process::run_for(cargo, std::time::Duration::from_secs(900));
-            assert!(
-                built.status.success(),
-                "{}",
-                String::from_utf8_lossy(&built.stderr)
-            );
+    AGENT.get_or_init(|| program_of("relay", "causeway-agent"))
+}
+
+/// The program beside an app.
+pub(crate) fn causeway_connect() -> &'static Path {
+    static CONNECT: OnceLock<PathBuf> = OnceLock::new();
+    CONNECT.get_or_init(|| program_of("connect", "causeway-connect"))
+}
+
+/// One of another package, from beside the server's. `cargo test --workspace` has built it before any test runs; when only this
+/// package is tested it is built here.
+fn program_of(package: &str, name: &str) -> PathBuf {
+    let program = causeway().with_file_name(name);
+    if !program.exists() {
+        let mut cargo = Command::new(env!("CARGO"));
+        cargo.args(["build", "--quiet", "--package", package, "--bin", name]);
+        if !cfg!(debug_assertions) {
+            cargo.arg("--release");
         }
-        agent
-    })
+        let built = crate::process::run_for(cargo, std::time::Duration::from_secs(900));
+        assert!(
+            built.status.success(),
+            "{}",
+            String::from_utf8_lossy(&built.stderr)
+        );
+    }
+    program
 }
