@@ -62,6 +62,7 @@ pub mod connection_id;
 pub mod datagram;
 pub mod frame;
 pub mod hello;
+pub mod probe;
 pub mod proxy_v2;
 pub mod raw;
 pub mod record;
