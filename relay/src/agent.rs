@@ -4,7 +4,7 @@
 //! ```text
 //!   pair   code ─► cloud ─► name, relays, trust root ─► state
 //!   run    state ─► certificate ─► tunnels ─► visitors ─► origins
-//!   doctor state ─► relays, this system ─► what is not well
+//!   doctor state ─► this device, its network, relays, name, service ─► what is not well, and how to mend it
 //!   status state ─► the running agent ─► how it is, and why
 //! ```
 //!
@@ -55,7 +55,7 @@ pub use backoff::Backoff;
 pub use certificate::{CertificateError, Certificates, Usable};
 pub use cloud::{CallError, Cloud};
 pub use dns::Dns;
-pub use doctor::{Finding, Health, examine};
+pub use doctor::{Finding, Health, Hop, complaints, examine, worst};
 pub use identity::{Identity, KeyError, TlsKey};
 pub use origin::{
     ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginError, OriginTrust, Scheme,

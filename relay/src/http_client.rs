@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::http1;
-use hyper::{Request, StatusCode};
+use hyper::{HeaderMap, Request, StatusCode};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
@@ -59,10 +59,11 @@ pub async fn open(
     // What goes wrong with it is heard from the body.
     let connection = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
     let response = sender.send_request(request).await;
-    let response = response.map_err(io::Error::other)?;
+    let (head, body) = response.map_err(io::Error::other)?.into_parts();
     Ok(Answer {
-        status: response.status(),
-        body: response.into_body(),
+        status: head.status,
+        headers: head.headers,
+        body,
         unread: BytesMut::new(),
         searched: 0,
         _connection: connection,
@@ -73,6 +74,7 @@ pub async fn open(
 #[derive(Debug)]
 pub struct Answer {
     status: StatusCode,
+    headers: HeaderMap,
     body: Incoming,
     /// Has come, and nobody has asked for it yet.
     unread: BytesMut,
@@ -85,6 +87,11 @@ impl Answer {
     /// How the request was taken.
     pub fn status(&self) -> StatusCode {
         self.status
+    }
+
+    /// What stands in its head.
+    pub fn headers(&self) -> &HeaderMap {
+        &self.headers
     }
 
     /// All that is still to come, at most `max_answer` octets of it.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs;
-use std::io::{Read as _, stdin};
+use std::io::{IsTerminal as _, Read as _, stderr, stdin};
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -20,6 +20,8 @@ use relay::program::{self, Reload, ServiceManager, Termination};
 use relay::resolve::Resolver;
 use relay::tls::Roots;
 use relay::workers::WorkerThreads;
+use serde::Serialize;
+use tokio::runtime;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
@@ -72,7 +74,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
-    /// Looks for what keeps this device from its relay, or makes it slow, and says how to mend it.
+    /// Looks for what keeps visitors from this device, or makes it slow, hop by hop from the device to its service, and says how to
+    /// mend it. It changes nothing, and leaves a running agent alone; it fails if something is bad.
     Doctor {
         #[command(flatten)]
         state: StateOption,
@@ -172,17 +175,25 @@ enum VisitorAddressOption {
     Hidden,
 }
 
-#[tokio::main(flavor = "current_thread")]
-async fn main() -> ExitCode {
+fn main() -> ExitCode {
     program::start_log();
     program::raise_descriptor_limit();
-    match act(Arguments::parse().verb).await {
+    match run_to_end(Arguments::parse().verb) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("causeway-agent: {error:#}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_to_end(verb: Verb) -> anyhow::Result<()> {
+    let mut runtime = runtime::Builder::new_current_thread();
+    let runtime = runtime.enable_all().build()?;
+    let acted = runtime.block_on(act(verb));
+    // The C library may still wait for a name server that does not answer, half a minute long: nobody else waits for that.
+    runtime.shutdown_background();
+    acted
 }
 
 async fn act(verb: Verb) -> anyhow::Result<()> {
@@ -259,15 +270,42 @@ impl ServicesOption {
 /// Says how the agent is. It is a failure if nobody can reach the device.
 async fn tell(state: StateOption, json: bool) -> anyhow::Result<()> {
     let status = agent::ask(&state.open()?).await?;
+    let complaints = agent::complaints(&status);
     if json {
-        println!("{}", serde_json::to_string_pretty(&status)?);
+        let (status, complaints) = (&status, &complaints);
+        let told = serde_json::to_string_pretty(&Told { status, complaints })?;
+        println!("{told}");
     } else {
         println!("{}", in_words(&status));
+        for complaint in &complaints {
+            println!("{}", complaint_in_words(complaint));
+        }
     }
     match status.tunnel {
         Some(_) => Ok(()),
         None => bail!("the device cannot be reached: it has no tunnel"),
     }
+}
+
+/// A status, and what is amiss by it.
+#[derive(Serialize)]
+struct Told<'a> {
+    #[serde(flatten)]
+    status: &'a Status,
+    complaints: &'a [Finding],
+}
+
+/// What it is has been said above, in most cases; where it is and what to do has not.
+fn complaint_in_words(complaint: &Finding) -> String {
+    let Finding {
+        hop,
+        subject,
+        health,
+        words,
+        mend,
+    } = complaint;
+    let mend = mend.as_deref().unwrap_or("nothing can be done");
+    format!("{health:<10}  {hop}, {subject}: {words}\nto mend     {mend}")
 }
 
 fn in_words(status: &Status) -> String {
@@ -399,22 +437,23 @@ fn dns_in_words(dns: &DnsStatus) -> String {
 
 /// Says what was found. It is a failure if something is bad.
 async fn examine(state: StateOption, json: bool) -> anyhow::Result<()> {
-    let findings = agent::examine(&state.open()?, Resolver::System).await;
+    let state = state.open()?;
+    let is_watched = stderr().is_terminal();
+    let progress = |done: usize, of: usize| {
+        if is_watched {
+            // Each over the one before; the last is gone.
+            match done == of {
+                true => eprint!("\r\x1b[K"),
+                false => eprint!("\rlooking: {done} of {of} done"),
+            }
+        }
+    };
+    progress(0, 1);
+    let findings = agent::examine(&state, Resolver::System, &progress).await;
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
-        let widths = findings
-            .iter()
-            .map(|finding| finding.subject.chars().count());
-        let width = widths.max().unwrap_or_default();
-        for Finding {
-            subject,
-            health,
-            words,
-        } in &findings
-        {
-            println!("{health:<4}  {subject:<width$}  {words}");
-        }
+        println!("{}", findings_in_words(&findings));
     }
     let bad = findings
         .iter()
@@ -423,6 +462,38 @@ async fn examine(state: StateOption, json: bool) -> anyhow::Result<()> {
         0 => Ok(()),
         count => bail!("{count} of {} things are bad", findings.len()),
     }
+}
+
+/// A line for each, a second one for what to do about it, and one at the end for where to begin.
+fn findings_in_words(findings: &[Finding]) -> String {
+    let widths = findings
+        .iter()
+        .map(|finding| finding.subject.chars().count());
+    let width = widths.max().unwrap_or_default();
+    let mut lines = Vec::new();
+    for Finding {
+        subject,
+        health,
+        words,
+        mend,
+        ..
+    } in findings
+    {
+        lines.push(format!("{health:<4}  {subject:<width$}  {words}"));
+        let mend = mend.as_ref();
+        lines.extend(mend.map(|mend| format!("      {:<width$}  to mend: {mend}", "")));
+    }
+    lines.push(String::new());
+    lines.push(match agent::worst(findings) {
+        None => "all that could be looked at is well".to_owned(),
+        Some(Finding {
+            hop,
+            subject,
+            health,
+            ..
+        }) => format!("begin with {hop}: {subject} is {health}"),
+    });
+    lines.join("\n")
 }
 
 async fn pair(

@@ -49,6 +49,7 @@ use crate::carrier::raw::SealKey;
 use crate::tls::{self, AgentCertificate, CertificateSlot, Roots};
 use controller::AdaptiveController;
 
+pub(crate) use canary::send_batch;
 pub(crate) use channel::{Earlier, channel};
 pub(crate) use connection::Connection;
 pub(crate) use demux::DatagramCounts;

@@ -91,7 +91,10 @@ async fn resolve(host: &str, port: u16) -> io::Result<Vec<SocketAddr>> {
         return Ok(loopback.map(|ip| SocketAddr::new(ip, port)).to_vec());
     }
     let found = timeout(LOOKUP_TIME, lookup_host((bare(host), port))).await;
-    let addresses: Vec<_> = found.map_err(|_| no_answer(host))??.collect();
+    let found = found.map_err(|_| no_answer(host))?;
+    // The standard library has no kind for what the C library says.
+    let found = found.map_err(|error| io::Error::new(io::ErrorKind::NotFound, error))?;
+    let addresses: Vec<_> = found.collect();
     if addresses.is_empty() {
         return Err(no_answer(host));
     }

@@ -6,6 +6,7 @@ use std::env;
 use std::fs;
 use std::io;
 use std::mem::{MaybeUninit, size_of};
+use std::net::Ipv4Addr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd as _, OwnedFd, RawFd};
 use std::time::Duration;
 
@@ -80,6 +81,86 @@ fn tcp_info(stream: impl AsFd) -> Option<libc::tcp_info> {
     }
     // SAFETY: it is made of integers, for which zeros are a value, whatever of it the kernel has written.
     Some(unsafe { info.assume_init() })
+}
+
+/// Has a UDP socket of IPv4 keep what ICMP says of its packets, for [`who_gave_up`].
+///
+/// # Errors
+/// If the kernel refuses.
+pub(crate) fn keep_icmp(socket: impl AsFd) -> io::Result<()> {
+    let yes: libc::c_int = 1;
+    let length = libc::socklen_t::try_from(size_of_val(&yes)).map_err(io::Error::other)?;
+    // SAFETY: the descriptor is borrowed for the call; the kernel reads `length` octets, which `yes` has.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_RECVERR,
+            (&raw const yes).cast(),
+            length,
+        )
+    };
+    match result {
+        0 => Ok(()),
+        _ => Err(io::Error::last_os_error()),
+    }
+}
+
+/// Which router has given up a packet of this socket because it had come too far, if the next that is kept says so (ip(7),
+/// `IP_RECVERR`).
+///
+/// # Errors
+/// `WouldBlock` if nothing is kept.
+pub(crate) fn who_gave_up(socket: impl AsFd) -> io::Result<Option<Ipv4Addr>> {
+    /// RFC 792.
+    const TIME_EXCEEDED: u8 = 11;
+    /// Room for the one message that is asked for, aligned as its header is.
+    #[repr(C, align(8))]
+    struct Room([u8; 256]);
+    let mut room = Room([0; 256]);
+    // SAFETY: it is made of integers and pointers, for which zeros are a value.
+    let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
+    message.msg_control = (&raw mut room).cast();
+    message.msg_controllen = size_of::<Room>();
+    let flags = libc::MSG_ERRQUEUE | libc::MSG_DONTWAIT;
+    // SAFETY: the descriptor is borrowed for the call; the kernel writes no address and no payload, for which there is no room, and
+    // at most as many octets of control messages as it is told, which `room` has.
+    let result = unsafe { libc::recvmsg(socket.as_fd().as_raw_fd(), &raw mut message, flags) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // SAFETY: the kernel has filled `message`, whose control messages are in `room`, which lives.
+    let mut header = unsafe { libc::CMSG_FIRSTHDR(&raw const message) };
+    while !header.is_null() {
+        // SAFETY: the walk gives headers within `room` only, as far as the kernel has filled it, aligned.
+        let head = unsafe { header.read() };
+        let whole = size_of::<libc::sock_extended_err>() + size_of::<libc::sockaddr_in>();
+        // SAFETY: it counts octets and reads nothing.
+        let needed = unsafe { libc::CMSG_LEN(u32::try_from(whole).map_err(io::Error::other)?) };
+        if head.cmsg_level == libc::IPPROTO_IP
+            && head.cmsg_type == libc::IP_RECVERR
+            && head.cmsg_len >= needed as usize
+        {
+            // SAFETY: behind the header there are as many octets as both structures have; neither need be aligned.
+            let (error, offender) = unsafe {
+                let data = libc::CMSG_DATA(header);
+                let offender = data.add(size_of::<libc::sock_extended_err>());
+                (
+                    data.cast::<libc::sock_extended_err>().read_unaligned(),
+                    offender.cast::<libc::sockaddr_in>().read_unaligned(),
+                )
+            };
+            let is_routers = error.ee_origin == libc::SO_EE_ORIGIN_ICMP
+                && error.ee_type == TIME_EXCEEDED
+                && i32::from(offender.sin_family) == libc::AF_INET;
+            if is_routers {
+                return Ok(Some(u32::from_be(offender.sin_addr.s_addr).into()));
+            }
+        }
+        // SAFETY: as for the first.
+        header = unsafe { libc::CMSG_NXTHDR(&raw const message, header) };
+    }
+    Ok(None)
 }
 
 /// How many octets of a TCP connection have been written and not been acknowledged (tcp(7), `SIOCOUTQ`).

@@ -246,6 +246,20 @@ pub async fn connect_https(
     connect(stream, host, roots, HTTP1).await
 }
 
+/// The same with whoever is there: what he says is a hint, and he is told nothing.
+///
+/// # Errors
+/// If the handshake fails.
+pub(crate) async fn connect_unchecked(
+    stream: TcpStream,
+    host: &str,
+) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    let connector = origin_client(None).map_err(io::Error::other)?;
+    connector
+        .connect(server_name(host)?, Prefixed::new(Bytes::new(), stream))
+        .await
+}
+
 /// The same for HTTP/2.
 ///
 /// # Errors
@@ -341,6 +355,20 @@ pub(crate) fn is_distrust(error: &io::Error) -> bool {
         .get_ref()
         .and_then(|cause| cause.downcast_ref::<rustls::Error>());
     matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
+}
+
+/// Whether it failed because that certificate has ended or not begun, by this system's clock.
+pub(crate) fn is_out_of_time(error: &io::Error) -> bool {
+    use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let cause = error
+        .get_ref()
+        .and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    matches!(
+        cause,
+        Some(rustls::Error::InvalidCertificate(
+            Expired | ExpiredContext { .. } | NotValidYet | NotValidYetContext { .. }
+        ))
+    )
 }
 
 /// The protocol that both ends of `stream` agreed on.

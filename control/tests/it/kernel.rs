@@ -132,11 +132,13 @@ fn without_bbr_the_doctor_says_what_to_do() {
         let found: serde_json::Value = serde_json::from_slice(&found).unwrap();
         let mut findings = found.as_array().unwrap().iter();
         let finding = findings.find(|finding| finding["subject"] == "congestion control");
-        let words = finding.unwrap()["words"].as_str().unwrap();
+        let finding = finding.unwrap();
+        let words = finding["words"].as_str().unwrap();
         assert!(words.contains(said), "{words}");
+        let mend = finding["mend"].as_str().unwrap();
         assert!(
-            words.contains("net.ipv4.tcp_allowed_congestion_control"),
-            "{words}"
+            mend.contains("net.ipv4.tcp_allowed_congestion_control"),
+            "{mend}"
         );
     }
 }

@@ -10,7 +10,7 @@ use crate::process::{Process, output_of};
 use crate::world::Place;
 
 pub(crate) struct Nginx {
-    _process: Process,
+    pub(crate) process: Process,
     pub(crate) port: u16,
     folder: TempDir,
 }
@@ -51,7 +51,7 @@ impl Nginx {
         let folder = tempfile::tempdir().unwrap();
         let port = match place {
             // Nobody else lives there.
-            Place::Namespace(_) => 8000,
+            Place::Namespace(_) | Place::Furnished(..) => 8000,
             Place::Host | Place::Refusing(_) | Place::SmallDisk(_) => {
                 TcpListener::bind("127.0.0.1:0")
                     .unwrap()
@@ -99,7 +99,7 @@ impl Nginx {
         let process = Process::start(nginx);
         process.until_said("event method"); // it listens by then
         Self {
-            _process: process,
+            process,
             port,
             folder,
         }

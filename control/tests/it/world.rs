@@ -19,6 +19,8 @@ pub(crate) enum Place {
     Host,
     /// In a network namespace that ends with the test.
     Namespace(Arc<Namespace>),
+    /// In one where these files stand in the place of some of the system's, named second.
+    Furnished(Arc<Namespace>, Arc<[(PathBuf, &'static str)]>),
     /// On this host, with a disk of its own for what is under this path, which goes with the program.
     SmallDisk(PathBuf),
     /// On this host, whose kernel refuses some system calls as strace(1) is told with `inject=`.
@@ -49,6 +51,17 @@ impl Place {
                 command.args(["netns", "exec", &namespace.0]).arg(program);
                 command
             }
+            Self::Furnished(namespace, files) => {
+                let mounts: String = files
+                    .iter()
+                    .map(|(file, system)| format!("mount --bind {} {system} && ", file.display()))
+                    .collect();
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", &namespace.0, "unshare", "--mount"]);
+                command.args(["sh", "-c", &format!("{mounts}exec \"$0\" \"$@\"")]);
+                command.arg(program);
+                command
+            }
             Self::SmallDisk(path) => {
                 let mut command = Command::new("unshare");
                 let mounted = "mount -t tmpfs -o size=256k none \"$0\" && exec \"$@\"";
@@ -69,6 +82,33 @@ impl Place {
                 ]);
                 command.arg(program);
                 command
+            }
+        }
+    }
+
+    /// The same place, with files in the place of some of the system's.
+    pub(crate) fn furnished(
+        &self,
+        files: impl IntoIterator<Item = (PathBuf, &'static str)>,
+    ) -> Self {
+        Self::Furnished(Arc::clone(self.network()), files.into_iter().collect())
+    }
+
+    /// An interface `there` in the namespace `far`, at the other end of a wire from an interface `here` in this one.
+    pub(crate) fn wire(&self, here: &str, far: &Self, there: &str) {
+        let mut ip = self.command("ip");
+        ip.args([
+            "link", "add", "name", here, "type", "veth", "peer", "name", there,
+        ]);
+        ip.args(["netns", &far.network().0]);
+        output_of(ip);
+    }
+
+    fn network(&self) -> &Arc<Namespace> {
+        match self {
+            Self::Namespace(namespace) | Self::Furnished(namespace, _) => namespace,
+            Self::Host | Self::SmallDisk(_) | Self::Refusing(_) => {
+                panic!("it is this host's network")
             }
         }
     }

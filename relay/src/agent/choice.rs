@@ -54,6 +54,21 @@ pub(super) enum Reason {
 }
 
 impl Reason {
+    pub(super) const ALL: [Self; 7] = [
+        Self::UdpUnanswered,
+        Self::RawNotOffered,
+        Self::RawMissed,
+        Self::PathLossy,
+        Self::PathQueued,
+        Self::BatchesDamaged,
+        Self::BatchesLost,
+    ];
+
+    /// The one of this name.
+    pub(super) fn of_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|reason| reason.name() == name)
+    }
+
     /// For machines.
     pub(super) fn name(self) -> &'static str {
         match self {

@@ -122,6 +122,11 @@ impl Cloud {
         &self.base
     }
 
+    /// Its host and port.
+    pub(super) fn place(&self) -> (&str, u16) {
+        (&self.host, self.port)
+    }
+
     /// Sends `body` to `path`, signed by `identity`, and reads the JSON of the answer.
     ///
     /// # Errors

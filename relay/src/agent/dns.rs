@@ -168,19 +168,24 @@ impl Public {
 }
 
 /// Not private (RFC 1918), a provider's (RFC 6598), or of one link or machine.
-fn is_public_v4(address: Ipv4Addr) -> bool {
-    let [first, second, ..] = address.octets();
-    let is_providers = first == 100 && second & 0xC0 == 64;
+pub(super) fn is_public_v4(address: Ipv4Addr) -> bool {
+    let [first, ..] = address.octets();
     !(address.is_private()
-        || is_providers
+        || is_providers(address)
         || address.is_link_local()
         || address.is_loopback()
         || first == 0
         || first >= 224)
 }
 
+/// Of a provider's own network, where it translates the addresses of many homes (RFC 6598).
+pub(super) fn is_providers(address: Ipv4Addr) -> bool {
+    let [first, second, ..] = address.octets();
+    first == 100 && second & 0xC0 == 64
+}
+
 /// Global unicast as far as it has been given out (RFC 4291 section 2.4).
-fn is_public_v6(address: Ipv6Addr) -> bool {
+pub(super) fn is_public_v6(address: Ipv6Addr) -> bool {
     let [first, ..] = address.segments();
     first & 0xE000 == 0x2000
 }

@@ -71,6 +71,18 @@ pub enum Scheme {
     Tls,
 }
 
+impl Scheme {
+    /// As URLs have it.
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            Self::Http => "http",
+            Self::Https => "https",
+            Self::Tcp => "tcp",
+            Self::Tls => "tls",
+        }
+    }
+}
+
 /// How an origin hears the visitor's address. In a configuration: `"forwarded"`, `"proxy-v2"` or `"hidden"`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -108,13 +120,7 @@ impl OriginAddress {
 
 impl fmt::Display for OriginAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let scheme = match self.scheme {
-            Scheme::Http => "http",
-            Scheme::Https => "https",
-            Scheme::Tcp => "tcp",
-            Scheme::Tls => "tls",
-        };
-        write!(f, "{scheme}://{}:{}", self.host, self.port)
+        write!(f, "{}://{}:{}", self.scheme.name(), self.host, self.port)
     }
 }
 
@@ -199,6 +205,8 @@ impl Origin {
     pub(super) fn status(&self) -> OriginStatus {
         OriginStatus {
             address: self.authority(),
+            scheme: self.address.scheme.name().to_owned(),
+            proxy_header: self.visitor_address == VisitorAddress::ProxyV2,
             problem: self.failures.problem().map(str::to_owned),
             failures: self.failures.counts(),
         }

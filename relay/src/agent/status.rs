@@ -105,6 +105,12 @@ pub struct ConfigurationStatus {
 pub struct OriginStatus {
     /// `host:port`
     pub address: String,
+    /// What it speaks: `http`, `https`, `tcp` or `tls`.
+    #[serde(default)]
+    pub scheme: String,
+    /// Whether it expects a PROXY protocol header in front of each connection.
+    #[serde(default)]
+    pub proxy_header: bool,
     /// Why visitors had no answer when it was asked last, in words; absent if they had one, and before it is asked.
     pub problem: Option<String>,
     /// How often it has failed since the agent started, by reason: `refused`, `unreachable`, `not_connected`, `no_answer`,
@@ -220,6 +226,13 @@ pub async fn ask(state: &State) -> Result<Status, StatusError> {
         .await
         .map_err(io::Error::from)??;
     Ok(serde_json::from_slice(&line).map_err(io::Error::from)?)
+}
+
+/// Which process the agent is that runs with `state`; `None` if none does, or it cannot be asked.
+pub(super) async fn process(state: &State) -> Option<i32> {
+    let way = Way::into(state.directory()).ok()?;
+    let stream = UnixStream::connect(way.path()).await.ok()?;
+    stream.peer_cred().ok()?.pid()
 }
 
 /// Answers whoever asks. Never returns; an agent goes on without it.

@@ -2,7 +2,7 @@
 //! wrong; then each packet is handed over by itself, which costs four times as much.
 
 use std::io;
-use std::net::{Ipv4Addr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::time::Duration;
 
 use quinn_udp::{Transmit, UdpSocketState};
@@ -24,21 +24,12 @@ pub(super) fn batches_are_whole() -> bool {
 fn try_one() -> io::Result<bool> {
     let [from, to] = [(); 2].map(|()| UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)));
     let (from, to) = (from?, to?);
-    let state = UdpSocketState::new((&from).into())?;
-    if state.max_gso_segments() < PACKETS {
-        return Ok(true);
-    }
     let contents: Vec<u8> = (0..(PACKETS - 1) * LENGTH + LAST)
         .map(|at| (at % 251) as u8)
         .collect();
-    let batch = Transmit {
-        destination: to.local_addr()?,
-        ecn: None,
-        contents: &contents,
-        segment_size: Some(LENGTH),
-        src_ip: None,
-    };
-    state.try_send((&from).into(), &batch)?;
+    if !send_batch(&from, to.local_addr()?, &contents, LENGTH)? {
+        return Ok(true);
+    }
     to.set_read_timeout(Some(PATIENCE))?;
     let mut received = [0; 2 * LENGTH];
     for expected in contents.chunks(LENGTH) {
@@ -47,6 +38,28 @@ fn try_one() -> io::Result<bool> {
             Ok(_) | Err(_) => return Ok(false),
         }
     }
+    Ok(true)
+}
+
+/// Sends `contents` as one batch of packets of `length` octets, of which the last may be shorter; `false` if this system cannot.
+pub(crate) fn send_batch(
+    socket: &UdpSocket,
+    to: SocketAddr,
+    contents: &[u8],
+    length: usize,
+) -> io::Result<bool> {
+    let state = UdpSocketState::new(socket.into())?;
+    if state.max_gso_segments() < contents.len().div_ceil(length) {
+        return Ok(false);
+    }
+    let batch = Transmit {
+        destination: to,
+        ecn: None,
+        contents,
+        segment_size: Some(length),
+        src_ip: None,
+    };
+    state.try_send(socket.into(), &batch)?;
     Ok(true)
 }
 

@@ -11,12 +11,7 @@ use rustix::net::sockopt;
 /// to raise.
 pub(crate) fn ask(socket: impl AsFd, wanted: usize) -> io::Result<()> {
     static SAID: Once = Once::new();
-    let socket = socket.as_fd();
-    sockopt::set_socket_recv_buffer_size_force(socket, wanted)
-        .or_else(|_| sockopt::set_socket_recv_buffer_size(socket, wanted))?;
-    sockopt::set_socket_send_buffer_size_force(socket, wanted)
-        .or_else(|_| sockopt::set_socket_send_buffer_size(socket, wanted))?;
-    let (receive, send) = given(socket)?;
+    let (receive, send) = given_of(socket, wanted, Limit::PassedIfAllowed)?;
     if receive < wanted || send < wanted {
         SAID.call_once(|| {
             tracing::warn!(
@@ -28,6 +23,32 @@ pub(crate) fn ask(socket: impl AsFd, wanted: usize) -> io::Result<()> {
         });
     }
     Ok(())
+}
+
+/// What becomes of the system's limit.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Limit {
+    /// Whoever has `CAP_NET_ADMIN` gets more.
+    PassedIfAllowed,
+    /// As for somebody who has it not.
+    Respected,
+}
+
+/// Asks for `wanted` octets each way, and says what the socket has then to receive and to send.
+pub(crate) fn given_of(
+    socket: impl AsFd,
+    wanted: usize,
+    limit: Limit,
+) -> io::Result<(usize, usize)> {
+    let socket = socket.as_fd();
+    let passes = limit == Limit::PassedIfAllowed;
+    if !passes || sockopt::set_socket_recv_buffer_size_force(socket, wanted).is_err() {
+        sockopt::set_socket_recv_buffer_size(socket, wanted)?;
+    }
+    if !passes || sockopt::set_socket_send_buffer_size_force(socket, wanted).is_err() {
+        sockopt::set_socket_send_buffer_size(socket, wanted)?;
+    }
+    given(socket)
 }
 
 /// What the socket has to receive and to send, in octets.

@@ -1,0 +1,150 @@
+//! What a running agent says is amiss, hop by hop, with what to do about it: what `status` tells, and what only time shows the doctor.
+
+use crate::agent::choice::Reason;
+use crate::agent::status::{Status, TunnelStatus};
+
+use super::finding::{Finding, Hop};
+
+/// What is amiss by its `status`, from the device to its service. Empty if nothing is.
+pub fn complaints(status: &Status) -> Vec<Finding> {
+    let mut complaints = Vec::new();
+    let of_tunnels = status.tunnels.iter().flat_map(of_tunnel);
+    complaints.extend(of_tunnels);
+    if status.tunnels.is_empty() {
+        complaints.extend(known(&status.reasons).map(|reason| complaint("relay", reason)));
+        complaints.push(Hop::Way.ill(
+            "tunnel",
+            "there is none: nobody reaches the device",
+            "`causeway-agent doctor` looks for what keeps it from its relay",
+        ));
+    }
+    let problem = status.dns.as_ref().and_then(|dns| dns.problem.as_ref());
+    complaints.extend(problem.map(|problem| {
+        Hop::Name.slow(
+            &status.device,
+            format!("it is not led to this device: {problem}"),
+            "without a public address of its own run the agent without `--dns report`: the relay leads visitors here",
+        )
+    }));
+    let origin = &status.origin;
+    complaints.extend(origin.problem.as_ref().map(|problem| {
+        Hop::Service.ill(
+            format!("service {}", origin.address),
+            problem,
+            "`causeway-agent doctor` asks it, and says what to do",
+        )
+    }));
+    complaints.sort_by_key(|complaint| complaint.hop);
+    complaints
+}
+
+/// Those of them that the doctor cannot see by itself in the time that it has.
+pub(super) fn only_in_time(status: &Status) -> Vec<Finding> {
+    let of_tunnel = |tunnel: &TunnelStatus| {
+        let reasons: Vec<_> = known(&tunnel.reasons).collect();
+        let subject = tunnel.relay.clone();
+        let lasting = reasons.into_iter().filter(|reason| match reason {
+            Reason::PathLossy | Reason::PathQueued | Reason::RawMissed | Reason::BatchesLost => {
+                true
+            }
+            Reason::UdpUnanswered | Reason::RawNotOffered | Reason::BatchesDamaged => false,
+        });
+        lasting
+            .map(|reason| complaint(&subject, reason))
+            .collect::<Vec<_>>()
+    };
+    status.tunnels.iter().flat_map(of_tunnel).collect()
+}
+
+fn of_tunnel(tunnel: &TunnelStatus) -> Vec<Finding> {
+    let reasons = known(&tunnel.reasons);
+    reasons
+        .map(|reason| complaint(&tunnel.relay, reason))
+        .collect()
+}
+
+/// Those that this version knows: the agent may be a newer one.
+fn known(names: &[String]) -> impl Iterator<Item = Reason> {
+    names.iter().filter_map(|name| Reason::of_name(name))
+}
+
+fn complaint(relay: &str, reason: Reason) -> Finding {
+    let (hop, subject, mend) = match reason {
+        Reason::UdpUnanswered => (
+            Hop::Way,
+            format!("{relay} over UDP"),
+            "let UDP to the relay's port out through the firewall of this device, of its router, and of its network",
+        ),
+        Reason::RawNotOffered => (
+            Hop::Relay,
+            format!("{relay}, bulk"),
+            "nothing on this device: the operator has set it so (`raw` in [relay])",
+        ),
+        Reason::RawMissed => (
+            Hop::Way,
+            format!("{relay}, bulk"),
+            "let TCP to the relay's port out through the firewalls on the way, without any that looks into what passes",
+        ),
+        Reason::PathLossy => (
+            Hop::Way,
+            format!("{relay}, losses"),
+            "if it stays so, see what loses packets: Wi-Fi instead of a cable, an overloaded uplink, a provider that slows UDP",
+        ),
+        Reason::PathQueued => (
+            Hop::Way,
+            format!("{relay}, delay"),
+            "the uplink is full, or the provider slows UDP; a router that shares it fairly helps (SQM, fq_codel)",
+        ),
+        Reason::BatchesDamaged => (
+            Hop::Device,
+            "packets in batches".to_owned(),
+            "`causeway-agent doctor` says what to look at",
+        ),
+        Reason::BatchesLost => (
+            Hop::Way,
+            format!("{relay}, batches"),
+            "update the driver of the network interface, or run the agent with `--gso off`",
+        ),
+    };
+    hop.slow(subject, reason.to_string(), mend)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::finding::Health;
+    use super::*;
+
+    fn status(reasons: &[&str], problem: Option<&str>) -> Status {
+        let tunnel = serde_json::json!({
+            "relay": "relay:443", "transport": "quic", "seen_as": "203.0.113.7:1", "seconds": 1, "bulk": "raw", "visitors": 0,
+            "raw_came": 0, "raw_missed": 0, "why": [], "reasons": reasons, "limits": null, "path": null,
+        });
+        let status = serde_json::json!({
+            "device": "mynas.example.com", "software": "", "tunnel": tunnel, "tunnels": [tunnel], "visitors": 0, "too_slow": {},
+            "raw_came": 0, "raw_missed": 0, "why": [], "reasons": reasons, "dns": null,
+            "origin": { "address": "127.0.0.1:80", "problem": problem, "failures": {} },
+        });
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn each_reason_has_a_hop_and_a_mend() {
+        let names: Vec<_> = Reason::ALL.iter().map(|reason| reason.name()).collect();
+        let complaints = complaints(&status(&names, Some("nobody listens there")));
+        assert_eq!(complaints.len(), names.len() + 1);
+        assert!(complaints.iter().all(|complaint| complaint.mend.is_some()));
+        assert_eq!(complaints.first().unwrap().hop, Hop::Device);
+        assert_eq!(complaints.last().unwrap().hop, Hop::Service);
+    }
+
+    #[test]
+    fn an_agent_that_is_well_has_none_and_one_without_a_tunnel_is_ill() {
+        assert_eq!(complaints(&status(&[], None)), []);
+        assert_eq!(complaints(&status(&["of_a_later_version"], None)), []);
+        let mut away = status(&[], None);
+        away.tunnels.clear();
+        let complaints = complaints(&away);
+        assert_eq!(complaints.len(), 1);
+        assert_eq!(complaints[0].health, Health::Ill);
+    }
+}

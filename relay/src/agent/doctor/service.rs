@@ -1,0 +1,217 @@
+//! The service that the running agent makes reachable: whether it takes a connection, and how soon it answers.
+
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use http_body_util::Full;
+use hyper::header::HOST;
+use hyper::{Method, Request};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use wire::proxy_v2;
+
+use crate::agent::status::{OriginStatus, Status};
+use crate::http_client;
+use crate::resolve::Resolver;
+use crate::tls;
+
+use super::finding::{Finding, Hop};
+
+/// How long it may take to accept, its TLS included, and to begin an answer.
+const CONNECT_TIME: Duration = Duration::from_secs(3);
+const ANSWER_TIME: Duration = Duration::from_secs(8);
+
+/// Nobody waits gladly for longer.
+const SLOW: Duration = Duration::from_secs(2);
+
+/// What came of asking it.
+#[derive(Debug)]
+enum Asked {
+    Answered(Duration),
+    NoName(io::Error),
+    Refused,
+    NotConnected(io::Error),
+    NoTls(io::Error),
+    NoAnswer(io::Error),
+    Silent,
+}
+
+/// Asks the service of the agent whose `status` this is, as a visitor of `device` would, for its first page.
+pub(super) async fn examine(status: Option<&Status>) -> Vec<Finding> {
+    let Some(Status { origin, device, .. }) = status else {
+        return vec![Hop::Service.unknown(
+            "service",
+            "only a running agent knows which it is",
+            "start the agent, and ask again",
+        )];
+    };
+    let asked = ask(origin, device).await;
+    vec![judged(origin, asked)]
+}
+
+async fn ask(origin: &OriginStatus, device: &str) -> Asked {
+    let Some((host, port)) = origin.address.rsplit_once(':') else {
+        return Asked::NoName(io::ErrorKind::InvalidInput.into());
+    };
+    let port = port.parse().unwrap_or_default(); // to 0 there is no connection
+    let begun = Instant::now();
+    let stream = match timeout(CONNECT_TIME, Resolver::System.connect(host, port)).await {
+        Ok(Ok(stream)) => stream,
+        Ok(Err(error)) => return Asked::not_connected(error),
+        Err(late) => return Asked::NotConnected(late.into()),
+    };
+    let stream = match with_header(stream, origin.proxy_header).await {
+        Ok(stream) => stream,
+        Err(error) => return Asked::NotConnected(error),
+    };
+    match origin.scheme.as_str() {
+        "http" => answer(stream, device, begun).await,
+        "https" => {
+            let shaken = timeout(CONNECT_TIME, tls::connect_unchecked(stream, host)).await;
+            match shaken.unwrap_or_else(|late| Err(late.into())) {
+                Ok(stream) => answer(stream, device, begun).await,
+                Err(error) => Asked::NoTls(error),
+            }
+        }
+        // Of others it is not known who speaks first.
+        _ => Asked::Answered(begun.elapsed()),
+    }
+}
+
+/// The header that the service expects before all else, of a visitor on this device.
+async fn with_header(mut stream: TcpStream, is_wanted: bool) -> io::Result<TcpStream> {
+    if is_wanted {
+        let here: SocketAddr = (Ipv4Addr::LOCALHOST, 443).into();
+        stream.write_all(&proxy_v2::encode(here, here)).await?;
+    }
+    Ok(stream)
+}
+
+async fn answer(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    device: &str,
+    begun: Instant,
+) -> Asked {
+    let request = Request::builder()
+        .method(Method::GET)
+        .uri("/")
+        .header(HOST, device)
+        .body(Full::<Bytes>::default())
+        .map_err(io::Error::other);
+    let answered = async { http_client::open(stream, request?).await };
+    match timeout(ANSWER_TIME, answered).await {
+        Ok(Ok(_)) => Asked::Answered(begun.elapsed()), // whatever it says
+        Ok(Err(error)) => Asked::NoAnswer(error),
+        Err(_) => Asked::Silent,
+    }
+}
+
+impl Asked {
+    fn not_connected(error: io::Error) -> Self {
+        let kind = error.kind();
+        if kind == io::ErrorKind::ConnectionRefused {
+            Self::Refused
+        } else if kind == io::ErrorKind::NotFound {
+            Self::NoName(error)
+        } else {
+            Self::NotConnected(error)
+        }
+    }
+}
+
+fn judged(origin: &OriginStatus, asked: Asked) -> Finding {
+    let OriginStatus {
+        address,
+        scheme,
+        problem,
+        ..
+    } = origin;
+    let subject = format!("service {address}");
+    match asked {
+        Asked::Refused => Hop::Service.ill(
+            subject,
+            "nobody listens there",
+            "start the service, or name the address at which it listens with `--origin` (`ss -ltn` lists them)",
+        ),
+        Asked::NoName(error) => Hop::Service.ill(
+            subject,
+            format!("its host is not found: {error}"),
+            "name it by an address with `--origin`",
+        ),
+        Asked::NotConnected(error) => Hop::Service.ill(
+            subject,
+            format!("it takes no connection: {error}"),
+            "see whether the service hangs, and whether a firewall stands before it",
+        ),
+        Asked::NoTls(error) => Hop::Service.ill(
+            subject,
+            format!("it does not speak TLS: {error}"),
+            format!("if it speaks HTTP in clear: `--origin http://{address}`"),
+        ),
+        Asked::NoAnswer(error) => Hop::Service.ill(
+            subject,
+            format!("it takes a request and gives no answer: {error}"),
+            format!("see what the service's log says; if it speaks TLS: `--origin https://{address}`"),
+        ),
+        Asked::Silent => Hop::Service.ill(
+            subject,
+            format!("it takes a request and does not begin to answer within {} s", ANSWER_TIME.as_secs()),
+            "see what the service waits for, in its log; restart it",
+        ),
+        Asked::Answered(_) if problem.is_some() => {
+            let problem = problem.as_deref().unwrap_or_default();
+            let mend = match scheme.as_str() {
+                "https" => {
+                    "if its certificate is its own, name that with `--origin-ca FILE`, or use `--origin-insecure`; else see its log"
+                }
+                _ => "see what the service's log says",
+            };
+            let words = format!("it answers just now; when a visitor asked last, there was none: {problem}");
+            Hop::Service.ill(subject, words, mend)
+        }
+        Asked::Answered(time) if time > SLOW => Hop::Service.slow(
+            subject,
+            format!("it takes {:.1} s to begin an answer, on this device itself", time.as_secs_f64()),
+            "it is not the way: see what keeps the service or its disks busy (`top`)",
+        ),
+        Asked::Answered(time) => {
+            let words = format!("answers after {} ms", time.as_millis());
+            Hop::Service.well(subject, words)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::super::finding::Health;
+    use super::*;
+
+    fn origin(scheme: &str, problem: Option<&str>) -> OriginStatus {
+        OriginStatus {
+            address: "127.0.0.1:80".to_owned(),
+            scheme: scheme.to_owned(),
+            proxy_header: false,
+            problem: problem.map(str::to_owned),
+            failures: BTreeMap::new(),
+        }
+    }
+
+    #[test]
+    fn a_service_is_as_it_answers() {
+        let after = |time| judged(&origin("http", None), Asked::Answered(time)).health;
+        assert_eq!(after(Duration::from_millis(20)), Health::Well);
+        assert_eq!(after(Duration::from_secs(3)), Health::Slow);
+        let answered = || Asked::Answered(Duration::ZERO);
+        let distrusted = judged(
+            &origin("https", Some("the connection to it fails")),
+            answered(),
+        );
+        assert_eq!(distrusted.health, Health::Ill);
+        assert!(distrusted.mend.unwrap().contains("--origin-ca"));
+    }
+}
