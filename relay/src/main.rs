@@ -278,7 +278,7 @@ async fn tell(state: StateOption, json: bool) -> anyhow::Result<()> {
     } else {
         println!("{}", in_words(&status));
         for complaint in &complaints {
-            println!("{}", complaint_in_words(complaint));
+            println!("{}", to_mend(complaint));
         }
     }
     match status.tunnel {
@@ -295,17 +295,13 @@ struct Told<'a> {
     complaints: &'a [Finding],
 }
 
-/// What it is has been said above, in most cases; where it is and what to do has not.
-fn complaint_in_words(complaint: &Finding) -> String {
+/// What it is has been said above.
+fn to_mend(complaint: &Finding) -> String {
     let Finding {
-        hop,
-        subject,
-        health,
-        words,
-        mend,
+        hop, subject, mend, ..
     } = complaint;
     let mend = mend.as_deref().unwrap_or("nothing can be done");
-    format!("{health:<10}  {hop}, {subject}: {words}\nto mend     {mend}")
+    format!("to mend     {hop} ({subject}): {mend}")
 }
 
 fn in_words(status: &Status) -> String {
@@ -448,7 +444,6 @@ async fn examine(state: StateOption, json: bool) -> anyhow::Result<()> {
             }
         }
     };
-    progress(0, 1);
     let findings = agent::examine(&state, Resolver::System, &progress).await;
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);

@@ -357,7 +357,13 @@ pub(crate) fn is_distrust(error: &io::Error) -> bool {
     matches!(cause, Some(rustls::Error::InvalidCertificate(_)))
 }
 
-/// Whether it failed because that certificate has ended or not begun, by this system's clock.
+/// Whether a handshake failed because of what the other side has said, whatever that was.
+pub(crate) fn is_of_tls(error: &io::Error) -> bool {
+    let cause = error.get_ref();
+    cause.is_some_and(|cause| cause.is::<rustls::Error>())
+}
+
+/// Whether a handshake failed because the other side's certificate has ended or not begun, by this system's clock.
 pub(crate) fn is_out_of_time(error: &io::Error) -> bool {
     use rustls::CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
     let cause = error

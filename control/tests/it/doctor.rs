@@ -27,6 +27,13 @@ const ONE_ROUTER: &[[&str; 2]] = &[
     ["203.0.113.7", "203.0.113.1"],
 ];
 
+/// The same where what comes after the first is private too.
+const TWO_ROUTERS: &[[&str; 2]] = &[
+    ["192.168.1.2", "192.168.1.1"],
+    ["10.0.0.2", "10.0.0.1"],
+    ["203.0.113.7", "203.0.113.1"],
+];
+
 /// What a processor that has everything says.
 const CPUINFO: &str = "processor\t: 0\nflags\t\t: fpu sse2 aes avx\n";
 
@@ -365,11 +372,7 @@ fn a_processor_without_aes_is_named() {
 
 #[test]
 fn two_routers_that_translate_are_named() {
-    let home = Home::behind(&[
-        ["192.168.1.2", "192.168.1.1"],
-        ["10.0.0.2", "10.0.0.1"],
-        ["203.0.113.7", "203.0.113.1"],
-    ]);
+    let home = Home::behind(TWO_ROUTERS);
     let found = home.found();
     let words =
         "behind the router (192.168.1.1) there is another with a private address (10.0.0.1)";
@@ -387,6 +390,59 @@ fn two_routers_that_translate_are_named() {
         "visitors come through the relay all the same",
         "if the relay is enough",
     );
+}
+
+#[test]
+fn without_root_as_much_is_found() {
+    const NOBODY: &str = "65534";
+    let home = Home::behind(TWO_ROUTERS);
+    let state = home.device.state.display();
+    sh(
+        &home.places[0],
+        &format!(
+            "chown -R {NOBODY} {state} && chmod 755 {}",
+            home.folder.path().display()
+        ),
+    );
+    let found = home.found_by(&[
+        "setpriv",
+        "--reuid",
+        NOBODY,
+        "--regid",
+        NOBODY,
+        "--clear-groups",
+    ]);
+    found.has("network", "address translation", "slow", "double NAT", "");
+    // What a kernel allows such a user is its own affair.
+    let amiss = found.amiss().into_iter();
+    let subjects: Vec<_> = amiss.map(|finding| &finding["subject"]).collect();
+    let others = |subject: &&&Value| {
+        !["address translation", "UDP buffers"].contains(&subject.as_str().unwrap())
+    };
+    assert_eq!(subjects.iter().find(others), None);
+}
+
+#[test]
+fn a_network_that_answers_in_the_relays_place_is_named() {
+    let home = Home::new();
+    // As one does whose page has to be clicked through first.
+    let portal = Nginx::over_tls(home.router());
+    let router = home.router();
+    sh(
+        router,
+        "echo 1 > /proc/sys/net/ipv4/conf/lan/route_localnet",
+    );
+    let there = format!("127.0.0.1:{}", portal.port);
+    let diverts = format!(
+        "chain diverts {{ type nat hook prerouting priority -100; iifname \"lan\" tcp dport 443 dnat ip to {there}; }};"
+    );
+    let mut nft = router.command("nft");
+    nft.arg(format!("table inet portal {{ {diverts} }}"));
+    output_of(nft);
+    let found = home.found();
+    let mend = "a network whose page has to be clicked through first";
+    found.has("way", "over TCP", "slow", "stay on QUIC meanwhile", mend);
+    found.has("relay", "cloud", "slow", "certificate", mend);
 }
 
 #[test]

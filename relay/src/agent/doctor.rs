@@ -140,6 +140,7 @@ impl Patient {
             count: 5,
             progress,
         };
+        progress(0, hops.count);
         let ways = async {
             let mut looked = JoinSet::new(); // dropped with this future, and every look with it
             for (number, relay) in relays.iter().enumerate() {

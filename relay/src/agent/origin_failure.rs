@@ -82,6 +82,31 @@ impl OriginFailure {
         }
     }
 
+    /// The one of which the owner is told so.
+    pub(super) fn of_words(words: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|failure| failure.words() == words)
+    }
+
+    /// What the owner can do.
+    pub(super) fn mend(self) -> &'static str {
+        match self {
+            Self::Refused => {
+                "start the service, or name the address at which it listens with `--origin` (`ss -ltn` lists them)"
+            }
+            Self::Unreachable => {
+                "see whether the service hangs, and whether a firewall stands before it"
+            }
+            Self::NotConnected => {
+                "see whether it speaks TLS where `--origin` says `https://`; if its certificate is its own, name that with \
+                 `--origin-ca FILE`, or use `--origin-insecure`"
+            }
+            Self::NoAnswer => "see what the service waits for, in its log; restart it",
+            Self::BrokeOff => "see why the service breaks off, in its log",
+        }
+    }
+
     /// What the owner is told.
     pub(super) fn words(self) -> &'static str {
         match self {
@@ -146,6 +171,7 @@ mod tests {
         for failure in OriginFailure::ALL {
             failures.failed(failure);
             assert_eq!(failures.problem(), Some(failure.words()));
+            assert_eq!(OriginFailure::of_words(failure.words()), Some(failure));
         }
         failures.answered();
         assert_eq!(failures.problem(), None);

@@ -218,3 +218,52 @@ async fn nobody_is_sent_away_while_a_tunnel_is_dialled_again() {
         served.abort();
     }
 }
+
+#[tokio::test]
+async fn what_is_amiss_is_told_with_its_hop_and_with_what_to_do() {
+    let world = World::start(Transport::Tls); // nobody answers over UDP
+    let _agent = world.agent("mynas", "http://127.0.0.1:1").await;
+    let visitor = world.visit("mynas.nas.localhost").await;
+    let (_, mut asked) = tokio::io::split(visitor);
+    asked
+        .write_all(b"GET / HTTP/1.1\r\nHost: mynas.nas.localhost\r\n\r\n")
+        .await
+        .unwrap();
+    let complaints = async {
+        loop {
+            let told = status_json(&world).await;
+            let complaints = told["complaints"].as_array().unwrap().clone();
+            if complaints.len() == 2 {
+                return complaints;
+            }
+        }
+    };
+    let complaints = timeout(SOON, complaints).await.unwrap();
+    for (complaint, hop, health, mend) in [
+        (
+            &complaints[0],
+            "way",
+            "slow",
+            "let UDP to the relay's port out",
+        ),
+        (&complaints[1], "service", "ill", "start the service"),
+    ] {
+        assert_eq!(
+            (&complaint["hop"], &complaint["health"]),
+            (&json!(hop), &json!(health))
+        );
+        assert!(
+            complaint["mend"].as_str().unwrap().contains(mend),
+            "{complaint}"
+        );
+    }
+    let text = String::from_utf8(status(&world.state_of("mynas"), &[]).await.stdout).unwrap();
+    assert!(
+        text.contains("to mend     the way to the relay ("),
+        "{text}"
+    );
+    assert!(
+        text.contains("to mend     its service (service 127.0.0.1:1): start the service"),
+        "{text}"
+    );
+}

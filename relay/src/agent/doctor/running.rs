@@ -1,6 +1,7 @@
 //! What a running agent says is amiss, hop by hop, with what to do about it: what `status` tells, and what only time shows the doctor.
 
 use crate::agent::choice::Reason;
+use crate::agent::origin_failure::OriginFailure;
 use crate::agent::status::{Status, TunnelStatus};
 
 use super::finding::{Finding, Hop};
@@ -28,11 +29,9 @@ pub fn complaints(status: &Status) -> Vec<Finding> {
     }));
     let origin = &status.origin;
     complaints.extend(origin.problem.as_ref().map(|problem| {
-        Hop::Service.ill(
-            format!("service {}", origin.address),
-            problem,
-            "`causeway-agent doctor` asks it, and says what to do",
-        )
+        let failure = OriginFailure::of_words(problem);
+        let mend = failure.map_or("see what the service's log says", OriginFailure::mend);
+        Hop::Service.ill(format!("service {}", origin.address), problem, mend)
     }));
     complaints.sort_by_key(|complaint| complaint.hop);
     complaints

@@ -13,6 +13,7 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 use wire::proxy_v2;
 
+use crate::agent::origin_failure::OriginFailure;
 use crate::agent::status::{OriginStatus, Status};
 use crate::http_client;
 use crate::resolve::Resolver;
@@ -129,58 +130,64 @@ fn judged(origin: &OriginStatus, asked: Asked) -> Finding {
         problem,
         ..
     } = origin;
-    let subject = format!("service {address}");
+    let ill =
+        |words: String, mend: String| Hop::Service.ill(format!("service {address}"), words, mend);
+    let of = |failure: OriginFailure, words: String| ill(words, failure.mend().to_owned());
     match asked {
-        Asked::Refused => Hop::Service.ill(
-            subject,
-            "nobody listens there",
-            "start the service, or name the address at which it listens with `--origin` (`ss -ltn` lists them)",
-        ),
-        Asked::NoName(error) => Hop::Service.ill(
-            subject,
+        Asked::Refused => of(OriginFailure::Refused, "nobody listens there".to_owned()),
+        Asked::NoName(error) => ill(
             format!("its host is not found: {error}"),
-            "name it by an address with `--origin`",
+            "name it by an address with `--origin`".to_owned(),
         ),
-        Asked::NotConnected(error) => Hop::Service.ill(
-            subject,
+        Asked::NotConnected(error) => of(
+            OriginFailure::Unreachable,
             format!("it takes no connection: {error}"),
-            "see whether the service hangs, and whether a firewall stands before it",
         ),
-        Asked::NoTls(error) => Hop::Service.ill(
-            subject,
+        Asked::NoTls(error) => ill(
             format!("it does not speak TLS: {error}"),
             format!("if it speaks HTTP in clear: `--origin http://{address}`"),
         ),
-        Asked::NoAnswer(error) => Hop::Service.ill(
-            subject,
+        Asked::NoAnswer(error) => ill(
             format!("it takes a request and gives no answer: {error}"),
-            format!("see what the service's log says; if it speaks TLS: `--origin https://{address}`"),
+            format!(
+                "see what the service's log says; if it speaks TLS: `--origin https://{address}`"
+            ),
         ),
-        Asked::Silent => Hop::Service.ill(
-            subject,
-            format!("it takes a request and does not begin to answer within {} s", ANSWER_TIME.as_secs()),
-            "see what the service waits for, in its log; restart it",
+        Asked::Silent => of(
+            OriginFailure::NoAnswer,
+            format!(
+                "it takes a request and does not begin to answer within {} s",
+                ANSWER_TIME.as_secs()
+            ),
         ),
-        Asked::Answered(_) if problem.is_some() => {
-            let problem = problem.as_deref().unwrap_or_default();
-            let mend = match scheme.as_str() {
-                "https" => {
-                    "if its certificate is its own, name that with `--origin-ca FILE`, or use `--origin-insecure`; else see its log"
-                }
-                _ => "see what the service's log says",
-            };
-            let words = format!("it answers just now; when a visitor asked last, there was none: {problem}");
-            Hop::Service.ill(subject, words, mend)
-        }
-        Asked::Answered(time) if time > SLOW => Hop::Service.slow(
-            subject,
-            format!("it takes {:.1} s to begin an answer, on this device itself", time.as_secs_f64()),
-            "it is not the way: see what keeps the service or its disks busy (`top`)",
-        ),
-        Asked::Answered(time) => {
-            let words = format!("answers after {} ms", time.as_millis());
-            Hop::Service.well(subject, words)
-        }
+        Asked::Answered(time) => match problem {
+            Some(problem) => {
+                let failure = OriginFailure::of_words(problem);
+                let mend = failure.map_or("see what the service's log says", OriginFailure::mend);
+                ill(
+                    format!(
+                        "it answers just now; when a visitor asked last, there was none: {problem}"
+                    ),
+                    mend.to_owned(),
+                )
+            }
+            None if time > SLOW => Hop::Service.slow(
+                format!("service {address}"),
+                format!(
+                    "it takes {:.1} s to begin an answer, on this device itself",
+                    time.as_secs_f64()
+                ),
+                "it is not the way: see what keeps the service or its disks busy (`top`)",
+            ),
+            None => {
+                let does = match scheme.as_str() {
+                    "http" | "https" => "answers",
+                    _ => "takes a connection",
+                };
+                let words = format!("{does} after {} ms", time.as_millis());
+                Hop::Service.well(format!("service {address}"), words)
+            }
+        },
     }
 }
 

@@ -41,7 +41,7 @@ impl Trouble {
         let kind = error.kind();
         if tls::is_out_of_time(error) {
             Self::Clock
-        } else if tls::is_distrust(error) {
+        } else if tls::is_of_tls(error) {
             Self::Distrust
         } else if kind == ConnectionRefused {
             Self::Refused
