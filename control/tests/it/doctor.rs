@@ -253,9 +253,32 @@ fn udp_that_is_blocked_is_named() {
         "way",
         "over UDP",
         "slow",
-        "no answer within 5 s",
+        "no answer within 4 s",
         "let UDP to port 443 out",
     );
+}
+
+#[test]
+fn tcp_that_is_blocked_is_named() {
+    let home = Home::new();
+    let drops = "chain drops { type filter hook forward priority 0; tcp dport 443 drop; };";
+    nft(home.router(), drops);
+    let found = home.found();
+    found.has(
+        "way",
+        "over TCP",
+        "slow",
+        "no answer within 4 s",
+        "let TCP to port 443 out",
+    );
+    found.has(
+        "relay",
+        "cloud",
+        "slow",
+        "certificates are not renewed",
+        "TCP",
+    );
+    assert!(found.succeeded, "visitors come over QUIC");
 }
 
 #[test]
@@ -389,6 +412,36 @@ fn two_routers_that_translate_are_named() {
         "slow",
         "visitors come through the relay all the same",
         "if the relay is enough",
+    );
+}
+
+#[test]
+fn a_router_that_says_it_has_a_private_address_outside_is_believed() {
+    // NAT-PMP, as RFC 6886 section 3.2 has it: the answer to two octets of zeros.
+    const ROUTER: &str = "
+import socket
+door = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+door.bind(('192.168.1.1', 5351))
+print('ready', flush=True)
+while True:
+    question, device = door.recvfrom(64)
+    if question == bytes(2):
+        door.sendto(bytes([0, 128, 0, 0, 0, 0, 0, 9, 10, 0, 0, 2]), device)
+";
+    let home = Home::new();
+    let mut python = home.router().command("python3");
+    python.args(["-c", ROUTER]);
+    let router = Process::start(python);
+    router.until_said("ready");
+    let found = home.found();
+    let words =
+        "the router has a private address outside too (10.0.0.2), so another stands behind it";
+    found.is(
+        "network",
+        "address translation",
+        "slow",
+        words,
+        "bridge or modem mode",
     );
 }
 

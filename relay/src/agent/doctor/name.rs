@@ -7,6 +7,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use wire::probe::dns::{self, Kind};
 
@@ -53,12 +54,12 @@ pub(super) async fn examine(
 ) -> Vec<Finding> {
     let name = format!("{name}.{zone}");
     let of_relays = async {
-        let mut addresses = BTreeSet::new();
-        for relay in relays {
-            let found = resolver.resolve(&relay.host, relay.port).await;
-            addresses.extend(found.into_iter().flatten().map(|address| address.ip()));
+        let mut found = JoinSet::new(); // dropped with this future, and every look with it
+        for RelayAddress { host, port } in relays.iter().cloned() {
+            found.spawn(async move { resolver.resolve(&host, port).await });
         }
-        addresses
+        let found = found.join_all().await.into_iter().flatten().flatten();
+        found.map(|address| address.ip()).collect()
     };
     let (here, zone, relays) = tokio::join!(
         resolver.resolve(&name, 443),

@@ -9,12 +9,13 @@
 
 use std::fs;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4};
 use std::time::Duration;
 
 use rustix::net::sockopt;
 use tokio::io::Interest;
 use tokio::net::UdpSocket;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use wire::probe::nat_pmp;
 
@@ -66,26 +67,33 @@ pub(super) async fn examine(
     let Ok(addresses) = resolver.resolve(&relay.host, relay.port).await else {
         return Vec::new();
     };
-    let v4 = addresses.into_iter().find_map(|address| match address {
-        SocketAddr::V4(address) => Some(address),
+    let v4 = addresses.iter().find_map(|address| match address {
+        SocketAddr::V4(address) => Some(*address),
         SocketAddr::V6(_) => None,
     });
-    let Some(relay) = v4 else {
-        let words = "the relay is reached over IPv6, where nobody translates";
-        return vec![Hop::Network.well(SUBJECT, words)];
+    let over_v6 = addresses
+        .iter()
+        .any(|address| address.is_ipv6() && own_address(*address).is_some());
+    let (relay, own) = match v4.map(|relay| (relay, own_address(relay.into()))) {
+        Some((relay, Some(IpAddr::V4(own)))) => (relay, own),
+        Some(_) | None if over_v6 => {
+            let words = "the relay is reached over IPv6, where nobody translates";
+            return vec![Hop::Network.well(SUBJECT, words)];
+        }
+        Some(_) | None => {
+            let words = "this device has no way out";
+            let mend =
+                "see that it has a cable or Wi-Fi, an address and a default route (`ip route`)";
+            return vec![Hop::Network.ill(SUBJECT, words, mend)];
+        }
     };
-    if relay.ip().is_loopback() {
+    if own.is_loopback() || relay.ip().is_loopback() {
         return vec![Hop::Network.well(SUBJECT, "the relay is on this device")];
     }
     if !is_public(relay.ip()) {
         let words = "the relay is in a private network; of what lies beyond nothing is to be seen from here";
         return vec![Hop::Network.well(SUBJECT, words)];
     }
-    let Some(own) = own_address(relay) else {
-        let words = "this device has no way out over IPv4";
-        let mend = "see that it has a cable or Wi-Fi, an address and a default route (`ip route`)";
-        return vec![Hop::Network.ill(SUBJECT, words, mend)];
-    };
     let (outside, routers) = tokio::join!(outside_address(), routers_towards(relay));
     let way_out = WayOut {
         own,
@@ -102,13 +110,14 @@ pub(super) async fn examine(
 }
 
 /// That which packets to `far` are sent from. Nothing is sent to find out.
-fn own_address(far: SocketAddrV4) -> Option<Ipv4Addr> {
-    let socket = std::net::UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).ok()?;
+fn own_address(far: SocketAddr) -> Option<IpAddr> {
+    let any: IpAddr = match far {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = std::net::UdpSocket::bind((any, 0)).ok()?;
     socket.connect(far).ok()?;
-    match socket.local_addr().ok()? {
-        SocketAddr::V4(address) => Some(*address.ip()),
-        SocketAddr::V6(_) => None,
-    }
+    Some(socket.local_addr().ok()?.ip())
 }
 
 /// What this device's router says that its address is outside.
@@ -146,17 +155,16 @@ fn default_router(routes: &str) -> Option<Ipv4Addr> {
 
 /// Who says that a packet to `relay` has come too far, the nearest first.
 async fn routers_towards(relay: SocketAddrV4) -> Vec<Ipv4Addr> {
-    let tried = (1..=ROUTERS).map(|far| router_at(relay, far));
-    let tried: Vec<_> = tried
-        .map(|tried| tokio::spawn(timeout(ROUTER_TIME, tried)))
-        .collect();
-    let mut routers = Vec::new();
-    for tried in tried {
-        if let Ok(Ok(Ok(router))) = tried.await {
-            routers.push(router);
-        }
+    let mut tries = JoinSet::new(); // dropped with this future, and every try with it
+    for far in 1..=ROUTERS {
+        tries.spawn(async move { (far, timeout(ROUTER_TIME, router_at(relay, far)).await) });
     }
-    routers
+    let mut tried = tries.join_all().await;
+    tried.sort_by_key(|(far, _)| *far);
+    let routers = tried
+        .into_iter()
+        .filter_map(|(_, router)| router.ok()?.ok());
+    routers.collect()
 }
 
 /// The router that is so far away.

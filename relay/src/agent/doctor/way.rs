@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use tokio::time::timeout;
 use wire::CloseCode;
 
-use crate::agent::dial::{DialError, Dialler};
+use crate::agent::dial::{DIAL_TIME, DialError, Dialler};
 use crate::agent::relays::RelayAddress;
 use crate::quic::{self, Attempts, Profile, Room};
 
@@ -16,9 +16,6 @@ use super::batches;
 use super::finding::{Finding, Hop};
 use super::path_mtu;
 use super::trouble::Trouble;
-
-/// How long a relay may take to answer.
-const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Enough for a handshake.
 const PROFILE: Profile = Profile {
@@ -91,8 +88,8 @@ async fn over_tcp(dialler: &Arc<Dialler>, relay: &RelayAddress) -> Result<Answer
 async fn in_time(
     handshake: impl Future<Output = Result<Answered, DialError>>,
 ) -> Result<Answered, DialError> {
-    timeout(PATIENCE, handshake).await.unwrap_or_else(|_| {
-        let words = format!("no answer within {} s", PATIENCE.as_secs());
+    timeout(DIAL_TIME, handshake).await.unwrap_or_else(|_| {
+        let words = format!("no answer within {} s", DIAL_TIME.as_secs());
         Err(io::Error::new(io::ErrorKind::TimedOut, words).into())
     })
 }
