@@ -341,13 +341,35 @@ fn batches_that_are_lost_on_the_way_are_named() {
     );
 }
 
-/// The wire between router and server takes no longer packets, and nobody hears of it.
-fn black_hole(home: &Home, mtu: u16) {
-    let (router, server) = (home.router(), home.places.last().unwrap());
-    let silent = "chain silent { type filter hook output priority 0; icmp type destination-unreachable drop; };";
-    nft(router, silent);
-    sh(router, &format!("ip link set wan mtu {mtu}"));
+/// The wire between router and server takes no longer packets.
+fn narrow(home: &Home, mtu: u16) {
+    sh(home.router(), &format!("ip link set wan mtu {mtu}"));
+    let server = home.places.last().unwrap();
     sh(server, &format!("ip link set lan mtu {mtu}"));
+}
+
+/// The same, and nobody hears of it.
+fn black_hole(home: &Home, mtu: u16) {
+    let silent = "chain silent { type filter hook output priority 0; icmp type destination-unreachable drop; };";
+    nft(home.router(), silent);
+    narrow(home, mtu);
+}
+
+#[test]
+fn a_narrow_way_of_which_the_router_tells_is_no_black_hole() {
+    let home = Home::new();
+    narrow(&home, 1300);
+    let found = home.found();
+    let words = "packets of more than 1300 octets do not pass";
+    found.is(
+        "way",
+        "packet size to relay.nas.test:443",
+        "slow",
+        words,
+        "which tunnel or VPN on the way",
+    );
+    let told = found.amiss()[0]["words"].as_str().unwrap().to_owned();
+    assert_eq!(told, words);
 }
 
 #[test]
