@@ -51,7 +51,7 @@ pub use running::complaints;
 /// How long one hop may take, all of it. With what comes before it stays below fifteen seconds.
 const HOP_TIME: Duration = Duration::from_secs(12);
 
-/// So many relays are looked at: an agent has tunnels to two, the first of the list that take it.
+/// To so many relays the way is looked at: an agent has tunnels to two, the first of the list that take it.
 const RELAYS: usize = 4;
 
 /// Looks at everything, and gives what was found from the device to its service. `progress` hears how many things of how many have
@@ -122,7 +122,6 @@ impl Patient {
         let Pairing {
             name, zone, relays, ..
         } = &self.pairing;
-        let relays = &relays[..relays.len().min(RELAYS)];
         let addresses: Vec<_> = relays
             .iter()
             .filter_map(|relay| RelayAddress::parse(relay))
@@ -143,7 +142,7 @@ impl Patient {
         progress(0, hops.count);
         let ways = async {
             let mut looked = JoinSet::new(); // dropped with this future, and every look with it
-            for (number, relay) in relays.iter().enumerate() {
+            for (number, relay) in relays.iter().take(RELAYS).enumerate() {
                 let (dialler, relay) = (Arc::clone(&self.dialler), relay.clone());
                 looked.spawn(async move { (number, way::examine(&dialler, &relay).await) });
             }
