@@ -564,6 +564,35 @@ fn a_service_that_is_not_there_and_one_that_hangs_are_named() {
 }
 
 #[test]
+fn a_service_that_is_slow_is_named() {
+    const SERVICE: &str = "
+import http.server, time
+class Slow(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        time.sleep(3)
+        self.send_response(204)
+        self.end_headers()
+server = http.server.ThreadingHTTPServer(('127.0.0.1', 8000), Slow)
+print('ready', flush=True)
+server.serve_forever()
+";
+    let mut home = Home::new();
+    home.service.process.kill();
+    let mut python = home.device.place.command("python3");
+    python.args(["-c", SERVICE]);
+    let service = Process::start(python);
+    service.until_said("ready");
+    let found = home.found();
+    found.is(
+        "service",
+        "service 127.0.0.1:8000",
+        "slow",
+        "s to begin an answer, on this device itself",
+        "see what keeps the service or its disks busy",
+    );
+}
+
+#[test]
 fn a_zone_that_leads_the_name_astray_is_named() {
     let home = Home::new();
     let key = home.server.verb(&["device", "key", "mynas"], "key");
