@@ -205,8 +205,6 @@ impl Origin {
     pub(super) fn status(&self) -> OriginStatus {
         OriginStatus {
             address: self.authority(),
-            scheme: self.address.scheme.name().to_owned(),
-            proxy_header: self.visitor_address == VisitorAddress::ProxyV2,
             problem: self.failures.problem().map(str::to_owned),
             failures: self.failures.counts(),
         }

@@ -93,17 +93,20 @@ impl OriginFailure {
     pub(super) fn mend(self) -> &'static str {
         match self {
             Self::Refused => {
-                "start the service, or name the address at which it listens with `--origin` (`ss -ltn` lists them)"
+                "start the service, or name the address at which it listens as its origin (`ss -ltn` lists them)"
             }
             Self::Unreachable => {
                 "see whether the service hangs, and whether a firewall stands before it"
             }
             Self::NotConnected => {
-                "see whether it speaks TLS where `--origin` says `https://`; if its certificate is its own, name that with \
-                 `--origin-ca FILE`, or use `--origin-insecure`"
+                "see whether it speaks TLS where its origin says `https://`; if its certificate is its own, name that with \
+                 `--origin-ca FILE` (`origin_ca` in the configuration), or use `--origin-insecure`"
             }
             Self::NoAnswer => "see what the service waits for, in its log; restart it",
             Self::BrokeOff => "see why the service breaks off, in its log",
+            Self::Ill => {
+                "see what the service says at the path that `health` names in the configuration, and in its log"
+            }
         }
     }
 

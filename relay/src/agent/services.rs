@@ -24,7 +24,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 
 use super::health::{Health, HealthCheck};
-use super::origin::{Origin, Scheme};
+use super::origin::{Origin, Scheme, VisitorAddress};
 use super::status::{ConfigurationStatus, OriginStatus, ServiceStatus};
 use config::ServiceConfig;
 pub use config::{ConfigError, Fault};
@@ -310,6 +310,7 @@ impl Service {
         ServiceStatus {
             name: self.name.to_string(),
             origin: self.origin.address().to_string(),
+            proxy_header: self.origin.visitor_address() == VisitorAddress::ProxyV2,
             reach: self.reach.name().to_owned(),
             health: health.map(|health| health.name().to_owned()),
             problem: found.flatten().or(problem),

@@ -81,6 +81,8 @@ pub struct ServiceStatus {
     pub name: String,
     /// Where it is, as it was configured: `http://host:port`.
     pub origin: String,
+    /// Whether it expects a PROXY protocol header in front of each connection.
+    pub proxy_header: bool,
     /// Who reaches it: whoever asks for its host name (`name`), apps beside `causeway-connect` (`apps`), or `both`.
     pub reach: String,
     /// `well`, `ill` or, before it has been asked, `unknown`; absent if its health is not looked at.
@@ -105,12 +107,6 @@ pub struct ConfigurationStatus {
 pub struct OriginStatus {
     /// `host:port`
     pub address: String,
-    /// What it speaks: `http`, `https`, `tcp` or `tls`.
-    #[serde(default)]
-    pub scheme: String,
-    /// Whether it expects a PROXY protocol header in front of each connection.
-    #[serde(default)]
-    pub proxy_header: bool,
     /// Why visitors had no answer when it was asked last, in words; absent if they had one, and before it is asked.
     pub problem: Option<String>,
     /// How often it has failed since the agent started, by reason: `refused`, `unreachable`, `not_connected`, `no_answer`,

@@ -5,6 +5,7 @@ use crate::agent::origin_failure::OriginFailure;
 use crate::agent::status::{Status, TunnelStatus};
 
 use super::finding::{Finding, Hop};
+use super::service;
 
 /// What is amiss by its `status`, from the device to its service. Empty if nothing is.
 pub fn complaints(status: &Status) -> Vec<Finding> {
@@ -27,17 +28,32 @@ pub fn complaints(status: &Status) -> Vec<Finding> {
             "without a public address of its own run the agent without `--dns report`: the relay leads visitors here",
         )
     }));
-    let origin = &status.origin;
-    complaints.extend(origin.problem.as_ref().map(|problem| {
+    complaints.extend(misconfigured(status));
+    complaints.extend(status.services.iter().filter_map(|service| {
+        let problem = service.problem.as_ref()?;
         let failure = OriginFailure::of_words(problem);
         let mend = failure.map_or("see what the service's log says", OriginFailure::mend);
-        Hop::Service.ill(format!("service {}", origin.address), problem, mend)
+        Some(Hop::Service.ill(service::subject(service), problem, mend))
     }));
     complaints.sort_by_key(|complaint| complaint.hop);
     complaints
 }
 
-/// Those of them that the doctor cannot see by itself in the time that it has.
+/// What the file of the services says and is not in force.
+fn misconfigured(status: &Status) -> Option<Finding> {
+    let configuration = status.configuration.as_ref()?;
+    let problem = configuration.problem.as_ref()?;
+    Some(Hop::Device.ill(
+        "configuration",
+        format!("what stood there before is in force: {problem}"),
+        format!(
+            "mend {}; the agent reads it again by itself",
+            configuration.file
+        ),
+    ))
+}
+
+/// Those of them that the doctor cannot see by itself, or not in the time that it has.
 pub(super) fn only_in_time(status: &Status) -> Vec<Finding> {
     let of_tunnel = |tunnel: &TunnelStatus| {
         let reasons: Vec<_> = known(&tunnel.reasons).collect();
@@ -52,7 +68,8 @@ pub(super) fn only_in_time(status: &Status) -> Vec<Finding> {
             .map(|reason| complaint(&subject, reason))
             .collect::<Vec<_>>()
     };
-    status.tunnels.iter().flat_map(of_tunnel).collect()
+    let of_tunnels = status.tunnels.iter().flat_map(of_tunnel);
+    of_tunnels.chain(misconfigured(status)).collect()
 }
 
 fn of_tunnel(tunnel: &TunnelStatus) -> Vec<Finding> {
@@ -112,6 +129,7 @@ fn complaint(relay: &str, reason: Reason) -> Finding {
 mod tests {
     use super::super::finding::Health;
     use super::*;
+    use crate::agent::status::ConfigurationStatus;
 
     fn status(reasons: &[&str], problem: Option<&str>) -> Status {
         let tunnel = serde_json::json!({
@@ -122,6 +140,8 @@ mod tests {
             "device": "mynas.example.com", "software": "", "tunnel": tunnel, "tunnels": [tunnel], "visitors": 0, "too_slow": {},
             "raw_came": 0, "raw_missed": 0, "why": [], "reasons": reasons, "dns": null,
             "origin": { "address": "127.0.0.1:80", "problem": problem, "failures": {} },
+            "services": [{ "name": "*", "origin": "http://127.0.0.1:80", "proxy_header": false, "reach": "name", "health": null,
+                "problem": problem, "failures": {} }],
         });
         serde_json::from_value(status).unwrap()
     }
@@ -134,6 +154,18 @@ mod tests {
         assert!(complaints.iter().all(|complaint| complaint.mend.is_some()));
         assert_eq!(complaints.first().unwrap().hop, Hop::Device);
         assert_eq!(complaints.last().unwrap().hop, Hop::Service);
+    }
+
+    #[test]
+    fn a_file_that_is_wrong_is_named() {
+        let mut status = status(&[], None);
+        status.configuration = Some(ConfigurationStatus {
+            file: "agent.toml".to_owned(),
+            problem: Some("agent.toml:3: unknown field".to_owned()),
+        });
+        let complaints = complaints(&status);
+        assert_eq!(complaints.len(), 1);
+        assert!(complaints[0].words.contains(":3: unknown field"));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The service that the running agent makes reachable: whether it takes a connection, and how soon it answers.
+//! The services that the running agent makes reachable: whether each takes a connection, and how soon it answers.
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -10,11 +10,13 @@ use hyper::header::HOST;
 use hyper::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::task::JoinSet;
 use tokio::time::timeout;
 use wire::proxy_v2;
 
+use crate::agent::origin::{OriginAddress, Scheme};
 use crate::agent::origin_failure::OriginFailure;
-use crate::agent::status::{OriginStatus, Status};
+use crate::agent::status::{ServiceStatus, Status};
 use crate::http_client;
 use crate::resolve::Resolver;
 use crate::tls;
@@ -40,45 +42,75 @@ enum Asked {
     Silent,
 }
 
-/// Asks the service of the agent whose `status` this is, as a visitor of `device` would, for its first page.
+/// What a service is called: where there is one for all names, by its address alone.
+pub(super) fn subject(service: &ServiceStatus) -> String {
+    let address = service.origin.rsplit_once('/').map(|(_, address)| address);
+    let address = address.unwrap_or(&service.origin);
+    match service.name.as_str() {
+        "*" => format!("service {address}"),
+        name => format!("service {name} {address}"),
+    }
+}
+
+/// Asks each service of the agent whose `status` this is, as a visitor would, for its first page. All at the same time.
 pub(super) async fn examine(status: Option<&Status>) -> Vec<Finding> {
-    let Some(Status { origin, device, .. }) = status else {
+    let Some(Status {
+        services, device, ..
+    }) = status
+    else {
         return vec![Hop::Service.unknown(
             "service",
             "only a running agent knows which it is",
             "start the agent, and ask again",
         )];
     };
-    let asked = ask(origin, device).await;
-    vec![judged(origin, asked)]
+    if services.is_empty() {
+        return vec![Hop::Service.unknown(
+            "service",
+            "the agent that runs is older than this program, and does not say which it is",
+            "start the agent anew, and ask again",
+        )];
+    }
+    let mut asked = JoinSet::new();
+    for (place, service) in services.iter().cloned().enumerate() {
+        let host = match service.name.as_str() {
+            "*" | "@" => device.clone(),
+            name => format!("{name}.{device}"),
+        };
+        asked.spawn(async move { (place, judged(&service, ask(&service, &host).await)) });
+    }
+    let mut findings = asked.join_all().await;
+    findings.sort_by_key(|(place, _)| *place);
+    findings.into_iter().map(|(_, finding)| finding).collect()
 }
 
-async fn ask(origin: &OriginStatus, device: &str) -> Asked {
-    let Some((host, port)) = origin.address.rsplit_once(':') else {
+async fn ask(service: &ServiceStatus, host: &str) -> Asked {
+    let Ok(origin) = service.origin.parse::<OriginAddress>() else {
         return Asked::NoName(io::ErrorKind::InvalidInput.into());
     };
-    let port = port.parse().unwrap_or_default(); // to 0 there is no connection
     let begun = Instant::now();
-    let stream = match timeout(CONNECT_TIME, Resolver::System.connect(host, port)).await {
+    let connected = Resolver::System.connect(&origin.host, origin.port);
+    let stream = match timeout(CONNECT_TIME, connected).await {
         Ok(Ok(stream)) => stream,
         Ok(Err(error)) => return Asked::not_connected(error),
         Err(late) => return Asked::NotConnected(late.into()),
     };
-    let stream = match with_header(stream, origin.proxy_header).await {
+    let stream = match with_header(stream, service.proxy_header).await {
         Ok(stream) => stream,
         Err(error) => return Asked::NotConnected(error),
     };
-    match origin.scheme.as_str() {
-        "http" => answer(stream, device, begun).await,
-        "https" => {
-            let shaken = timeout(CONNECT_TIME, tls::connect_unchecked(stream, host)).await;
+    match origin.scheme {
+        Scheme::Http => answer(stream, host, begun).await,
+        Scheme::Https => {
+            let shaken = tls::connect_unchecked(stream, &origin.host);
+            let shaken = timeout(CONNECT_TIME, shaken).await;
             match shaken.unwrap_or_else(|late| Err(late.into())) {
-                Ok(stream) => answer(stream, device, begun).await,
+                Ok(stream) => answer(stream, host, begun).await,
                 Err(error) => Asked::NoTls(error),
             }
         }
-        // Of others it is not known who speaks first.
-        _ => Asked::Answered(begun.elapsed()),
+        // Of these it is not known who speaks first.
+        Scheme::Tcp | Scheme::Tls => Asked::Answered(begun.elapsed()),
     }
 }
 
@@ -93,13 +125,13 @@ async fn with_header(mut stream: TcpStream, is_wanted: bool) -> io::Result<TcpSt
 
 async fn answer(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
-    device: &str,
+    host: &str,
     begun: Instant,
 ) -> Asked {
     let request = Request::builder()
         .method(Method::GET)
         .uri("/")
-        .header(HOST, device)
+        .header(HOST, host)
         .body(Full::<Bytes>::default())
         .map_err(io::Error::other);
     let answered = async { http_client::open(stream, request?).await };
@@ -123,21 +155,17 @@ impl Asked {
     }
 }
 
-fn judged(origin: &OriginStatus, asked: Asked) -> Finding {
-    let OriginStatus {
-        address,
-        scheme,
-        problem,
-        ..
-    } = origin;
-    let ill =
-        |words: String, mend: String| Hop::Service.ill(format!("service {address}"), words, mend);
+fn judged(service: &ServiceStatus, asked: Asked) -> Finding {
+    let subject = subject(service);
+    let address = service.origin.rsplit_once('/').map(|(_, address)| address);
+    let address = address.unwrap_or_default();
+    let ill = |words: String, mend: String| Hop::Service.ill(&*subject, words, mend);
     let of = |failure: OriginFailure, words: String| ill(words, failure.mend().to_owned());
     match asked {
         Asked::Refused => of(OriginFailure::Refused, "nobody listens there".to_owned()),
         Asked::NoName(error) => ill(
             format!("its host is not found: {error}"),
-            "name it by an address with `--origin`".to_owned(),
+            "name it by an address".to_owned(),
         ),
         Asked::NotConnected(error) => of(
             OriginFailure::Unreachable,
@@ -145,12 +173,12 @@ fn judged(origin: &OriginStatus, asked: Asked) -> Finding {
         ),
         Asked::NoTls(error) => ill(
             format!("it does not speak TLS: {error}"),
-            format!("if it speaks HTTP in clear: `--origin http://{address}`"),
+            format!("if it speaks HTTP in clear, its origin is http://{address}"),
         ),
         Asked::NoAnswer(error) => ill(
             format!("it takes a request and gives no answer: {error}"),
             format!(
-                "see what the service's log says; if it speaks TLS: `--origin https://{address}`"
+                "see what the service's log says; if it speaks TLS, its origin is https://{address}"
             ),
         ),
         Asked::Silent => of(
@@ -160,7 +188,7 @@ fn judged(origin: &OriginStatus, asked: Asked) -> Finding {
                 ANSWER_TIME.as_secs()
             ),
         ),
-        Asked::Answered(time) => match problem {
+        Asked::Answered(time) => match &service.problem {
             Some(problem) => {
                 let failure = OriginFailure::of_words(problem);
                 let mend = failure.map_or("see what the service's log says", OriginFailure::mend);
@@ -172,7 +200,7 @@ fn judged(origin: &OriginStatus, asked: Asked) -> Finding {
                 )
             }
             None if time > SLOW => Hop::Service.slow(
-                format!("service {address}"),
+                &*subject,
                 format!(
                     "it takes {:.1} s to begin an answer, on this device itself",
                     time.as_secs_f64()
@@ -180,12 +208,14 @@ fn judged(origin: &OriginStatus, asked: Asked) -> Finding {
                 "it is not the way: see what keeps the service or its disks busy (`top`)",
             ),
             None => {
-                let does = match scheme.as_str() {
-                    "http" | "https" => "answers",
-                    _ => "takes a connection",
+                let is_http = service.origin.starts_with("http");
+                let does = if is_http {
+                    "answers"
+                } else {
+                    "takes a connection"
                 };
                 let words = format!("{does} after {} ms", time.as_millis());
-                Hop::Service.well(format!("service {address}"), words)
+                Hop::Service.well(subject, words)
             }
         },
     }
@@ -198,24 +228,35 @@ mod tests {
     use super::super::finding::Health;
     use super::*;
 
-    fn origin(scheme: &str, problem: Option<&str>) -> OriginStatus {
-        OriginStatus {
-            address: "127.0.0.1:80".to_owned(),
-            scheme: scheme.to_owned(),
+    fn service(name: &str, scheme: &str, problem: Option<&str>) -> ServiceStatus {
+        ServiceStatus {
+            name: name.to_owned(),
+            origin: format!("{scheme}://127.0.0.1:80"),
             proxy_header: false,
+            reach: "name".to_owned(),
+            health: None,
             problem: problem.map(str::to_owned),
             failures: BTreeMap::new(),
         }
     }
 
     #[test]
+    fn a_service_is_called_by_its_name_where_there_are_several() {
+        assert_eq!(subject(&service("*", "http", None)), "service 127.0.0.1:80");
+        assert_eq!(
+            subject(&service("photos", "https", None)),
+            "service photos 127.0.0.1:80"
+        );
+    }
+
+    #[test]
     fn a_service_is_as_it_answers() {
-        let after = |time| judged(&origin("http", None), Asked::Answered(time)).health;
+        let after = |time| judged(&service("*", "http", None), Asked::Answered(time)).health;
         assert_eq!(after(Duration::from_millis(20)), Health::Well);
         assert_eq!(after(Duration::from_secs(3)), Health::Slow);
         let answered = || Asked::Answered(Duration::ZERO);
         let distrusted = judged(
-            &origin("https", Some("the connection to it fails")),
+            &service("*", "https", Some("the connection to it fails")),
             answered(),
         );
         assert_eq!(distrusted.health, Health::Ill);
