@@ -11,6 +11,8 @@
 //! so a visitor that sends one byte at a time costs no more than one that sends all at once. It ends no TLS and checks
 //! nothing that is the device's business.
 
+use crate::cursor::Cursor;
+
 /// The longest handshake message accepted, in octets. Post-quantum key shares make hellos of two to six kilobytes.
 pub const MAX_HELLO: usize = 16 * 1024;
 
@@ -91,8 +93,9 @@ impl Reader {
                     0 => Record::ContentType,
                     left => Record::Fragment(left),
                 };
-                if let Some(message) = self.message()? {
-                    return parse(message);
+                match read_message(&self.handshake)? {
+                    Progress::NeedMore => {}
+                    done @ (Progress::Name(_) | Progress::NoName) => return Ok(done),
                 }
             } else {
                 octets = rest;
@@ -109,23 +112,6 @@ impl Reader {
             return Err(NotAHello::TooLong);
         }
         Ok(())
-    }
-
-    /// The body of the handshake message once all of it is here.
-    fn message(&self) -> Result<Option<&[u8]>, NotAHello> {
-        let mut cursor = Cursor(&self.handshake);
-        match cursor.u8() {
-            None => return Ok(None),
-            Some(HANDSHAKE_TYPE_CLIENT_HELLO) => {}
-            Some(_) => return Err(NotAHello::OtherMessage),
-        }
-        let Some(length) = cursor.u24() else {
-            return Ok(None);
-        };
-        if length > MAX_HELLO {
-            return Err(NotAHello::TooLong);
-        }
-        Ok(cursor.take(length))
     }
 }
 
@@ -149,7 +135,23 @@ impl Record {
     }
 }
 
-fn parse(hello: &[u8]) -> Result<Progress, NotAHello> {
+/// Reads what is here of the handshake message, from its beginning.
+pub(crate) fn read_message(handshake: &[u8]) -> Result<Progress, NotAHello> {
+    let mut cursor = Cursor(handshake);
+    match cursor.u8() {
+        None => return Ok(Progress::NeedMore),
+        Some(HANDSHAKE_TYPE_CLIENT_HELLO) => {}
+        Some(_) => return Err(NotAHello::OtherMessage),
+    }
+    let Some(length) = cursor.u24() else {
+        return Ok(Progress::NeedMore);
+    };
+    if length > MAX_HELLO {
+        return Err(NotAHello::TooLong);
+    }
+    let Some(hello) = cursor.take(length) else {
+        return Ok(Progress::NeedMore);
+    };
     match server_name(Cursor(hello)).ok_or(NotAHello::Malformed)? {
         Some(name) => Ok(Progress::Name(name)),
         None => Ok(Progress::NoName),
@@ -201,48 +203,6 @@ fn host_name(mut extension: Cursor<'_>) -> Option<Option<String>> {
         }
     }
     Some(found)
-}
-
-/// The rest of some octets; each call takes from its front or says that it cannot.
-struct Cursor<'a>(&'a [u8]);
-
-impl<'a> Cursor<'a> {
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn take(&mut self, length: usize) -> Option<&'a [u8]> {
-        let (taken, rest) = self.0.split_at_checked(length)?;
-        self.0 = rest;
-        Some(taken)
-    }
-
-    fn number<const N: usize>(&mut self) -> Option<[u8; N]> {
-        self.take(N)?.try_into().ok()
-    }
-
-    fn u8(&mut self) -> Option<u8> {
-        self.number().map(u8::from_be_bytes)
-    }
-
-    fn u16(&mut self) -> Option<u16> {
-        self.number().map(u16::from_be_bytes)
-    }
-
-    fn u24(&mut self) -> Option<usize> {
-        let [a, b, c] = self.number()?;
-        usize::try_from(u32::from_be_bytes([0, a, b, c])).ok()
-    }
-
-    fn vec8(&mut self) -> Option<Self> {
-        let length = self.u8()?;
-        self.take(length.into()).map(Self)
-    }
-
-    fn vec16(&mut self) -> Option<Self> {
-        let length = self.u16()?;
-        self.take(length.into()).map(Self)
-    }
 }
 
 #[cfg(test)]
