@@ -34,5 +34,6 @@ fn open() -> Frame {
         name: "photos.mynas.nas.example.com".to_owned(),
         visitor: "203.0.113.7:51234".parse().unwrap(),
         front: "[2001:db8::10]:443".parse().unwrap(),
+        datagrams: false,
     })
 }

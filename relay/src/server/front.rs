@@ -623,6 +623,7 @@ impl Front {
             name,
             visitor: address,
             front,
+            datagrams: false,
         };
         let mut tried_again = false;
         let carrier = loop {

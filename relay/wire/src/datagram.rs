@@ -9,7 +9,7 @@
 use crate::connection_id::{ConnectionIdKey, LENGTH, Owner};
 
 /// RFC 9000 section 17.2: the connection ids of version 1 have at most 20 octets.
-const MAX_CONNECTION_ID: usize = 20;
+pub const MAX_CONNECTION_ID: usize = 20;
 
 /// RFC 9000 section 14.1: a datagram with an Initial has at least 1,200 octets.
 const MIN_INITIAL: usize = 1200;
@@ -36,6 +36,28 @@ impl Datagram {
             _ => Self::Other,
         }
     }
+}
+
+/// Whether a QUIC packet has a short header, which does not say how long the id is. So it is for every version (RFC 8999).
+pub fn has_short_header(datagram: &[u8]) -> bool {
+    datagram.first().is_some_and(|first| first & 0x80 == 0)
+}
+
+/// The ids in the clear of a packet with a long header, whatever its version (RFC 8999 section 5.1): destination and source.
+/// `None` where they are no ids that are known here.
+pub fn ids(datagram: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (first, rest) = datagram.split_first()?;
+    let (_version, rest) = rest.split_first_chunk::<4>()?;
+    let (destination, rest) = id(rest)?;
+    let (source, _) = id(rest)?;
+    (first & 0x80 != 0).then_some((destination, source))
+}
+
+fn id(octets: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = octets.split_first()?;
+    let length = usize::from(*length);
+    rest.split_at_checked(length)
+        .filter(|_| length <= MAX_CONNECTION_ID)
 }
 
 fn long_header(rest: &[u8], length: usize, key: &ConnectionIdKey) -> Datagram {
@@ -128,10 +150,27 @@ mod tests {
         );
     }
 
+    #[test]
+    fn the_ids_of_a_long_header_are_in_the_clear() {
+        let packet = [0xc3, 9, 9, 9, 9, 2, 7, 8, 3, 4, 5, 6, 0];
+        assert_eq!(ids(&packet), Some((&[7, 8][..], &[4, 5, 6][..])));
+        assert!(!has_short_header(&packet));
+        for cut in 0..12 {
+            assert_eq!(ids(&packet[..cut]), None, "{cut}");
+        }
+        let short = [&[0x43], &packet[1..]].concat();
+        assert_eq!(ids(&short), None);
+        assert!(has_short_header(&short));
+        let mut long = packet;
+        long[5] = 21;
+        assert_eq!(ids(&[&long[..], &[0; 40]].concat()), None);
+    }
+
     proptest! {
         #[test]
         fn any_octets_have_a_class(octets in prop::collection::vec(any::<u8>(), 0..64)) {
             Datagram::classify(&octets, &key());
+            ids(&octets);
         }
     }
 }

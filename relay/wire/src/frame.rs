@@ -88,6 +88,9 @@ pub struct Open {
     pub visitor: SocketAddr,
     /// The front's address that the visitor reached.
     pub front: SocketAddr,
+    /// What passes are a visitor's UDP datagrams ([`flow`](crate::flow)), not a stream of bytes. Only for an agent that has
+    /// [`Features::DATAGRAMS`].
+    pub datagrams: bool,
 }
 
 /// Single-use proof with which an agent opens a carrier: 16 random octets, known only to the tunnel they were sent on.
@@ -210,6 +213,7 @@ impl Frame {
                 name: open.name.clone(),
                 visitor: Some(address(open.visitor)),
                 front: Some(address(open.front)),
+                datagrams: open.datagrams,
             }),
             Self::Carry { ticket } => Body::Carry(pb::Carry {
                 ticket: ticket.0.to_vec(),
@@ -253,6 +257,7 @@ impl Frame {
                 name: open.name,
                 visitor: socket_address(open.visitor, "visitor")?,
                 front: socket_address(open.front, "front")?,
+                datagrams: open.datagrams,
             }),
             Body::Carry(carry) => Self::Carry {
                 ticket: Ticket(fixed(&carry.ticket, "ticket")?),
@@ -382,6 +387,8 @@ mod pb {
         pub(super) visitor: Option<Address>,
         #[prost(message, optional, tag = "3")]
         pub(super) front: Option<Address>,
+        #[prost(bool, tag = "4")]
+        pub(super) datagrams: bool,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -454,6 +461,7 @@ mod tests {
             name: "a.b".into(),
             visitor: "203.0.113.7:50000".parse().unwrap(),
             front: "[2001:db8::1]:443".parse().unwrap(),
+            datagrams: false,
         });
         let snapshot = "
             002a                                # length
@@ -467,12 +475,32 @@ mod tests {
     }
 
     #[test]
+    fn an_open_of_a_flow_on_the_wire() {
+        let frame = Frame::Open(Open {
+            name: "a".into(),
+            visitor: "203.0.113.7:1".parse().unwrap(),
+            front: "203.0.113.8:443".parse().unwrap(),
+            datagrams: true,
+        });
+        let snapshot = "
+            001c                                # length
+            42 1a                               # Open
+              0a 01 61                          # name
+              12 08  0a 04 cb007107  10 01      # visitor: ip, port
+              1a 09  0a 04 cb007108  10 bb03    # front
+              20 01                             # datagrams
+        ";
+        assert_eq!(hex(&frame), plain(snapshot));
+    }
+
+    #[test]
     fn an_address_mapped_into_ipv6_travels_as_ipv4() {
         let mapped = "[::ffff:203.0.113.7]:1".parse().unwrap();
         let frame = Frame::Open(Open {
             name: "a".into(),
             visitor: mapped,
             front: mapped,
+            datagrams: false,
         });
         let mut octets = BytesMut::from(&*frame.encode().unwrap());
         let Decoded::Frame(Frame::Open(open)) = Frame::decode(&mut octets).unwrap() else {
@@ -549,13 +577,14 @@ mod tests {
             (0..CloseCode::ALL.len()).prop_map(|i| Frame::Close {
                 code: Ok(CloseCode::ALL[i])
             }),
-            ("[a-z.]{0,255}", address(), address()).prop_map(|(name, visitor, front)| Frame::Open(
-                Open {
+            ("[a-z.]{0,255}", address(), address(), any::<bool>()).prop_map(
+                |(name, visitor, front, datagrams)| Frame::Open(Open {
                     name,
                     visitor,
-                    front
-                }
-            )),
+                    front,
+                    datagrams
+                })
+            ),
             ticket.prop_map(|ticket| Frame::Carry { ticket }),
             (any::<u64>(), any::<u32>()).prop_map(|(bytes, visitors)| Frame::Limits {
                 bytes_per_second: NonZeroU64::new(bytes),

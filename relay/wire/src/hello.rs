@@ -59,6 +59,9 @@ impl Features {
     /// The agent dials a raw TCP connection for a visitor's bulk when it is sent a ticket.
     pub const RAW_CARRIER: Self = Self(2);
 
+    /// The agent takes visitors' flows over QUIC: their UDP datagrams, in DATAGRAM frames of the tunnel.
+    pub const DATAGRAMS: Self = Self(4);
+
     /// The features in both sets.
     pub fn both(self, other: Self) -> Self {
         Self(self.0 & other.0)

@@ -40,6 +40,13 @@
 //!     │◄─ End { total } ───────────────────────────│
 //! ```
 //!
+//! A visitor's UDP datagrams ([`flow`]) cross only over QUIC, beside the stream that says who comes:
+//!
+//! ```text
+//!   stream     Open { datagrams } ► │ the visitor's first datagrams ►      it ends where the flow ends
+//!   DATAGRAM   the stream's number │ one datagram                          the rest, both ways; what finds no room is lost
+//! ```
+//!
 //! A direction that ends in order says so in an End; anything else is passed on as a reset, so that a cut transfer never
 //! looks complete.
 
@@ -61,6 +68,7 @@ pub mod connect;
 pub mod connection_id;
 mod cursor;
 pub mod datagram;
+pub mod flow;
 pub mod frame;
 pub mod hello;
 pub mod initial;
