@@ -20,6 +20,7 @@ mod cloud;
 mod dial;
 mod dns;
 mod doctor;
+mod flow;
 mod health;
 mod http;
 mod identity;
@@ -56,6 +57,7 @@ pub use certificate::{CertificateError, Certificates, Usable};
 pub use cloud::{CallError, Cloud};
 pub use dns::Dns;
 pub use doctor::{Finding, Health, Hop, complaints, examine, worst};
+pub use flow::{Http3Address, Http3AddressError};
 pub use identity::{Identity, KeyError, TlsKey};
 pub use origin::{
     ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginError, OriginTrust, Scheme,
@@ -65,8 +67,8 @@ pub use pair::{PairError, pair};
 pub use services::{ConfigError, Fault, Services, ServicesFile};
 pub use state::{Certificate, Pairing, State, StateError};
 pub use status::{
-    ConfigurationStatus, DnsStatus, LimitsStatus, OriginStatus, PathStatus, ServiceStatus, Status,
-    StatusError, TunnelStatus, ask,
+    ConfigurationStatus, DnsStatus, FlowsStatus, LimitsStatus, OriginStatus, PathStatus,
+    ServiceStatus, Status, StatusError, TunnelStatus, ask,
 };
 
 pub use crate::quic::Gso;
@@ -75,6 +77,7 @@ use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
 use crate::workers::Workers;
 use dial::Dialler;
+use flow::Flows;
 use keeper::TunnelKeeper;
 use relay_list::RelayList;
 use relays::{RelayAddress, Relays, TUNNELS};
@@ -222,6 +225,7 @@ pub async fn run(
     let visitors = Arc::new(Visitors::new(
         Hosts::new(zone, device, services),
         slot.clone(),
+        Flows::new(gso.begins_with_batches()),
         workers.clone(),
         stop.clone(),
     )?);
@@ -241,6 +245,7 @@ pub async fn run(
                 resolver,
                 instance,
                 raw_outcomes,
+                losses: visitors.losses(),
             }),
             relays: relays.clone(),
             visitors: Arc::clone(&visitors),

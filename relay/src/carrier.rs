@@ -30,7 +30,7 @@ use wire::segment::{self, Notice, Piece};
 
 use crate::buffers::{self, Lent, LentChunks};
 use crate::liveness::SignsOfLife;
-use crate::quic::{RecvStream, SendStream};
+use crate::quic::{Flow, Opened, Outlet, RecvStream, SendStream};
 
 use dialled::Dialled;
 use direction::{Incoming, Outgoing};
@@ -50,13 +50,18 @@ pub(crate) struct Carrier {
 pub(crate) enum Kind {
     Quic,
     Tls,
+    /// Datagrams of a tunnel over QUIC.
+    Flow,
 }
 
 impl Kind {
+    pub(crate) const ALL: [Self; 3] = [Self::Quic, Self::Tls, Self::Flow];
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Quic => "quic",
             Self::Tls => "tls",
+            Self::Flow => "flow",
         }
     }
 }
@@ -125,6 +130,14 @@ impl Sender {
         // What does not arrive ends the stream, and how much that was is of no interest then.
         self.outgoing.sent(length);
         self.stream.send(portion)
+    }
+
+    /// The flow of datagrams beside the stream, whose payload is nothing then. What comes goes to `outlet`. `None` over TLS.
+    pub(crate) fn flow(&self, outlet: Arc<dyn Outlet>) -> Option<(Flow, Opened)> {
+        match &self.stream {
+            SendingStream::Quic(stream) => Some(stream.flow(outlet)),
+            SendingStream::Tls(..) => None,
+        }
     }
 
     /// Says something beside the payload.

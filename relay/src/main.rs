@@ -11,9 +11,9 @@ use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
-    self, ANSWER_TIME, ANSWER_TIMES, Cloud, ConfigurationStatus, Dns, DnsStatus, Finding, Gso,
-    Health, LimitsStatus, Origin, OriginAddress, OriginTrust, ServiceStatus, Services,
-    ServicesFile, State, Status, TunnelStatus, Tunnels, VisitorAddress,
+    self, ANSWER_TIME, ANSWER_TIMES, Cloud, ConfigurationStatus, Dns, DnsStatus, Finding,
+    FlowsStatus, Gso, Health, Http3Address, LimitsStatus, Origin, OriginAddress, OriginTrust,
+    ServiceStatus, Services, ServicesFile, State, Status, TunnelStatus, Tunnels, VisitorAddress,
 };
 use relay::octets;
 use relay::program::{self, Reload, ServiceManager, Termination};
@@ -97,7 +97,7 @@ struct StateOption {
 struct ServicesOption {
     /// The file that describes the services, each with a name of its own: it is read again when it changes [default: agent.toml in the
     /// state directory, or /etc/causeway-agent/agent.toml]
-    #[arg(long, value_name = "FILE", conflicts_with_all = ["origin", "visitor_address", "origin_ca", "origin_insecure", "answer_time"])]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["origin", "visitor_address", "origin_ca", "origin_insecure", "http3", "answer_time"])]
     config: Option<PathBuf>,
     /// One service instead, for every name of the device: http://127.0.0.1:80, https://127.0.0.1:443, tcp://127.0.0.1:22, or
     /// tls://127.0.0.1:443 for one whose own certificate visitors see
@@ -117,6 +117,10 @@ struct ServicesOption {
     /// Do not check an https:// origin's certificate: for one that the device made itself.
     #[arg(long, requires = "origin")]
     origin_insecure: bool,
+    /// Where the service speaks HTTP/3, with a certificate of its own, such as 127.0.0.1:443: what visitors send there passes as
+    /// it is
+    #[arg(long, value_name = "HOST:PORT", requires = "origin")]
+    http3: Option<Http3Address>,
     /// How long the service may take to begin its answer to a request, such as 90s or 5m; then the visitor hears that it does
     /// not answer (504)
     #[arg(long, value_name = "TIME", requires = "origin", default_value_t = ANSWER_TIME.into(), value_parser = answer_time)]
@@ -263,7 +267,8 @@ impl ServicesOption {
         let visitor_address =
             visitor_address.map_or_else(VisitorAddress::default, VisitorAddress::from);
         let origin = Origin::new(origin, visitor_address, &trust)?;
-        Ok((origin.answering_within(*self.answer_time).into(), None))
+        let origin = origin.answering_within(*self.answer_time);
+        Ok((origin.with_http3(self.http3).into(), None))
     }
 }
 
@@ -320,6 +325,7 @@ fn in_words(status: &Status) -> String {
         ));
         lines.extend(problem.lines().map(because));
     }
+    lines.extend(flows_in_words(&status.flows));
     let limits = status.tunnel.as_ref().and_then(|tunnel| tunnel.limits);
     lines.extend(limits.map(limits_in_words));
     lines.extend(status.dns.as_ref().map(dns_in_words));
@@ -406,6 +412,17 @@ fn tunnel_in_words(tunnel: &TunnelStatus) -> Vec<String> {
 
 fn because(why: &(impl fmt::Display + ?Sized)) -> String {
     format!("because     {why}")
+}
+
+fn flows_in_words(flows: &FlowsStatus) -> Option<String> {
+    let refused: u64 = flows.refused.values().sum();
+    let lost: u64 = flows.lost.values().sum();
+    (flows.taken + refused > 0).then(|| {
+        format!(
+            "HTTP/3      {} visitors ({} came, {refused} were refused; {lost} datagrams lost here)",
+            flows.visitors, flows.taken
+        )
+    })
 }
 
 fn limits_in_words(limits: LimitsStatus) -> String {

@@ -93,6 +93,22 @@ impl Pace {
         .await
     }
 
+    /// Whether so many octets may be moved now, and counts them if so: for what is lost otherwise, because nobody waits for it.
+    /// Who waits in line has its turn all the same, as soon as the bucket has been filled for it.
+    pub(crate) fn may_pass(&self, octets: usize) -> bool {
+        if !self.is_limited() {
+            return true;
+        }
+        let mut line = self.lock();
+        let rate = self.rate.load(Relaxed);
+        line.bucket.fill(rate, Instant::now());
+        let may = rate == 0 || line.bucket.octets > 0;
+        if may && rate != 0 {
+            line.bucket.octets -= octets as i64;
+        }
+        may
+    }
+
     /// So many octets of a grant were not moved.
     pub(crate) fn give_back(&self, octets: usize) {
         let rate = self.rate.load(Relaxed);
@@ -455,6 +471,19 @@ mod tests {
         assert_eq!(bucket.octets, 100_000);
         bucket.octets = -4096;
         assert_eq!(bucket.until_filled(RATE), Duration::from_micros(4097));
+    }
+
+    #[test]
+    fn what_nobody_waits_for_passes_as_long_as_there_is_something_in_the_bucket() {
+        // A millisecond gives a thousandth of an octet, so that the test's own time gives nothing.
+        let pace = Pace::new(1, Instant::now() - Duration::from_secs(10));
+        assert!(
+            pace.may_pass(3 * LEAST_GRANT as usize),
+            "the burst, and a debt"
+        );
+        assert!(!pace.may_pass(1));
+        pace.set(0, Instant::now());
+        assert!(pace.may_pass(usize::MAX) && pace.may_pass(usize::MAX));
     }
 
     #[test]

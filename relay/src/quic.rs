@@ -6,7 +6,10 @@
 //!   quic/connection.rs   a connection, as its users have it
 //!   quic/stream.rs       a stream's two directions
 //!   quic/socket.rs       many packets at once, in and out
+//!   quic/flow.rs         visitors' datagrams in a tunnel
+//!   quic/plain.rs        a UDP socket that they come from and go to
 //!   quic/demux.rs        whose a datagram is
+//!   quic/hellos.rs       whom a visitor who comes over QUIC asks for
 //!   quic/channel.rs      packets on their way to the process before this one
 //!   quic/controller.rs   how much may be under way
 //! ```
@@ -20,6 +23,9 @@ mod controller;
 mod demux;
 mod driver;
 mod endpoint;
+mod flow;
+mod hellos;
+mod plain;
 mod socket;
 pub(crate) mod socket_buffers;
 mod stream;
@@ -48,12 +54,15 @@ use zeroize::Zeroizing;
 use crate::carrier::raw::SealKey;
 use crate::tls::{self, AgentCertificate, CertificateSlot, Roots};
 use controller::AdaptiveController;
+use socket::Socket;
 
 pub(crate) use canary::send_batch;
 pub(crate) use channel::{Earlier, channel};
 pub(crate) use connection::Connection;
-pub(crate) use demux::DatagramCounts;
+pub(crate) use demux::{Arrival, DatagramCounts, Sender, Visitors};
 pub(crate) use endpoint::{Endpoint, Incoming};
+pub(crate) use flow::{Batch, Flow, Loss, Losses, Opened, Outlet, TunnelSocket};
+pub(crate) use plain::PlainSocket;
 pub(crate) use stream::{RecvStream, SendStream};
 
 /// How much a tunnel's streams may have in flight. The library fixes it when a tunnel begins.
@@ -205,15 +214,17 @@ pub(crate) struct RelaySide {
     ids: ConnectionIdKey,
     resets: Arc<hmac::Key>,
     counts: DatagramCounts,
+    losses: Arc<dyn Losses>,
 }
 
 impl RelaySide {
-    /// `counts` hears of datagrams that are not for this process.
+    /// `counts` hears of datagrams that are not for this process, `losses` of those in its tunnels.
     pub(crate) fn new(
         certificate: CertificateSlot,
         secret: &Secret,
         gso: Gso,
         counts: DatagramCounts,
+        losses: Arc<dyn Losses>,
     ) -> io::Result<Self> {
         let crypto = tls::relay_quic(certificate).map_err(io::Error::other)?;
         let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
@@ -240,6 +251,7 @@ impl RelaySide {
             ids: ConnectionIdKey::new(ids.first_chunk().copied().unwrap_or_default()),
             resets: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*resets)),
             counts,
+            losses,
         })
     }
 
@@ -262,13 +274,14 @@ impl RelaySide {
 
     /// Opens the endpoint of one worker on its own UDP socket, behind a demultiplexer. Of several, `worker` says which: the
     /// kernel hands each the packets whose connection ids it has made. Packets of connections that processes of an
-    /// `earlier` generation hold are handed on to them.
+    /// `earlier` generation hold are handed on to them. The `visitors` take whoever asks for another name than the relay's own.
     pub(crate) fn endpoint(
         &self,
         socket: std::net::UdpSocket,
         worker: usize,
         generation: Generation,
         earlier: Vec<Earlier>,
+        visitors: Option<Arc<dyn Visitors>>,
     ) -> io::Result<Endpoint> {
         let worker = u8::try_from(worker).map_err(io::Error::other)?;
         let owner = Owner { worker, generation };
@@ -280,14 +293,20 @@ impl RelaySide {
             // The demultiplexer tells protocols apart by the first octet, so ours must keep the fixed bit (RFC 9287).
             .grease_quic_bit(false)
             .cid_generator(move || Box::new(demux::ConnectionIds::new(key.clone(), owner)));
-        let demultiplexer =
-            demux::Demultiplexer::new(self.ids.clone(), owner, earlier, self.counts.clone());
-        Endpoint::open(
-            socket,
+        let demultiplexer = demux::Demultiplexer::new(
+            self.ids.clone(),
+            owner,
+            earlier,
+            visitors,
+            self.counts.clone(),
+        );
+        Ok(Endpoint::open(
+            Socket::new(socket, self.batches)?,
             endpoint,
             Some(self.server.clone()),
             Some(demultiplexer),
-        )
+            Arc::clone(&self.losses),
+        ))
     }
 }
 
@@ -317,7 +336,7 @@ pub(crate) fn is_refusal(error: &io::Error) -> bool {
 }
 
 /// A connection of such a profile to the relay `host` at `remote`, and the endpoint that it is on alone. Nothing has been said.
-/// It is among the `attempts` from its first packet on.
+/// It is among the `attempts` from its first packet on. `losses` hears of datagrams that get lost at this end.
 ///
 /// # Errors
 /// If there is no socket for it, or the relay does not answer, or is not the one that `roots` vouch for.
@@ -328,6 +347,7 @@ pub(crate) async fn dial(
     identity: &AgentCertificate,
     profile: Profile,
     attempts: &Attempts,
+    losses: Arc<dyn Losses>,
 ) -> io::Result<(Endpoint, Connection)> {
     let any: SocketAddr = if remote.is_ipv4() {
         ([0; 4], 0).into()
@@ -348,7 +368,8 @@ pub(crate) async fn dial(
     config.cid_generator(|| Box::new(RandomConnectionIdGenerator::new(0)));
     let socket = std::net::UdpSocket::bind(any)?;
     socket_buffers::ask(&socket, AGENT_BUFFER)?;
-    let endpoint = Endpoint::open(socket, config, None, None)?;
+    let socket = Socket::new(socket, profile.batches)?;
+    let endpoint = Endpoint::open(socket, config, None, None, losses);
     let connection = endpoint.connect(client, remote, host);
     let connection = connection.map_err(io::Error::other)?;
     attempts.add(&connection);
@@ -461,6 +482,7 @@ fn transport(streams: u32, profile: Profile) -> TransportConfig {
         .mtu_discovery_config(Some(mtu_discovery))
         .enable_segmentation_offload(profile.batches)
         .congestion_controller_factory(Arc::new(controller::Adaptive))
-        .datagram_receive_buffer_size(None);
+        .datagram_receive_buffer_size(Some(flow::COME))
+        .datagram_send_buffer_size(flow::GIVEN);
     transport
 }

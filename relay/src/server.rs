@@ -15,6 +15,7 @@
 mod carriers;
 mod commands;
 mod config;
+mod flows;
 mod front;
 mod hand_over;
 mod handed;
@@ -61,11 +62,12 @@ pub use traffic::{DeviceTraffic, Traffic};
 pub use upkeep::Upkeep;
 
 use crate::counts::CountsByAddress;
-use crate::quic::{self, Earlier, Endpoint};
+use crate::quic::{self, Earlier, Endpoint, Losses};
 use crate::records;
 use crate::sys;
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::workers::Workers;
+use flows::Flows;
 use front::{Front, Returning};
 use hand_over::{move_time, pass_on_keys};
 use limits::{Limits, Silent};
@@ -304,6 +306,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         &parts.secret,
         config.gso,
         metrics.datagram_counts(),
+        Arc::clone(&metrics) as Arc<dyn Losses>,
     )
     .map_err(StartError::Quic)?;
     let quic = Arc::new(quic);
@@ -311,8 +314,24 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         true => Features::TLS_CARRIER.and(Features::RAW_CARRIER),
         false => Features::TLS_CARRIER,
     };
+    let features = features.and(Features::DATAGRAMS);
     let handshakes = Handshakes::default();
     let mut front_address = config.front;
+    if let Some(tcp) = sockets.tcp.first() {
+        front_address = tcp.local_addr().map_err(StartError::Listen)?;
+    }
+    let flows: Arc<dyn quic::Visitors> = Arc::new(Flows {
+        front: front_address,
+        directory: parts.directory.clone(),
+        sessions: Arc::clone(&sessions),
+        limits: limits.clone(),
+        metrics: Arc::clone(&metrics),
+        host: parts.host.clone(),
+        recorder: recorder.clone(),
+        stop: stop.clone(),
+        tasks: visitors.clone(),
+        table: Arc::default(),
+    });
     let mut endpoints = Vec::new();
     let mut fronts = Vec::new();
     let mut accepted_at = Sockets::default();
@@ -355,14 +374,19 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
                 channel,
             });
             let endpoint = quic
-                .endpoint(socket, worker.index(), generation, earlier.collect())
+                .endpoint(
+                    socket,
+                    worker.index(),
+                    generation,
+                    earlier.collect(),
+                    Some(Arc::clone(&flows)),
+                )
                 .map_err(StartError::Quic)?;
             let accepted =
                 register::accept_quic(Arc::clone(&register), endpoint.clone(), handshakes.clone());
             listeners.add("QUIC", tunnels.spawn(accepted).abort_handle());
             endpoints.push(endpoint);
         }
-        front_address = tcp.local_addr().map_err(StartError::Listen)?;
         let front = Arc::new(Front {
             address: front_address,
             directory: parts.directory.clone(),

@@ -16,7 +16,7 @@ use wire::{CloseCode, Features, Frame, Hello, InstanceId};
 
 use crate::carrier::raw;
 use crate::control_stream::ControlStream;
-use crate::quic::{self, Attempts, Connection, Endpoint, Profile};
+use crate::quic::{self, Attempts, Connection, Endpoint, Losses, Profile};
 use crate::resolve::{self, Resolver};
 use crate::server::Transport;
 use crate::sys;
@@ -73,7 +73,6 @@ pub(super) enum DialError {
 }
 
 /// Dials the tunnels of one keeper.
-#[derive(Debug)]
 pub(super) struct Dialler {
     pub(super) certificate: AgentCertificate,
     pub(super) roots: Roots,
@@ -82,6 +81,8 @@ pub(super) struct Dialler {
     pub(super) instance: InstanceId,
     /// Hears whether raw connections reach the relay.
     pub(super) raw_outcomes: mpsc::Sender<bool>,
+    /// Hears of visitors' datagrams that are lost here.
+    pub(super) losses: Arc<dyn Losses>,
 }
 
 /// What came before a dial.
@@ -273,7 +274,17 @@ impl Dialler {
             let attempts = attempts.clone();
             async move {
                 let (roots, certificate) = (&dialler.roots, &dialler.certificate);
-                quic::dial(address, &host, roots, certificate, profile, &attempts).await
+                let losses = Arc::clone(&dialler.losses);
+                quic::dial(
+                    address,
+                    &host,
+                    roots,
+                    certificate,
+                    profile,
+                    &attempts,
+                    losses,
+                )
+                .await
             }
         })
         .await
@@ -305,7 +316,9 @@ impl Dialler {
     async fn greet(&self, control: &mut ControlStream) -> Result<Greeting, DialError> {
         let hello = Hello {
             version: VERSION,
-            features: Features::TLS_CARRIER.and(Features::RAW_CARRIER),
+            features: Features::TLS_CARRIER
+                .and(Features::RAW_CARRIER)
+                .and(Features::DATAGRAMS),
             instance: self.instance,
             software: SOFTWARE.to_owned(),
         };
@@ -403,6 +416,7 @@ mod tests {
             resolver: Resolver::Fixed(front),
             instance: InstanceId([7; 16]),
             raw_outcomes,
+            losses: Arc::<quic::tests::Lost>::default(),
         });
         let relay = RelayAddress::parse("relay.test:443").unwrap();
         let wanted = Wanted {

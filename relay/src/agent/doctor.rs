@@ -41,6 +41,7 @@ use crate::tls::Roots;
 use super::RunError;
 use super::cloud::Cloud;
 use super::dial::Dialler;
+use super::flow::Flows;
 use super::relays::RelayAddress;
 use super::state::{Pairing, State};
 use super::status::{self, Status};
@@ -102,6 +103,7 @@ fn patient(state: &State, resolver: Resolver) -> Result<Patient, RunError> {
         resolver,
         instance: InstanceId(rand::random()), // nobody hears it
         raw_outcomes: mpsc::channel(1).0,     // no tunnel is attached
+        losses: Arc::new(Flows::new(false)),
     };
     Ok(Patient {
         cloud: Cloud::new(&pairing.cloud, roots.clone(), resolver)?,

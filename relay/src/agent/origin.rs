@@ -19,6 +19,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wire::proxy_v2;
 
+use super::flow::Http3Address;
 use super::origin_failure::{OriginFailure, OriginFailures};
 use super::status::OriginStatus;
 use crate::held;
@@ -43,6 +44,7 @@ pub struct Origin {
     visitor_address: VisitorAddress,
     tls: Option<TlsConnector>,
     answer_time: Duration,
+    http3: Option<Http3Address>,
     /// Shared by all clones.
     failures: Arc<OriginFailures>,
 }
@@ -180,6 +182,7 @@ impl Origin {
             visitor_address,
             tls,
             answer_time: ANSWER_TIME,
+            http3: None,
             failures: Arc::default(),
         })
     }
@@ -191,6 +194,16 @@ impl Origin {
             answer_time,
             ..self
         }
+    }
+
+    /// The same that also speaks HTTP/3, there, with a certificate of its own: visitors' datagrams pass as they are.
+    #[must_use]
+    pub fn with_http3(self, http3: Option<Http3Address>) -> Self {
+        Self { http3, ..self }
+    }
+
+    pub(super) fn http3(&self) -> Option<&Http3Address> {
+        self.http3.as_ref()
     }
 
     pub(super) fn answer_time(&self) -> Duration {

@@ -311,6 +311,7 @@ impl Service {
             name: self.name.to_string(),
             origin: self.origin.address().to_string(),
             proxy_header: self.origin.visitor_address() == VisitorAddress::ProxyV2,
+            http3: self.origin.http3().map(ToString::to_string),
             reach: self.reach.name().to_owned(),
             health: health.map(|health| health.name().to_owned()),
             problem: found.flatten().or(problem),

@@ -124,6 +124,7 @@ impl Situation {
             tunnels,
             visitors: visitors.count(),
             too_slow: visitors.too_slow(),
+            flows: visitors.flows(),
             raw_came: known.raw_came,
             raw_missed: known.raw_missed,
             why: reasons.iter().map(ToString::to_string).collect(),

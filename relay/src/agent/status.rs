@@ -47,6 +47,8 @@ pub struct Status {
     /// Those who were not waited for any longer since the agent started, by what they did not do: `silent` (they asked for
     /// nothing), `head` and `body` (of a request), `answer` (they did not take it).
     pub too_slow: BTreeMap<String, u64>,
+    /// Visitors over QUIC, whose datagrams pass to a service that speaks HTTP/3.
+    pub flows: FlowsStatus,
     /// TCP connections for visitors' bulk that reached the relay, since the agent started.
     pub raw_came: u64,
     /// The same that did not.
@@ -73,6 +75,20 @@ pub struct Status {
     pub dns: Option<DnsStatus>,
 }
 
+/// How visitors over QUIC fare.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FlowsStatus {
+    /// Here now.
+    pub visitors: usize,
+    /// Taken since the agent started.
+    pub taken: u64,
+    /// Refused since then, by reason: `no_service`, `unreachable`, `path` (the tunnel's is too narrow for QUIC) and `full`.
+    pub refused: BTreeMap<String, u64>,
+    /// Their datagrams that were lost here, by reason: `too_large` (for the tunnel's path), `queue_full`, `no_flow` (their visitor has
+    /// gone), and `unsent` (this system had no room).
+    pub lost: BTreeMap<String, u64>,
+}
+
 /// How a service that the agent makes reachable is.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct ServiceStatus {
@@ -83,6 +99,8 @@ pub struct ServiceStatus {
     pub origin: String,
     /// Whether it expects a PROXY protocol header in front of each connection.
     pub proxy_header: bool,
+    /// Where it speaks HTTP/3, as `host:port`; absent where it does not: who comes over QUIC is refused, and comes over TCP.
+    pub http3: Option<String>,
     /// Who reaches it: whoever asks for its host name (`name`), apps beside `causeway-connect` (`apps`), or `both`.
     pub reach: String,
     /// `well`, `ill` or, before it has been asked, `unknown`; absent if its health is not looked at.

@@ -223,6 +223,7 @@ impl Tunnel {
                         let guest = Guest {
                             counted: guests.token(),
                             moving: moving.clone(),
+                            home: home.clone(),
                         };
                         visitors.receive(carrier, self.raw.clone(), guest, home);
                     }
@@ -286,6 +287,7 @@ impl Tunnel {
         let guest = Guest {
             counted: self.guests.token(),
             moving: moving.clone(),
+            home: home.clone(),
         };
         let dialled = async move {
             match timeout(DIAL_TIME, dialler.dial(ticket)).await {

@@ -10,23 +10,26 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
-use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use wire::frame::{Frame, Open};
 use wire::{ALPN_CONNECT, ResetCode};
 
 use crate::carrier::{Carrier, raw};
 use crate::control_stream::read_first;
+use crate::quic::Losses;
 use crate::splice::{self, RawWay};
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::turns;
 use crate::workers::{Worker, Workers};
 
 use super::app;
+use super::flow::Flows;
 use super::http::{self, Patience};
 use super::origin::Scheme;
 use super::pass;
 use super::services::{Hosts, Service};
+use super::status::FlowsStatus;
 use super::stream::VisitorStream;
 
 /// How long the relay may take to say who comes, and the visitor to finish its TLS handshake.
@@ -44,6 +47,7 @@ pub(super) struct Visitors {
     acceptor: Acceptor,
     app_acceptor: Acceptor,
     patience: Arc<Patience>,
+    flows: Arc<Flows>,
     workers: Workers,
     tasks: TaskTracker,
     stop: CancellationToken,
@@ -55,6 +59,8 @@ pub(super) struct Guest {
     pub(super) counted: TaskTrackerToken,
     /// Cancelled once it had better come by another tunnel: this one ends before long.
     pub(super) moving: CancellationToken,
+    /// The worker that has the tunnel's socket.
+    pub(super) home: Worker,
 }
 
 struct Acceptor(TlsAcceptor);
@@ -69,6 +75,7 @@ impl Visitors {
     pub(super) fn new(
         hosts: Hosts,
         certificate: CertificateSlot,
+        flows: Flows,
         workers: Workers,
         stop: CancellationToken,
     ) -> Result<Self, TlsError> {
@@ -79,6 +86,7 @@ impl Visitors {
             acceptor: acceptor(&[])?,
             app_acceptor: acceptor(&[ALPN_CONNECT])?,
             patience: Arc::default(),
+            flows: Arc::new(flows),
             workers,
             tasks: TaskTracker::new(),
             stop,
@@ -122,13 +130,17 @@ impl Visitors {
         // What many visitors are for long is small: what each goes through once is boxed, and so is the carrier.
         let carrier = Box::new(carrier);
         let task = async move {
-            let Guest { counted, moving } = guest;
+            let Guest {
+                counted,
+                moving,
+                home,
+            } = guest;
             let _counted = (served_here, counted);
             let stop = visitors.stop.clone();
             tokio::select! {
                 biased; // a stopping agent does not wait for visitors to finish
                 () = stop.cancelled() => {}
-                served = visitors.serve(carrier, raw, moving) => if let Err(error) = served {
+                served = visitors.serve(carrier, raw, moving, &home) => if let Err(error) = served {
                     tracing::debug!(%error, "a visitor's connection has failed");
                 },
             }
@@ -146,6 +158,16 @@ impl Visitors {
         self.patience.too_slow()
     }
 
+    /// How those over QUIC fare.
+    pub(super) fn flows(&self) -> FlowsStatus {
+        self.flows.status()
+    }
+
+    /// Hears of their datagrams that are lost in tunnels.
+    pub(super) fn losses(&self) -> Arc<dyn Losses> {
+        Arc::clone(&self.flows) as Arc<dyn Losses>
+    }
+
     /// Waits until every visitor has gone. New ones must not come any more.
     pub(super) async fn gone(&self) {
         self.tasks.close();
@@ -159,11 +181,20 @@ impl Visitors {
         mut carrier: Box<Carrier>,
         raw: raw::Dialler,
         moving: CancellationToken,
+        home: &Worker,
     ) -> io::Result<()> {
         let Some(open) = Box::pin(Self::open(&mut carrier)).await? else {
             carrier.sender.reset(ResetCode::Refused);
             return Ok(());
         };
+        if open.datagrams {
+            // Where the tunnel's socket is: what wakes another thread for each packet costs more than it gains.
+            let service = self.hosts.service(&open.name);
+            let http3 = service.and_then(|service| service.origin.http3().cloned());
+            let served = Arc::clone(&self.flows).serve(*carrier, http3);
+            let served = AbortOnDropHandle::new(home.runtime().spawn(served));
+            return served.await.map_err(io::Error::other);
+        }
         if self.hosts.is_for_apps(&open.name) {
             let app = self.end_tls(carrier, raw, &self.app_acceptor, |asked| {
                 self.hosts.is_for_apps(asked)
@@ -324,6 +355,7 @@ mod tests {
             name: name.to_owned(),
             visitor: SocketAddr::from(([192, 0, 2, 1], 50_000)),
             front: SocketAddr::from(([192, 0, 2, 2], 443)),
+            datagrams: false,
         });
         let (mut send, recv) = pair.at_relay.open_bi().await.unwrap();
         send.write_all(&open.encode().unwrap()).await.unwrap();
@@ -356,10 +388,13 @@ mod tests {
         let visitors = Visitors::new(
             Hosts::new(zone, device, services),
             CertificateSlot::from_pem(&certificate, &key.serialize_pem()).unwrap(),
+            Flows::new(false),
             threads.workers(),
             CancellationToken::new(),
         );
         let visitors = visitors.unwrap();
+        let workers = threads.workers();
+        let home = workers.first();
         let trusts = tls::origin_client(Some(&Roots::from_pem(&certificate).unwrap())).unwrap();
         let pair = pair().await;
         for (said, asked, is_led_there) in [
@@ -380,7 +415,7 @@ mod tests {
             ),
         ] {
             let (at_relay, carrier, raw) = opened(&pair, said).await;
-            let served = visitors.serve(carrier, raw, CancellationToken::new());
+            let served = visitors.serve(carrier, raw, CancellationToken::new(), &home);
             let visit = async {
                 let asked = tls::server_name(asked).unwrap();
                 let mut visitor = trusts.connect(asked, at_relay).await.unwrap();

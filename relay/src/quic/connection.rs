@@ -19,6 +19,7 @@ use quinn_proto::{
 use rustc_hash::FxBuildHasher;
 
 use super::driver::Agenda;
+use super::flow::{Flows, Losses};
 use super::stream::{RecvStream, SendStream};
 
 /// A connection. The last of its clones closes it.
@@ -140,6 +141,13 @@ impl Connection {
         session.export_keying_material(output, label, context)
     }
 
+    /// How long a datagram may be just now, in octets, its flow's number apart.
+    #[cfg(test)]
+    pub(super) fn datagram_room(&self) -> usize {
+        let room = self.0.0.lock().proto.datagrams().max_size();
+        room.unwrap_or_default() - 1
+    }
+
     pub(super) fn stats(&self) -> ConnectionStats {
         self.0.0.lock().proto.stats()
     }
@@ -153,6 +161,8 @@ impl Connection {
 pub(super) struct Inner {
     state: Mutex<State>,
     agenda: Arc<Agenda>,
+    /// Hears of datagrams that are lost here.
+    pub(super) losses: Arc<dyn Losses>,
 }
 
 pub(super) struct State {
@@ -177,6 +187,8 @@ pub(super) struct State {
     resets: Wakers,
     /// For anything else.
     waiting: Vec<Waker>,
+    /// The datagrams of visitors, while there are any.
+    pub(super) flows: Option<Box<Flows>>,
 }
 
 type Wakers = HashMap<StreamId, Waker, FxBuildHasher>;
@@ -186,6 +198,7 @@ impl Inner {
         proto: quinn_proto::Connection,
         handle: ConnectionHandle,
         agenda: Arc<Agenda>,
+        losses: Arc<dyn Losses>,
     ) -> Arc<Self> {
         Arc::new(Self {
             state: Mutex::new(State {
@@ -201,8 +214,10 @@ impl Inner {
                 writers: Wakers::default(),
                 resets: Wakers::default(),
                 waiting: Vec::new(),
+                flows: None,
             }),
             agenda,
+            losses,
         })
     }
 
@@ -228,8 +243,9 @@ impl Inner {
 }
 
 impl State {
-    /// Wakes whoever waits for what the library has to say.
-    pub(super) fn hear(&mut self) {
+    /// Wakes whoever waits for what the library has to say. Says whether datagrams have come.
+    pub(super) fn hear(&mut self) -> bool {
+        let mut datagrams = false;
         while let Some(event) = self.proto.poll() {
             match event {
                 Event::Stream(StreamEvent::Readable { id }) => {
@@ -247,17 +263,19 @@ impl State {
                     self.wake_waiting();
                 }
                 Event::ConnectionLost { reason } => self.end(reason),
+                Event::DatagramReceived => datagrams = true,
                 Event::HandshakeDataReady
                 | Event::Stream(StreamEvent::Finished { .. })
-                | Event::DatagramReceived
                 | Event::DatagramsUnblocked => {}
             }
         }
+        datagrams
     }
 
     /// Nothing more comes or goes: everybody hears why.
     pub(super) fn end(&mut self, error: ConnectionError) {
         self.error.get_or_insert(error);
+        self.flows = None;
         for wakers in [&mut self.readers, &mut self.writers, &mut self.resets] {
             wakers.drain().for_each(|(_, waker)| waker.wake());
         }

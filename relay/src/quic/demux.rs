@@ -1,7 +1,10 @@
 //! Whose a datagram is that comes to the relay's UDP port: it is decided once. The QUIC endpoint is a customer, and so are those
-//! of the processes before this one; HTTP/3 pass-through and parked devices will be others on the same port.
+//! of the processes before this one, and visitors who come over QUIC; parked devices will be others on the same port.
 
 use std::io;
+use std::mem;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use prometheus::IntCounter;
@@ -11,6 +14,8 @@ use wire::connection_id::{ConnectionIdKey, LENGTH, Owner};
 use wire::datagram::Datagram;
 
 use super::channel::{Earlier, Sent};
+use super::flow::Batch;
+use super::hellos::{Hellos, Kept, NoHello, Read};
 
 /// What came on the UDP port and was not for this process.
 #[derive(Clone, Debug)]
@@ -29,6 +34,14 @@ pub(crate) struct DatagramCounts {
     pub(crate) malformed: IntCounter,
     /// Of somebody who wants to connect, where too many do.
     pub(crate) too_many: IntCounter,
+    /// The same, but it is damaged.
+    pub(crate) damaged: IntCounter,
+    /// Hellos whose rest did not come in time.
+    pub(crate) hello_late: IntCounter,
+    /// Hellos that gave way to others before their rest came.
+    pub(crate) hello_gave_way: IntCounter,
+    /// Hellos that are longer than any.
+    pub(crate) hello_too_long: IntCounter,
 }
 
 #[cfg(test)]
@@ -43,8 +56,51 @@ impl DatagramCounts {
             full: count(),
             malformed: count(),
             too_many: count(),
+            damaged: count(),
+            hello_late: count(),
+            hello_gave_way: count(),
+            hello_too_long: count(),
         }
     }
+}
+
+/// Where a datagram has come from, and to which address of this host, if that is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Sender {
+    pub(crate) address: SocketAddr,
+    pub(crate) here: Option<IpAddr>,
+}
+
+impl Sender {
+    fn of(meta: &RecvMeta) -> Self {
+        Self {
+            address: meta.addr,
+            here: meta.dst_ip,
+        }
+    }
+}
+
+/// A visitor who comes over QUIC, and whom it asks for.
+#[derive(Debug)]
+pub(crate) struct Arrival {
+    pub(crate) from: Sender,
+    pub(crate) name: String,
+    /// What it has made up for the other end's id.
+    pub(crate) id: Vec<u8>,
+    /// All that has come.
+    pub(crate) datagrams: Vec<Vec<u8>>,
+}
+
+/// Those who take visitors over QUIC. They are asked on the worker that reads the port: they must be quick.
+pub(crate) trait Visitors: Send + Sync {
+    /// Takes datagrams of visitors who are known from the front of a batch, and says how many that were.
+    fn take(&self, from: Sender, batch: Batch<'_>, now: Instant) -> usize;
+
+    /// Whether a name is the relay's own.
+    fn is_own(&self, name: &str) -> bool;
+
+    /// Takes somebody who asks for another name, or not.
+    fn arrive(&self, arrival: Arrival, now: Instant);
 }
 
 /// First packets are looked at so often: each costs some 15 µs, even if all that comes of it is a Retry. More are a flood, and who is
@@ -85,6 +141,10 @@ pub(super) struct Demultiplexer {
     /// The processes before this one, as far as they are known to live.
     earlier: Vec<Earlier>,
     newcomers: Newcomers,
+    hellos: Hellos,
+    /// What was kept of hellos that turned out to be for the endpoint; it is to have it before anything else.
+    released: Vec<Kept>,
+    visitors: Option<Arc<dyn Visitors>>,
     counts: DatagramCounts,
 }
 
@@ -101,11 +161,19 @@ enum Whose {
     Other,
 }
 
+impl Whose {
+    /// Whether it is nobody's by what stands in it.
+    fn may_be_a_visitors(self) -> bool {
+        matches!(self, Self::Newcomer | Self::Stray | Self::Other)
+    }
+}
+
 impl Demultiplexer {
     pub(super) fn new(
         key: ConnectionIdKey,
         owner: Owner,
         earlier: Vec<Earlier>,
+        visitors: Option<Arc<dyn Visitors>>,
         counts: DatagramCounts,
     ) -> Self {
         Self {
@@ -116,6 +184,9 @@ impl Demultiplexer {
                 left: NEWCOMERS_AT_ONCE,
                 since: Instant::now(),
             },
+            hellos: Hellos::new(),
+            released: Vec::new(),
+            visitors,
             counts,
         }
     }
@@ -141,18 +212,39 @@ impl Demultiplexer {
             return &[];
         };
         let whose = self.whose(first);
-        let count = 1 + datagrams
-            .take_while(|datagram| self.whose(datagram) == whose)
-            .count();
+        if whose.may_be_a_visitors()
+            && let Some(visitors) = &self.visitors
+        {
+            let others = datagrams.clone();
+            let others = others.take_while(|datagram| self.whose(datagram).may_be_a_visitors());
+            let batch = Batch {
+                octets: message,
+                size: length,
+            };
+            let (batch, _) = batch.split(1 + others.count());
+            let (visitors_own, _) = batch.split(visitors.take(Sender::of(meta), batch, now));
+            if !visitors_own.octets.is_empty() {
+                *message = &message[visitors_own.octets.len()..];
+                return &[];
+            }
+        }
+        let others = datagrams.take_while(|datagram| self.whose(datagram) == whose);
+        let count = match whose == Whose::Newcomer {
+            true => 1, // each may be another's
+            false => 1 + others.count(),
+        };
         let end = message.len().min(count * length);
         let (taken, rest) = message.split_at(end);
         *message = rest;
-        let newcomers = u32::try_from(count).unwrap_or(u32::MAX);
         let count = count as u64;
         match whose {
             Whose::Endpoint => return taken,
-            Whose::Newcomer if self.newcomers.may_come(newcomers, now) => return taken,
-            Whose::Newcomer => self.counts.too_many.inc_by(count),
+            Whose::Newcomer if self.newcomers.may_come(1, now) => {
+                if self.is_for_the_endpoint(taken, meta, now) {
+                    return taken;
+                }
+            }
+            Whose::Newcomer => self.counts.too_many.inc(),
             Whose::Earlier(which) => match self.hand_on(which, meta, taken) {
                 Sent::Passed => self.counts.passed.inc_by(count),
                 Sent::Dropped => self.counts.full.inc_by(count),
@@ -161,10 +253,69 @@ impl Demultiplexer {
             },
             // The endpoint would take them for those of a connection that is no more, and end that.
             Whose::Misdirected => self.counts.misdirected.inc_by(count),
-            Whose::Stray => self.counts.stray.inc_by(count),
-            Whose::Other => self.counts.other.inc_by(count),
+            Whose::Stray | Whose::Other => {
+                let nobodys = match whose == Whose::Stray {
+                    true => self.counts.stray.clone(),
+                    false => self.counts.other.clone(),
+                };
+                // Perhaps of a visitor who came to the process before this one: that one knows, or asks the one before it. Of a
+                // visitor who has been told that it may, no bit is fixed (RFC 9287).
+                match self
+                    .before()
+                    .map(|before| self.hand_on(before, meta, taken))
+                {
+                    Some(Sent::Passed) => self.counts.passed.inc_by(count),
+                    Some(Sent::Dropped) => self.counts.full.inc_by(count),
+                    Some(Sent::Gone) | None => nobodys.inc_by(count),
+                }
+            }
         }
         &[]
+    }
+
+    /// Looks whom a newcomer asks for, and takes the visitors' own to them.
+    fn is_for_the_endpoint(&mut self, datagram: &[u8], meta: &RecvMeta, now: Instant) -> bool {
+        let Some(visitors) = &self.visitors else {
+            return true;
+        };
+        let late = self.hellos.forget_late(now);
+        self.counts.hello_late.inc_by(late as u64);
+        match self.hellos.read(datagram, meta, now) {
+            Read::Name(name, kept) if !visitors.is_own(&name) => {
+                let kept = kept.into_iter().map(|kept| kept.octets);
+                let id = wire::datagram::ids(datagram).map(|(id, _)| id.to_vec());
+                let arrival = Arrival {
+                    from: Sender::of(meta),
+                    name,
+                    id: id.unwrap_or_default(),
+                    datagrams: kept.chain([datagram.to_vec()]).collect(),
+                };
+                visitors.arrive(arrival, now);
+            }
+            Read::Name(_, kept) | Read::NoName(kept) => {
+                self.released = kept;
+                return true;
+            }
+            Read::More => {
+                let gave_way = self.hellos.give_way();
+                self.counts.hello_gave_way.inc_by(gave_way as u64);
+            }
+            Read::Nothing(NoHello::Damaged) => self.counts.damaged.inc(),
+            Read::Nothing(NoHello::TooLong) => self.counts.hello_too_long.inc(),
+        }
+        false
+    }
+
+    /// What the endpoint is to have before what was [taken](Self::take) last.
+    pub(super) fn released(&mut self) -> Vec<Kept> {
+        mem::take(&mut self.released)
+    }
+
+    /// The place of the process just before this one, if it may have visitors over QUIC.
+    fn before(&self) -> Option<usize> {
+        self.visitors.as_ref()?;
+        let is_before = |earlier: &Earlier| earlier.generation.next() == self.owner.generation;
+        self.earlier.iter().position(is_before)
     }
 
     fn whose(&self, datagram: &[u8]) -> Whose {
@@ -306,7 +457,8 @@ mod tests {
             generation: before,
             channel: sending,
         }];
-        let mut demultiplexer = Demultiplexer::new(key.clone(), owner, earlier, counts.clone());
+        let mut demultiplexer =
+            Demultiplexer::new(key.clone(), owner, earlier, None, counts.clone());
 
         let packets = [
             packet(&key, 1, before),

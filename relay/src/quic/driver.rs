@@ -8,7 +8,6 @@
 //!
 //! It sends after whoever was woken has run: what they say, and what is to be acknowledged, leaves in one packet.
 
-use std::cell::RefCell;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::io;
@@ -24,8 +23,10 @@ use quinn_udp::RecvMeta;
 use tokio::time::{Sleep, sleep_until};
 
 use super::connection::{Inner, State};
+use super::demux::Demultiplexer;
 use super::endpoint::{Shared, Side, Source};
-use super::socket::{self, Landing, Socket};
+use super::hellos::Kept;
+use super::socket::{self, Landing, with_landing};
 
 /// How many packets are handed to the kernel as one message, at most: 46 KiB of a path with packets of 1,472 octets, and a
 /// message has room for 64.
@@ -43,12 +44,6 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// When it is tried again, which is on nobody's behalf.
 const NOBODY: usize = usize::MAX;
 const PAUSE: Duration = Duration::from_millis(10);
-
-thread_local! {
-    /// One for all endpoints of a thread, as each hands over what has landed before another is driven: it is 2 MiB, and of
-    /// agents every tunnel and every dial has an endpoint.
-    static LANDING: RefCell<Landing> = RefCell::new(Landing::new());
-}
 
 /// What the driver is to look at.
 #[derive(Default)]
@@ -114,6 +109,8 @@ pub(super) struct Driver {
     /// Packets on their way to the kernel, which are what the last transmit describes, if that is unsent.
     packets: Vec<u8>,
     unsent: Option<Transmit>,
+    /// Datagrams on their way to the outlet of their flow.
+    datagrams: Vec<u8>,
     /// Since when reading fails, if it does.
     failing_since: Option<Instant>,
     /// Connections that packets have come for.
@@ -143,7 +140,7 @@ impl Future for Driver {
         let abandoned = this.open_agenda(cx);
         this.due(&side);
         this.send(cx, &mut side);
-        let received = LANDING.with_borrow_mut(|landing| this.receive(cx, &mut side, landing));
+        let received = with_landing(|landing| this.receive(cx, &mut side, landing));
         if let Err(error) = received {
             tracing::warn!(%error, "a UDP socket is of no use any more");
             return Poll::Ready(());
@@ -163,6 +160,7 @@ impl Driver {
             agenda: Vec::new(),
             packets: Vec::new(),
             unsent: None,
+            datagrams: Vec::new(),
             failing_since: None,
             heard: Vec::new(),
             times: BinaryHeap::new(),
@@ -218,7 +216,7 @@ impl Driver {
                 done += 1;
                 continue;
             }
-            match self.send_for(cx, now, &side.socket, &mut state) {
+            match self.send_for(cx, now, side, connection, &mut state) {
                 Sent::All => {}
                 Sent::Turn => connection.ask(&mut state),
                 Sent::Blocked => {
@@ -226,7 +224,7 @@ impl Driver {
                     break;
                 }
             }
-            self.settle(side, &mut state);
+            self.settle(side, connection, &mut state);
             done += 1;
         }
         agenda.drain(..done);
@@ -248,26 +246,34 @@ impl Driver {
         &mut self,
         cx: &mut Context<'_>,
         now: Instant,
-        socket: &Socket,
+        side: &Side,
+        connection: &Inner,
         state: &mut State,
     ) -> Sent {
-        let mut count = 0;
+        let socket = &side.socket;
+        let (mut count, mut was_asked) = (0, false);
+        let losses = &*connection.losses;
         loop {
             self.packets.clear();
+            state.feed(losses);
             // Asked each time: once the kernel has refused a message of several packets, there are none any more.
             let batch = socket.batch().min(BATCH);
             let transmit = state.proto.poll_transmit(now, batch, &mut self.packets);
             let Some(transmit) = transmit else {
                 match state.proto.poll_timeout() {
                     Some(time) if time <= now => state.proto.handle_timeout(now),
+                    Some(_) | None if was_asked => return Sent::All,
+                    Some(_) | None if state.ask_for_a_packet(losses) => was_asked = true,
                     Some(_) | None => return Sent::All,
                 }
                 continue;
             };
-            count += match transmit.segment_size {
+            let packets = match transmit.segment_size {
                 Some(packet) => transmit.size.div_ceil(packet),
                 None => 1,
             };
+            state.made(packets, std::mem::take(&mut was_asked));
+            count += packets;
             let sent = socket.poll_send(cx, &transmit, &self.packets);
             if sent.is_pending() {
                 self.unsent = Some(transmit);
@@ -280,7 +286,7 @@ impl Driver {
     }
 
     /// Hands on what a connection has to say to the endpoint and to its users, and when it is to be looked at again.
-    fn settle(&mut self, side: &mut Side, state: &mut State) {
+    fn settle(&mut self, side: &mut Side, connection: &Inner, state: &mut State) {
         while let Some(event) = state.proto.poll_endpoint_events() {
             let drained = event.is_drained();
             if let Some(answer) = side.proto.handle_event(state.handle, event) {
@@ -291,7 +297,9 @@ impl Driver {
                 side.forget(state.handle);
             }
         }
-        state.hear();
+        if state.hear() {
+            state.deliver(&side.socket, &mut self.datagrams, &*connection.losses);
+        }
         if let Some(time) = state.proto.poll_timeout()
             && state.wakes_at.is_none_or(|wakes_at| time < wakes_at)
         {
@@ -334,6 +342,12 @@ impl Driver {
                         Some(demultiplexer) => demultiplexer.take(&mut rest, meta, now),
                         None => mem::take(&mut rest),
                     };
+                    let demultiplexer = side.demultiplexer.as_mut();
+                    let released = demultiplexer.map(Demultiplexer::released);
+                    for Kept { octets, meta } in released.into_iter().flatten() {
+                        let datagram = BytesMut::from(&*octets);
+                        hand_over(side, &mut self.heard, now, &meta, datagram);
+                    }
                     for datagram in datagrams(ours, meta) {
                         hand_over(side, &mut self.heard, now, meta, datagram);
                     }
@@ -350,7 +364,7 @@ impl Driver {
         for connection in heard.drain(..) {
             let mut state = connection.lock();
             state.heard = false;
-            self.settle(side, &mut state);
+            self.settle(side, &connection, &mut state);
             connection.ask(&mut state);
         }
         self.heard = heard;

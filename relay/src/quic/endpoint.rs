@@ -23,6 +23,7 @@ use super::channel::{Earlier, Receiver};
 use super::connection::{Connection, Inner};
 use super::demux::Demultiplexer;
 use super::driver::{Agenda, Driver};
+use super::flow::Losses;
 use super::socket::{Landing, Socket};
 
 /// An endpoint. When all its clones are gone, it ends with the last connection.
@@ -47,6 +48,7 @@ impl fmt::Debug for Endpoint {
 pub(super) struct Shared {
     pub(super) agenda: Arc<Agenda>,
     side: Mutex<Side>,
+    losses: Arc<dyn Losses>,
     /// What drives it.
     runtime: Handle,
 }
@@ -80,14 +82,14 @@ pub(super) enum Source {
 
 impl Endpoint {
     /// Opens an endpoint on `socket`, driven by the runtime that calls. With a `server`, others may connect. Datagrams go
-    /// through the `demultiplexer` first, if there is one.
+    /// through the `demultiplexer` first, if there is one. `losses` hears of those in its tunnels.
     pub(super) fn open(
-        socket: std::net::UdpSocket,
+        socket: Socket,
         config: EndpointConfig,
         server: Option<ServerConfig>,
         demultiplexer: Option<Demultiplexer>,
-    ) -> io::Result<Self> {
-        let socket = Socket::new(socket)?;
+        losses: Arc<dyn Losses>,
+    ) -> Self {
         let discovers_mtu = !socket.may_fragment();
         let server = server.map(Arc::new);
         let proto = quinn_proto::Endpoint::new(Arc::new(config), server, discovers_mtu, None);
@@ -104,10 +106,11 @@ impl Endpoint {
                 closed: false,
                 waiting: Vec::new(),
             }),
+            losses,
             runtime: Handle::current(),
         });
         tokio::spawn(Driver::new(Arc::clone(&shared)));
-        Ok(Self(Arc::new(Kept(shared))))
+        Self(Arc::new(Kept(shared)))
     }
 
     /// Something that is there for as long as the driver is.
@@ -260,7 +263,12 @@ impl Shared {
         handle: ConnectionHandle,
         proto: quinn_proto::Connection,
     ) -> Connection {
-        let inner = Inner::new(proto, handle, Arc::clone(&self.agenda));
+        let inner = Inner::new(
+            proto,
+            handle,
+            Arc::clone(&self.agenda),
+            Arc::clone(&self.losses),
+        );
         if side.connections.len() <= handle.0 {
             side.connections.resize(handle.0 + 1, None);
         }

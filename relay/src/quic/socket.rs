@@ -1,7 +1,8 @@
 //! A UDP socket that takes and gives many packets at once.
 
+use std::cell::RefCell;
 use std::io::{self, IoSliceMut};
-use std::net::UdpSocket;
+use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::task::{Context, Poll, ready};
 
 use quinn_proto::{EcnCodepoint, Transmit};
@@ -9,6 +10,7 @@ use quinn_udp::{BATCH_SIZE, RecvMeta, UdpSocketState};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+use super::flow::Batch;
 use crate::sys;
 
 /// How many octets of consecutive packets the kernel hands over as one message, at most (GRO, udp(7)).
@@ -18,12 +20,15 @@ const MESSAGE: usize = 64 * 1024;
 pub(super) struct Socket {
     socket: AsyncFd<UdpSocket>,
     state: UdpSocketState,
+    /// Whether several packets may be handed to the kernel at once.
+    batches: bool,
 }
 
 impl Socket {
     /// Puts the socket into the event queue of the calling worker.
-    pub(super) fn new(socket: UdpSocket) -> io::Result<Self> {
+    pub(super) fn new(socket: UdpSocket, batches: bool) -> io::Result<Self> {
         Ok(Self {
+            batches,
             state: UdpSocketState::new((&socket).into())?, // which also makes it non-blocking
             socket: sys::queue(socket)?,
         })
@@ -48,7 +53,10 @@ impl Socket {
 
     /// How many packets the kernel takes as one message (GSO, udp(7)).
     pub(super) fn batch(&self) -> usize {
-        self.state.max_gso_segments()
+        match self.batches {
+            true => self.state.max_gso_segments(),
+            false => 1,
+        }
     }
 
     /// Whether a packet that is too long for the path may be fragmented on it: then nothing can be learnt by sending one.
@@ -81,6 +89,32 @@ impl Socket {
     /// Sends it if there is room just now.
     pub(super) fn send(&self, transmit: &Transmit, octets: &[u8]) {
         let _ = self.try_send(&outgoing(transmit, octets));
+    }
+
+    /// Sends datagrams as long as there is room, from that address of this host if there is one. Says how many there was none for.
+    pub(super) fn send_batch(
+        &self,
+        to: SocketAddr,
+        from: Option<IpAddr>,
+        batch: Batch<'_>,
+    ) -> usize {
+        let mut rest = batch;
+        while !rest.octets.is_empty() {
+            let (now, others) = rest.split(self.batch());
+            let transmit = quinn_udp::Transmit {
+                destination: to,
+                ecn: None,
+                contents: now.octets,
+                segment_size: (now.count() > 1).then_some(now.size),
+                src_ip: from,
+            };
+            // Nobody waits, so what the event queue knows of room does not matter: of a new socket it knows nothing yet.
+            match self.state.send(self.socket.get_ref().into(), &transmit) {
+                Ok(()) => rest = others,
+                Err(_) => return rest.count(),
+            }
+        }
+        0
     }
 
     fn try_send(&self, transmit: &quinn_udp::Transmit<'_>) -> io::Result<()> {
@@ -138,6 +172,17 @@ fn outgoing<'a>(transmit: &Transmit, octets: &'a [u8]) -> quinn_udp::Transmit<'a
         segment_size: transmit.segment_size,
         src_ip: transmit.src_ip,
     }
+}
+
+thread_local! {
+    /// One for all sockets of a thread, as what has landed from one is handed over before another is read: it is 2 MiB, and of
+    /// agents every tunnel and every dial has an endpoint.
+    static LANDING: RefCell<Landing> = RefCell::new(Landing::new());
+}
+
+/// Lets `receive` use the thread's landing, until what has landed has been handed over.
+pub(super) fn with_landing<T>(receive: impl FnOnce(&mut Landing) -> T) -> T {
+    LANDING.with_borrow_mut(receive)
 }
 
 /// Where packets land.

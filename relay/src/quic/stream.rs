@@ -14,6 +14,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use wire::ResetCode;
 
 use super::connection::{Inner, State};
+use super::flow::{Flow, Opened, Outlet};
 
 /// Octets that are taken at a time: they are in hand until they have been moved, and the other end may send as many more.
 const AT_ONCE: usize = 256 * 1024;
@@ -33,6 +34,11 @@ impl SendStream {
             id,
             done: false,
         }
+    }
+
+    /// The flow of datagrams beside this stream, whose number it has. What comes goes to `outlet`.
+    pub(crate) fn flow(&self, outlet: Arc<dyn Outlet>) -> (Flow, Opened) {
+        Flow::open(Arc::clone(&self.connection), self.id.index(), outlet)
     }
 
     /// Writes as much of `octets` as there is room for, by reference count. Says how many that were.
@@ -58,6 +64,7 @@ impl SendStream {
         }
         match write(&mut state.proto.send_stream(self.id)) {
             Ok(written) => {
+                state.others_speak();
                 self.connection.ask(&mut state);
                 Poll::Ready(Ok(written))
             }

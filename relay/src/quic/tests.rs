@@ -1,5 +1,6 @@
 //! Two endpoints over loopback.
 
+mod flows;
 mod generations;
 
 use std::net::{Ipv4Addr, UdpSocket};
@@ -35,6 +36,16 @@ struct Ends {
     identity: AgentCertificate,
 }
 
+/// What was lost, and why.
+#[derive(Default)]
+pub(crate) struct Lost(Mutex<Vec<(Loss, usize)>>);
+
+impl Losses for Lost {
+    fn lost(&self, why: Loss, count: usize) {
+        self.0.lock().unwrap().push((why, count));
+    }
+}
+
 const PROFILE: Profile = Profile {
     room: Room::Small,
     batches: true,
@@ -42,17 +53,22 @@ const PROFILE: Profile = Profile {
 
 impl Ends {
     fn new() -> Self {
+        Self::losing(Arc::default())
+    }
+
+    /// A relay whose losses are heard of.
+    fn losing(lost: Arc<Lost>) -> Self {
         let key = KeyPair::generate().unwrap();
         let params = CertificateParams::new(vec![HOST.to_owned()]).unwrap();
         let own = params.self_signed(&key).unwrap().pem();
         let slot = CertificateSlot::from_pem(&own, &key.serialize_pem()).unwrap();
         let counts = DatagramCounts::unregistered();
         let secret = Secret::new([1; Secret::LENGTH].into());
-        let side = RelaySide::new(slot, &secret, Gso::On, counts).unwrap();
+        let side = RelaySide::new(slot, &secret, Gso::On, counts, lost).unwrap();
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
         let address = socket.local_addr().unwrap();
         let endpoint = side
-            .endpoint(socket, 0, Generation::default(), Vec::new())
+            .endpoint(socket, 0, Generation::default(), Vec::new(), None)
             .unwrap();
         let key = KeyPair::generate_for(&PKCS_ED25519).unwrap();
         let identity = CertificateParams::default().self_signed(&key).unwrap();
@@ -72,7 +88,17 @@ impl Ends {
 
     async fn dial_as(&self, attempts: &Attempts) -> io::Result<(Endpoint, Connection)> {
         let (roots, identity) = (&self.roots, &self.identity);
-        dial(self.address, HOST, roots, identity, PROFILE, attempts).await
+        let losses = Arc::<Lost>::default();
+        dial(
+            self.address,
+            HOST,
+            roots,
+            identity,
+            PROFILE,
+            attempts,
+            losses,
+        )
+        .await
     }
 
     async fn connect(self) -> Pair {

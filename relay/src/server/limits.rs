@@ -101,6 +101,8 @@ struct Counts {
     /// Those who are being told why they are sent away.
     lingering_by_address: CountsByAddress,
     connections: RateByAddress,
+    /// Visitors over QUIC, whose addresses may be forged.
+    flows: RateByAddress,
     /// Of addresses that are known to be real, and of those that may be forged.
     handshakes: RateByAddress,
     handshakes_unproved: RateByAddress,
@@ -130,6 +132,7 @@ impl Limits {
             long_hellos: Arc::default(),
             lingering_by_address: CountsByAddress::default(),
             connections: RateByAddress::new(now),
+            flows: RateByAddress::new(now),
             handshakes: RateByAddress::new(now),
             handshakes_unproved: RateByAddress::new(now),
         }));
@@ -235,11 +238,32 @@ impl Limits {
         let admitted = Admitted {
             limits: self.clone(),
             from,
-            descriptors: (descriptor, None),
+            descriptors: (Some(descriptor), None),
             unnamed: Some(unnamed),
             served: None,
         };
         Ok((admitted, most))
+    }
+
+    /// Lets in a visitor who has come over QUIC, or says why not. It takes no descriptor here. Its address may be forged: what that
+    /// uses up in a second is no part of what the address's owner may use over TCP.
+    pub(crate) fn admit_flow(&self, from: IpAddr) -> Result<Admitted, Refusal> {
+        let each_second = self.0.bounds.connections_per_second.load(Relaxed);
+        if !self.0.flows.take(from, each_second, Instant::now()) {
+            return Err(Refusal::AddressTooFast);
+        }
+        if self.0.memory.is_over() {
+            return Err(Refusal::Memory);
+        }
+        let mut admitted = Admitted {
+            limits: self.clone(),
+            from,
+            descriptors: (None, None),
+            unnamed: None,
+            served: None,
+        };
+        admitted.count()?;
+        Ok(admitted)
     }
 
     /// Counts the octets of one hello that is not complete, anew whenever there are more of them. Whoever sends no more than is
@@ -321,7 +345,7 @@ impl Limits {
 pub struct Admitted {
     limits: Limits,
     from: IpAddr,
-    descriptors: (Counted, Option<Counted>),
+    descriptors: (Option<Counted>, Option<Counted>),
     unnamed: Option<Unnamed>,
     served: Option<(Counted, CountedOfAddress)>,
 }
@@ -377,16 +401,17 @@ impl Admitted {
 
     /// It is a visitor and is to be served: it counts as one from now on.
     pub(crate) fn serve(&mut self) -> Result<(), Refusal> {
-        let Counts {
-            bounds,
-            descriptors,
-            ..
-        } = &*self.limits.0;
-        if self.limits.0.memory.is_over() {
+        let counts = &*self.limits.0;
+        if counts.memory.is_over() {
             return Err(Refusal::Memory); // those who are served keep what they have
         }
-        let second = Counted::below(&self.limits.0.descriptors_taken, *descriptors);
+        let second = Counted::below(&counts.descriptors_taken, counts.descriptors);
         self.descriptors.1 = Some(second.ok_or(Refusal::Full)?);
+        self.count()
+    }
+
+    fn count(&mut self) -> Result<(), Refusal> {
+        let bounds = &self.limits.0.bounds;
         let visitor = Counted::below(&self.limits.0.visitors, bounds.visitors.load(Relaxed));
         let visitor = visitor.ok_or(Refusal::Full)?;
         let per_address = bounds.visitors_per_address.load(Relaxed);

@@ -9,7 +9,7 @@ use wire::CloseCode;
 
 use crate::carrier::Kind;
 use crate::carrier::raw::TurnedAway;
-use crate::quic::DatagramCounts;
+use crate::quic::{DatagramCounts, Loss, Losses};
 use crate::splice::{End, Moved};
 
 use super::handed::NoMessage;
@@ -64,6 +64,10 @@ pub(crate) struct Metrics {
     accept_errors: IntCounterVec,
     /// Datagrams that were nobody's, by what they were.
     datagrams_dropped: IntCounterVec,
+    /// Visitors' datagrams that were lost here on their way through a tunnel, by why.
+    flow_datagrams_lost: [IntCounter; Loss::ALL.len()],
+    /// Visitors who came over QUIC and go on from another address.
+    flows_moved: IntCounter,
     /// Datagrams for a process before this one, by what became of them.
     datagrams_handed_on: IntCounterVec,
     /// Times, handshakes and paths.
@@ -190,8 +194,20 @@ impl Metrics {
             )?,
             datagrams_dropped: counters(
                 "causeway_relay_datagrams_dropped_total",
-                "Datagrams that were nobody's, first packets of which too many came, and malformed messages from a successor that reads the port.",
+                "Datagrams that were nobody's, first packets of which too many came, hellos that did not come whole, and malformed messages from a successor that reads the port.",
                 "reason",
+            )?,
+            flow_datagrams_lost: {
+                let lost = counters(
+                    "causeway_relay_flow_datagrams_lost_total",
+                    "Datagrams of visitors over QUIC that were lost at the relay on their way through a tunnel.",
+                    "reason",
+                )?;
+                Loss::ALL.map(|why| lost.with_label_values(&[why.name()]))
+            },
+            flows_moved: counter(
+                "causeway_relay_flows_moved_total",
+                "Visitors over QUIC who went on from another address.",
             )?,
             datagrams_handed_on: counters(
                 "causeway_relay_datagrams_handed_on_total",
@@ -219,7 +235,7 @@ impl Metrics {
             let of = header_of(is_passed_on);
             self.proxy_headers.with_label_values(&[of]);
         }
-        for kind in [Kind::Quic, Kind::Tls] {
+        for kind in Kind::ALL {
             self.carriers_opened.with_label_values(&[kind.name()]);
         }
         for came in [true, false] {
@@ -327,6 +343,10 @@ impl Metrics {
             .inc();
     }
 
+    pub(crate) fn flow_moved(&self) {
+        self.flows_moved.inc();
+    }
+
     pub(crate) fn splice_fallback(&self) {
         self.splice_fallback.inc();
     }
@@ -362,6 +382,23 @@ impl Metrics {
             full: self.datagrams_handed_on.with_label_values(&["full"]),
             malformed: self.datagrams_dropped.with_label_values(&["malformed"]),
             too_many: self.datagrams_dropped.with_label_values(&["too_many"]),
+            damaged: self.datagrams_dropped.with_label_values(&["damaged"]),
+            hello_late: self.datagrams_dropped.with_label_values(&["hello_late"]),
+            hello_gave_way: self
+                .datagrams_dropped
+                .with_label_values(&["hello_gave_way"]),
+            hello_too_long: self
+                .datagrams_dropped
+                .with_label_values(&["hello_too_long"]),
+        }
+    }
+}
+
+impl Losses for Metrics {
+    fn lost(&self, why: Loss, count: usize) {
+        let mut each = Loss::ALL.iter().zip(&self.flow_datagrams_lost);
+        if let Some((_, lost)) = each.find(|(of, _)| **of == why) {
+            lost.inc_by(count as u64);
         }
     }
 }

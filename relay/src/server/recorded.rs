@@ -53,7 +53,7 @@ impl Visit {
             to_visitor: moved.inwards,
             end: end(moved.end),
             carrier: match carrier {
-                Kind::Quic => Carrier::Quic,
+                Kind::Quic | Kind::Flow => Carrier::Quic,
                 Kind::Tls => Carrier::Tls,
             },
             raw: self.raw.load(Relaxed),

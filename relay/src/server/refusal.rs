@@ -51,6 +51,10 @@ pub(crate) enum Refusal {
     DeviceFull,
     /// The agent brought no carrier.
     NoCarrier,
+    /// It came over QUIC, and its device's tunnel has no datagrams, or its agent takes none, or this relay takes no visitors any more.
+    NoFlows,
+    /// It came over QUIC, and from its port others have come before, as many as may be.
+    PortFull,
     /// Its TLS with the operator's own host failed.
     Handshake,
     /// Too many handshakes for the operator's own hosts are under way.
@@ -60,7 +64,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 26] = [
+    pub(crate) const ALL: [Self; 28] = [
         Self::Full,
         Self::Memory,
         Self::UnnamedFull,
@@ -84,6 +88,8 @@ impl Refusal {
         Self::PredecessorBusy,
         Self::DeviceFull,
         Self::NoCarrier,
+        Self::NoFlows,
+        Self::PortFull,
         Self::Handshake,
         Self::HandshakesBusy,
         Self::CloudBusy,
@@ -115,6 +121,8 @@ impl Refusal {
             Self::PredecessorBusy => "predecessor_busy",
             Self::DeviceFull => "device_full",
             Self::NoCarrier => "no_carrier",
+            Self::NoFlows => "no_flows",
+            Self::PortFull => "port_full",
             Self::Handshake => "handshake",
             Self::HandshakesBusy => "handshakes_busy",
             Self::CloudBusy => "cloud_busy",

@@ -21,7 +21,7 @@ use crate::carrier::dialled::Dialled;
 use crate::carrier::raw::{Door, SealKey};
 use crate::liveness::{Liveness, Patience, SignsOfLife, Verdict};
 use crate::pace::Pace;
-use crate::quic::{self, Connection};
+use crate::quic::{self, Connection, RecvStream, SendStream};
 use crate::splice::RawWay;
 use crate::workers::{Worker, Workers};
 
@@ -456,6 +456,30 @@ impl Session {
             () = self.ended.cancelled() => Err(OpenError::NoCarrier),
             opened = timeout(OPEN_TIME, opened) => opened.unwrap_or(Err(OpenError::NoCarrier)),
         }
+    }
+
+    /// Whether visitors' datagrams cross its tunnel.
+    pub(super) fn takes_flows(&self) -> bool {
+        matches!(self.tunnel, Tunnel::Quic(_)) && self.features.has(Features::DATAGRAMS)
+    }
+
+    /// Opens the stream beside which a visitor's datagrams cross. Nothing is said on it yet.
+    pub(super) async fn open_flow(&self) -> Result<(SendStream, RecvStream), OpenError> {
+        let Tunnel::Quic(connection) = &self.tunnel else {
+            return Err(OpenError::NoCarrier);
+        };
+        tokio::select! {
+            biased;
+            () = self.ended.cancelled() => Err(OpenError::NoCarrier),
+            opened = timeout(OPEN_TIME, connection.open_bi()) => {
+                opened.ok().and_then(Result::ok).ok_or(OpenError::NoCarrier)
+            }
+        }
+    }
+
+    /// The worker that has the tunnel's socket.
+    pub(super) fn home(&self) -> &Worker {
+        &self.home
     }
 
     /// How bulk leaves a carrier of this session.

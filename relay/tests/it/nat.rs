@@ -27,7 +27,7 @@ const AGENTS: usize = 8;
 /// A NAT before one agent, whose sockets get other ports when it is told to.
 pub(crate) struct Nat {
     pub(crate) inside: SocketAddr,
-    forget: mpsc::Sender<()>,
+    pub(crate) forget: mpsc::Sender<()>,
     _tasks: Vec<AbortOnDropHandle<()>>,
 }
 

@@ -55,8 +55,10 @@ async fn a_newer_agent_is_answered_in_our_version() {
     else {
         panic!("not welcome")
     };
-    let both = Features::TLS_CARRIER.and(Features::RAW_CARRIER);
-    assert_eq!((version, features), (1, both));
+    let all = Features::TLS_CARRIER
+        .and(Features::RAW_CARRIER)
+        .and(Features::DATAGRAMS);
+    assert_eq!((version, features), (1, all));
     assert_eq!(seen_as, agent.stream.get_ref().0.local_addr().unwrap());
     // Frames that this relay does not know are skipped, and the tunnel goes on.
     agent.say(&[0, 3, 0xfa, 0x01, 0]).await;

@@ -26,9 +26,9 @@ use relay::server::{
 };
 use relay::tls::{CertificateSlot, Roots};
 use relay::workers::WorkerThreads;
-use rustls::pki_types::ServerName;
 use rustls::pki_types::pem::PemObject;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::pki_types::{PrivateKeyDer, ServerName};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use tempfile::TempDir;
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -308,6 +308,22 @@ impl World {
         before
     }
 
+    /// TLS of a service that has a certificate of its own for `host`.
+    pub(crate) fn service(&self, host: &str) -> ServerConfig {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![host.to_owned()])
+            .unwrap()
+            .signed_by(&key, &self.issuer)
+            .unwrap();
+        ServerConfig::builder()
+            .with_no_client_auth()
+            .with_single_cert(
+                vec![certificate.der().clone()],
+                PrivateKeyDer::try_from(key.serialize_der()).unwrap(),
+            )
+            .unwrap()
+    }
+
     /// A registered device with everything its agent needs on disk.
     pub(crate) fn device(&self, name: &str) -> State {
         let state = State::open(self.state_of(name)).unwrap();
@@ -525,6 +541,11 @@ impl Predecessor {
     /// As [`World::metric`].
     pub(crate) fn metric(&self, line: &str) -> u64 {
         metric(&self.registry, line)
+    }
+
+    /// Waits until a counter has at least this value.
+    pub(crate) async fn metric_reaches(&self, line: &str, value: u64) {
+        eventually(|| self.metric(line) >= value).await;
     }
 
     /// Waits until a metric has this value.

@@ -140,7 +140,7 @@ mod tests {
             "device": "mynas.example.com", "software": "", "tunnel": tunnel, "tunnels": [tunnel], "visitors": 0, "too_slow": {},
             "raw_came": 0, "raw_missed": 0, "why": [], "reasons": reasons, "dns": null,
             "origin": { "address": "127.0.0.1:80", "problem": problem, "failures": {} },
-            "services": [{ "name": "*", "origin": "http://127.0.0.1:80", "proxy_header": false, "reach": "name", "health": null,
+            "services": [{ "name": "*", "origin": "http://127.0.0.1:80", "proxy_header": false, "http3": null, "reach": "name", "health": null,
                 "problem": problem, "failures": {} }],
         });
         serde_json::from_value(status).unwrap()

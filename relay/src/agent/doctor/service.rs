@@ -233,6 +233,7 @@ mod tests {
             name: name.to_owned(),
             origin: format!("{scheme}://127.0.0.1:80"),
             proxy_header: false,
+            http3: None,
             reach: "name".to_owned(),
             health: None,
             problem: problem.map(str::to_owned),

@@ -21,6 +21,7 @@ use serde::{Deserialize, Deserializer};
 use toml::de::{DeTable, DeValue};
 
 use super::{APPS, REST, Reach, Service, ServiceName};
+use crate::agent::flow::Http3Address;
 use crate::agent::health::{HealthCheck, Probe};
 use crate::agent::origin::{
     ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginTrust, Scheme, VisitorAddress,
@@ -116,6 +117,9 @@ pub(super) struct ServiceConfig {
     /// Whether an `https://` origin's certificate is not checked.
     #[serde(default)]
     origin_insecure: bool,
+    /// Where it speaks HTTP/3, with a certificate of its own: `"127.0.0.1:443"`; absent: it does not.
+    #[serde(default, deserialize_with = "http3")]
+    http3: Option<Http3Address>,
     /// How long it may take to begin its answer: `"90s"`.
     #[serde(default, with = "humantime_serde")]
     answer_time: Option<Duration>,
@@ -300,6 +304,7 @@ impl ServiceConfig {
             timeout: self.health_timeout.unwrap_or(HEALTH_TIMEOUT),
         });
         let origin = origin.answering_within(self.answer_time.unwrap_or(ANSWER_TIME));
+        let origin = origin.with_http3(self.http3.clone());
         Ok(Service::new(name, origin, self.reach, check, Some(self)))
     }
 }
@@ -307,6 +312,11 @@ impl ServiceConfig {
 fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OriginAddress, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(serde::de::Error::custom)
+}
+
+fn http3<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Http3Address>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 fn probe<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Probe>, D::Error> {

@@ -26,7 +26,9 @@ impl Ends {
         earlier: Vec<Earlier>,
     ) -> Endpoint {
         let socket = before.socket().unwrap();
-        self.side.endpoint(socket, 0, generation, earlier).unwrap()
+        self.side
+            .endpoint(socket, 0, generation, earlier, None)
+            .unwrap()
     }
 
     /// Connects an agent, and exchanges so much that nothing of its handshake is under way any more, which a successor would take

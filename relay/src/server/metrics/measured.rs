@@ -156,7 +156,7 @@ impl Measured {
     }
 
     fn show_all_labels(&self) {
-        for kind in [Kind::Quic, Kind::Tls] {
+        for kind in Kind::ALL {
             self.visitor_open.with_label_values(&[kind.name()]);
         }
         for transport in [Transport::Quic, Transport::Tls] {

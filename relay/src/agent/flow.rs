@@ -1,0 +1,267 @@
+//! A visitor over QUIC arrives beside a stream of the tunnel: its datagrams pass to a service of the device that speaks HTTP/3, over a
+//! socket of their own, and those of the service back. Nothing of them is read.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::poll_fn;
+use std::io;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::time::Duration;
+
+use bytes::BytesMut;
+use tokio::io::AsyncReadExt as _;
+use tokio::time::{Instant, sleep_until};
+use wire::ResetCode;
+use wire::flow::take_from_stream;
+
+use crate::carrier::Carrier;
+use crate::counts::Counted;
+use crate::quic::{Batch, Loss, Losses, Outlet, PlainSocket, TunnelSocket};
+use crate::resolve::Resolver;
+
+use super::relays::RelayAddress;
+use super::status::FlowsStatus;
+
+/// Visitors over QUIC at a time: each has a socket.
+const MOST: usize = 1024;
+
+/// Of whom nothing has come from either side for so long, has gone. The relay gives up a visitor after a minute.
+const IDLE_TIME: Duration = Duration::from_secs(90);
+
+/// Where a service speaks HTTP/3: `host:port`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Http3Address {
+    host: String,
+    port: u16,
+}
+
+/// The text is not where a service speaks HTTP/3.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is no host with a port, such as 127.0.0.1:443")]
+pub struct Http3AddressError(String);
+
+impl FromStr for Http3Address {
+    type Err = Http3AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Http3AddressError> {
+        let parsed = RelayAddress::parse(text);
+        let RelayAddress { host, port } =
+            parsed.ok_or_else(|| Http3AddressError(text.to_owned()))?;
+        Ok(Self { host, port })
+    }
+}
+
+impl fmt::Display for Http3Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
+/// Why a visitor was refused, who then comes over TCP.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Refused {
+    /// No service here speaks HTTP/3.
+    NoService,
+    /// There is no way to it.
+    Unreachable,
+    /// No QUIC connection can begin over the tunnel's path.
+    Path,
+    /// As many are here as may be.
+    Full,
+}
+
+impl Refused {
+    const ALL: [Self; 4] = [Self::NoService, Self::Unreachable, Self::Path, Self::Full];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::NoService => "no_service",
+            Self::Unreachable => "unreachable",
+            Self::Path => "path",
+            Self::Full => "full",
+        }
+    }
+}
+
+/// The visitors over QUIC of one agent.
+#[derive(Debug)]
+pub(super) struct Flows {
+    /// Whether datagrams are handed to the kernel in batches.
+    batches: bool,
+    here: Arc<AtomicUsize>,
+    taken: AtomicU64,
+    refused: [AtomicU64; Refused::ALL.len()],
+    lost: [AtomicU64; Loss::ALL.len()],
+}
+
+impl Losses for Flows {
+    fn lost(&self, why: Loss, count: usize) {
+        let mut each = Loss::ALL.iter().zip(&self.lost);
+        if let Some((_, lost)) = each.find(|(of, _)| **of == why) {
+            lost.fetch_add(count as u64, Relaxed);
+        }
+    }
+}
+
+impl Flows {
+    pub(super) fn new(batches: bool) -> Self {
+        Self {
+            batches,
+            here: Arc::default(),
+            taken: AtomicU64::new(0),
+            refused: Default::default(),
+            lost: Default::default(),
+        }
+    }
+
+    /// How they fare.
+    pub(super) fn status(&self) -> FlowsStatus {
+        let some = |name: &str, count: &AtomicU64| {
+            let count = count.load(Relaxed);
+            (count > 0).then(|| (name.to_owned(), count))
+        };
+        let refused = Refused::ALL.iter().zip(&self.refused);
+        let lost = Loss::ALL.iter().zip(&self.lost);
+        FlowsStatus {
+            visitors: self.here.load(Relaxed),
+            taken: self.taken.load(Relaxed),
+            refused: BTreeMap::from_iter(
+                refused.filter_map(|(why, count)| some(why.name(), count)),
+            ),
+            lost: BTreeMap::from_iter(lost.filter_map(|(why, count)| some(why.name(), count))),
+        }
+    }
+
+    /// Passes the datagrams of a visitor whose Open has been read, until it or the service has gone.
+    pub(super) async fn serve(
+        self: Arc<Self>,
+        mut carrier: Carrier,
+        address: Option<Http3Address>,
+    ) {
+        if let Err(why) = self.pass(&mut carrier, address).await {
+            if let Some(at) = Refused::ALL.iter().position(|of| *of == why) {
+                self.refused[at].fetch_add(1, Relaxed);
+            }
+            tracing::debug!(reason = why.name(), "a visitor over QUIC was refused");
+            carrier.sender.reset(ResetCode::Refused);
+        }
+    }
+
+    async fn pass(
+        self: &Arc<Self>,
+        carrier: &mut Carrier,
+        address: Option<Http3Address>,
+    ) -> Result<(), Refused> {
+        let address = address.ok_or(Refused::NoService)?;
+        let _here = Counted::below(&self.here, MOST).ok_or(Refused::Full)?;
+        let outlet = Arc::new(ToService {
+            socket: self.dial(&address).await.map_err(|error| {
+                tracing::warn!(%error, %address, "the service that speaks HTTP/3 cannot be reached");
+                Refused::Unreachable
+            })?,
+            flows: Arc::clone(self),
+            is_used: AtomicBool::new(false),
+        });
+        // Over TLS no relay asks for any.
+        let flow = carrier.sender.flow(Arc::clone(&outlet) as Arc<dyn Outlet>);
+        let (flow, _opened) = flow.ok_or(Refused::Path)?;
+        if !flow.has_room() {
+            return Err(Refused::Path);
+        }
+        self.taken.fetch_add(1, Relaxed);
+        let mut stream = carrier.receiver.stream();
+        let mut first = BytesMut::new();
+        let mut deadline = Instant::now() + IDLE_TIME;
+        loop {
+            tokio::select! {
+                biased;
+                read = stream.read_buf(&mut first) => match read {
+                    Ok(1..) => {
+                        while let Some(datagram) = take_from_stream(&mut first) {
+                            outlet.send(Batch::of_one(&datagram));
+                        }
+                    }
+                    Ok(0) | Err(_) => break,
+                },
+                came = poll_fn(|cx| outlet.socket.poll_take(cx, |batch| {
+                    outlet.is_used.store(true, Relaxed);
+                    flow.send(batch);
+                })) => if let Err(error) = came {
+                    tracing::debug!(%error, %address, "the service that speaks HTTP/3 has gone");
+                    return Err(Refused::Unreachable);
+                },
+                () = sleep_until(deadline) => {
+                    if !outlet.is_used.swap(false, Relaxed) {
+                        break;
+                    }
+                    deadline = Instant::now() + IDLE_TIME;
+                }
+            }
+        }
+        let _ = carrier.sender.finish().await;
+        Ok(())
+    }
+
+    /// A socket towards the first address of the service that there is a way to.
+    async fn dial(&self, address: &Http3Address) -> io::Result<PlainSocket> {
+        let addresses = Resolver::System
+            .resolve(&address.host, address.port)
+            .await?;
+        let mut error = io::ErrorKind::NotFound.into();
+        for address in addresses {
+            match PlainSocket::connect(address, self.batches) {
+                Ok(socket) => return Ok(socket),
+                Err(failed) => error = failed,
+            }
+        }
+        Err(error)
+    }
+}
+
+/// What comes in the tunnel for the service.
+struct ToService {
+    socket: PlainSocket,
+    flows: Arc<Flows>,
+    /// Something has passed since it was looked at last.
+    is_used: AtomicBool,
+}
+
+impl ToService {
+    fn send(&self, batch: Batch<'_>) {
+        self.is_used.store(true, Relaxed);
+        let unsent = self.socket.send(batch);
+        if unsent > 0 {
+            self.flows.lost(Loss::Unsent, unsent);
+        }
+    }
+}
+
+impl Outlet for ToService {
+    fn take(&self, batch: Batch<'_>, _: TunnelSocket<'_>) {
+        self.send(batch);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn where_a_service_speaks_http3_has_a_host_and_a_port() {
+        for good in ["127.0.0.1:443", "nas.local:8443", "[::1]:443"] {
+            let address: Http3Address = good.parse().unwrap();
+            assert_eq!(address.to_string(), good);
+        }
+        for bad in [
+            "127.0.0.1",
+            ":443",
+            "127.0.0.1:0",
+            "https://nas.local:443",
+            "",
+        ] {
+            assert!(bad.parse::<Http3Address>().is_err(), "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,468 @@
+//! Visitors over QUIC: they come to the relay's UDP port, their name is read from their first packets, and from then on their
+//! datagrams pass through the tunnel of their device as they are. Nothing more of them is ever decrypted here, and nobody hears a
+//! word from the relay itself.
+//!
+//! ```text
+//!   quic/hellos.rs ─► name ─► Directory ─► session ─► a stream of its tunnel: Open, and what has come
+//!   quic/demux.rs  ─► a datagram ─► table: whose? ─► flow ─► the tunnel (quic/flow.rs)
+//!   the tunnel     ─► flow ─► where its visitor is now
+//! ```
+//!
+//! A flow is a visitor like any other: counted, paced, recorded, cut. It ends with its stream, or when its visitor is silent.
+
+mod table;
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use bytes::BytesMut;
+use directory::{Place, Reader};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::{sleep_until, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use wire::datagram;
+use wire::flow::put_on_stream;
+use wire::frame::Open;
+use wire::{CloseCode, Frame, ResetCode};
+
+use crate::carrier::Kind;
+use crate::quic::{
+    self, Arrival, Batch, Loss, Losses, Outlet, RecvStream, SendStream, TunnelSocket,
+};
+use crate::quic::{Opened, Sender};
+use crate::records::Recorder;
+use crate::splice::{End, Moved};
+
+use super::limits::{Admitted, DeviceVisitor, Limits};
+use super::metrics::{Metrics, end_name};
+use super::recorded::Visit;
+use super::refusal::Refusal;
+use super::sessions::{Session, Sessions};
+use table::{Found, Id, Table};
+
+/// A visitor who has said nothing for so long has gone: twice what both ends of a QUIC connection mostly wait for each other. How it
+/// ends is hidden from the relay, so each ends like this.
+const IDLE_TIME: Duration = Duration::from_secs(60);
+
+/// The same of one who has not shown yet that it hears what is said to it: its address may be forged. A handshake takes a second,
+/// and some more if packets get lost.
+const UNPROVED_TIME: Duration = Duration::from_secs(10);
+
+/// How long the tunnel may take to take what has come first.
+const OPEN_TIME: Duration = Duration::from_secs(5);
+
+/// What is kept of a visitor until its stream has been opened: its hello, and what it sends at once if it has been there before.
+const EARLY: usize = 64 * 1024;
+
+/// Ids that a device's server gives itself in the clear: in a Retry, in its handshake, and some to spare.
+const IDS: usize = 6;
+
+/// Shorter ones could be guessed: who has such an id is known by his address alone.
+const LEAST_ID: usize = 8;
+
+/// Everything a visitor's path over QUIC needs.
+pub(crate) struct Flows {
+    pub(crate) front: SocketAddr,
+    pub(crate) directory: Reader,
+    pub(crate) sessions: Arc<Sessions>,
+    pub(crate) limits: Limits,
+    pub(crate) metrics: Arc<Metrics>,
+    /// Where agents bring their tunnels.
+    pub(crate) host: Place,
+    pub(crate) recorder: Option<Recorder>,
+    /// Cancelled when the relay takes no visitors any more.
+    pub(crate) stop: CancellationToken,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) table: Arc<Table>,
+}
+
+/// A visitor and its device.
+pub(crate) struct Flow {
+    session: Arc<Session>,
+    table: Arc<Table>,
+    metrics: Arc<Metrics>,
+    state: Mutex<State>,
+    began: Instant,
+    /// When the visitor was heard last, in milliseconds since then.
+    heard_ms: AtomicU64,
+    to_device: AtomicU64,
+    to_visitor: AtomicU64,
+    /// Another needed its place.
+    gives_way: CancellationToken,
+}
+
+struct State {
+    /// Where the visitor is.
+    visitor: Sender,
+    /// What it has made up for its device's id first, and then those that the device's server has.
+    ids: Vec<Id>,
+    /// What has come, as long as the tunnel has no stream for it.
+    early: Vec<Vec<u8>>,
+    tunnel: Option<quic::Flow>,
+    /// It has used an id that it has heard.
+    is_proved: bool,
+    has_ended: bool,
+}
+
+impl quic::Visitors for Flows {
+    fn take(&self, from: Sender, batch: Batch<'_>, now: Instant) -> usize {
+        let Some(first) = batch.each().next() else {
+            return 0;
+        };
+        let is_short = datagram::has_short_header(first);
+        let (flow, alone) = match self.table.of(from.address, first) {
+            Found::Known { flow, alone } => (flow, alone),
+            Found::Moved(flow) => {
+                if !flow.moves(from) {
+                    return 0;
+                }
+                self.metrics.flow_moved();
+                (flow, true)
+            }
+            Found::Nobody => return 0,
+        };
+        // Of packets with a long header each says whose it is, and so does each where one port has several.
+        let count = match is_short && alone {
+            true => batch
+                .each()
+                .take_while(|datagram| datagram::has_short_header(datagram))
+                .count(),
+            false => 1,
+        };
+        flow.to_device(batch.split(count).0, now);
+        count
+    }
+
+    fn is_own(&self, name: &str) -> bool {
+        self.directory.zone().locate(name) == self.host
+    }
+
+    fn arrive(&self, arrival: Arrival, now: Instant) {
+        self.metrics.visitor_accepted();
+        if let Err(refusal) = self.admit(arrival, now) {
+            self.metrics.visitor_refused(refusal);
+            tracing::debug!(reason = refusal.name(), "a visitor over QUIC was not taken");
+        }
+    }
+}
+
+impl Flows {
+    /// Finds the visitor's device, and a place for it there.
+    fn admit(&self, arrival: Arrival, now: Instant) -> Result<(), Refusal> {
+        let Arrival {
+            from,
+            name,
+            id,
+            datagrams,
+        } = arrival;
+        if self.stop.is_cancelled() {
+            return Err(Refusal::NoFlows);
+        }
+        let address = from.address.ip();
+        let admitted = self.limits.admit_flow(address)?;
+        let Place::Device(device) = self.directory.zone().locate(&name) else {
+            return Err(Refusal::UnknownName);
+        };
+        let device = self.directory.device_by_name(&device);
+        let device = device.ok_or(Refusal::UnknownName)?;
+        let identity = device.identity.ok_or(Refusal::NotAttached)?;
+        let session = self.sessions.of(&identity.id).ok_or(Refusal::NotAttached)?;
+        if !session.takes_flows() {
+            return Err(Refusal::NoFlows);
+        }
+        let place = session.visitor(address).map_err(|_| Refusal::DeviceFull)?;
+        let flow = Arc::new(Flow {
+            table: Arc::clone(&self.table),
+            metrics: Arc::clone(&self.metrics),
+            state: Mutex::new(State {
+                visitor: from,
+                ids: Id::new(&id).into_iter().collect(),
+                early: datagrams,
+                tunnel: None,
+                is_proved: false,
+                has_ended: false,
+            }),
+            began: now,
+            heard_ms: AtomicU64::new(0),
+            to_device: AtomicU64::new(0),
+            to_visitor: AtomicU64::new(0),
+            gives_way: CancellationToken::new(),
+            session,
+        });
+        if !self.table.add(from.address, &flow) {
+            return Err(Refusal::PortFull);
+        }
+        self.table.is_unproved(&flow);
+        let guest = Guest {
+            visit: Visit::begin(from.address),
+            open: Open {
+                name,
+                visitor: from.address,
+                front: self.front_reached(from.here),
+                datagrams: true,
+            },
+            metrics: Arc::clone(&self.metrics),
+            sessions: Arc::clone(&self.sessions),
+            recorder: self.recorder.clone(),
+            flow: Arc::clone(&flow),
+            _places: (admitted, place),
+        };
+        let home = flow.session.home();
+        let served = home.serve();
+        let hosted = async move {
+            guest.host().await;
+            drop(served);
+        };
+        self.tasks.spawn_on(hosted, home.runtime());
+        Ok(())
+    }
+
+    fn front_reached(&self, here: Option<IpAddr>) -> SocketAddr {
+        match here {
+            Some(here) if self.front.ip().is_unspecified() => (here, self.front.port()).into(),
+            Some(_) | None => self.front,
+        }
+    }
+}
+
+impl Flow {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn is_for(&self, packet: &[u8]) -> bool {
+        let state = self.state();
+        state.ids.iter().any(|id| id.is_destination_of(packet))
+    }
+
+    fn is_unproved(&self) -> bool {
+        !self.state().is_proved
+    }
+
+    /// Passes what has come from the visitor on to its device.
+    fn to_device(&self, batch: Batch<'_>, now: Instant) {
+        let since_begun = now.saturating_duration_since(self.began).as_millis();
+        self.heard_ms
+            .store(u64::try_from(since_begun).unwrap_or(u64::MAX), Relaxed);
+        let octets = batch.octets.len();
+        self.session.active();
+        if !self.session.pace.may_pass(octets) {
+            return self.metrics.lost(Loss::Paced, batch.count());
+        }
+        let mut state = self.state();
+        if !state.is_proved && state.shows_that_it_hears(batch) {
+            state.is_proved = true;
+            self.table.is_proved();
+        }
+        let Some(tunnel) = state.tunnel.clone() else {
+            let mut kept: usize = state.early.iter().map(Vec::len).sum();
+            for datagram in batch.each() {
+                kept += datagram.len();
+                match kept <= EARLY {
+                    true => state.early.push(datagram.to_vec()),
+                    false => self.metrics.lost(Loss::QueueFull, 1),
+                }
+            }
+            return;
+        };
+        drop(state);
+        tunnel.send(batch);
+        self.passed(octets);
+    }
+
+    fn passed(&self, octets: usize) {
+        self.to_device.fetch_add(octets as u64, Relaxed);
+        self.session.octets.to_device.add(octets as u64);
+    }
+
+    /// The visitor goes on from another address, as it shows by an id that it has heard from its device's server. `false` if it is too
+    /// late for that.
+    fn moves(self: &Arc<Self>, from: Sender) -> bool {
+        let mut state = self.state();
+        if state.has_ended || !self.table.add(from.address, self) {
+            return false;
+        }
+        let before = std::mem::replace(&mut state.visitor, from);
+        if before.address != from.address {
+            self.table.forget(before.address, self);
+        }
+        true
+    }
+
+    /// Learns by which ids its visitor will know its device's server.
+    fn learn(self: &Arc<Self>, state: &mut State, datagram: &[u8]) {
+        if let Some((_, source)) = datagram::ids(datagram)
+            && let Some(id) = Id::new(source)
+            && !state.ids.contains(&id)
+            && state.ids.len() <= IDS
+            && !state.has_ended
+        {
+            if source.len() >= LEAST_ID {
+                self.table.know(id, self);
+            }
+            state.ids.push(id);
+        }
+    }
+
+    /// When it has been silent for too long, if nothing more is heard.
+    fn deadline(&self) -> Instant {
+        match self.state().is_proved {
+            true => self.began + Duration::from_millis(self.heard_ms.load(Relaxed)) + IDLE_TIME,
+            false => self.began + UNPROVED_TIME,
+        }
+    }
+
+    fn end(self: &Arc<Self>) -> Moved {
+        let mut state = self.state();
+        state.has_ended = true;
+        state.tunnel = None;
+        state.early = Vec::new();
+        self.table.forget(state.visitor.address, self);
+        self.table.forget_ids(&state.ids, self);
+        if !std::mem::replace(&mut state.is_proved, true) {
+            self.table.is_proved();
+        }
+        Moved {
+            outwards: self.to_device.load(Relaxed),
+            inwards: self.to_visitor.load(Relaxed),
+            end: End::Done,
+        }
+    }
+}
+
+impl State {
+    /// Whether the visitor uses an id that it can only have from its device's server.
+    fn shows_that_it_hears(&self, batch: Batch<'_>) -> bool {
+        let mut heard = self.ids.iter().skip(1);
+        let Some(datagram) = batch.each().next() else {
+            return false;
+        };
+        heard.any(|id| id.is_destination_of(datagram))
+    }
+}
+
+/// What comes in the tunnel for the visitor.
+struct ToVisitor(Arc<Flow>);
+
+impl Outlet for ToVisitor {
+    fn take(&self, batch: Batch<'_>, socket: TunnelSocket<'_>) {
+        let flow = &self.0;
+        let octets = batch.octets.len();
+        if !flow.session.pace.may_pass(octets) {
+            return flow.metrics.lost(Loss::Paced, batch.count());
+        }
+        let mut state = flow.state();
+        for datagram in batch.each() {
+            if !datagram::has_short_header(datagram) {
+                flow.learn(&mut state, datagram);
+            }
+        }
+        let visitor = state.visitor;
+        drop(state);
+        let unsent = socket.send(visitor.address, visitor.here, batch);
+        if unsent > 0 {
+            flow.metrics.lost(Loss::Unsent, unsent);
+        }
+        flow.to_visitor.fetch_add(octets as u64, Relaxed);
+        flow.session.octets.to_visitor.add(octets as u64);
+        flow.session.active();
+    }
+}
+
+/// A visitor from its first datagrams to its end, on the worker that has its device's tunnel.
+struct Guest {
+    flow: Arc<Flow>,
+    open: Open,
+    visit: Visit,
+    metrics: Arc<Metrics>,
+    sessions: Arc<Sessions>,
+    recorder: Option<Recorder>,
+    _places: (Admitted, DeviceVisitor),
+}
+
+impl Guest {
+    async fn host(self) {
+        let flow = &self.flow;
+        let opened = timeout(OPEN_TIME, self.begin()).await.ok().flatten();
+        let Some((mut send, mut recv, opened)) = opened else {
+            flow.end();
+            return self.metrics.visitor_refused(Refusal::NoCarrier);
+        };
+        self.metrics.carrier_opened(Kind::Flow);
+        let took = flow.began.elapsed();
+        self.metrics.measured.visitor_open(Kind::Flow, took);
+        let end = self.until_it_ends(&mut recv).await;
+        drop(opened);
+        let moved = Moved { end, ..flow.end() };
+        match end {
+            End::Done => send.finish(),
+            End::Idle | End::NearGone => send.reset(ResetCode::Idle),
+            End::Cut => send.reset(ResetCode::Cut),
+            End::FarGone => send.reset(ResetCode::PeerGone),
+        }
+        self.sessions.tell_octets(&flow.session);
+        self.metrics.visitor_ended(moved);
+        if let Some(recorder) = &self.recorder {
+            let device = flow.session.device;
+            recorder.record(self.visit.record(device, Kind::Flow, moved));
+        }
+        let (to_device, to_visitor) = (moved.outwards, moved.inwards);
+        let end = end_name(end);
+        tracing::debug!(end, to_device, to_visitor, "a visitor over QUIC has gone");
+    }
+
+    /// Opens the stream, and sends on it what has come: there it is not lost, and not there before the agent knows of the flow.
+    async fn begin(&self) -> Option<(SendStream, RecvStream, Opened)> {
+        let flow = &self.flow;
+        let (mut send, recv) = flow.session.open_flow().await.ok()?;
+        let outlet = Arc::new(ToVisitor(Arc::clone(flow)));
+        let (tunnel, opened) = send.flow(outlet);
+        let mut first = BytesMut::from(&*Frame::Open(self.open.clone()).encode().ok()?);
+        loop {
+            {
+                let mut state = flow.state();
+                if state.early.is_empty() {
+                    state.tunnel = Some(tunnel);
+                    return Some((send, recv, opened));
+                }
+                for datagram in state.early.drain(..) {
+                    put_on_stream(&datagram, &mut first);
+                    flow.passed(datagram.len());
+                }
+            }
+            send.write_all(&first).await.ok()?;
+            first.clear();
+        }
+    }
+
+    async fn until_it_ends(&self, recv: &mut RecvStream) -> End {
+        let flow = &self.flow;
+        let mut nothing = [0];
+        loop {
+            let deadline = flow.deadline();
+            tokio::select! {
+                biased;
+                () = flow.session.ended().cancelled() => {
+                    let went = [CloseCode::Done, CloseCode::Unresponsive];
+                    return match went.contains(&flow.session.end_code()) {
+                        true => End::FarGone,
+                        false => End::Cut,
+                    };
+                }
+                () = flow.gives_way.cancelled() => return End::NearGone,
+                read = recv.read(&mut nothing) => return match read {
+                    Ok(0) => End::Done,
+                    Ok(_) | Err(_) => End::FarGone, // nothing is ever said to us there
+                },
+                () = sleep_until(deadline.into()) => {
+                    if flow.deadline() <= Instant::now() {
+                        return End::Idle;
+                    }
+                }
+            }
+        }
+    }
+}
