@@ -162,6 +162,10 @@ const INITIAL_RTT: Duration = Duration::from_millis(100);
 /// is twenty octets less, which the probes find.
 const LARGEST_DATAGRAM: u16 = 1472;
 
+/// When a path seems to carry no long packets any more, so long later they are tried again. Often it was a flood at one end that they
+/// were lost in, and until then no visitor's QUIC connection fits into the tunnel.
+const LONG_PACKETS_AGAIN: Duration = Duration::from_secs(5);
+
 /// First packets that nobody has looked at yet, at most.
 const MAX_INCOMING: usize = 4096;
 
@@ -469,7 +473,9 @@ pub(crate) fn path(connection: &Connection) -> Path {
 fn transport(streams: u32, profile: Profile) -> TransportConfig {
     let room = profile.room;
     let mut mtu_discovery = MtuDiscoveryConfig::default();
-    mtu_discovery.upper_bound(LARGEST_DATAGRAM);
+    mtu_discovery
+        .upper_bound(LARGEST_DATAGRAM)
+        .black_hole_cooldown(LONG_PACKETS_AGAIN);
     let mut transport = TransportConfig::default();
     transport
         .max_concurrent_bidi_streams(streams.into())

@@ -30,9 +30,9 @@ use wire::{CloseCode, Frame, ResetCode};
 
 use crate::carrier::Kind;
 use crate::quic::{
-    self, Arrival, Batch, Loss, Losses, Outlet, RecvStream, SendStream, TunnelSocket,
+    self, Arrival, Batch, Loss, Losses, Opened, Outlet, RecvStream, SendStream, Sender,
+    TunnelSocket,
 };
-use crate::quic::{Opened, Sender};
 use crate::records::Recorder;
 use crate::splice::{End, Moved};
 

@@ -83,30 +83,29 @@ impl Table {
         if self.count.load(Relaxed) == 0 {
             return Found::Nobody;
         }
-        let is_short = datagram::has_short_header(packet);
-        let here = match self.by_address.get(&from) {
-            Some(flows) => match &flows[..] {
-                [flow] if is_short => {
-                    let flow = Arc::clone(flow);
-                    return Found::Known { flow, alone: true };
-                }
-                flows => flows.to_vec(),
-            },
-            None => Vec::new(),
+        let (only, several) = match self.by_address.get(&from).as_deref().map(Vec::as_slice) {
+            Some([flow]) => (Some(Arc::clone(flow)), Vec::new()),
+            Some(flows) => (None, flows.to_vec()),
+            None => (None, Vec::new()),
         };
-        let alone = here.len() == 1;
-        let known = here.iter().find(|flow| flow.is_for(packet));
-        // A server may have given its client other ids, which were not in the clear.
-        let known = known.or(here.last().filter(|_| is_short));
-        match known {
-            Some(flow) => Found::Known {
-                flow: Arc::clone(flow),
-                alone,
-            },
-            // Nobody moves before its handshake is over (RFC 9000 section 9).
-            None if is_short => self.by_id(packet).map_or(Found::Nobody, Found::Moved),
-            None => Found::Nobody,
+        let here = match &only {
+            Some(_) => only.as_slice(),
+            None => &several,
+        };
+        let known = |flow: &Arc<Flow>| Found::Known {
+            flow: Arc::clone(flow),
+            alone: here.len() == 1,
+        };
+        if let Some(flow) = here.iter().find(|flow| flow.is_for(packet)) {
+            return known(flow);
         }
+        // Nobody moves before its handshake is over (RFC 9000 section 9).
+        if !datagram::has_short_header(packet) {
+            return Found::Nobody;
+        }
+        // Somebody else may have been here before. If not, a server may have given its client ids that were not in the clear.
+        let moved = self.by_id(packet).map(Found::Moved);
+        moved.unwrap_or_else(|| here.last().map_or(Found::Nobody, known))
     }
 
     fn by_id(&self, packet: &[u8]) -> Option<Arc<Flow>> {
