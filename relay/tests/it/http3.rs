@@ -2,7 +2,8 @@
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::NonZeroU64;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use directory::DeviceLimits;
@@ -203,6 +204,74 @@ async fn a_transfer_survives_that_the_visitor_gets_another_port_in_the_middle() 
         world.until_metric(MOVED, round).await;
     }
     assert_eq!(world.metric(FLOWS), 1, "it is the same visitor");
+}
+
+/// A NAT with two ports outside and one client behind each, which are the other's when it is told so.
+struct Exchange {
+    inside: [SocketAddr; 2],
+    is_exchanged: Arc<AtomicBool>,
+    _tasks: Vec<AbortOnDropHandle<()>>,
+}
+
+impl Exchange {
+    async fn before(relay: SocketAddr) -> Self {
+        let bind = || tokio::net::UdpSocket::bind(LOOPBACK);
+        let inside = [bind().await.unwrap(), bind().await.unwrap()].map(Arc::new);
+        let outside = [bind().await.unwrap(), bind().await.unwrap()].map(Arc::new);
+        for socket in &outside {
+            socket.connect(relay).await.unwrap();
+        }
+        let clients: [Arc<OnceLock<SocketAddr>>; 2] = Default::default();
+        let is_exchanged = Arc::<AtomicBool>::default();
+        let mut tasks = Vec::new();
+        for number in [0, 1] {
+            let (inside, outside) = (inside.clone(), outside.clone());
+            let (clients, exchanged) = (clients.clone(), Arc::clone(&is_exchanged));
+            let other = move || number ^ usize::from(exchanged.load(Relaxed));
+            let pass = async move {
+                let (mut out, mut back) = ([0; 2000], [0; 2000]);
+                loop {
+                    tokio::select! {
+                        received = inside[number].recv_from(&mut out) => {
+                            let (length, client) = received.unwrap();
+                            clients[number].get_or_init(|| client);
+                            outside[other()].send(&out[..length]).await.unwrap();
+                        }
+                        received = outside[number].recv(&mut back) => {
+                            let length = received.unwrap();
+                            let client = clients[other()].get().unwrap();
+                            inside[other()].send_to(&back[..length], client).await.unwrap();
+                        }
+                    }
+                }
+            };
+            tasks.push(AbortOnDropHandle::new(tokio::spawn(pass)));
+        }
+        Self {
+            inside: inside.map(|socket| socket.local_addr().unwrap()),
+            is_exchanged,
+            _tasks: tasks,
+        }
+    }
+}
+
+#[tokio::test]
+async fn who_gets_the_port_that_another_had_stays_with_its_own_device() {
+    let world = World::start(Transport::Quic);
+    let (_one, _two) = (device(&world, "one").await, device(&world, "two").await);
+    let nat = Exchange::before(world.front).await;
+    let clients = [client(&world), client(&world)];
+    let one = visit(&clients[0], nat.inside[0], "one").await;
+    let two = visit(&clients[1], nat.inside[1], "two").await;
+    for is_exchanged in [false, true, false] {
+        nat.is_exchanged.store(is_exchanged, Relaxed);
+        let payload = payload(100_000);
+        let (of_one, of_two) = tokio::join!(say(&one, &payload), say(&two, &payload));
+        assert!(of_one == [b"one.nas.localhost", &payload[..]].concat());
+        assert!(of_two == [b"two.nas.localhost", &payload[..]].concat());
+    }
+    assert!(world.metric(MOVED) >= 4);
+    world.metric_is(FLOWS, 2).await;
 }
 
 #[tokio::test]
