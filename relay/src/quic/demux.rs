@@ -206,6 +206,9 @@ impl Demultiplexer {
         meta: &RecvMeta,
         now: Instant,
     ) -> &'a [u8] {
+        // Whatever comes, so that a flood that is over is soon forgotten.
+        let late = self.hellos.forget_late(now);
+        self.counts.hello_late.inc_by(late as u64);
         let length = meta.stride.max(1);
         let mut datagrams = message.chunks(length);
         let Some(first) = datagrams.next() else {
@@ -278,8 +281,6 @@ impl Demultiplexer {
         let Some(visitors) = &self.visitors else {
             return true;
         };
-        let late = self.hellos.forget_late(now);
-        self.counts.hello_late.inc_by(late as u64);
         match self.hellos.read(datagram, meta, now) {
             Read::Name(name, kept) if !visitors.is_own(&name) => {
                 let kept = kept.into_iter().map(|kept| kept.octets);
