@@ -394,7 +394,7 @@ mod tests {
         );
         let visitors = visitors.unwrap();
         let workers = threads.workers();
-        let home = workers.first();
+        let home = workers.next();
         let trusts = tls::origin_client(Some(&Roots::from_pem(&certificate).unwrap())).unwrap();
         let pair = pair().await;
         for (said, asked, is_led_there) in [
@@ -415,7 +415,7 @@ mod tests {
             ),
         ] {
             let (at_relay, carrier, raw) = opened(&pair, said).await;
-            let served = visitors.serve(carrier, raw, CancellationToken::new(), &home);
+            let served = visitors.serve(carrier, raw, CancellationToken::new(), home);
             let visit = async {
                 let asked = tls::server_name(asked).unwrap();
                 let mut visitor = trusts.connect(asked, at_relay).await.unwrap();
