@@ -48,6 +48,7 @@ pub struct Status {
     /// nothing), `head` and `body` (of a request), `answer` (they did not take it).
     pub too_slow: BTreeMap<String, u64>,
     /// Visitors over QUIC, whose datagrams pass to a service that speaks HTTP/3.
+    #[serde(default)]
     pub flows: FlowsStatus,
     /// TCP connections for visitors' bulk that reached the relay, since the agent started.
     pub raw_came: u64,
