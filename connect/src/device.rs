@@ -8,6 +8,7 @@ use std::time::Duration;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
@@ -15,7 +16,7 @@ use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use wire::ALPN_CONNECT;
-use wire::connect::{self, Answer};
+use wire::connect::{self, APPS, Answer};
 
 use super::error::ConnectError;
 use super::pass::Connection;
@@ -23,14 +24,18 @@ use super::pass::Connection;
 /// The port that a relay's front has where nobody says otherwise.
 const FRONT_PORT: u16 = 443;
 
-/// The label below a device's name at which its agent answers apps.
-const APPS: &str = "connect";
-
 /// How long it may take until a service is granted.
 const PATIENCE: Duration = Duration::from_secs(15);
 
 /// After so long without an answer the next address is tried beside it (RFC 8305 section 5).
 const STAGGER: Duration = Duration::from_millis(300);
+
+/// A relay that is silent for so long is asked whether it is still there: a machine that slept, or a NAT that has forgotten it, would
+/// leave an app waiting for ever. It is given up after a minute without an answer.
+const KEEPALIVE: TcpKeepalive = TcpKeepalive::new()
+    .with_time(Duration::from_secs(30))
+    .with_interval(Duration::from_secs(10))
+    .with_retries(3);
 
 /// So many addresses are tried at most.
 const MAX_ADDRESSES: usize = 8;
@@ -196,6 +201,7 @@ impl Device {
         let connected = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
+            SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
             let connector = TlsConnector::from(self.tls);
             connector.connect(self.server_name, stream).await
         };

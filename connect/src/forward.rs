@@ -12,6 +12,8 @@ use tokio::task::JoinSet;
 use tokio::time::sleep;
 
 use super::device::Device;
+use super::error::ConnectError;
+use super::pass::Connection;
 
 /// Connections at a time. Further ones wait in the kernel.
 const MAX_CONNECTIONS: usize = 1024;
@@ -78,14 +80,20 @@ impl Door {
 
 /// Serves `service` of `device` at `door`, for ever.
 pub async fn forward(door: &Door, device: &Device, service: &str) {
-    door.serve(|mut app| {
+    door.serve(|app| {
         let (device, service) = (device.clone(), service.to_owned());
         async move {
             let connection = device.open(&service).await?;
-            // Once it is connected, how it ends is between the app and the service.
-            let _ = connection.join(&mut app).await;
-            Ok::<_, super::ConnectError>(())
+            join(connection, app).await;
+            Ok::<_, ConnectError>(())
         }
     })
     .await;
+}
+
+/// Joins the two until both have ended. How that goes is between the app and the service, but what was cut must not look complete.
+pub(crate) async fn join(connection: Connection, mut app: TcpStream) {
+    if connection.join(&mut app).await.is_err() {
+        let _ = app.set_zero_linger();
+    }
 }

@@ -7,7 +7,7 @@
 //! | where | what |
 //! |---|---|
 //! | `device` | who is reached, and how: every address of its name, one after another and then beside each other |
-//! | `stream` | one service's bytes, once the agent has granted it |
+//! | `pass` | one service's bytes, once the agent has granted it |
 //! | `forward` | a port of this machine, a connection to the service for each that comes to it |
 //! | `socks` | the same for all services of a device, by SOCKS 5 |
 //! | `stdio` | standard input and output, for `ssh` |

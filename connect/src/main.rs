@@ -78,7 +78,13 @@ async fn act(arguments: Arguments) -> anyhow::Result<()> {
         Some(front) => device.at(front),
         None => device,
     };
-    let service = &arguments.service;
+    let service = match arguments.service.as_str() {
+        "" => String::new(),
+        name => device
+            .service_of(name)
+            .with_context(|| format!("{name:?} is no service of {}", device.host()))?,
+    };
+    let service = &service;
     if arguments.stdio {
         join_stdio(device.open(service).await?).await?;
         // A read of standard input that nobody answers any more would keep the program.
@@ -103,13 +109,13 @@ async fn act(arguments: Arguments) -> anyhow::Result<()> {
                 serve_socks(&door, &device).await;
             }
             None => {
-                let service = if service.is_empty() {
+                let name = if service.is_empty() {
                     "its own service"
                 } else {
-                    service
+                    service.as_str()
                 };
-                tell(&format_args!("{service} of {host}: at {listens}"));
-                forward(&door, &device, &arguments.service).await;
+                tell(&format_args!("{name} of {host}: at {listens}"));
+                forward(&door, &device, service).await;
             }
         }
     };

@@ -12,7 +12,7 @@ use wire::socks::{
 
 use super::device::Device;
 use super::error::ConnectError;
-use super::forward::Door;
+use super::forward::{Door, join};
 
 /// How long a client may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -53,8 +53,7 @@ async fn serve_one(mut app: TcpStream, device: Device) -> Result<(), NotServed> 
     };
     app.write_all(&Reply::Connected.octets()).await?;
     connection.write_all(&early).await?;
-    // Once it is connected, how it ends is between the app and the service.
-    let _ = connection.join(&mut app).await;
+    join(connection, app).await;
     Ok(())
 }
 

@@ -281,9 +281,9 @@ async fn tell(state: StateOption, json: bool) -> anyhow::Result<()> {
         let told = serde_json::to_string_pretty(&Told { status, complaints })?;
         println!("{told}");
     } else {
-        println!("{}", in_words(&status));
+        println!("{}", printable(&in_words(&status)));
         for complaint in &complaints {
-            println!("{}", to_mend(complaint));
+            println!("{}", printable(&to_mend(complaint)));
         }
     }
     match status.tunnel {
@@ -301,6 +301,12 @@ struct Told<'a> {
 }
 
 /// What it is has been said above.
+/// The same without what a terminal would obey: some of it is what others have said, such as whoever answers in the relay's place.
+fn printable(text: &str) -> String {
+    let is_obeyed = |letter: char| letter.is_control() && letter != '\n';
+    text.replace(is_obeyed, "\u{fffd}")
+}
+
 fn to_mend(complaint: &Finding) -> String {
     let Finding {
         hop, subject, mend, ..
@@ -465,7 +471,7 @@ async fn examine(state: StateOption, json: bool) -> anyhow::Result<()> {
     if json {
         println!("{}", serde_json::to_string_pretty(&findings)?);
     } else {
-        println!("{}", findings_in_words(&findings));
+        println!("{}", printable(&findings_in_words(&findings)));
     }
     let bad = findings
         .iter()
@@ -610,6 +616,13 @@ mod tests {
     use clap::CommandFactory as _;
 
     use super::*;
+
+    #[test]
+    fn a_terminal_obeys_nobody_who_was_asked() {
+        let said = "closed: \u{1b}[2J\u{9b}all is well\r\nbad";
+        let shown = "closed: \u{fffd}[2J\u{fffd}all is well\u{fffd}\nbad";
+        assert_eq!(printable(said), shown);
+    }
 
     #[test]
     fn the_command_line_is_sound_and_its_manual_is_left_in_target_manual() {

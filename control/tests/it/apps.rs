@@ -40,10 +40,9 @@ fn in_words(command: &Command) -> String {
 
 /// A port of this machine that leads to `service`, for as long as the process is kept.
 fn port_to(server: &Server, service: &str) -> (Process, u16) {
-    let port = free_port();
-    let listen = format!("127.0.0.1:{port}");
-    let process = Process::start(connect(server, &[service, "--listen", &listen]));
-    process.until_said(&format!("{service} of mynas"));
+    let process = Process::start(connect(server, &[service, "--listen", "127.0.0.1:0"]));
+    let said = process.until_said(&format!("{service} of mynas"));
+    let port = said.trim().rsplit_once(':').unwrap().1.parse().unwrap();
     (process, port)
 }
 
@@ -151,9 +150,8 @@ fn a_webdav_service_is_mounted_by_a_port() {
         .arg(&served);
     let webdav = Process::start(webdav);
     webdav.until_said("WebDav Server started");
-    let _agent = server
-        .pair("mynas")
-        .serve(&service("files", &format!("http://{at}")));
+    let files = service("files", &format!("http://{at}")) + "visitor_address = \"hidden\"\n";
+    let _agent = server.pair("mynas").serve(&files);
     let (_connect, port) = port_to(&server, "files");
     let configuration = folder.join("davfs2.conf");
     fs::write(&configuration, "ask_auth 0\nuse_locks 0\n").unwrap();
@@ -251,12 +249,11 @@ fn an_smb_share_is_read_and_written_by_a_port() {
 fn curl_finds_services_by_name_behind_a_socks_port() {
     let server = Server::start();
     let nginx = crate::nginx::Nginx::told_of_the_visitor(&crate::world::Place::Host);
-    let _agent = server
-        .pair("mynas")
-        .serve(&service("photos", &nginx.origin()));
-    let socks = format!("127.0.0.1:{}", free_port());
-    let process = Process::start(connect(&server, &["--socks", &socks]));
-    process.until_said("SOCKS 5 at");
+    let photos = service("photos", &nginx.origin()) + "visitor_address = \"hidden\"\n";
+    let _agent = server.pair("mynas").serve(&photos);
+    let process = Process::start(connect(&server, &["--socks", "127.0.0.1:0"]));
+    let said = process.until_said("SOCKS 5 at");
+    let socks = said.trim().rsplit_once(' ').unwrap().1;
     let curl = |host: &str| {
         let mut curl = Command::new("curl");
         curl.args([

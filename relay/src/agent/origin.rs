@@ -15,6 +15,7 @@ use hyper::Uri;
 use serde::Deserialize;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::error::Elapsed;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wire::proxy_v2;
@@ -251,7 +252,7 @@ impl Origin {
         front: SocketAddr,
     ) -> io::Result<OriginStream> {
         let dialled = timeout(CONNECT_TIME, self.dial(Caller::Visitor(visitor, front))).await;
-        self.noted(dialled.unwrap_or_else(|late| Err(late.into())))
+        self.noted(dialled, !self.is_http()) // of HTTP only an answer is one
     }
 
     /// The same without TLS of ours, for bytes that only pass. Its receive buffer is [kept small](held::keep_small), for whoever
@@ -263,7 +264,7 @@ impl Origin {
     ) -> io::Result<TcpStream> {
         let dialled = self.dial_plain(Caller::Visitor(visitor, front));
         let dialled = timeout(CONNECT_TIME, dialled).await;
-        self.noted(dialled.unwrap_or_else(|late| Err(late.into())))
+        self.noted(dialled, true)
     }
 
     /// A connection of the agent's own, of which nothing is noted. Knows no deadline; the caller does.
@@ -271,14 +272,13 @@ impl Origin {
         self.dial(Caller::Agent).await
     }
 
-    /// What becomes of a connection. Of HTTP only an answer is one.
-    fn noted<T>(&self, dialled: io::Result<T>) -> io::Result<T> {
+    /// What has become of a connection, and whether a good one is all that will be known.
+    fn noted<T>(&self, dialled: Result<io::Result<T>, Elapsed>, is_answer: bool) -> io::Result<T> {
+        let dialled = dialled.unwrap_or_else(|late| Err(late.into()));
         match &dialled {
             Err(error) => self.failures.failed(OriginFailure::of_connection(error)),
-            Ok(_) => match self.address.scheme {
-                Scheme::Tcp | Scheme::Tls => self.failures.answered(),
-                Scheme::Http | Scheme::Https => {}
-            },
+            Ok(_) if is_answer => self.failures.answered(),
+            Ok(_) => {}
         }
         dialled
     }

@@ -22,6 +22,7 @@ use std::time::Duration;
 use directory::{NameError, read_label};
 use serde::Deserialize;
 use tokio::sync::watch;
+use wire::connect::APPS;
 
 use super::health::{Health, HealthCheck};
 use super::origin::{Origin, Scheme, VisitorAddress};
@@ -56,9 +57,6 @@ pub(super) struct ServiceName(Box<str>);
 
 const OWN: &str = "@";
 const REST: &str = "*";
-
-/// The label at which apps ask for services; none is there itself.
-const APPS: &str = "connect";
 
 /// Who reaches a service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]

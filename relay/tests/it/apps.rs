@@ -78,7 +78,8 @@ async fn an_app_reaches_a_service_by_name_over_either_carrier() {
         let state = world.device("mynas");
         let services = format!(
             "[services.shell]\norigin = \"tcp://{}\"\nreach = \"apps\"\n\
-             [services.\"@\"]\norigin = \"http://{}\"\nreach = \"both\"\n",
+             [services.\"@\"]\norigin = \"http://{}\"\nreach = \"both\"\n\
+             visitor_address = \"hidden\"\n",
             shell.address, own.address
         );
         let agent = agent_with(&world, &state, &services).await;
@@ -263,4 +264,70 @@ async fn nobody_is_waited_for_who_does_not_say_what_he_wants() {
         drop(ended.unwrap());
         assert_eq!(heard, answer, "{said:?}");
     }
+}
+
+#[tokio::test]
+async fn what_is_cut_does_not_look_complete_to_the_app() {
+    let world = World::start(Transport::Quic);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let state = world.device("mynas");
+    let services = format!(
+        "[services.files]\norigin = \"tcp://{}\"\nreach = \"apps\"\n",
+        listener.local_addr().unwrap()
+    );
+    let _agent = agent_with(&world, &state, &services).await;
+    let port = || Door::open((Ipv4Addr::LOCALHOST, 0).into(), |_| ());
+    let (one, all) = (port().await.unwrap(), port().await.unwrap());
+    let (at_one, at_all) = (one.address().unwrap(), all.address().unwrap());
+    let at = device(&world);
+    let both = async move { tokio::join!(forward(&one, &at, "files"), serve_socks(&all, &at)) };
+    let _served = AbortOnDropHandle::new(tokio::spawn(both));
+    for door in [at_one, at_all] {
+        let mut app = TcpStream::connect(door).await.unwrap();
+        if door == at_all {
+            app.write_all(b"\x05\x01\0\x05\x01\0\x03\x05files\0\x16")
+                .await
+                .unwrap();
+            let mut replies = [0; 12];
+            timeout(SOON, app.read_exact(&mut replies))
+                .await
+                .unwrap()
+                .unwrap();
+        }
+        let (mut service, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+        service.write_all(b"half of it").await.unwrap();
+        let mut heard = [0; 10];
+        timeout(SOON, app.read_exact(&mut heard))
+            .await
+            .unwrap()
+            .unwrap();
+        service.set_zero_linger().unwrap();
+        drop(service);
+        let ended = timeout(SOON, app.read(&mut heard)).await.unwrap();
+        assert!(ended.is_err(), "{ended:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_service_that_was_away_is_well_once_an_app_has_reached_it() {
+    let world = World::start(Transport::Quic);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    drop(listener);
+    let state = world.device("mynas");
+    let services = format!(
+        "[services.web]\norigin = \"http://{address}\"\nreach = \"apps\"\nvisitor_address = \"hidden\"\n"
+    );
+    let _agent = agent_with(&world, &state, &services).await;
+    let device = device(&world);
+    let problem = async || status_json(&world).await["services"][0]["problem"].clone();
+    let error = opened(&device, "web").await.unwrap_err();
+    assert!(
+        matches!(error, ConnectError::ServiceUnreachable { .. }),
+        "{error}"
+    );
+    assert_ne!(problem().await, json!(null));
+    let _listener = TcpListener::bind(address).await.unwrap();
+    drop(opened(&device, "web").await.unwrap());
+    assert_eq!(problem().await, json!(null));
 }

@@ -10,6 +10,9 @@
 //! The device's own service has no name. A service that is not there and one that is not for apps are refused alike. The app may
 //! send what is for the service without waiting for the answer.
 
+/// The label below a device's name at which its agent answers apps; no service has it.
+pub const APPS: &str = "connect";
+
 /// The only version there is.
 const VERSION: u8 = 1;
 

@@ -241,6 +241,23 @@ impl ServiceConfig {
         if !is_http && self.answer_time.is_some() {
             fault("answer_time", "only HTTP has answers");
         }
+        if is_http
+            && self.reach.is_for_apps()
+            && self.visitor_address.unwrap_or_default() == VisitorAddress::Forwarded
+        {
+            let sentence = "what apps send passes as it is, Host and X-Forwarded-For too: \"hidden\" or \"proxy-v2\", for a service that \
+                            believes none of it";
+            fault("visitor_address", sentence);
+        }
+        if !self.reach.is_by_name() {
+            let sentence = "only whoever comes by name has that, and apps alone reach this service";
+            if self.http3.is_some() {
+                fault("http3", sentence);
+            }
+            if self.answer_time.is_some() {
+                fault("answer_time", sentence);
+            }
+        }
         if scheme != Scheme::Https {
             let sentence = "only the certificate of an https:// origin is checked";
             if self.origin_ca.is_some() {
@@ -394,6 +411,30 @@ mod tests {
         assert_eq!(photos.answer_time, Some(Duration::from_secs(300)));
         assert_eq!(photos.health, Some(Probe::Get("/healthz".into())));
         assert_eq!(services["*"].health, Some(Probe::Connect));
+    }
+
+    #[test]
+    fn what_apps_bring_is_not_believed() {
+        let service = |more: &str| {
+            said(&format!(
+                "[services.web]\norigin = \"http://127.0.0.1:80\"\n{more}"
+            ))
+        };
+        assert_eq!(service("reach = \"name\""), "1 services");
+        for reach in ["apps", "both"] {
+            let reach = format!("reach = \"{reach}\"\n");
+            assert!(service(&reach).contains("Host and X-Forwarded-For too"));
+            let forwarded = reach.clone() + "visitor_address = \"forwarded\"";
+            assert!(service(&forwarded).contains(":4: services.web.visitor_address: "));
+            assert_eq!(
+                service(&(reach + "visitor_address = \"hidden\"")),
+                "1 services"
+            );
+        }
+        let apps = "reach = \"apps\"\nvisitor_address = \"hidden\"\n";
+        for key in ["http3 = \"127.0.0.1:443\"", "answer_time = \"5m\""] {
+            assert!(service(&(apps.to_owned() + key)).contains("only whoever comes by name"));
+        }
     }
 
     #[test]
