@@ -24,6 +24,10 @@ pub(crate) struct Chromium {
 
 impl Chromium {
     pub(crate) fn start(server: &Server) -> Self {
+        Self::start_with(server, &["--disable-quic"])
+    }
+
+    pub(crate) fn start_with(server: &Server, flags: &[&str]) -> Self {
         let home = tempfile::tempdir().unwrap();
         let database = format!("sql:{}", home.path().join(".pki/nssdb").display());
         std::fs::create_dir_all(home.path().join(".pki/nssdb")).unwrap();
@@ -38,9 +42,9 @@ impl Chromium {
             "--headless",
             "--no-sandbox",
             "--disable-gpu",
-            "--disable-quic",
             "--no-first-run",
         ]);
+        command.args(flags);
         command.args([
             "--disable-background-networking",
             "--disable-component-update",

@@ -25,6 +25,7 @@ mod first_light;
 mod fleet;
 mod haproxy;
 mod health;
+mod http3;
 mod kernel;
 mod memory;
 mod nginx;
