@@ -24,6 +24,8 @@ pub(crate) struct DatagramCounts {
     pub(crate) stray: IntCounter,
     /// No QUIC at all.
     pub(crate) other: IntCounter,
+    /// From port 0, to which nothing can be sent.
+    pub(crate) no_port: IntCounter,
     /// For a connection of another worker. The kernel steers them; while the sockets are being bound it does not.
     pub(crate) misdirected: IntCounter,
     /// For a process before this one, on their way to it.
@@ -51,6 +53,7 @@ impl DatagramCounts {
         Self {
             stray: count(),
             other: count(),
+            no_port: count(),
             misdirected: count(),
             passed: count(),
             full: count(),
@@ -210,6 +213,12 @@ impl Demultiplexer {
         let late = self.hellos.forget_late(now);
         self.counts.hello_late.inc_by(late as u64);
         let length = meta.stride.max(1);
+        // The kernel refuses an answer as it does one with a wrong option, and then the socket goes without its options.
+        if meta.addr.port() == 0 {
+            let nobodys = mem::take(message).chunks(length);
+            self.counts.no_port.inc_by(nobodys.count() as u64);
+            return &[];
+        }
         let mut datagrams = message.chunks(length);
         let Some(first) = datagrams.next() else {
             return &[];
@@ -390,6 +399,7 @@ impl ConnectionIdGenerator for ConnectionIds {
 #[cfg(test)]
 mod tests {
     use std::collections::HashSet;
+    use std::net::Ipv4Addr;
 
     use wire::connection_id::Generation;
 
@@ -474,10 +484,20 @@ mod tests {
         let mut message = packets.concat();
         message.truncate(message.len() - 100);
         let meta = RecvMeta {
+            addr: (Ipv4Addr::LOCALHOST, 7).into(),
             stride: LENGTH,
             len: message.len(),
             ..RecvMeta::default()
         };
+        let nowhere = RecvMeta {
+            addr: (Ipv4Addr::LOCALHOST, 0).into(),
+            ..meta
+        };
+        let mut none = &message[..];
+        let taken = demultiplexer.take(&mut none, &nowhere, Instant::now());
+        assert!(taken.is_empty() && none.is_empty());
+        assert_eq!(counts.no_port.get(), packets.len() as u64);
+
         let (mut rest, mut ours, mut turns) = (&message[..], Vec::new(), 0);
         while !rest.is_empty() {
             ours.extend_from_slice(demultiplexer.take(&mut rest, &meta, Instant::now()));

@@ -20,6 +20,8 @@ const MESSAGE: usize = 64 * 1024;
 pub(super) struct Socket {
     socket: AsyncFd<UdpSocket>,
     state: UdpSocketState,
+    /// What the kernel has refused to send of flows, whose visitors may be anywhere: tunnels do not go without its help for it.
+    of_flows: UdpSocketState,
     /// Whether several packets may be handed to the kernel at once.
     batches: bool,
 }
@@ -30,6 +32,7 @@ impl Socket {
         Ok(Self {
             batches,
             state: UdpSocketState::new((&socket).into())?, // which also makes it non-blocking
+            of_flows: UdpSocketState::new((&socket).into())?,
             socket: sys::queue(socket)?,
         })
     }
@@ -53,8 +56,12 @@ impl Socket {
 
     /// How many packets the kernel takes as one message (GSO, udp(7)).
     pub(super) fn batch(&self) -> usize {
+        self.batch_of(&self.state)
+    }
+
+    fn batch_of(&self, state: &UdpSocketState) -> usize {
         match self.batches {
-            true => self.state.max_gso_segments(),
+            true => state.max_gso_segments(),
             false => 1,
         }
     }
@@ -91,7 +98,7 @@ impl Socket {
         let _ = self.try_send(&outgoing(transmit, octets));
     }
 
-    /// Sends datagrams as long as there is room, from that address of this host if there is one. Says how many there was none for.
+    /// Sends a flow's datagrams as long as there is room, from that address of this host if there is one. Says how many there was none for.
     pub(super) fn send_batch(
         &self,
         to: SocketAddr,
@@ -100,7 +107,7 @@ impl Socket {
     ) -> usize {
         let mut rest = batch;
         while !rest.octets.is_empty() {
-            let (now, others) = rest.split(self.batch());
+            let (now, others) = rest.split(self.batch_of(&self.of_flows));
             let transmit = quinn_udp::Transmit {
                 destination: to,
                 ecn: None,
@@ -109,7 +116,8 @@ impl Socket {
                 src_ip: from,
             };
             // Nobody waits, so what the event queue knows of room does not matter: of a new socket it knows nothing yet.
-            match self.state.send(self.socket.get_ref().into(), &transmit) {
+            let socket = self.socket.get_ref();
+            match self.of_flows.send(socket.into(), &transmit) {
                 Ok(()) => rest = others,
                 Err(_) => return rest.count(),
             }
@@ -233,4 +241,26 @@ pub(super) fn mark(meta: &RecvMeta) -> Option<EcnCodepoint> {
         quinn_udp::EcnCodepoint::Ect1 => EcnCodepoint::Ect1,
         quinn_udp::EcnCodepoint::Ce => EcnCodepoint::Ce,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn what_cannot_be_sent_to_a_visitor_leaves_the_tunnels_as_they_are() {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        let socket = Socket::new(socket, true).unwrap();
+        let before = socket.batch();
+        let batch = Batch {
+            octets: &[0; 2400],
+            size: 1200,
+        };
+        socket.send_batch((Ipv4Addr::LOCALHOST, 0).into(), None, batch);
+        assert_eq!(socket.batch_of(&socket.of_flows), 1, "that is refused");
+        assert_eq!(socket.batch(), before);
+        assert!(before > 1);
+    }
 }

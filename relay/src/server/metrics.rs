@@ -194,7 +194,7 @@ impl Metrics {
             )?,
             datagrams_dropped: counters(
                 "causeway_relay_datagrams_dropped_total",
-                "Datagrams that were nobody's, first packets of which too many came, hellos that did not come whole, and malformed messages from a successor that reads the port.",
+                "Datagrams that were nobody's or from nowhere, first packets of which too many came, hellos that did not come whole, and malformed messages from a successor that reads the port.",
                 "reason",
             )?,
             flow_datagrams_lost: {
@@ -377,6 +377,7 @@ impl Metrics {
         DatagramCounts {
             stray: self.datagrams_dropped.with_label_values(&["stray"]),
             other: self.datagrams_dropped.with_label_values(&["other"]),
+            no_port: self.datagrams_dropped.with_label_values(&["no_port"]),
             misdirected: self.datagrams_dropped.with_label_values(&["misdirected"]),
             passed: self.datagrams_handed_on.with_label_values(&["passed"]),
             full: self.datagrams_handed_on.with_label_values(&["full"]),

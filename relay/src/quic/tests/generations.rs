@@ -219,6 +219,7 @@ async fn messages_that_nobody_understands_are_counted_and_harm_nobody() {
     until(|| counts.malformed.get() == 305).await;
     // And packets that are none, for nobody, or for who is not there.
     let meta = RecvMeta {
+        addr: (Ipv4Addr::LOCALHOST, 9).into(),
         stride: 100,
         ..RecvMeta::default()
     };
