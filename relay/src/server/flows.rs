@@ -11,7 +11,9 @@
 //! A flow is a visitor like any other: counted, paced, recorded, cut. It ends with its stream, or when its visitor is silent.
 
 mod table;
+mod unproved;
 
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -42,6 +44,7 @@ use super::recorded::Visit;
 use super::refusal::Refusal;
 use super::sessions::{Session, Sessions};
 use table::{Found, Id, Table};
+use unproved::Newcomer;
 
 /// A visitor who has said nothing for so long has gone: twice what both ends of a QUIC connection mostly wait for each other. How it
 /// ends is hidden from the relay, so each ends like this.
@@ -102,9 +105,32 @@ struct State {
     /// What has come, as long as the tunnel has no stream for it.
     early: Vec<Vec<u8>>,
     tunnel: Option<quic::Flow>,
-    /// It has used an id that it has heard.
-    is_proved: bool,
-    has_ended: bool,
+    standing: Standing,
+}
+
+/// Whether the visitor has used an id that it has heard.
+enum Standing {
+    NotYet(Newcomer, Places),
+    Proved {
+        _places: Places,
+    },
+    /// It has, and there was no place for it.
+    Refused(Refusal),
+    Gone,
+}
+
+/// Where a visitor counts: it takes its places when it is known that its address is its own.
+struct Places {
+    admitted: Admitted,
+    visitor: DeviceVisitor,
+}
+
+impl Places {
+    fn take(&mut self, session: &Session) -> Result<(), Refusal> {
+        self.admitted.count()?;
+        let given = session.give_place(&mut self.visitor, self.admitted.from());
+        given.map_err(|_| Refusal::DeviceFull)
+    }
 }
 
 impl quic::Visitors for Flows {
@@ -173,7 +199,14 @@ impl Flows {
         if !session.takes_flows() {
             return Err(Refusal::NoFlows);
         }
-        let place = session.visitor(address).map_err(|_| Refusal::DeviceFull)?;
+        let visitor = session.visitor_without_place();
+        let places = Places {
+            admitted,
+            visitor: visitor.map_err(|_| Refusal::DeviceFull)?,
+        };
+        let gives_way = CancellationToken::new();
+        let (unproved, most) = (&self.table.unproved, session.most_unproved());
+        let newcomer = unproved.come(session.device, most, gives_way.clone());
         let flow = Arc::new(Flow {
             table: Arc::clone(&self.table),
             metrics: Arc::clone(&self.metrics),
@@ -182,20 +215,18 @@ impl Flows {
                 ids: Id::new(&id).into_iter().collect(),
                 early: datagrams,
                 tunnel: None,
-                is_proved: false,
-                has_ended: false,
+                standing: Standing::NotYet(newcomer, places),
             }),
             began: now,
             heard_ms: AtomicU64::new(0),
             to_device: AtomicU64::new(0),
             to_visitor: AtomicU64::new(0),
-            gives_way: CancellationToken::new(),
+            gives_way,
             session,
         });
         if !self.table.add(from.address, &flow) {
             return Err(Refusal::PortFull);
         }
-        self.table.is_unproved(&flow);
         let guest = Guest {
             visit: Visit::begin(from.address),
             open: Open {
@@ -208,7 +239,6 @@ impl Flows {
             sessions: Arc::clone(&self.sessions),
             recorder: self.recorder.clone(),
             flow: Arc::clone(&flow),
-            _places: (admitted, place),
         };
         let home = flow.session.home();
         let served = home.serve();
@@ -238,10 +268,6 @@ impl Flow {
         state.ids.iter().any(|id| id.is_destination_of(packet))
     }
 
-    fn is_unproved(&self) -> bool {
-        !self.state().is_proved
-    }
-
     /// Passes what has come from the visitor on to its device.
     fn to_device(&self, batch: Batch<'_>, now: Instant) {
         let since_begun = now.saturating_duration_since(self.began).as_millis();
@@ -253,9 +279,9 @@ impl Flow {
             return self.metrics.lost(Loss::Paced, batch.count());
         }
         let mut state = self.state();
-        if !state.is_proved && state.shows_that_it_hears(batch) {
-            state.is_proved = true;
-            self.table.is_proved();
+        self.prove(&mut state, batch);
+        if !state.is_here() {
+            return self.metrics.lost(Loss::NoFlow, batch.count());
         }
         let Some(tunnel) = state.tunnel.clone() else {
             let mut kept: usize = state.early.iter().map(Vec::len).sum();
@@ -273,6 +299,25 @@ impl Flow {
         self.passed(octets);
     }
 
+    /// Looks whether the visitor shows that it hears, if it has not yet. Then it takes its places, or has to leave.
+    fn prove(&self, state: &mut State, batch: Batch<'_>) {
+        if !matches!(state.standing, Standing::NotYet(..)) || !state.shows_that_it_hears(batch) {
+            return;
+        }
+        if let Standing::NotYet(newcomer, mut places) =
+            mem::replace(&mut state.standing, Standing::Gone)
+            && newcomer.stays()
+        {
+            state.standing = match places.take(&self.session) {
+                Ok(()) => Standing::Proved { _places: places },
+                Err(refusal) => {
+                    self.gives_way.cancel();
+                    Standing::Refused(refusal)
+                }
+            };
+        }
+    }
+
     fn passed(&self, octets: usize) {
         self.to_device.fetch_add(octets as u64, Relaxed);
         self.session.octets.to_device.add(octets as u64);
@@ -282,10 +327,10 @@ impl Flow {
     /// late for that.
     fn moves(self: &Arc<Self>, from: Sender) -> bool {
         let mut state = self.state();
-        if state.has_ended || !self.table.add(from.address, self) {
+        if !state.is_here() || !self.table.add(from.address, self) {
             return false;
         }
-        let before = std::mem::replace(&mut state.visitor, from);
+        let before = mem::replace(&mut state.visitor, from);
         if before.address != from.address {
             self.table.forget(before.address, self);
         }
@@ -298,7 +343,7 @@ impl Flow {
             && let Some(id) = Id::new(source)
             && !state.ids.contains(&id)
             && state.ids.len() <= IDS
-            && !state.has_ended
+            && state.is_here()
         {
             if source.len() >= LEAST_ID {
                 self.table.know(id, self);
@@ -309,31 +354,41 @@ impl Flow {
 
     /// When it has been silent for too long, if nothing more is heard.
     fn deadline(&self) -> Instant {
-        match self.state().is_proved {
-            true => self.began + Duration::from_millis(self.heard_ms.load(Relaxed)) + IDLE_TIME,
-            false => self.began + UNPROVED_TIME,
+        match self.state().standing {
+            Standing::Proved { .. } => {
+                self.began + Duration::from_millis(self.heard_ms.load(Relaxed)) + IDLE_TIME
+            }
+            Standing::NotYet(..) | Standing::Refused(_) | Standing::Gone => {
+                self.began + UNPROVED_TIME
+            }
         }
     }
 
-    fn end(self: &Arc<Self>) -> Moved {
+    /// What has passed, and how the visitor stood here: as long as that is kept, it has its places.
+    fn end(self: &Arc<Self>) -> (Moved, Standing) {
         let mut state = self.state();
-        state.has_ended = true;
+        let standing = mem::replace(&mut state.standing, Standing::Gone);
         state.tunnel = None;
         state.early = Vec::new();
         self.table.forget(state.visitor.address, self);
         self.table.forget_ids(&state.ids, self);
-        if !std::mem::replace(&mut state.is_proved, true) {
-            self.table.is_proved();
-        }
-        Moved {
+        let moved = Moved {
             outwards: self.to_device.load(Relaxed),
             inwards: self.to_visitor.load(Relaxed),
             end: End::Done,
-        }
+        };
+        (moved, standing)
     }
 }
 
 impl State {
+    fn is_here(&self) -> bool {
+        matches!(
+            self.standing,
+            Standing::NotYet(..) | Standing::Proved { .. }
+        )
+    }
+
     /// Whether the visitor uses an id that it can only have from its device's server.
     fn shows_that_it_hears(&self, batch: Batch<'_>) -> bool {
         let mut heard = self.ids.iter().skip(1);
@@ -380,23 +435,35 @@ struct Guest {
     metrics: Arc<Metrics>,
     sessions: Arc<Sessions>,
     recorder: Option<Recorder>,
-    _places: (Admitted, DeviceVisitor),
 }
 
 impl Guest {
     async fn host(self) {
         let flow = &self.flow;
-        let opened = timeout(OPEN_TIME, self.begin()).await.ok().flatten();
-        let Some((mut send, mut recv, opened)) = opened else {
-            flow.end();
-            return self.metrics.visitor_refused(Refusal::NoCarrier);
+        let opened = tokio::select! {
+            biased;
+            () = flow.gives_way.cancelled() => Err(Refusal::GaveWay),
+            opened = timeout(OPEN_TIME, self.begin()) => {
+                opened.ok().flatten().ok_or(Refusal::NoCarrier)
+            }
+        };
+        let (mut send, mut recv, opened) = match opened {
+            Ok(opened) => opened,
+            Err(refusal) => {
+                let refusal = match flow.end() {
+                    (_, Standing::Refused(refusal)) => refusal,
+                    (_, Standing::NotYet(..) | Standing::Proved { .. } | Standing::Gone) => refusal,
+                };
+                return self.metrics.visitor_refused(refusal);
+            }
         };
         self.metrics.carrier_opened(Kind::Flow);
         let took = flow.began.elapsed();
         self.metrics.measured.visitor_open(Kind::Flow, took);
         let end = self.until_it_ends(&mut recv).await;
         drop(opened);
-        let moved = Moved { end, ..flow.end() };
+        let (moved, standing) = flow.end();
+        let moved = Moved { end, ..moved };
         match end {
             End::Done => send.finish(),
             End::Idle | End::NearGone => send.reset(ResetCode::Idle),
@@ -404,7 +471,12 @@ impl Guest {
             End::FarGone => send.reset(ResetCode::PeerGone),
         }
         self.sessions.tell_octets(&flow.session);
-        self.metrics.visitor_ended(moved);
+        match standing {
+            Standing::Refused(refusal) => self.metrics.visitor_refused(refusal),
+            Standing::NotYet(..) | Standing::Proved { .. } | Standing::Gone => {
+                self.metrics.visitor_ended(moved);
+            }
+        }
         if let Some(recorder) = &self.recorder {
             let device = flow.session.device;
             recorder.record(self.visit.record(device, Kind::Flow, moved));

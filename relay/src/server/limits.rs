@@ -246,7 +246,8 @@ impl Limits {
     }
 
     /// Lets in a visitor who has come over QUIC, or says why not. It takes no descriptor here. Its address may be forged: what that
-    /// uses up in a second is no part of what the address's owner may use over TCP.
+    /// uses up in a second is no part of what the address's owner may use over TCP, and as long as it may be, it does not
+    /// [count](Admitted::count).
     pub(crate) fn admit_flow(&self, from: IpAddr) -> Result<Admitted, Refusal> {
         let each_second = self.0.bounds.connections_per_second.load(Relaxed);
         if !self.0.flows.take(from, each_second, Instant::now()) {
@@ -255,15 +256,13 @@ impl Limits {
         if self.0.memory.is_over() {
             return Err(Refusal::Memory);
         }
-        let mut admitted = Admitted {
+        Ok(Admitted {
             limits: self.clone(),
             from,
             descriptors: (None, None),
             unnamed: None,
             served: None,
-        };
-        admitted.count()?;
-        Ok(admitted)
+        })
     }
 
     /// Counts the octets of one hello that is not complete, anew whenever there are more of them. Whoever sends no more than is
@@ -410,7 +409,8 @@ impl Admitted {
         self.count()
     }
 
-    fn count(&mut self) -> Result<(), Refusal> {
+    /// It counts as a visitor, and as one of its address, from now on.
+    pub(crate) fn count(&mut self) -> Result<(), Refusal> {
         let bounds = &self.limits.0.bounds;
         let visitor = Counted::below(&self.limits.0.visitors, bounds.visitors.load(Relaxed));
         let visitor = visitor.ok_or(Refusal::Full)?;
@@ -428,7 +428,9 @@ impl Admitted {
 /// A visitor counted among those of its device, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct DeviceVisitor {
-    _counted: (Counted, Counted, CountedOfAddress),
+    _here: Counted,
+    /// Absent until it takes one.
+    place: Option<(Counted, CountedOfAddress)>,
 }
 
 /// The visitors of one device.
@@ -457,13 +459,33 @@ impl DeviceVisitors {
     /// Counts a visitor in, until the value is dropped; `None` if the device has `most`, in all or as many of them from there as
     /// one address may have.
     pub(crate) fn admit(&self, from: IpAddr, most: usize) -> Option<DeviceVisitor> {
-        let here = Counted::below(&self.here, CLOSED)?;
-        let one = Counted::below(&self.of_device.all, most)?;
-        let per_address = most.div_ceil(PART_PER_ADDRESS);
-        let of_address = self.of_device.by_address.below(from, per_address)?;
+        let mut visitor = self.admit_without_place()?;
+        self.give_place(&mut visitor, from, most).then_some(visitor)
+    }
+
+    /// The same of one whose address may be forged: the session knows that it is there, but it takes none of the device's places.
+    pub(crate) fn admit_without_place(&self) -> Option<DeviceVisitor> {
         Some(DeviceVisitor {
-            _counted: (here, one, of_address),
+            _here: Counted::below(&self.here, CLOSED)?,
+            place: None,
         })
+    }
+
+    /// It takes a place now; `false` if there is none for it.
+    pub(crate) fn give_place(
+        &self,
+        visitor: &mut DeviceVisitor,
+        from: IpAddr,
+        most: usize,
+    ) -> bool {
+        let one = Counted::below(&self.of_device.all, most);
+        let per_address = most.div_ceil(PART_PER_ADDRESS);
+        let place = one.and_then(|one| {
+            let of_address = self.of_device.by_address.below(from, per_address)?;
+            Some((one, of_address))
+        });
+        visitor.place = place;
+        visitor.place.is_some()
     }
 
     pub(crate) fn any(&self) -> bool {

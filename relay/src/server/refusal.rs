@@ -11,7 +11,8 @@ pub(crate) enum Refusal {
     Memory,
     /// Too many have not said their name yet.
     UnnamedFull,
-    /// It had not said its name for longer than any other when there was no room for the next.
+    /// It had not said its name for longer than any other when there was no room for the next. Or it came over QUIC, waited for its
+    /// device's stream, and had not shown for longest that its address is its own.
     GaveWay,
     /// Too many of its address have not said their name yet.
     AddressBusy,

@@ -40,6 +40,11 @@ const MAX_OLDER: usize = 4;
 /// A superseded session whose visitors have moved nothing for this long ends with them.
 const SUPERSEDED_IDLE_MS: u64 = 600_000;
 
+/// Of the visitors that a device may have, there may be as many more whose addresses may be forged as this part, and never more than
+/// so many: a handshake takes one round trip until it is known.
+const PART_FOR_UNPROVED: usize = 8;
+const MOST_UNPROVED: usize = 64;
+
 /// While a visitor waits, a dead agent is noticed within three seconds.
 const PATIENCE: Patience = Patience {
     quiet: Duration::from_millis(750),
@@ -369,6 +374,31 @@ impl Session {
         self.active();
         let most = self.most_visitors.load(Relaxed);
         self.visitors.admit(from, most).ok_or(OpenError::DeviceFull)
+    }
+
+    /// Counts in one whose address may be forged: it takes no [place](Self::give_place) yet.
+    pub(super) fn visitor_without_place(&self) -> Result<DeviceVisitor, OpenError> {
+        self.active();
+        let visitor = self.visitors.admit_without_place();
+        visitor.ok_or(OpenError::DeviceFull)
+    }
+
+    /// Its address is its own.
+    pub(super) fn give_place(
+        &self,
+        visitor: &mut DeviceVisitor,
+        from: IpAddr,
+    ) -> Result<(), OpenError> {
+        let most = self.most_visitors.load(Relaxed);
+        match self.visitors.give_place(visitor, from, most) {
+            true => Ok(()),
+            false => Err(OpenError::DeviceFull),
+        }
+    }
+
+    /// How many there may be at a time whose addresses may be forged: so many streams and sockets they take from the others.
+    pub(super) fn most_unproved(&self) -> usize {
+        (self.most_visitors.load(Relaxed) / PART_FOR_UNPROVED).clamp(1, MOST_UNPROVED)
     }
 
     /// From now on the device has limits of its own, or none any more. Whoever comes last with what is true then, is right: so it

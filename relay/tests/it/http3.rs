@@ -1,7 +1,7 @@
 //! Visitors over QUIC: by name to a service of the device that speaks it, with a certificate of its own.
 
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::num::NonZeroU64;
+use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
@@ -22,9 +22,9 @@ use tokio_util::task::AbortOnDropHandle;
 use wire::frame::Frame;
 use wire::{ALPN_TUNNEL, Features, Hello, InstanceId};
 
-use crate::by_hand;
 use crate::nat::Nat;
-use crate::world::{Agent, SOON, World};
+use crate::world::{Agent, SOON, World, eventually};
+use crate::{by_hand, byte_path};
 
 const LOOPBACK: (Ipv4Addr, u16) = (Ipv4Addr::LOCALHOST, 0);
 
@@ -80,10 +80,14 @@ async fn serve(incoming: quinn::Incoming, name: String) {
 
 /// The device of `name`, its agent attached and its service reached by QUIC too.
 async fn device(world: &World, name: &str) -> (Agent, Service) {
+    device_of(world, name, world.device(name)).await
+}
+
+async fn device_of(world: &World, name: &str, state: State) -> (Agent, Service) {
     let service = Service::of(world, &format!("{name}.nas.localhost"));
     let origin = origin().with_http3(Some(service.address.to_string().parse().unwrap()));
     let agent = world
-        .agent_for(world.device(name), Resolver::Fixed(world.front), origin)
+        .agent_for(state, Resolver::Fixed(world.front), origin)
         .await;
     (agent, service)
 }
@@ -297,38 +301,110 @@ async fn nobody_takes_a_visitors_place_without_an_id_that_it_has_heard() {
 
 #[tokio::test]
 async fn who_never_shows_that_it_hears_gives_way_and_is_soon_forgotten() {
-    /// More than there may be of these.
-    const MANY: u64 = 1024 + 16;
+    /// Of one device there may be 64 of these.
+    const MANY: u64 = 64 + 36;
     let world = World::start(Transport::Quic);
     let (_agent, _service) = device(&world, "mynas").await;
     let client = client(&world);
     let connection = visit(&client, world.front, "mynas").await;
-    let mut sockets = Vec::new();
-    let accepted = "causeway_relay_visitors_accepted_total";
-    let hello = hello("mynas.nas.localhost");
-    for number in 1..=MANY {
-        sockets.push(send_hello(&world, &hello));
-        if number % 65 == 0 {
-            world.until_metric(accepted, 1 + number).await;
-        }
-    }
+    let sockets = forged(&world, MANY);
     let ended = |end| format!("causeway_relay_visitors_ended_total{{end=\"{end}\"}}");
-    world.until_metric(&ended("visitor_gone"), 16).await;
+    let gave_way = || world.metric(&ended("visitor_gone")) + world.metric(&refused("gave_way"));
+    eventually(|| gave_way() >= 36).await;
     // Who has shown it long ago stays.
     assert!(say(&connection, b"?").await.ends_with(b"?"));
-    let all = async {
-        let ends = ["visitor_gone", "idle", "device_gone"];
-        let count = || {
-            ends.map(|end| world.metric(&ended(end)))
-                .iter()
-                .sum::<u64>()
-        };
-        while count() < MANY {
-            tokio::time::sleep(Duration::from_millis(20)).await;
+    let gone = || {
+        let ends = ["idle", "device_gone"].map(|end| world.metric(&ended(end)));
+        gave_way() + ends.iter().sum::<u64>()
+    };
+    eventually(|| gone() == MANY).await;
+    assert_eq!(gave_way(), 36);
+    assert!(say(&connection, b"!").await.ends_with(b"!"));
+    drop(sockets);
+}
+
+fn visitors(most: u32) -> DeviceLimits {
+    DeviceLimits {
+        bytes_per_second: None,
+        visitors: NonZeroU32::new(most),
+    }
+}
+
+/// So many hellos for `mynas`, of visitors who will say nothing more.
+fn forged(world: &World, count: u64) -> Vec<UdpSocket> {
+    let hello = hello("mynas.nas.localhost");
+    (0..count).map(|_| send_hello(world, &hello)).collect()
+}
+
+#[tokio::test]
+async fn who_may_be_forged_takes_no_place_of_those_who_are_not() {
+    let world = World::start(Transport::Quic);
+    let service = Service::of(&world, "mynas.nas.localhost");
+    let (listener, address) = byte_path::origin("tls").await;
+    let tls = world.service("mynas.nas.localhost");
+    let accept = async move {
+        let acceptor = tokio_rustls::TlsAcceptor::from(Arc::new(tls));
+        let mut held = Vec::new();
+        while let Ok((stream, _)) = listener.accept().await {
+            held.push(acceptor.accept(stream).await);
         }
     };
-    timeout(2 * SOON, all).await.expect("in time");
-    assert!(say(&connection, b"!").await.ends_with(b"!"));
+    let _accepts = AbortOnDropHandle::new(tokio::spawn(accept));
+    let roots = OriginTrust::Roots(Roots::none());
+    let origin = Origin::new(address.parse().unwrap(), VisitorAddress::Hidden, &roots).unwrap();
+    let origin = origin.with_http3(Some(service.address.to_string().parse().unwrap()));
+    let state = world.device("mynas");
+    world.limit("mynas", visitors(16));
+    let agent = world.agent_for(state, Resolver::Fixed(world.front), origin);
+    let _agent = agent.await;
+    let client = client(&world);
+    // The tunnel has found out how much its path carries.
+    drop(visit(&client, world.front, "mynas").await);
+    // As many as would take all of them, and more.
+    let forged = forged(&world, 40);
+    let gave_way = || {
+        world.metric("causeway_relay_visitors_ended_total{end=\"visitor_gone\"}")
+            + world.metric(&refused("gave_way"))
+    };
+    eventually(|| gave_way() >= 38).await;
+    let mut over_tcp = Vec::new();
+    for _ in 0..6 {
+        over_tcp.push(world.visit("mynas.nas.localhost").await);
+    }
+    // And over QUIC, as long as there is a place.
+    let connection = visit(&client, world.front, "mynas").await;
+    assert!(say(&connection, b"?").await.ends_with(b"?"));
+    assert_eq!(world.metric(&refused("device_full")), 0);
+    drop((forged, over_tcp));
+}
+
+#[tokio::test]
+async fn who_shows_that_it_hears_where_there_is_no_place_has_to_leave() {
+    let world = World::start(Transport::Quic);
+    let state = world.device("mynas");
+    world.limit("mynas", visitors(1));
+    let (_agent, _service) = device_of(&world, "mynas", state).await;
+    let client = client(&world);
+    let first = visit(&client, world.front, "mynas").await;
+    assert!(say(&first, b"?").await.ends_with(b"?"));
+    let connecting = client.connect(world.front, "mynas.nas.localhost").unwrap();
+    let connecting = tokio::spawn(connecting);
+    world.until_metric(&refused("device_full"), 1).await;
+    connecting.abort();
+    assert!(say(&first, b"!").await.ends_with(b"!"));
+    world.metric_is(FLOWS, 2).await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_stream_that_its_agent_does_not_grant_gives_way_at_once() {
+    let world = World::start(Transport::Quic);
+    let flows = Features::TLS_CARRIER.and(Features::DATAGRAMS);
+    let streams = quinn::VarInt::from_u32(0);
+    let (_tunnel, _send, _recv) = tunnel_with(&world, "mynas", flows, streams).await;
+    let _forged = forged(&world, 100);
+    // Sooner than the relay gives up to wait for a stream: that many would be refused for that.
+    world.until_metric(&refused("gave_way"), 36).await;
+    assert_eq!(world.metric(&refused("no_carrier")), 0);
 }
 
 #[tokio::test]
@@ -504,6 +580,16 @@ async fn tunnel_by_hand(
     name: &str,
     features: Features,
 ) -> (Connection, quinn::SendStream, quinn::RecvStream) {
+    tunnel_with(world, name, features, quinn::VarInt::from_u32(100)).await
+}
+
+/// The same of an agent that lets the relay open so many streams.
+async fn tunnel_with(
+    world: &World,
+    name: &str,
+    features: Features,
+    streams: quinn::VarInt,
+) -> (Connection, quinn::SendStream, quinn::RecvStream) {
     world.device(name);
     let key = std::fs::read_to_string(world.state_of(name).join("identity.pem")).unwrap();
     let pair = rcgen::KeyPair::from_pem(&key).unwrap();
@@ -522,7 +608,10 @@ async fn tunnel_by_hand(
     tls.alpn_protocols = vec![ALPN_TUNNEL.to_vec()];
     let crypto = QuicClientConfig::try_from(tls).unwrap();
     let endpoint = Endpoint::client(LOOPBACK.into()).unwrap();
-    let config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    let mut transport = quinn::TransportConfig::default();
+    transport.max_concurrent_bidi_streams(streams);
+    config.transport_config(Arc::new(transport));
     let connecting = endpoint.connect_with(config, world.front, "relay.nas.localhost");
     let connection = timeout(SOON, connecting.unwrap()).await.unwrap().unwrap();
     let (mut send, mut recv) = connection.open_bi().await.unwrap();

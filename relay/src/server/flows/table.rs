@@ -1,21 +1,17 @@
 //! Whose a datagram is: found by where it comes from, and if that is new, by an id that only who has heard it can know.
 
-use std::collections::VecDeque;
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use dashmap::DashMap;
 use wire::datagram::{self, MAX_CONNECTION_ID};
 
+use super::unproved::Unproved;
 use super::{Flow, LEAST_ID};
 
 /// Flows of one port: a client may have all its connections on one.
 const MOST_OF_A_PORT: usize = 32;
-
-/// Visitors who have not shown yet that they hear what is said to them. With one more the oldest gives way: whoever has not
-/// forged its address has mostly shown it by then.
-const MOST_UNPROVED: usize = 1024;
 
 /// A connection id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -73,9 +69,7 @@ pub(crate) struct Table {
     lengths: [AtomicUsize; MAX_CONNECTION_ID + 1],
     /// How many have an entry by address.
     count: AtomicUsize,
-    unproved: AtomicUsize,
-    /// The oldest first; others may still be among them.
-    newest: Mutex<VecDeque<Weak<Flow>>>,
+    pub(super) unproved: Unproved,
 }
 
 impl Table {
@@ -117,8 +111,7 @@ impl Table {
         })
     }
 
-    /// Makes it known that a flow is there; `false` if that port has as many as may be. One that is new has others before it give
-    /// way if too many are that may be forged.
+    /// Makes it known that a flow is there; `false` if that port has as many as may be.
     pub(super) fn add(&self, address: SocketAddr, flow: &Arc<Flow>) -> bool {
         let mut flows = self.by_address.entry(address).or_default();
         if flows.len() >= MOST_OF_A_PORT {
@@ -129,32 +122,6 @@ impl Table {
             self.count.fetch_add(1, Relaxed);
         }
         true
-    }
-
-    /// A newcomer has been [added](Self::add).
-    pub(super) fn is_unproved(&self, flow: &Arc<Flow>) {
-        let mut newest = self.newest.lock().unwrap_or_else(PoisonError::into_inner);
-        newest.push_back(Arc::downgrade(flow));
-        let mut unproved = self.unproved.fetch_add(1, Relaxed) + 1;
-        while unproved > MOST_UNPROVED
-            && let Some(oldest) = newest.pop_front()
-        {
-            if let Some(oldest) = oldest.upgrade()
-                && oldest.is_unproved()
-            {
-                oldest.gives_way.cancel();
-                unproved -= 1;
-            }
-        }
-        // Those who have shown themselves, or have gone.
-        if newest.len() > 2 * MOST_UNPROVED {
-            newest.retain(|flow| flow.upgrade().is_some_and(|flow| flow.is_unproved()));
-        }
-    }
-
-    /// One who has come has shown that it hears, or has gone.
-    pub(super) fn is_proved(&self) {
-        self.unproved.fetch_sub(1, Relaxed);
     }
 
     /// The flow is not there any more.
