@@ -87,15 +87,18 @@ pub(crate) enum Loss {
     Unsent,
     /// More than the device may move in a second.
     Paced,
+    /// From another address than their visitor's.
+    Elsewhere,
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 5] = [
+    pub(crate) const ALL: [Self; 6] = [
         Self::TooLarge,
         Self::QueueFull,
         Self::NoFlow,
         Self::Unsent,
         Self::Paced,
+        Self::Elsewhere,
     ];
 
     /// The word for metric labels and the status.
@@ -106,6 +109,7 @@ impl Loss {
             Self::NoFlow => "no_flow",
             Self::Unsent => "unsent",
             Self::Paced => "paced",
+            Self::Elsewhere => "elsewhere",
         }
     }
 }

@@ -31,6 +31,7 @@ use wire::frame::Open;
 use wire::{CloseCode, Frame, ResetCode};
 
 use crate::carrier::Kind;
+use crate::counts::prefix;
 use crate::quic::{
     self, Arrival, Batch, Loss, Losses, Opened, Outlet, RecvStream, SendStream, Sender,
     TunnelSocket,
@@ -133,6 +134,15 @@ impl Places {
     }
 }
 
+/// What becomes of a visitor that is heard from elsewhere.
+enum Move {
+    Made,
+    /// Perhaps it is somebody else.
+    TooFar,
+    /// It has gone, or that port has as many as may be.
+    TooLate,
+}
+
 impl quic::Visitors for Flows {
     fn take(&self, from: Sender, batch: Batch<'_>, now: Instant) -> usize {
         let Some(first) = batch.each().next() else {
@@ -142,10 +152,14 @@ impl quic::Visitors for Flows {
         let (flow, alone) = match self.table.of(from.address, first) {
             Found::Known { flow, alone } => (flow, alone),
             Found::Moved(flow) => {
-                if !flow.moves(from) {
-                    return 0;
+                match flow.moves(from) {
+                    Move::Made => self.metrics.flow_moved(),
+                    Move::TooFar => {
+                        self.metrics.lost(Loss::Elsewhere, 1);
+                        return 1;
+                    }
+                    Move::TooLate => return 0,
                 }
-                self.metrics.flow_moved();
                 (flow, true)
             }
             Found::Nobody => return 0,
@@ -323,18 +337,21 @@ impl Flow {
         self.session.octets.to_device.add(octets as u64);
     }
 
-    /// The visitor goes on from another address, as it shows by an id that it has heard from its device's server. `false` if it is too
-    /// late for that.
-    fn moves(self: &Arc<Self>, from: Sender) -> bool {
+    /// The visitor goes on from another port of its address, as it shows by an id that it has heard from its device's server: a NAT
+    /// has given it that. Whoever has seen the id pass could send it from elsewhere, and the device's answers would go there.
+    fn moves(self: &Arc<Self>, from: Sender) -> Move {
         let mut state = self.state();
+        if prefix(state.visitor.address.ip()) != prefix(from.address.ip()) {
+            return Move::TooFar;
+        }
         if !state.is_here() || !self.table.add(from.address, self) {
-            return false;
+            return Move::TooLate;
         }
         let before = mem::replace(&mut state.visitor, from);
         if before.address != from.address {
             self.table.forget(before.address, self);
         }
-        true
+        Move::Made
     }
 
     /// Learns by which ids its visitor will know its device's server.

@@ -3,7 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::num::{NonZeroU32, NonZeroU64};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use directory::DeviceLimits;
@@ -295,6 +295,54 @@ async fn nobody_takes_a_visitors_place_without_an_id_that_it_has_heard() {
     }
     world.until_metric(stray, before + 256).await;
     assert!(say(&connection, b"!").await.ends_with(b"!"));
+    assert_eq!(world.metric(MOVED), 0);
+    has_heard_nothing(&thief);
+}
+
+/// Lets everything pass between one client and the relay, and knows the last packet of the client that had a short header.
+async fn tap(relay: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>, AbortOnDropHandle<()>) {
+    let inside = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
+    let outside = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
+    outside.connect(relay).await.unwrap();
+    let address = inside.local_addr().unwrap();
+    let last = Arc::<Mutex<Vec<u8>>>::default();
+    let heard = Arc::clone(&last);
+    let pass = async move {
+        let (mut out, mut back, mut client) = ([0; 2000], [0; 2000], None);
+        loop {
+            tokio::select! {
+                received = inside.recv_from(&mut out) => {
+                    let (length, from) = received.unwrap();
+                    client = Some(from);
+                    if out[0] & 0x80 == 0 {
+                        *heard.lock().unwrap() = out[..length].to_vec();
+                    }
+                    outside.send(&out[..length]).await.unwrap();
+                }
+                received = outside.recv(&mut back) => {
+                    let length = received.unwrap();
+                    inside.send_to(&back[..length], client.unwrap()).await.unwrap();
+                }
+            }
+        }
+    };
+    (address, last, AbortOnDropHandle::new(tokio::spawn(pass)))
+}
+
+#[tokio::test]
+async fn who_has_seen_a_visitors_packets_cannot_have_the_answers_sent_elsewhere() {
+    let world = World::start(Transport::Quic);
+    let (_agent, _service) = device(&world, "mynas").await;
+    let (inside, seen, _passes) = tap(world.front).await;
+    let client = client(&world);
+    let connection = visit(&client, inside, "mynas").await;
+    assert!(say(&connection, b"?").await.ends_with(b"?"));
+    let thief = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
+    let packet = seen.lock().unwrap().clone();
+    thief.send_to(&packet, world.front).unwrap();
+    let elsewhere = "causeway_relay_flow_datagrams_lost_total{reason=\"elsewhere\"}";
+    world.until_metric(elsewhere, 1).await;
+    assert!(say(&connection, &payload(100_000)).await.len() > 100_000);
     assert_eq!(world.metric(MOVED), 0);
     has_heard_nothing(&thief);
 }
