@@ -481,6 +481,7 @@ impl Guest {
         drop(opened);
         let (moved, standing) = flow.end();
         let moved = Moved { end, ..moved };
+        let was_proved = matches!(standing, Standing::Proved { .. });
         match end {
             End::Done => send.finish(),
             End::Idle | End::NearGone => send.reset(ResetCode::Idle),
@@ -494,7 +495,8 @@ impl Guest {
                 self.metrics.visitor_ended(moved);
             }
         }
-        if let Some(recorder) = &self.recorder {
+        // The address of any other may be forged, and then whoever has it was never here.
+        if let (Some(recorder), true) = (&self.recorder, was_proved) {
             let device = flow.session.device;
             recorder.record(self.visit.record(device, Kind::Flow, moved));
         }

@@ -10,6 +10,7 @@ use directory::DeviceLimits;
 use quinn::crypto::rustls::{QuicClientConfig, QuicServerConfig};
 use quinn::{Connection, Endpoint};
 use relay::agent::{self, Origin, OriginTrust, State, Status, VisitorAddress};
+use relay::records::SecretKey;
 use relay::resolve::Resolver;
 use relay::server::Transport;
 use relay::tls::Roots;
@@ -23,6 +24,7 @@ use wire::frame::Frame;
 use wire::{ALPN_TUNNEL, Features, Hello, InstanceId};
 
 use crate::nat::Nat;
+use crate::records;
 use crate::world::{Agent, SOON, World, eventually};
 use crate::{by_hand, byte_path};
 
@@ -369,6 +371,32 @@ async fn who_never_shows_that_it_hears_gives_way_and_is_soon_forgotten() {
     assert_eq!(gave_way(), 36);
     assert!(say(&connection, b"!").await.ends_with(b"!"));
     drop(sockets);
+}
+
+#[tokio::test]
+async fn only_who_has_shown_that_it_hears_is_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let [masked, full] = [(); 2].map(|()| SecretKey::generate().unwrap());
+    let setup = records::setup(folder.path(), &masked, &full);
+    let mut world = World::recording(Transport::Quic, setup);
+    let (agent, _service) = device(&world, "mynas").await;
+    let client = client(&world);
+    let connection = visit(&client, world.front, "mynas").await;
+    assert!(say(&connection, b"?").await.ends_with(b"?"));
+    let _forged = forged(&world, 3);
+    world.until_metric(FLOWS, 4).await;
+    agent.stop().await;
+    let gone = "causeway_relay_visitors_ended_total{end=\"device_gone\"}";
+    world.until_metric(gone, 4).await;
+    let relay = world.relay.take().unwrap();
+    timeout(SOON, relay.shutdown()).await.unwrap();
+    let records = records::records(folder.path(), &full);
+    let address = client.local_addr().unwrap().to_string();
+    let visitors: Vec<_> = records
+        .iter()
+        .map(|record| record.visitor.to_string())
+        .collect();
+    assert_eq!(visitors, [address]);
 }
 
 fn visitors(most: u32) -> DeviceLimits {

@@ -26,7 +26,7 @@ const DISK_ERROR: &str =
 const TO_DEVICE: &str = "causeway_relay_bytes_total{direction=\"to_device\"}";
 const TO_VISITOR: &str = "causeway_relay_bytes_total{direction=\"to_visitor\"}";
 
-fn setup(folder: &Path, masked: &SecretKey, full: &SecretKey) -> Setup {
+pub(crate) fn setup(folder: &Path, masked: &SecretKey, full: &SecretKey) -> Setup {
     Setup {
         streams: vec![
             (Stream::Masked, masked.public()),
@@ -37,7 +37,7 @@ fn setup(folder: &Path, masked: &SecretKey, full: &SecretKey) -> Setup {
     }
 }
 
-fn records(folder: &Path, secret: &SecretKey) -> Vec<Record> {
+pub(crate) fn records(folder: &Path, secret: &SecretKey) -> Vec<Record> {
     let mut records = Vec::new();
     let all = read(folder, secret, 0, &mut |found| {
         match found {
