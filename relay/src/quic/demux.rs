@@ -36,6 +36,8 @@ pub(crate) struct DatagramCounts {
     pub(crate) malformed: IntCounter,
     /// Of somebody who wants to connect, where too many do.
     pub(crate) too_many: IntCounter,
+    /// The same, but it is longer than any such packet.
+    pub(crate) oversized: IntCounter,
     /// The same, but it is damaged.
     pub(crate) damaged: IntCounter,
     /// Hellos whose rest did not come in time.
@@ -59,6 +61,7 @@ impl DatagramCounts {
             full: count(),
             malformed: count(),
             too_many: count(),
+            oversized: count(),
             damaged: count(),
             hello_late: count(),
             hello_gave_way: count(),
@@ -113,6 +116,10 @@ const NEWCOMER_EVERY: Duration = Duration::from_micros(100);
 
 /// So many at once, after a while with fewer.
 const NEWCOMERS_AT_ONCE: u32 = 1_000;
+
+/// A longer first packet is nobody's: clients know nothing yet of what the path takes. It could be thousands of Initials, and is
+/// fragments on its way.
+const LONGEST_NEWCOMER: usize = 2048;
 
 /// How many may be looked at.
 struct Newcomers {
@@ -251,6 +258,7 @@ impl Demultiplexer {
         let count = count as u64;
         match whose {
             Whose::Endpoint => return taken,
+            Whose::Newcomer if taken.len() > LONGEST_NEWCOMER => self.counts.oversized.inc(),
             Whose::Newcomer if self.newcomers.may_come(1, now) => {
                 if self.is_for_the_endpoint(taken, meta, now) {
                     return taken;
@@ -452,6 +460,32 @@ mod tests {
         // After a pause there is room for as many as at once, and not for more than that together.
         assert!(newcomers.may_come(NEWCOMERS_AT_ONCE, at(60.0)));
         assert!(!newcomers.may_come(NEWCOMERS_AT_ONCE + 1, at(120.0)));
+    }
+
+    #[test]
+    fn a_newcomer_that_is_longer_than_any_is_not_read() {
+        let counts = DatagramCounts::unregistered();
+        let owner = Owner {
+            worker: 1,
+            generation: Generation(5),
+        };
+        let key = ConnectionIdKey::new([1; 16]);
+        let mut demultiplexer = Demultiplexer::new(key, owner, Vec::new(), None, counts.clone());
+        let mut datagram = [0; LONGEST_NEWCOMER + 1];
+        datagram[..6].copy_from_slice(&[0xc3, 0, 0, 0, 1, 8]);
+        for (length, oversized) in [(LONGEST_NEWCOMER, 0), (LONGEST_NEWCOMER + 1, 1)] {
+            let meta = RecvMeta {
+                addr: (Ipv4Addr::LOCALHOST, 7).into(),
+                stride: length,
+                len: length,
+                ..RecvMeta::default()
+            };
+            let mut rest = &datagram[..length];
+            let taken = demultiplexer.take(&mut rest, &meta, Instant::now());
+            assert_eq!(taken.is_empty(), oversized == 1);
+            assert!(rest.is_empty());
+            assert_eq!(counts.oversized.get(), oversized);
+        }
     }
 
     #[tokio::test]

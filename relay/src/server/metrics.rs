@@ -194,7 +194,7 @@ impl Metrics {
             )?,
             datagrams_dropped: counters(
                 "causeway_relay_datagrams_dropped_total",
-                "Datagrams that were nobody's or from nowhere, first packets of which too many came, hellos that did not come whole, and malformed messages from a successor that reads the port.",
+                "Datagrams that were nobody's or from nowhere, first packets that were too long or of which too many came, hellos that did not come whole, and malformed messages from a successor that reads the port.",
                 "reason",
             )?,
             flow_datagrams_lost: {
@@ -383,6 +383,7 @@ impl Metrics {
             full: self.datagrams_handed_on.with_label_values(&["full"]),
             malformed: self.datagrams_dropped.with_label_values(&["malformed"]),
             too_many: self.datagrams_dropped.with_label_values(&["too_many"]),
+            oversized: self.datagrams_dropped.with_label_values(&["oversized"]),
             damaged: self.datagrams_dropped.with_label_values(&["damaged"]),
             hello_late: self.datagrams_dropped.with_label_values(&["hello_late"]),
             hello_gave_way: self
