@@ -282,6 +282,10 @@ impl Flow {
         state.ids.iter().any(|id| id.is_destination_of(packet))
     }
 
+    fn is_proved(&self) -> bool {
+        matches!(self.state().standing, Standing::Proved { .. })
+    }
+
     /// Passes what has come from the visitor on to its device.
     fn to_device(&self, batch: Batch<'_>, now: Instant) {
         let since_begun = now.saturating_duration_since(self.began).as_millis();

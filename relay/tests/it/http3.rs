@@ -301,52 +301,92 @@ async fn nobody_takes_a_visitors_place_without_an_id_that_it_has_heard() {
     has_heard_nothing(&thief);
 }
 
-/// Lets everything pass between one client and the relay, and knows the last packet of the client that had a short header.
-async fn tap(relay: SocketAddr) -> (SocketAddr, Arc<Mutex<Vec<u8>>>, AbortOnDropHandle<()>) {
-    let inside = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
-    let outside = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
-    outside.connect(relay).await.unwrap();
-    let address = inside.local_addr().unwrap();
-    let last = Arc::<Mutex<Vec<u8>>>::default();
-    let heard = Arc::clone(&last);
-    let pass = async move {
-        let (mut out, mut back, mut client) = ([0; 2000], [0; 2000], None);
-        loop {
-            tokio::select! {
-                received = inside.recv_from(&mut out) => {
-                    let (length, from) = received.unwrap();
-                    client = Some(from);
-                    if out[0] & 0x80 == 0 {
-                        *heard.lock().unwrap() = out[..length].to_vec();
-                    }
-                    outside.send(&out[..length]).await.unwrap();
+/// Lets everything pass between one client and the relay.
+struct Tap {
+    inside: SocketAddr,
+    outside: Arc<tokio::net::UdpSocket>,
+    /// The last packet of the client that had a short header.
+    seen: Arc<Mutex<Vec<u8>>>,
+    _passes: AbortOnDropHandle<()>,
+}
+
+impl Tap {
+    async fn before(relay: SocketAddr) -> Self {
+        let inside = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
+        let outside = Arc::new(tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap());
+        outside.connect(relay).await.unwrap();
+        let seen = Arc::<Mutex<Vec<u8>>>::default();
+        Self {
+            inside: inside.local_addr().unwrap(),
+            outside: Arc::clone(&outside),
+            seen: Arc::clone(&seen),
+            _passes: AbortOnDropHandle::new(tokio::spawn(pass(inside, outside, seen))),
+        }
+    }
+}
+
+async fn pass(
+    inside: tokio::net::UdpSocket,
+    outside: Arc<tokio::net::UdpSocket>,
+    seen: Arc<Mutex<Vec<u8>>>,
+) {
+    let (mut out, mut back, mut client) = ([0; 2000], [0; 2000], None);
+    loop {
+        tokio::select! {
+            received = inside.recv_from(&mut out) => {
+                let (length, from) = received.unwrap();
+                client = Some(from);
+                if out[0] & 0x80 == 0 {
+                    *seen.lock().unwrap() = out[..length].to_vec();
                 }
-                received = outside.recv(&mut back) => {
-                    let length = received.unwrap();
-                    inside.send_to(&back[..length], client.unwrap()).await.unwrap();
-                }
+                outside.send(&out[..length]).await.unwrap();
+            }
+            received = outside.recv(&mut back) => {
+                let length = received.unwrap();
+                inside.send_to(&back[..length], client.unwrap()).await.unwrap();
             }
         }
-    };
-    (address, last, AbortOnDropHandle::new(tokio::spawn(pass)))
+    }
 }
 
 #[tokio::test]
 async fn who_has_seen_a_visitors_packets_cannot_have_the_answers_sent_elsewhere() {
     let world = World::start(Transport::Quic);
     let (_agent, _service) = device(&world, "mynas").await;
-    let (inside, seen, _passes) = tap(world.front).await;
+    let tap = Tap::before(world.front).await;
     let client = client(&world);
-    let connection = visit(&client, inside, "mynas").await;
+    let connection = visit(&client, tap.inside, "mynas").await;
     assert!(say(&connection, b"?").await.ends_with(b"?"));
     let thief = UdpSocket::bind((Ipv4Addr::new(127, 0, 0, 2), 0)).unwrap();
-    let packet = seen.lock().unwrap().clone();
+    let packet = tap.seen.lock().unwrap().clone();
     thief.send_to(&packet, world.front).unwrap();
     let elsewhere = "causeway_relay_flow_datagrams_lost_total{reason=\"elsewhere\"}";
     world.until_metric(elsewhere, 1).await;
     assert!(say(&connection, &payload(100_000)).await.len() > 100_000);
     assert_eq!(world.metric(MOVED), 0);
     has_heard_nothing(&thief);
+}
+
+#[tokio::test]
+async fn who_has_an_id_that_was_not_in_the_clear_is_who_has_shown_that_it_hears() {
+    let world = World::start(Transport::Quic);
+    let (_one, _two) = (device(&world, "one").await, device(&world, "two").await);
+    let tap = Tap::before(world.front).await;
+    let client = client(&world);
+    visit(&client, world.front, "two").await;
+    let connection = visit(&client, tap.inside, "one").await;
+    assert!(say(&connection, b"?").await.ends_with(b"?"));
+    // Somebody forges its address.
+    for datagram in hello("two.nas.localhost") {
+        tap.outside.send(&datagram).await.unwrap();
+    }
+    world.until_metric(FLOWS, 3).await;
+    // It takes another of the ids that it has been given in private, behind the same port.
+    client.rebind(UdpSocket::bind(LOOPBACK).unwrap()).unwrap();
+    assert!(say(&connection, b"!").await.ends_with(b"!"));
+    // Not only since the other has been forgotten.
+    let idle = "causeway_relay_visitors_ended_total{end=\"idle\"}";
+    assert_eq!(world.metric(idle), 0);
 }
 
 #[tokio::test]

@@ -97,9 +97,13 @@ impl Table {
         if !datagram::has_short_header(packet) {
             return Found::Nobody;
         }
-        // Somebody else may have been here before. If not, a server may have given its client ids that were not in the clear.
+        // Somebody else may have been here before. If not, a server may have given its client ids that were not in the clear: not
+        // that of a newcomer, which the port's owner need not have sent.
         let moved = self.by_id(packet).map(Found::Moved);
-        moved.unwrap_or_else(|| here.last().map_or(Found::Nobody, known))
+        moved.unwrap_or_else(|| {
+            let proved = here.iter().rfind(|flow| flow.is_proved());
+            proved.or(here.last()).map_or(Found::Nobody, known)
+        })
     }
 
     fn by_id(&self, packet: &[u8]) -> Option<Arc<Flow>> {
