@@ -89,16 +89,19 @@ pub(crate) enum Loss {
     Paced,
     /// From another address than their visitor's.
     Elsewhere,
+    /// More than may be said to somebody whose address may be forged.
+    Unproved,
 }
 
 impl Loss {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::TooLarge,
         Self::QueueFull,
         Self::NoFlow,
         Self::Unsent,
         Self::Paced,
         Self::Elsewhere,
+        Self::Unproved,
     ];
 
     /// The word for metric labels and the status.
@@ -110,6 +113,7 @@ impl Loss {
             Self::Unsent => "unsent",
             Self::Paced => "paced",
             Self::Elsewhere => "elsewhere",
+            Self::Unproved => "unproved",
         }
     }
 }

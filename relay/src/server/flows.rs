@@ -61,6 +61,10 @@ const OPEN_TIME: Duration = Duration::from_secs(5);
 /// What is kept of a visitor until its stream has been opened: its hello, and what it sends at once if it has been there before.
 const EARLY: usize = 64 * 1024;
 
+/// Who has not shown yet that it hears may be somebody else, and hears at most so many times as much as it has said (RFC 9000
+/// section 8.1). The device's server keeps to that by the addresses that it sees, which are its agent's.
+const ANSWER: usize = 3;
+
 /// Ids that a device's server gives itself in the clear: in a Retry, in its handshake, and some to spare.
 const IDS: usize = 6;
 
@@ -107,6 +111,9 @@ struct State {
     early: Vec<Vec<u8>>,
     tunnel: Option<quic::Flow>,
     standing: Standing,
+    /// What has come, and what was sent back, in octets, as long as it has not shown that it hears.
+    heard: usize,
+    said: usize,
 }
 
 /// Whether the visitor has used an id that it has heard.
@@ -227,6 +234,8 @@ impl Flows {
             state: Mutex::new(State {
                 visitor: from,
                 ids: Id::new(&id).into_iter().collect(),
+                heard: datagrams.iter().map(Vec::len).sum(),
+                said: 0,
                 early: datagrams,
                 tunnel: None,
                 standing: Standing::NotYet(newcomer, places),
@@ -297,6 +306,7 @@ impl Flow {
             return self.metrics.lost(Loss::Paced, batch.count());
         }
         let mut state = self.state();
+        state.heard = state.heard.saturating_add(octets);
         self.prove(&mut state, batch);
         if !state.is_here() {
             return self.metrics.lost(Loss::NoFlow, batch.count());
@@ -410,6 +420,21 @@ impl State {
         )
     }
 
+    /// What may be said to the visitor of a batch, and what it may not hear.
+    fn answer<'a>(&mut self, batch: Batch<'a>) -> (Batch<'a>, Batch<'a>) {
+        if !matches!(self.standing, Standing::NotYet(..)) {
+            return batch.split(usize::MAX);
+        }
+        let room = self.heard.saturating_mul(ANSWER) - self.said;
+        let count = match batch.octets.len() <= room {
+            true => usize::MAX,
+            false => room / batch.size.max(1),
+        };
+        let (answer, beyond) = batch.split(count);
+        self.said += answer.octets.len();
+        (answer, beyond)
+    }
+
     /// Whether the visitor uses an id that it can only have from its device's server.
     fn shows_that_it_hears(&self, batch: Batch<'_>) -> bool {
         let mut heard = self.ids.iter().skip(1);
@@ -426,8 +451,7 @@ struct ToVisitor(Arc<Flow>);
 impl Outlet for ToVisitor {
     fn take(&self, batch: Batch<'_>, socket: TunnelSocket<'_>) {
         let flow = &self.0;
-        let octets = batch.octets.len();
-        if !flow.session.pace.may_pass(octets) {
+        if !flow.session.pace.may_pass(batch.octets.len()) {
             return flow.metrics.lost(Loss::Paced, batch.count());
         }
         let mut state = flow.state();
@@ -437,11 +461,15 @@ impl Outlet for ToVisitor {
             }
         }
         let visitor = state.visitor;
+        let (answer, beyond) = state.answer(batch);
         drop(state);
-        let unsent = socket.send(visitor.address, visitor.here, batch);
-        if unsent > 0 {
-            flow.metrics.lost(Loss::Unsent, unsent);
+        let unsent = socket.send(visitor.address, visitor.here, answer);
+        for (why, count) in [(Loss::Unsent, unsent), (Loss::Unproved, beyond.count())] {
+            if count > 0 {
+                flow.metrics.lost(why, count);
+            }
         }
+        let octets = answer.octets.len();
         flow.to_visitor.fetch_add(octets as u64, Relaxed);
         flow.session.octets.to_visitor.add(octets as u64);
         flow.session.active();

@@ -389,6 +389,48 @@ async fn who_has_an_id_that_was_not_in_the_clear_is_who_has_shown_that_it_hears(
     assert_eq!(world.metric(idle), 0);
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn who_has_not_shown_that_it_hears_hears_three_times_as_much_as_it_has_said() {
+    const ANSWERS: usize = 20;
+    const EACH: usize = 1000;
+    let world = World::start(Transport::Quic);
+    let service = UdpSocket::bind(LOOPBACK).unwrap();
+    service
+        .set_read_timeout(Some(Duration::from_millis(100)))
+        .unwrap();
+    let address = service.local_addr().unwrap().to_string();
+    let origin = origin().with_http3(Some(address.parse().unwrap()));
+    let agent = world.agent_for(world.device("mynas"), Resolver::Fixed(world.front), origin);
+    let _agent = agent.await;
+    // Until the tunnel has found out how much its path carries, nobody comes to the service.
+    let hello = hello("mynas.nas.localhost");
+    let (begun, mut sockets) = (Instant::now(), Vec::new());
+    let visitor = loop {
+        assert!(begun.elapsed() < SOON, "nobody comes");
+        sockets.push(send_hello(&world, &hello));
+        let heard = tokio::task::block_in_place(|| service.recv_from(&mut [0; 2000]));
+        if let Ok((_, visitor)) = heard {
+            break visitor;
+        }
+    };
+    for _ in 0..ANSWERS {
+        service.send_to(&[0x80; EACH], visitor).unwrap();
+    }
+    let most = 3 * hello.iter().map(Vec::len).sum::<usize>() / EACH;
+    let unproved = "causeway_relay_flow_datagrams_lost_total{reason=\"unproved\"}";
+    let lost = u64::try_from(ANSWERS - most).unwrap();
+    world.until_metric(unproved, lost).await;
+    let mut heard = 0;
+    for socket in &sockets {
+        socket.set_nonblocking(true).unwrap();
+        while socket.recv(&mut [0; 2000]).is_ok() {
+            heard += 1;
+        }
+    }
+    assert_eq!(heard, most);
+    assert_eq!(world.metric(unproved), lost);
+}
+
 #[tokio::test]
 async fn who_never_shows_that_it_hears_gives_way_and_is_soon_forgotten() {
     /// Of one device there may be 64 of these.
