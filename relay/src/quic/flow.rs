@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::fmt;
+use std::mem;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ use wire::flow::{LEAST_ROOM, MAX_NUMBER, put_number, take_number};
 use super::connection::{Inner, State};
 use super::socket::Socket;
 
-/// What one flow may have waiting, in octets: 40 ms of 100 Mbit/s. Of more its visitor's congestion control hears too late.
+/// What one flow may have waiting, in octets, with what it takes to keep them: 40 ms of 100 Mbit/s. Of more its visitor's congestion control hears too late.
 const FLOW_QUEUE: usize = 512 * 1024;
 
 /// The same of all flows of a tunnel.
@@ -165,6 +166,7 @@ impl Flow {
                 outlet,
                 waiting: VecDeque::new(),
                 octets: 0,
+                has_turn: false,
             };
             flows.by_number.insert(number, queue);
         }
@@ -184,7 +186,6 @@ impl Flow {
         let Some(queue) = flows.by_number.get_mut(&self.number) else {
             return losses.lost(Loss::NoFlow, batch.count());
         };
-        let idle = queue.waiting.is_empty();
         let (before, mut too_large) = (queue.octets, 0);
         // One allocation for all of them.
         let most = batch.octets.len() + batch.count() * MAX_NUMBER;
@@ -200,16 +201,10 @@ impl Flow {
             queue.push(octets.split().freeze());
         }
         flows.octets = flows.octets + queue.octets - before;
-        let mut dropped = 0;
-        while (queue.octets > FLOW_QUEUE || flows.octets > TUNNEL_QUEUE)
-            && let Some(oldest) = queue.pop()
-        {
-            flows.octets -= oldest.len();
-            dropped += 1;
-        }
-        if idle && !queue.waiting.is_empty() {
+        if !queue.waiting.is_empty() && !mem::replace(&mut queue.has_turn, true) {
             flows.turns.push_back(self.number);
         }
+        let dropped = flows.make_room(self.number);
         for (why, count) in [(Loss::TooLarge, too_large), (Loss::QueueFull, dropped)] {
             if count > 0 {
                 losses.lost(why, count);
@@ -258,7 +253,7 @@ impl Drop for Opened {
 #[derive(Default)]
 pub(super) struct Flows {
     by_number: HashMap<u64, Queue, FxBuildHasher>,
-    /// Those that have something waiting, each once; one that has gone may still be among them.
+    /// Those that have something waiting, each once; one that has gone, or whose datagrams gave way, may still be among them.
     turns: VecDeque<u64>,
     /// Waiting, of all.
     octets: usize,
@@ -281,22 +276,58 @@ struct Queue {
     /// The oldest first.
     waiting: VecDeque<Bytes>,
     octets: usize,
+    /// It is among the [turns](Flows::turns).
+    has_turn: bool,
+}
+
+/// What a datagram that waits takes, in octets.
+fn kept(datagram: &Bytes) -> usize {
+    datagram.len() + size_of::<Bytes>()
 }
 
 impl Queue {
     fn push(&mut self, datagram: Bytes) {
-        self.octets += datagram.len();
+        self.octets += kept(&datagram);
         self.waiting.push_back(datagram);
     }
 
     fn pop(&mut self) -> Option<Bytes> {
         let oldest = self.waiting.pop_front()?;
-        self.octets -= oldest.len();
+        self.octets -= kept(&oldest);
         Some(oldest)
     }
 }
 
 impl Flows {
+    /// Drops the oldest of a flow that has just got more, as far as it has too much, and where all have, of those that have most.
+    /// Says how many.
+    fn make_room(&mut self, number: u64) -> usize {
+        let mut dropped = 0;
+        // Where the tunnel has too much, somebody has more than this.
+        let share = TUNNEL_QUEUE / (self.turns.len() + 1);
+        if let Some(own) = self.by_number.get_mut(&number) {
+            while (own.octets > FLOW_QUEUE || (self.octets > TUNNEL_QUEUE && own.octets > share))
+                && let Some(oldest) = own.pop()
+            {
+                self.octets -= kept(&oldest);
+                dropped += 1;
+            }
+        }
+        while self.octets > TUNNEL_QUEUE
+            && let Some(longest) = self.by_number.values_mut().max_by_key(|queue| queue.octets)
+            && longest.octets > share
+        {
+            while self.octets > TUNNEL_QUEUE
+                && longest.octets > share
+                && let Some(oldest) = longest.pop()
+            {
+                self.octets -= kept(&oldest);
+                dropped += 1;
+            }
+        }
+        dropped
+    }
+
     /// Gives the library at most so many datagrams, of each flow in its turn, if it has none. Says whether it has some now.
     fn give(
         &mut self,
@@ -318,14 +349,15 @@ impl Flows {
             while given < most
                 && let Some(datagram) = queue.pop()
             {
-                self.octets -= datagram.len();
+                self.octets -= kept(&datagram);
                 match library.send(datagram, true) {
                     Ok(()) => given += 1,
                     // The path has become narrower since.
                     Err(_) => too_large += 1,
                 }
             }
-            if !queue.waiting.is_empty() {
+            queue.has_turn = !queue.waiting.is_empty();
+            if queue.has_turn {
                 self.turns.push_back(number);
             }
         }

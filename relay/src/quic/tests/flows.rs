@@ -159,6 +159,56 @@ async fn what_is_lost_is_counted_by_its_reason() {
 }
 
 #[tokio::test]
+async fn where_the_tunnel_has_too_much_those_give_way_that_have_most() {
+    let lost = Arc::<Lost>::default();
+    let pair = Ends::losing(Arc::clone(&lost)).connect().await;
+    let quiet = flow(&pair).await;
+    let mut loud = Vec::new();
+    for _ in 0..5 {
+        loud.push(flow(&pair).await);
+    }
+    // All of it before the driver has had a turn.
+    let octets = vec![7; 600_000];
+    for loud in &loud {
+        loud.flow.send(Batch {
+            octets: &octets,
+            size: 1000,
+        });
+    }
+    quiet.flow.send(Batch {
+        octets: &octets[..2000],
+        size: 100,
+    });
+    // The last of the loud has as much as the others.
+    let before: usize = lost.0.lock().unwrap().iter().map(|(_, count)| count).sum();
+    assert!((900..1200).contains(&before), "{before}");
+    quiet.heard(2000).await;
+    loud[4].heard(300_000).await;
+    assert!(
+        lost.0
+            .lock()
+            .unwrap()
+            .iter()
+            .all(|(why, _)| *why == Loss::QueueFull)
+    );
+}
+
+#[tokio::test]
+async fn many_small_datagrams_are_counted_with_what_it_takes_to_keep_them() {
+    let lost = Arc::<Lost>::default();
+    let pair = Ends::losing(Arc::clone(&lost)).connect().await;
+    let flow = flow(&pair).await;
+    // Of these there are half as many octets as may wait.
+    let octets = vec![7; 256 * 1024];
+    flow.flow.send(Batch {
+        octets: &octets,
+        size: 1,
+    });
+    let dropped: usize = lost.0.lock().unwrap().iter().map(|(_, count)| count).sum();
+    assert!(dropped > 200_000, "{dropped}");
+}
+
+#[tokio::test]
 async fn what_is_said_on_a_stream_has_its_turn_among_datagrams() {
     let pair = pair().await;
     let flow = flow(&pair).await;
