@@ -71,20 +71,31 @@ impl Connection {
         &self,
         mut ready: impl FnMut(&mut State) -> Option<T>,
     ) -> Result<T, ConnectionError> {
+        let inner = &self.0.0;
+        let mut waiter = Waiter {
+            inner,
+            number: None,
+        };
         poll_fn(|cx| {
-            let mut state = self.0.0.lock();
+            let mut state = inner.lock();
             if let Some(error) = &state.error {
                 return Poll::Ready(Err(error.clone()));
             }
             match ready(&mut state) {
                 Some(ready) => Poll::Ready(Ok(ready)),
                 None => {
-                    state.waiting.push(cx.waker().clone());
+                    state.wait(&mut waiter.number, cx);
                     Poll::Pending
                 }
             }
         })
         .await
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub(super) fn waiters(&self) -> usize {
+        self.0.0.lock().waiting.len()
     }
 
     fn stream(&self, id: StreamId) -> (SendStream, RecvStream) {
@@ -157,6 +168,21 @@ impl Connection {
     }
 }
 
+/// Somebody who waits, until it is dropped: mostly that is because what it waited for has come.
+struct Waiter<'a> {
+    inner: &'a Inner,
+    /// Among those who wait, once it has had to.
+    number: Option<u64>,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number {
+            self.inner.lock().waiting.remove(&number);
+        }
+    }
+}
+
 /// What a connection, its streams and the driver share.
 pub(super) struct Inner {
     state: Mutex<State>,
@@ -186,7 +212,9 @@ pub(super) struct State {
     /// For the other end to break off.
     resets: Wakers,
     /// For anything else.
-    waiting: Vec<Waker>,
+    waiting: HashMap<u64, Waker, FxBuildHasher>,
+    /// So many have waited for that.
+    waited: u64,
     /// The datagrams of visitors, while there are any.
     pub(super) flows: Option<Box<Flows>>,
 }
@@ -213,7 +241,8 @@ impl Inner {
                 readers: Wakers::default(),
                 writers: Wakers::default(),
                 resets: Wakers::default(),
-                waiting: Vec::new(),
+                waiting: HashMap::default(),
+                waited: 0,
                 flows: None,
             }),
             agenda,
@@ -283,7 +312,16 @@ impl State {
     }
 
     fn wake_waiting(&mut self) {
-        self.waiting.drain(..).for_each(Waker::wake);
+        self.waiting.drain().for_each(|(_, waker)| waker.wake());
+    }
+
+    /// Has somebody wait for anything that concerns no single stream, under the number that it has or gets.
+    fn wait(&mut self, number: &mut Option<u64>, cx: &Context<'_>) {
+        let number = *number.get_or_insert_with(|| {
+            self.waited += 1;
+            self.waited
+        });
+        self.waiting.insert(number, cx.waker().clone());
     }
 
     pub(super) fn wait_to_read(&mut self, id: StreamId, cx: &Context<'_>) {

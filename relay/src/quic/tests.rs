@@ -321,6 +321,26 @@ async fn more_streams_than_there_is_room_for_wait_for_one_to_end() {
 }
 
 #[tokio::test]
+async fn whoever_does_not_wait_any_more_is_forgotten() {
+    let pair = pair().await;
+    for _ in 0..100 {
+        let soon = timeout(Duration::ZERO, pair.at_relay.accept_bi()).await;
+        assert!(soon.is_err(), "nobody has opened any");
+    }
+    assert_eq!(pair.at_relay.waiters(), 0);
+    let waits = pair.at_relay.accept_bi();
+    let opens = async {
+        let (mut send, recv) = pair.at_agent.open_bi().await.unwrap();
+        send.write_all(b"?").await.unwrap();
+        (send, recv)
+    };
+    let both = async { tokio::join!(waits, opens) };
+    let (accepted, _opened) = timeout(PATIENCE, both).await.expect("in time");
+    accepted.unwrap();
+    assert_eq!(pair.at_relay.waiters(), 0);
+}
+
+#[tokio::test]
 async fn the_code_of_a_close_arrives() {
     let pair = pair().await;
     close(&pair.at_relay, CloseCode::Displaced);

@@ -98,7 +98,7 @@ pub(crate) struct Flow {
     heard_ms: AtomicU64,
     to_device: AtomicU64,
     to_visitor: AtomicU64,
-    /// Another needed its place.
+    /// Another needs its place, or there is none for it.
     gives_way: CancellationToken,
 }
 
