@@ -14,7 +14,6 @@ use tokio::net::{TcpStream, lookup_host};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 use tokio_rustls::TlsConnector;
-use tokio_rustls::client::TlsStream;
 use wire::ALPN_CONNECT;
 use wire::connect::{self, APPS, Answer};
 
@@ -161,7 +160,7 @@ impl Device {
             })?;
             let (host, service) = (self.host.to_string(), service.to_owned());
             match answer {
-                Answer::Granted => Ok(Connection::new(stream)),
+                Answer::Granted => Ok(stream),
                 Answer::Refused => Err(ConnectError::Refused { host, service }),
                 Answer::Unreachable => Err(ConnectError::ServiceUnreachable { host, service }),
             }
@@ -171,7 +170,7 @@ impl Device {
     }
 
     /// Its agent, by whichever address answers first. One that takes a connection and says nothing costs [`STAGGER`].
-    async fn reach(&self) -> Result<TlsStream<TcpStream>, ConnectError> {
+    async fn reach(&self) -> Result<Connection, ConnectError> {
         let mut addresses = self.addresses().await?.into_iter();
         let mut attempts = JoinSet::new();
         let mut failed = None;
@@ -197,7 +196,7 @@ impl Device {
         }
     }
 
-    async fn attempt(self, address: SocketAddr) -> Result<TlsStream<TcpStream>, ConnectError> {
+    async fn attempt(self, address: SocketAddr) -> Result<Connection, ConnectError> {
         let connected = async {
             let stream = TcpStream::connect(address).await?;
             stream.set_nodelay(true)?;
@@ -240,7 +239,7 @@ impl Device {
 }
 
 /// Asks for a service on a connection to an agent.
-async fn ask(stream: &mut TlsStream<TcpStream>, request: &[u8]) -> io::Result<Answer> {
+async fn ask(stream: &mut Connection, request: &[u8]) -> io::Result<Answer> {
     stream.write_all(request).await?;
     stream.flush().await?;
     Ok(Answer::of_number(stream.read_u8().await?))

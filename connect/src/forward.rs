@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::device::Device;
 use super::error::ConnectError;
-use super::pass::Connection;
+use super::pass::{Connection, both_ways};
 
 /// Connections at a time. Further ones wait in the kernel.
 const MAX_CONNECTIONS: usize = 1024;
@@ -93,7 +93,7 @@ pub async fn forward(door: &Door, device: &Device, service: &str) {
 
 /// Joins the two until both have ended. How that goes is between the app and the service, but what was cut must not look complete.
 pub(crate) async fn join(connection: Connection, mut app: TcpStream) {
-    if connection.join(&mut app).await.is_err() {
+    if both_ways(connection, &mut app).await.is_err() {
         let _ = app.set_zero_linger();
     }
 }

@@ -4,7 +4,7 @@ use std::io;
 
 use tokio::io::{join as joined, stdin, stdout};
 
-use super::pass::Connection;
+use super::pass::{Connection, both_ways};
 
 /// Passes standard input to the service, and what it says to standard output, until both have ended.
 ///
@@ -12,5 +12,5 @@ use super::pass::Connection;
 /// If either side breaks off.
 pub async fn join(connection: Connection) -> io::Result<()> {
     let mut app = joined(stdin(), stdout());
-    connection.join(&mut app).await
+    both_ways(connection, &mut app).await
 }

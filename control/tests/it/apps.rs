@@ -46,6 +46,14 @@ fn port_to(server: &Server, service: &str) -> (Process, u16) {
     (process, port)
 }
 
+/// An ssh server, and the agent of the device `mynas` that has it for apps.
+fn sshd_for_apps(server: &Server) -> (Sshd, Process) {
+    let sshd = Sshd::start(server.folder.path());
+    let origin = format!("tcp://127.0.0.1:{}", sshd.port);
+    let agent = server.pair("mynas").serve(&service("ssh", &origin));
+    (sshd, agent)
+}
+
 fn user() -> String {
     output_of(Command::new("whoami")).trim().to_owned()
 }
@@ -55,9 +63,7 @@ fn ssh_scp_sftp_and_rsync_come_by_a_proxy_command() {
     const FILES: usize = 10_000;
     let server = Server::start();
     let folder = server.folder.path();
-    let sshd = Sshd::start(folder);
-    let origin = format!("tcp://127.0.0.1:{}", sshd.port);
-    let _agent = server.pair("mynas").serve(&service("ssh", &origin));
+    let (sshd, _agent) = sshd_for_apps(&server);
     let way = in_words(&connect(&server, &["ssh", "-W"]));
     let there = format!("{}@mynas", user());
 
@@ -331,9 +337,7 @@ fn ssh_beside_direct() {
     const ROUNDS: usize = 3;
     let server = Server::start();
     let folder = server.folder.path();
-    let sshd = Sshd::start(folder);
-    let origin = format!("tcp://127.0.0.1:{}", sshd.port);
-    let _agent = server.pair("mynas").serve(&service("ssh", &origin));
+    let (sshd, _agent) = sshd_for_apps(&server);
     let way = in_words(&connect(&server, &["ssh", "-W"]));
     let there = format!("{}@127.0.0.1", user());
     let file = folder.join("file");

@@ -56,8 +56,7 @@ impl Home {
     fn behind(wires: &[[&str; 2]]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let places: Vec<_> = (0..=wires.len()).map(|_| Place::namespace()).collect();
-        for (ends, [near, far]) in places.windows(2).zip(wires) {
-            let [here, there] = ends else { unreachable!() };
+        for ((here, there), [near, far]) in places.iter().zip(&places[1..]).zip(wires) {
             here.wire("wan", there, "lan");
             sh(
                 here,
@@ -138,7 +137,7 @@ impl Home {
         let file = self.folder.path().join("other");
         fs::write(&file, content).unwrap();
         let Place::Furnished(_, files) = &self.device.place else {
-            unreachable!()
+            panic!("a home has files of its own")
         };
         let others = files.iter().filter(|(_, replaced)| *replaced != system);
         let files: Vec<(PathBuf, &str)> = others.cloned().chain([(file, system)]).collect();

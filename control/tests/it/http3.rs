@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::chromium::Chromium;
+use crate::nginx::certify;
 use crate::process::{Process, output_of, run_for};
 use crate::world::Server;
 
@@ -31,25 +32,9 @@ struct Service {
 
 impl Service {
     fn start(server: &Server) -> Self {
-        let [certificate, key] =
-            ["service.pem", "service.key"].map(|name| server.folder.path().join(name));
-        let mut openssl = Command::new("openssl");
-        openssl.args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:prime256v1",
-        ]);
-        openssl.args(["-nodes", "-days", "2", "-subj", "/CN=mynas", "-addext"]);
-        openssl.arg(format!("subjectAltName=DNS:mynas.{}", server.ready.zone));
-        openssl
-            .arg("-out")
-            .arg(&certificate)
-            .arg("-keyout")
-            .arg(&key);
-        output_of(openssl);
+        let folder = server.folder.path();
+        certify(&format!("DNS:mynas.{}", server.ready.zone), folder);
+        let [certificate, key] = ["cert.pem", "key.pem"].map(|name| folder.join(name));
         let mut service = python("server.py");
         service.args([&certificate, &key]);
         let process = Process::start(service);
@@ -60,6 +45,13 @@ impl Service {
             port,
             _process: process,
         }
+    }
+
+    /// Its device's agent, attached. Over TCP there is no service.
+    fn agent(&self, server: &Server) -> Process {
+        let http3 = format!("127.0.0.1:{}", self.port);
+        let device = server.pair("mynas");
+        device.run_with("http://127.0.0.1:9", &["--http3", &http3])
     }
 
     /// The digest of its key, by which a browser can be told to trust it.
@@ -76,10 +68,7 @@ impl Service {
 fn aioquic_fetches_and_sends_by_name() {
     let server = Server::start();
     let service = Service::start(&server);
-    let http3 = format!("127.0.0.1:{}", service.port);
-    let _agent = server
-        .pair("mynas")
-        .run_with("http://127.0.0.1:9", &["--http3", &http3]);
+    let _agent = service.agent(&server);
     let mut client = python("client.py");
     client.arg(&service.certificate);
     client.arg(format!("mynas.{}", server.ready.zone));
@@ -98,10 +87,7 @@ fn aioquic_fetches_and_sends_by_name() {
 fn chromium_comes_by_http3() {
     let server = Server::start();
     let service = Service::start(&server);
-    let http3 = format!("127.0.0.1:{}", service.port);
-    let _agent = server
-        .pair("mynas")
-        .run_with("http://127.0.0.1:9", &["--http3", &http3]);
+    let _agent = service.agent(&server);
     let host = format!("mynas.{}:{}", server.ready.zone, server.ready.front.port());
     let mut chromium = Chromium::start_with(
         &server,

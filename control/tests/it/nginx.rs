@@ -1,7 +1,7 @@
 //! nginx as the service of a device: serves and takes files, and nothing else.
 
 use std::net::TcpListener;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use tempfile::TempDir;
@@ -61,30 +61,7 @@ impl Nginx {
             }
         };
         std::fs::create_dir(folder.path().join("www")).unwrap();
-        let mut openssl = Command::new("openssl");
-        openssl.args([
-            "req",
-            "-x509",
-            "-newkey",
-            "ec",
-            "-pkeyopt",
-            "ec_paramgen_curve:P-256",
-            "-nodes",
-            "-days",
-            "2",
-        ]);
-        openssl.args([
-            "-subj",
-            "/CN=127.0.0.1",
-            "-addext",
-            "subjectAltName=IP:127.0.0.1",
-        ]);
-        openssl
-            .arg("-keyout")
-            .arg(folder.path().join("key.pem"))
-            .arg("-out")
-            .arg(folder.path().join("cert.pem"));
-        output_of(openssl);
+        certify("IP:127.0.0.1", folder.path());
         let config = folder.path().join("nginx.conf");
         std::fs::write(
             &config,
@@ -147,4 +124,25 @@ fn config_text(folder: &str, port: u16, listen: &str, location: &str) -> String 
         }}
         "
     )
+}
+
+/// Leaves a certificate for `name` that vouches for itself in `folder`: `cert.pem`, and `key.pem`.
+pub(crate) fn certify(name: &str, folder: &Path) {
+    let mut openssl = Command::new("openssl");
+    openssl.args([
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:P-256",
+        "-nodes",
+        "-days",
+        "2",
+    ]);
+    openssl.args(["-subj", "/CN=service", "-addext"]);
+    openssl.arg(format!("subjectAltName={name}"));
+    openssl.arg("-keyout").arg(folder.join("key.pem"));
+    openssl.arg("-out").arg(folder.join("cert.pem"));
+    output_of(openssl);
 }

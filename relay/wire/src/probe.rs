@@ -11,19 +11,6 @@ pub mod dns;
 pub mod nat_pmp;
 pub mod negotiation;
 
-/// Takes octets from the front of `rest`; `None` if there are not so many.
-fn take<'a>(rest: &mut &'a [u8], count: usize) -> Option<&'a [u8]> {
-    let (taken, left) = rest.split_at_checked(count)?;
-    *rest = left;
-    Some(taken)
-}
-
-/// The same for a number of 16 bits.
-fn take_u16(rest: &mut &[u8]) -> Option<u16> {
-    let octets = take(rest, 2)?;
-    Some(u16::from_be_bytes(octets.try_into().ok()?))
-}
-
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -1,11 +1,11 @@
 //! Visitors' datagrams in a tunnel.
 
-use std::sync::mpsc;
+use tokio::sync::mpsc;
 
 use super::*;
 
 /// An outlet that tells what it takes: each batch, and the size of its datagrams.
-struct Told(mpsc::SyncSender<(Vec<u8>, usize)>);
+struct Told(mpsc::Sender<(Vec<u8>, usize)>);
 
 impl Outlet for Told {
     fn take(&self, batch: Batch<'_>, _: TunnelSocket<'_>) {
@@ -33,7 +33,7 @@ async fn flow(pair: &Pair) -> Flowing {
     let (flow, opened) = send.flow(Arc::new(Nowhere));
     send.write_all(b"?").await.unwrap();
     let (answer, question) = pair.at_agent.accept_bi().await.unwrap();
-    let (tells, told) = mpsc::sync_channel(1000);
+    let (tells, told) = mpsc::channel(1000);
     let (_, heard) = answer.flow(Arc::new(Told(tells)));
     Flowing {
         send,
@@ -46,30 +46,33 @@ async fn flow(pair: &Pair) -> Flowing {
 
 impl Flowing {
     /// So many octets that have been told.
-    async fn heard(&self, octets: usize) -> Vec<(Vec<u8>, usize)> {
-        let mut heard = Vec::new();
-        let all = async {
-            while heard
-                .iter()
-                .map(|(batch, _): &(Vec<u8>, usize)| batch.len())
-                .sum::<usize>()
-                < octets
-            {
-                match self.told.try_recv() {
-                    Ok(batch) => heard.push(batch),
-                    Err(_) => tokio::time::sleep(Duration::from_millis(1)).await,
-                }
-            }
-        };
-        timeout(PATIENCE, all).await.expect("in time");
+    async fn heard(&mut self, octets: usize) -> Vec<(Vec<u8>, usize)> {
+        let (mut heard, mut left) = (Vec::new(), octets);
+        while left > 0 {
+            let batch = timeout(PATIENCE, self.told.recv()).await;
+            let batch = batch.expect("in time").unwrap();
+            left = left.saturating_sub(batch.0.len());
+            heard.push(batch);
+        }
         heard
     }
+}
+
+/// Waits until the tunnel knows that its path is wide enough: it begins with the least that any path has, and finds more.
+async fn until_wide(pair: &Pair, is_wide: impl Fn() -> bool) {
+    let found = async {
+        while !is_wide() {
+            pair.at_relay.ping(); // the library looks for more when there is something to say
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, found).await.expect("in time");
 }
 
 #[tokio::test]
 async fn each_flow_has_its_own_datagrams_and_those_that_are_alike_come_together() {
     let pair = pair().await;
-    let (one, other) = (flow(&pair).await, flow(&pair).await);
+    let (mut one, mut other) = (flow(&pair).await, flow(&pair).await);
     let payload: Vec<u8> = (0..20 * 1000 + 300_u32)
         .map(|at| (at % 251) as u8)
         .collect();
@@ -101,7 +104,7 @@ async fn each_flow_has_its_own_datagrams_and_those_that_are_alike_come_together(
 async fn what_is_lost_is_counted_by_its_reason() {
     let lost = Arc::<Lost>::default();
     let pair = Ends::losing(Arc::clone(&lost)).connect().await;
-    let flow = flow(&pair).await;
+    let mut flow = flow(&pair).await;
     flow.flow.send(Batch::of_one(&[7; 2000]));
     assert_eq!(
         lost.0.lock().unwrap().drain(..).as_slice(),
@@ -162,7 +165,7 @@ async fn what_is_lost_is_counted_by_its_reason() {
 async fn where_the_tunnel_has_too_much_those_give_way_that_have_most() {
     let lost = Arc::<Lost>::default();
     let pair = Ends::losing(Arc::clone(&lost)).connect().await;
-    let quiet = flow(&pair).await;
+    let mut quiet = flow(&pair).await;
     let mut loud = Vec::new();
     for _ in 0..5 {
         loud.push(flow(&pair).await);
@@ -211,21 +214,14 @@ async fn many_small_datagrams_are_counted_with_what_it_takes_to_keep_them() {
 #[tokio::test]
 async fn what_is_said_on_a_stream_has_its_turn_among_datagrams() {
     let pair = pair().await;
-    let flow = flow(&pair).await;
+    let mut flow = flow(&pair).await;
     let (mut send, _recv) = pair.at_relay.open_bi().await.unwrap();
     send.write_all(b"first").await.unwrap();
     let (_answer, mut question) = pair.at_agent.accept_bi().await.unwrap();
     question.read_exact(&mut [0; 5]).await.unwrap();
     // As many as there may be, and each as long as the path takes, so that nothing else fits into its packet.
-    let mut size = 0;
-    let found = async {
-        while size < 1400 {
-            pair.at_relay.ping();
-            tokio::time::sleep(Duration::from_millis(5)).await;
-            size = pair.at_relay.datagram_room();
-        }
-    };
-    timeout(PATIENCE, found).await.expect("in time");
+    until_wide(&pair, || pair.at_relay.datagram_room() >= 1400).await;
+    let size = pair.at_relay.datagram_room();
     let octets = vec![7; 500 * 1024];
     flow.flow.send(Batch {
         octets: &octets,
@@ -234,7 +230,10 @@ async fn what_is_said_on_a_stream_has_its_turn_among_datagrams() {
     send.write_all(b"then").await.unwrap();
     let heard = timeout(PATIENCE, question.read_exact(&mut [0; 4])).await;
     heard.expect("in time").unwrap();
-    let before: usize = flow.told.try_iter().map(|(batch, _)| batch.len()).sum();
+    let mut before = 0;
+    while let Ok((batch, _)) = flow.told.try_recv() {
+        before += batch.len();
+    }
     assert!(before <= super::flow::TURN * size, "{before}");
     flow.heard(octets.len() - before).await;
 }
@@ -242,15 +241,8 @@ async fn what_is_said_on_a_stream_has_its_turn_among_datagrams() {
 #[tokio::test]
 async fn a_flow_begins_only_where_the_path_has_room_for_one() {
     let pair = pair().await;
-    let flow = flow(&pair).await;
-    // A tunnel begins with the least that any path has, and finds more.
-    let found = async {
-        while !flow.flow.has_room() {
-            pair.at_relay.ping();
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(PATIENCE, found).await.expect("in time");
+    let mut flow = flow(&pair).await;
+    until_wide(&pair, || flow.flow.has_room()).await;
     flow.flow.send(Batch::of_one(&[7; 1200]));
     assert_eq!(flow.heard(1200).await, [(vec![7; 1200], 1200)]);
 }

@@ -7,7 +7,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use super::{take, take_u16};
+use crate::cursor::Cursor;
 
 /// The longest answer that is read, in octets: what comes over UDP without EDNS.
 pub const LONGEST: usize = 512;
@@ -37,8 +37,6 @@ impl Kind {
 pub struct Answer {
     /// Whether it says so of its own knowledge, and not of somebody else's.
     pub is_authoritative: bool,
-    /// Whether the name exists.
-    pub exists: bool,
     /// The addresses in its answer.
     pub addresses: Vec<IpAddr>,
 }
@@ -68,36 +66,31 @@ pub fn answer(id: u16, datagram: &[u8]) -> Option<Answer> {
     const IS_ANSWER: u16 = 0x8000;
     const OF_ITS_OWN: u16 = 0x0400;
     const OUTCOME: u16 = 0x000f;
-    let rest = &mut &*datagram;
-    let (its_id, flags) = (take_u16(rest)?, take_u16(rest)?);
-    let (questions, answers) = (take_u16(rest)?, take_u16(rest)?);
-    take(rest, 4)?;
-    let exists = match flags & OUTCOME {
-        0 => true,
-        3 => false, // NXDOMAIN
-        _ => return None,
-    };
-    if its_id != id || flags & IS_ANSWER == 0 {
+    let rest = &mut Cursor(datagram);
+    let (its_id, flags) = (rest.u16()?, rest.u16()?);
+    let (questions, answers) = (rest.u16()?, rest.u16()?);
+    rest.u32()?;
+    // No error, or no such name, which has no addresses.
+    let is_said = matches!(flags & OUTCOME, 0 | 3);
+    if its_id != id || flags & IS_ANSWER == 0 || !is_said {
         return None;
     }
     for _ in 0..questions {
         skip_name(rest)?;
-        take(rest, 4)?;
+        rest.u32()?;
     }
     let mut addresses = Vec::new();
     for _ in 0..answers {
         skip_name(rest)?;
-        let (kind, class) = (take_u16(rest)?, take_u16(rest)?);
-        take(rest, 4)?;
-        let length = take_u16(rest)?;
-        let data = take(rest, usize::from(length))?;
+        let (kind, class) = (rest.u16()?, rest.u16()?);
+        rest.u32()?;
+        let data = rest.vec16()?.0;
         if class == INTERNET {
             addresses.extend(address(kind, data));
         }
     }
     Some(Answer {
         is_authoritative: flags & OF_ITS_OWN != 0,
-        exists,
         addresses,
     })
 }
@@ -115,12 +108,12 @@ fn address(kind: u16, data: &[u8]) -> Option<IpAddr> {
 }
 
 /// Past a name, which ends with an empty label or with a pointer to where it goes on (RFC 1035 section 4.1.4).
-fn skip_name(rest: &mut &[u8]) -> Option<()> {
+fn skip_name(rest: &mut Cursor<'_>) -> Option<()> {
     loop {
-        match *take(rest, 1)?.first()? {
+        match rest.u8()? {
             0 => return Some(()),
-            length @ 1..=63 => take(rest, usize::from(length))?,
-            192..=255 => return take(rest, 1).map(|_| ()),
+            length @ 1..=63 => rest.take(usize::from(length))?,
+            192..=255 => return rest.u8().map(|_| ()),
             64..=191 => return None,
         };
     }
@@ -146,7 +139,7 @@ mod tests {
     fn addresses_of_both_families_are_read() {
         let ask = |kind| question(7, "mynas.example.com", kind).unwrap();
         let v4 = answer(7, &answered(&ask(Kind::A), 1, &[203, 0, 113, 7])).unwrap();
-        assert!(v4.is_authoritative && v4.exists);
+        assert!(v4.is_authoritative);
         assert_eq!(v4.addresses, ["203.0.113.7".parse::<IpAddr>().unwrap()]);
         let octets = "2001:db8::7".parse::<Ipv6Addr>().unwrap().octets();
         let v6 = answer(7, &answered(&ask(Kind::Aaaa), 28, &octets)).unwrap();
@@ -159,9 +152,10 @@ mod tests {
     fn no_such_name_is_told_from_no_answer() {
         let mut said = question(7, "mynas.example.com", Kind::A).unwrap();
         said[2] = 0x84;
-        for (outcome, exists) in [(0, Some(true)), (3, Some(false)), (2, None), (5, None)] {
+        for (outcome, is_answer) in [(0, true), (3, true), (2, false), (5, false)] {
             said[3] = outcome;
-            assert_eq!(answer(7, &said).map(|answer| answer.exists), exists);
+            let addresses = answer(7, &said).map(|answer| answer.addresses);
+            assert_eq!(addresses, is_answer.then(Vec::new), "{outcome}");
         }
         said[3] = 0;
         assert_eq!(answer(8, &said), None, "of another question");

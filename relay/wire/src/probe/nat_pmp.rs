@@ -7,7 +7,7 @@
 
 use std::net::Ipv4Addr;
 
-use super::{take, take_u16};
+use crate::cursor::Cursor;
 
 /// Where routers listen.
 pub const PORT: u16 = 5351;
@@ -17,11 +17,10 @@ pub const QUESTION: [u8; 2] = [0, 0];
 
 /// The router's address outside; `None` if `datagram` is no answer, or the router knows none.
 pub fn answer(datagram: &[u8]) -> Option<Ipv4Addr> {
-    let mut rest = datagram;
-    let (head, result) = (take(&mut rest, 2)?, take_u16(&mut rest)?);
-    let _seconds = take(&mut rest, 4)?;
-    let address: [u8; 4] = take(&mut rest, 4)?.try_into().ok()?;
-    let address = Ipv4Addr::from(address);
+    let mut rest = Cursor(datagram);
+    let (head, result) = (rest.number()?, rest.u16()?);
+    let _seconds = rest.u32()?;
+    let address = Ipv4Addr::from_octets(rest.number()?);
     (head == [0, 128] && result == 0 && !address.is_unspecified()).then_some(address)
 }
 

@@ -6,7 +6,7 @@
 //!   answer     1xxxxxxx │ 0 4 │ 8 │ source id 8 │ …
 //! ```
 
-use super::take;
+use crate::cursor::Cursor;
 
 /// RFC 9000 section 15: of a form that is never given out.
 const VERSION: [u8; 4] = [0x6a, 0x7a, 0x8a, 0x9a];
@@ -32,13 +32,11 @@ pub fn question(to: [u8; ID_LENGTH], id: [u8; ID_LENGTH], length: usize) -> Vec<
 
 /// The id of the question that `datagram` answers; `None` if it is no answer.
 pub fn answer(datagram: &[u8]) -> Option<[u8; ID_LENGTH]> {
-    let mut rest = datagram;
-    let form = take(&mut rest, 1)?.first()?;
-    let version = take(&mut rest, 4)?;
-    let length = take(&mut rest, 1)?.first()?;
-    let is_answer = *form >= 0x80 && version == [0; 4] && usize::from(*length) == ID_LENGTH;
-    let id = take(&mut rest, ID_LENGTH)?;
-    is_answer.then(|| id.try_into().ok()).flatten()
+    let mut rest = Cursor(datagram);
+    let (form, version, length) = (rest.u8()?, rest.u32()?, rest.u8()?);
+    let is_answer = form >= 0x80 && version == 0 && usize::from(length) == ID_LENGTH;
+    let id = rest.number()?;
+    is_answer.then_some(id)
 }
 
 #[cfg(test)]
