@@ -18,7 +18,7 @@ const OPENED: &str = "causeway_relay_carriers_opened_total{kind=\"flow\"}";
 fn python(script: &str) -> Command {
     let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
     let mut python = Command::new("python3");
-    python.env("PYTHONPATH", repository.join("target/python"));
+    python.env("PYTHONPATH", repository.join("target/python/aioquic"));
     python.arg(repository.join("control/tests/it/http3").join(script));
     python
 }

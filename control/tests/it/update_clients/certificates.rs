@@ -196,7 +196,7 @@ fn certbot_gets_a_certificate_by_rfc2136() {
 }
 
 /// The plugin by those who made acme-dns, beside certbot; .ci/run has put it there.
-const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/python");
+const PLUGIN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../target/python/certbot");
 
 /// What `/register` gives, as it comes.
 fn register(scene: &Scene) -> Value {
