@@ -18,7 +18,7 @@ use wire::ALPN_CONNECT;
 use wire::connect::{self, APPS, Answer};
 
 use super::error::ConnectError;
-use super::pass::Connection;
+use super::pass::{Connection, buffered};
 
 /// The port that a relay's front has where nobody says otherwise.
 const FRONT_PORT: u16 = 443;
@@ -202,7 +202,7 @@ impl Device {
             stream.set_nodelay(true)?;
             SockRef::from(&stream).set_tcp_keepalive(&KEEPALIVE)?;
             let connector = TlsConnector::from(self.tls);
-            connector.connect(self.server_name, stream).await
+            connector.connect(self.server_name, buffered(stream)).await
         };
         let stream = connected
             .await

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional_with_sizes};
+use tokio::io::{AsyncRead, AsyncWrite, BufReader, copy_bidirectional_with_sizes};
 use tokio::net::TcpStream;
 use tokio_rustls::client::TlsStream;
 
@@ -10,7 +10,12 @@ use tokio_rustls::client::TlsStream;
 const BUFFER: usize = 64 * 1024;
 
 /// A connection to one service of a device.
-pub type Connection = TlsStream<TcpStream>;
+pub type Connection = TlsStream<BufReader<TcpStream>>;
+
+/// A connection for TLS, which asks for 4 KiB at a time: as system calls these would cost more than their decryption.
+pub(crate) fn buffered(stream: TcpStream) -> BufReader<TcpStream> {
+    BufReader::with_capacity(BUFFER, stream)
+}
 
 /// Copies both ways until both have ended, each on its own.
 ///

@@ -2,7 +2,8 @@
 
 use std::io;
 
-use tokio::io::{join as joined, stdin, stdout};
+use tokio::io::{AsyncRead, AsyncWrite, join as joined, stdin, stdout};
+use tokio::net::unix::pipe;
 
 use super::pass::{Connection, both_ways};
 
@@ -11,6 +12,23 @@ use super::pass::{Connection, both_ways};
 /// # Errors
 /// If either side breaks off.
 pub async fn join(connection: Connection) -> io::Result<()> {
-    let mut app = joined(stdin(), stdout());
+    let mut app = joined(input(), output());
     both_ways(connection, &mut app).await
+}
+
+/// Standard input. A pipe, which ssh makes, is opened anew to wait for it in the event queue: for anything else a thread waits, and each
+/// portion goes from one to the other and back. Who shares the pipe notices nothing of it.
+fn input() -> Box<dyn AsyncRead + Unpin> {
+    match pipe::OpenOptions::new().open_receiver("/proc/self/fd/0") {
+        Ok(pipe) => Box::new(pipe),
+        Err(_) => Box::new(stdin()),
+    }
+}
+
+/// Standard output, the same.
+fn output() -> Box<dyn AsyncWrite + Unpin> {
+    match pipe::OpenOptions::new().open_sender("/proc/self/fd/1") {
+        Ok(pipe) => Box::new(pipe),
+        Err(_) => Box::new(stdout()),
+    }
 }

@@ -11,6 +11,7 @@
 mod admin;
 mod entrance;
 mod part;
+mod pattern;
 mod plain;
 mod process;
 mod progress;
@@ -40,8 +41,8 @@ use scenario::failures::{Failure, Plan};
 use scenario::peers::Workload;
 use scenario::reconnect::Fault;
 use scenario::{
-    Effort, ScenarioError, abuse, dns, failures, idle_tunnels, peers, reconnect, requests,
-    throughput,
+    Effort, ScenarioError, abuse, apps, dns, failures, http3, idle_tunnels, peers, reconnect,
+    requests, throughput,
 };
 use world::{Carrier, Peer, Place, WorldError};
 
@@ -155,6 +156,39 @@ enum Measure {
         carrier: Carrier,
         #[command(flatten)]
         pace: Pace,
+    },
+    /// ssh and scp by way of causeway-connect, and without it: how fast a file goes, and how soon a key comes back
+    Apps {
+        /// causeway-connect [default: beside this program, or where this system keeps programs]
+        #[arg(long, value_name = "FILE")]
+        connect: Option<PathBuf>,
+        /// How large the file is
+        #[arg(long, default_value_t = 512, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+        mebibytes: u64,
+        /// How many keys are pressed
+        #[arg(long, default_value_t = 2000, value_parser = clap::value_parser!(u64).range(100..=1_000_000))]
+        keys: u64,
+        /// How often everything is done; medians are shown
+        #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Writes JSON to standard output, and nothing else
+        #[arg(long)]
+        json: bool,
+    },
+    /// A body that a visitor checks octet by octet: over HTTP/3 through the tunnel, in its quic carrier, and both without a relay
+    Http3 {
+        /// How much of it, in each round
+        #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u64).range(1..=65_536))]
+        mebibytes: u64,
+        /// How often everything is done; medians are shown
+        #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// A link between relay and agent, as of the peers [default: loopback]
+        #[arg(long)]
+        link: Option<Link>,
+        /// Writes JSON to standard output, and nothing else
+        #[arg(long)]
+        json: bool,
     },
     /// The same work through Causeway and through every peer that is installed, in turn
     Peers(PeersOptions),
@@ -322,7 +356,7 @@ impl Measure {
     async fn run(self) -> anyhow::Result<()> {
         let mut termination = Termination::new()?;
         let progress = Progress::new();
-        let json = self.pace().json;
+        let json = self.is_for_machines();
         let tables = tokio::select! {
             biased;
             () = termination.received() => bail!("interrupted before everything was measured"),
@@ -334,21 +368,25 @@ impl Measure {
 
     /// Whether all of it is to be in the network namespace that its thread may move to.
     fn is_single_threaded(&self) -> bool {
-        matches!(self, Self::Peers(_) | Self::Failures { .. })
+        matches!(
+            self,
+            Self::Peers(_) | Self::Failures { .. } | Self::Http3 { .. }
+        )
     }
 
-    fn pace(&self) -> Pace {
+    fn is_for_machines(&self) -> bool {
         match self {
             Self::Throughput { options, .. }
             | Self::Requests { options, .. }
             | Self::IdleTunnels { options, .. }
             | Self::Dns { options, .. }
             | Self::Abuse { options, .. }
-            | Self::All { options } => options.pace,
-            Self::Peers(options) => options.pace,
+            | Self::All { options } => options.pace.json,
+            Self::Peers(options) => options.pace.json,
             Self::Reconnect { pace, .. }
             | Self::Failures { pace, .. }
-            | Self::DnsPeers { pace, .. } => *pace,
+            | Self::DnsPeers { pace, .. } => pace.json,
+            Self::Apps { json, .. } | Self::Http3 { json, .. } => *json,
         }
     }
 
@@ -426,6 +464,33 @@ impl Measure {
                     effort: pace.effort(connections),
                 };
                 return Ok(failures::run(&plan, progress).await?);
+            }
+            Self::Apps {
+                connect,
+                mebibytes,
+                keys,
+                rounds,
+                json: _,
+            } => {
+                let amount = apps::Amount {
+                    mebibytes,
+                    keys,
+                    rounds,
+                };
+                return Ok(apps::run(connect, amount, progress).await?);
+            }
+            Self::Http3 {
+                mebibytes,
+                rounds,
+                link,
+                json: _,
+            } => {
+                let effort = Effort {
+                    seconds: 0, // as long as it takes
+                    rounds,
+                    connections: 1,
+                };
+                return Ok(vec![http3::run(link, mebibytes, effort, progress).await?]);
             }
             Self::Peers(options) => return compare(options, progress).await,
             Self::DnsPeers { wanted, pace } => {

@@ -3,6 +3,7 @@
 //! ends.
 
 pub(crate) mod agents;
+pub(crate) mod body_origin;
 pub(crate) mod empty_responder;
 pub(crate) mod failing_origin;
 pub(crate) mod link;
@@ -36,6 +37,8 @@ pub(crate) enum Part {
     FailingOrigin,
     /// The service behind every peer.
     PlainOrigin,
+    /// A service whose answers can be checked, also over HTTP/3.
+    BodyOrigin,
     /// One of the two hops of a peer that only splices.
     SpliceHop,
     /// A name server that looks nothing up.
@@ -56,6 +59,7 @@ impl Part {
             Self::Origin => "origin",
             Self::FailingOrigin => "failing-origin",
             Self::PlainOrigin => "plain-origin",
+            Self::BodyOrigin => "body-origin",
             Self::SpliceHop => "splice-hop",
             Self::EmptyResponder => "empty-responder",
             Self::Link => "link",
@@ -69,7 +73,9 @@ impl Part {
             Self::Up => "the server",
             Self::RelayApart => "the relay apart",
             Self::Agents => "the agent",
-            Self::Origin | Self::FailingOrigin | Self::PlainOrigin => "the origin",
+            Self::Origin | Self::FailingOrigin | Self::PlainOrigin | Self::BodyOrigin => {
+                "the origin"
+            }
             Self::SpliceHop => "the splice hop",
             Self::EmptyResponder => "the empty responder",
             Self::Link => "the link",
@@ -83,6 +89,7 @@ impl Part {
             Self::Up | Self::RelayApart | Self::Agents | Self::Origin => false,
             Self::FailingOrigin
             | Self::PlainOrigin
+            | Self::BodyOrigin
             | Self::SpliceHop
             | Self::EmptyResponder
             | Self::Link
@@ -99,6 +106,7 @@ impl Part {
             Self::Origin => origin::play(order()?).await,
             Self::FailingOrigin => failing_origin::play(order()?).await,
             Self::PlainOrigin => plain_origin::play(order()?).await,
+            Self::BodyOrigin => body_origin::play(order()?).await,
             Self::SpliceHop => splice_hop::play(order()?),
             Self::EmptyResponder => empty_responder::play(order()?),
             Self::Link => link::play(order()?),

@@ -302,10 +302,19 @@ impl ProcessId {
     /// The processor time it and its children have used since they began, in user and kernel mode, all threads together.
     /// The kernel counts in ticks, mostly of 10 ms.
     pub(crate) fn cpu(self) -> Result<Duration, UsageError> {
-        let stat = self.read("stat")?;
-        let own = cpu_of(&stat).ok_or_else(|| self.error(io::ErrorKind::InvalidData.into()))?;
         let children = self.children().into_iter().map(Self::cpu);
-        Ok(own + children.sum::<Result<Duration, _>>()?)
+        Ok(self.own_cpu()? + children.sum::<Result<Duration, _>>()?)
+    }
+
+    /// The same without its children.
+    pub(crate) fn own_cpu(self) -> Result<Duration, UsageError> {
+        let stat = self.read("stat")?;
+        cpu_of(&stat).ok_or_else(|| self.error(io::ErrorKind::InvalidData.into()))
+    }
+
+    /// This one.
+    pub(crate) fn this() -> Self {
+        Self(std::process::id())
     }
 
     /// Its resident memory and that of its children, in octets.
@@ -424,7 +433,7 @@ mod tests {
 
     #[test]
     fn this_process_can_be_measured() {
-        let this = ProcessId(std::process::id());
+        let this = ProcessId::this();
         assert!(this.resident().unwrap() > 0);
         let memory = this.memory().unwrap();
         assert!(memory.resident >= memory.proportional, "{memory:?}");

@@ -12,6 +12,7 @@ mod machine;
 mod summary;
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use serde::Serialize;
 
@@ -52,13 +53,38 @@ pub(crate) struct Table {
     compared: &'static [&'static str],
     /// How many, and what they are called: connections, tunnels, sockets.
     pub(crate) connections: (usize, &'static str),
-    pub(crate) seconds: u64,
+    pub(crate) length: Length,
     /// What the tunnels ran over, if it is known.
     pub(crate) carrier: Option<String>,
     /// What lay between relay and agent, if not loopback.
     link: Option<String>,
     rows: Vec<Row>,
     notes: Vec<String>,
+}
+
+/// How much is done in a round of one row.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Length {
+    Seconds(u64),
+    Mebibytes(u64),
+    Keys(u64),
+}
+
+impl From<u64> for Length {
+    fn from(seconds: u64) -> Self {
+        Self::Seconds(seconds)
+    }
+}
+
+impl fmt::Display for Length {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Seconds(seconds) => write!(f, "{seconds} s"),
+            Self::Mebibytes(mebibytes) => write!(f, "{mebibytes} MiB"),
+            Self::Keys(keys) => write!(f, "{keys} keys"),
+        }
+    }
 }
 
 /// The rounds of one workload, or of one peer.
@@ -72,7 +98,7 @@ impl Table {
     pub(crate) fn new(
         scenario: &'static str,
         connections: (usize, &'static str),
-        seconds: u64,
+        length: impl Into<Length>,
         carrier: Option<String>,
     ) -> Self {
         Self {
@@ -80,7 +106,7 @@ impl Table {
             workload: None,
             compared: &[],
             connections,
-            seconds,
+            length: length.into(),
             carrier,
             link: None,
             rows: Vec::new(),
@@ -93,7 +119,7 @@ impl Table {
         scenario: &'static str,
         workload: &'static str,
         connections: (usize, &'static str),
-        seconds: u64,
+        length: impl Into<Length>,
         link: Option<String>,
         compared: &'static [&'static str],
     ) -> Self {
@@ -101,7 +127,7 @@ impl Table {
             workload: Some(workload),
             link,
             compared,
-            ..Self::new(scenario, connections, seconds, None)
+            ..Self::new(scenario, connections, length, None)
         }
     }
 
@@ -141,12 +167,12 @@ impl Table {
             .map(|carrier| format!(", {carrier} carrier"));
         let link = self.link.as_deref().map(|link| format!(", {link}"));
         let mut text = format!(
-            "{}{}: {count} {what}{}{}, {} s a round, median of {} (lowest–highest)\n\n",
+            "{}{}: {count} {what}{}{}, {} a round, median of {} (lowest–highest)\n\n",
             self.scenario,
             workload.unwrap_or_default(),
             carrier.unwrap_or_default(),
             link.unwrap_or_default(),
-            self.seconds,
+            self.length,
             self.rounds()
         );
         text.push_str(&aligned(&self.lines()));
@@ -225,7 +251,7 @@ impl Table {
             carrier: self.carrier.clone(),
             link: self.link.clone(),
             connections: self.connections.0,
-            seconds: self.seconds,
+            length: self.length,
             figures: figures.collect(),
             notes: self.notes.clone(),
         }
@@ -265,7 +291,8 @@ struct Measured {
     link: Option<String>,
     /// Connections, tunnels or sockets.
     connections: usize,
-    seconds: u64,
+    #[serde(flatten)]
+    length: Length,
     figures: BTreeMap<&'static str, Figures>,
     notes: Vec<String>,
 }

@@ -2,10 +2,12 @@
 //! goes on: what is counted is neither beginning nor end.
 
 pub(crate) mod abuse;
+pub(crate) mod apps;
 mod bystander;
 pub(crate) mod dns;
 mod download;
 pub(crate) mod failures;
+pub(crate) mod http3;
 pub(crate) mod idle_tunnels;
 pub(crate) mod peers;
 pub(crate) mod reconnect;
@@ -26,7 +28,7 @@ use crate::admin::MetricsError;
 use crate::process::{ChildError, ProcessId, UsageError};
 use crate::progress::Progress;
 use crate::report::Column;
-use crate::world::{Watched, WorldError};
+use crate::world::{SshError, Watched, WorldError};
 
 /// Between the start of a load and its observation: connections are made, windows open, caches warm.
 const WARM_UP: Duration = Duration::from_secs(1);
@@ -96,6 +98,9 @@ pub(crate) enum ScenarioError {
     State(#[from] StateError),
     #[error("the other device's key cannot be used: {0}")]
     Key(#[from] KeyError),
+    /// The ssh server, or who speaks with it.
+    #[error(transparent)]
+    Ssh(#[from] SshError),
     /// Nobody waits for it any more.
     #[error("interrupted")]
     Interrupted,

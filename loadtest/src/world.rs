@@ -7,10 +7,13 @@
 //!   Several     relays, and agents at them              reconnect
 //!   Neighbours  a few devices, each to fail by itself   failures
 //!   Way         what lies between visitor and origin    peers
+//!   Ssh         an ssh server, for apps             apps
+//!   BodyWay     the same to a service over HTTP/3       http3
 //!   Million     a zone for all of the NameServers       dns-peers
 //! ```
 
 mod apart;
+mod bodies;
 mod device;
 mod ends;
 mod fleet;
@@ -22,6 +25,7 @@ mod peer;
 mod port;
 mod server;
 pub(crate) mod several;
+mod ssh;
 mod tunnel;
 mod way;
 
@@ -37,6 +41,7 @@ use control::operator::AskError;
 use relay::tls::TlsError;
 
 pub(crate) use apart::RelayApart;
+pub(crate) use bodies::{BodyOrigin, BodyWay, HOST};
 pub(crate) use device::{Device, Sibling};
 pub(crate) use ends::{Ends, STRANGERS};
 pub(crate) use fleet::Fleet;
@@ -46,6 +51,7 @@ pub(crate) use names::Names;
 pub(crate) use neighbours::{Neighbour, Neighbours, Side, Wish};
 pub(crate) use peer::{Found, Peer, find_program};
 pub(crate) use several::Several;
+pub(crate) use ssh::{Ssh, SshError, Way as SshWay};
 pub(crate) use way::{PlainOrigin, Way};
 
 use crate::admin::MetricsError;

@@ -27,6 +27,7 @@ mod identity;
 mod keeper;
 mod measured;
 mod origin;
+mod origin_asked;
 mod origin_failure;
 mod pair;
 mod pass;

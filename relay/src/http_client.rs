@@ -1,17 +1,17 @@
-//! One HTTP/1.1 request on a connection of its own, its answer read as a whole or line by line.
+//! One HTTP request on a connection of its own, its answer read as a whole or line by line.
 
 use std::io;
 
 use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
-use hyper::client::conn::http1;
-use hyper::{HeaderMap, Request, StatusCode};
-use hyper_util::rt::TokioIo;
+use hyper::client::conn::{http1, http2};
+use hyper::{HeaderMap, Request, Response, StatusCode};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_util::task::AbortOnDropHandle;
 
-/// Sends `request` and reads the whole answer, at most `max_answer` octets of it. Knows no deadline; the caller does.
+/// Sends `request` over HTTP/1.1 and reads the whole answer, at most `max_answer` octets of it. Knows no deadline; the caller does.
 ///
 /// # Errors
 /// If the connection fails or the answer is too long.
@@ -45,7 +45,7 @@ pub async fn exchange(
     }
 }
 
-/// Sends `request` and reads the beginning of the answer; the rest comes when it is asked for. Knows no deadline; the caller does.
+/// Sends `request` over HTTP/1.1 and reads the beginning of the answer; the rest comes when it is asked for. Knows no deadline; the caller does.
 ///
 /// # Errors
 /// If the connection fails.
@@ -59,15 +59,23 @@ pub async fn open(
     // What goes wrong with it is heard from the body.
     let connection = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
     let response = sender.send_request(request).await;
-    let (head, body) = response.map_err(io::Error::other)?.into_parts();
-    Ok(Answer {
-        status: head.status,
-        headers: head.headers,
-        body,
-        unread: BytesMut::new(),
-        searched: 0,
-        _connection: connection,
-    })
+    Ok(Answer::new(response.map_err(io::Error::other)?, connection))
+}
+
+/// The same over HTTP/2. The request's URI names its scheme and host.
+///
+/// # Errors
+/// If the connection fails.
+pub async fn open_http2(
+    stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    request: Request<Full<Bytes>>,
+) -> io::Result<Answer> {
+    let (mut sender, connection) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream))
+        .await
+        .map_err(io::Error::other)?;
+    let connection = AbortOnDropHandle::new(tokio::spawn(async move { drop(connection.await) }));
+    let response = sender.send_request(request).await;
+    Ok(Answer::new(response.map_err(io::Error::other)?, connection))
 }
 
 /// An answer that is still coming. Dropped, it ends the connection.
@@ -84,6 +92,18 @@ pub struct Answer {
 }
 
 impl Answer {
+    fn new(response: Response<Incoming>, connection: AbortOnDropHandle<()>) -> Self {
+        let (head, body) = response.into_parts();
+        Self {
+            status: head.status,
+            headers: head.headers,
+            body,
+            unread: BytesMut::new(),
+            searched: 0,
+            _connection: connection,
+        }
+    }
+
     /// How the request was taken.
     pub fn status(&self) -> StatusCode {
         self.status

@@ -99,14 +99,15 @@ struct ServicesOption {
     /// state directory, or /etc/causeway-agent/agent.toml]
     #[arg(long, value_name = "FILE", conflicts_with_all = ["origin", "visitor_address", "origin_ca", "origin_insecure", "http3", "answer_time"])]
     config: Option<PathBuf>,
-    /// One service instead, for every name of the device: http://127.0.0.1:80, https://127.0.0.1:443, tcp://127.0.0.1:22, or
-    /// tls://127.0.0.1:443 for one whose own certificate visitors see
+    /// One service instead, for every name of the device: http://127.0.0.1:80, https://127.0.0.1:443, h2c://127.0.0.1:50051 or
+    /// h2://127.0.0.1:443 for one that wants HTTP/2, such as gRPC, tcp://127.0.0.1:22, or tls://127.0.0.1:443 for one whose own
+    /// certificate visitors see
     #[arg(long, value_name = "URL")]
     origin: Option<OriginAddress>,
     /// How the service hears the visitor's address; `forwarded` is for HTTP and its default.
     #[arg(long, value_enum, requires = "origin")]
     visitor_address: Option<VisitorAddressOption>,
-    /// Certificates to check an https:// origin against, in PEM; without it, those this system trusts.
+    /// Certificates to check an https:// or h2:// origin against, in PEM; without it, those this system trusts.
     #[arg(
         long,
         value_name = "FILE",
@@ -114,7 +115,7 @@ struct ServicesOption {
         conflicts_with = "origin_insecure"
     )]
     origin_ca: Option<PathBuf>,
-    /// Do not check an https:// origin's certificate: for one that the device made itself.
+    /// Do not check the certificate of an https:// or h2:// origin: for one that the device made itself.
     #[arg(long, requires = "origin")]
     origin_insecure: bool,
     /// Where the service speaks HTTP/3, with a certificate of its own, such as 127.0.0.1:443: what visitors send there passes as

@@ -253,8 +253,9 @@ pub async fn connect_https(
 pub(crate) async fn connect_unchecked(
     stream: TcpStream,
     host: &str,
+    protocol: &[u8],
 ) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
-    let connector = origin_client(None).map_err(io::Error::other)?;
+    let connector = origin_client(None, protocol).map_err(io::Error::other)?;
     connector
         .connect(server_name(host)?, Prefixed::new(Bytes::new(), stream))
         .await
@@ -323,9 +324,12 @@ fn program_client(roots: &Roots, protocol: &[u8]) -> Result<TlsConnector, TlsErr
     Ok(TlsConnector::from(Arc::new(config)))
 }
 
-/// How an agent speaks with an `https://` origin. `roots` must vouch for its certificate, or name it itself; without any,
+/// How an agent speaks `protocol` over TLS with an origin. `roots` must vouch for its certificate, or name it itself; without any,
 /// every certificate will do.
-pub(crate) fn origin_client(roots: Option<&Roots>) -> Result<TlsConnector, TlsError> {
+pub(crate) fn origin_client(
+    roots: Option<&Roots>,
+    protocol: &[u8],
+) -> Result<TlsConnector, TlsError> {
     let vouched_for = match roots {
         // A verifier cannot be made from no roots.
         Some(roots) if !roots.store.is_empty() => Some(
@@ -345,7 +349,7 @@ pub(crate) fn origin_client(roots: Option<&Roots>) -> Result<TlsConnector, TlsEr
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(verifier))
         .with_no_client_auth();
-    config.alpn_protocols = vec![HTTP1.to_vec()];
+    config.alpn_protocols = vec![protocol.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
 

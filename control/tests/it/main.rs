@@ -23,6 +23,7 @@ mod doctor;
 mod dot;
 mod first_light;
 mod fleet;
+mod grpc;
 mod haproxy;
 mod health;
 mod http3;

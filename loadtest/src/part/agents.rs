@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 use anyhow::Context as _;
 use directory::PairingCode;
 use relay::agent::{
-    self, ANSWER_TIME, Attached, Cloud, Gso, Origin, OriginTrust, State, Tunnels, VisitorAddress,
+    self, ANSWER_TIME, Attached, Cloud, Gso, Origin, OriginTrust, ServicesFile, State, Tunnels,
+    VisitorAddress,
 };
 use relay::resolve::Resolver;
 use relay::server::Transport;
@@ -37,6 +38,12 @@ pub(crate) struct Order {
     pub(crate) trust_root: String,
     /// The service behind each of them.
     pub(crate) origin: String,
+    /// The file that describes the services instead.
+    #[serde(default)]
+    pub(crate) services: Option<PathBuf>,
+    /// Where it speaks HTTP/3, if it does.
+    #[serde(default)]
+    pub(crate) http3: Option<SocketAddr>,
     /// How many seconds it may take to begin an answer; absent: as an agent has it by itself.
     pub(crate) answer_seconds: Option<u64>,
     pub(crate) devices: Vec<Device>,
@@ -131,6 +138,19 @@ impl Status {
 }
 
 pub(super) async fn play(order: Order) -> anyhow::Result<()> {
+    let http3 = order.http3.map(|address| address.to_string().parse());
+    let http3 = http3.transpose()?;
+    let origin = Origin::new(
+        order.origin.parse()?,
+        VisitorAddress::Forwarded,
+        &OriginTrust::Roots(Roots::none()),
+    )?
+    .answering_within(
+        order
+            .answer_seconds
+            .map_or(ANSWER_TIME, Duration::from_secs),
+    )
+    .with_http3(http3);
     let fleet = Arc::new(Fleet {
         threads: WorkerThreads::per_core()?,
         roots: Roots::from_pem(&order.trust_root)?,
@@ -138,16 +158,8 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
             true => Resolver::Host(order.front.ip()),
             false => Resolver::Fixed(order.front),
         },
-        origin: Origin::new(
-            order.origin.parse()?,
-            VisitorAddress::Forwarded,
-            &OriginTrust::Roots(Roots::none()),
-        )?
-        .answering_within(
-            order
-                .answer_seconds
-                .map_or(ANSWER_TIME, Duration::from_secs),
-        ),
+        services: order.services,
+        origin,
         at_once: Semaphore::new(order.at_once),
         pair_at_once: Semaphore::new(PAIR_AT_ONCE),
         stay: order.stay,
@@ -179,6 +191,7 @@ struct Fleet {
     threads: WorkerThreads,
     roots: Roots,
     resolver: Resolver,
+    services: Option<PathBuf>,
     origin: Origin,
     at_once: Semaphore,
     pair_at_once: Semaphore,
@@ -201,7 +214,10 @@ impl Fleet {
         }
         let config = agent::Config {
             state,
-            services: self.origin.clone().into(),
+            services: match &self.services {
+                Some(file) => ServicesFile::open(file.clone())?.services(),
+                None => self.origin.clone().into(),
+            },
             resolver: self.resolver,
             workers: self.threads.workers(),
             gso: Gso::Auto,

@@ -58,6 +58,15 @@ impl Program {
         }
     }
 
+    /// Waits until it says `text`.
+    pub(crate) async fn until_said(&mut self, text: &str) -> Result<(), ChildError> {
+        while !fs::read_to_string(&self.log).is_ok_and(|said| said.contains(text)) {
+            self.check()?;
+            sleep(PAUSE).await;
+        }
+        Ok(())
+    }
+
     /// Waits until it has ended well, and returns what it has said.
     pub(crate) async fn finished(&mut self) -> Result<String, ChildError> {
         loop {

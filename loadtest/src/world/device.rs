@@ -106,7 +106,8 @@ impl Device {
         let (origin, service) = start_origin(Namespace::Here, folder.path()).await?;
         let service = format!("http://{service}");
         let path = folder.path();
-        let tunnel = Tunnel::start(path, carrier, NAME, service.clone(), ends, scarce).await?;
+        let tunnel =
+            Tunnel::start(path, carrier, NAME, service.clone().into(), ends, scarce).await?;
         let ready = &tunnel.server.ready;
         Ok(Self {
             door: door(&tunnel, NAME)?,
@@ -142,6 +143,8 @@ impl Device {
             several_relays: false,
             trust_root: started.tunnel.trust_root.clone(),
             origin: started.service.clone(),
+            http3: None,
+            services: None,
             answer_seconds: None,
             devices: vec![agents::Device {
                 state: state.clone(),

@@ -86,6 +86,8 @@ impl Fleet {
             several_relays: false,
             trust_root: reached.trust_root,
             origin: ORIGIN.to_owned(),
+            http3: None,
+            services: None,
             answer_seconds: None,
             devices: devices.collect(),
             at_once: match place.carrier {

@@ -156,6 +156,8 @@ impl Neighbours {
             several_relays: front.is_none(),
             trust_root: self.trust_root.clone(),
             origin: format!("http://{origin_at}"),
+            http3: None,
+            services: None,
             answer_seconds: wish.answer_seconds,
             devices: vec![agents::Device {
                 state: state.clone(),

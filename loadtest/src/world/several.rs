@@ -312,6 +312,8 @@ fn order_for(server: &Server, trust_root: &str, service: &str) -> Order {
         several_relays: true,
         trust_root: trust_root.to_owned(),
         origin: service.to_owned(),
+        http3: None,
+        services: None,
         answer_seconds: None,
         devices: Vec::new(),
         at_once: AT_ONCE,

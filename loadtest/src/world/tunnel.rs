@@ -1,12 +1,34 @@
 //! A server of our own, and the agent of one device that is attached to it.
 
-use std::path::Path;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 
 use super::server::{Server, register};
 use super::{Carrier, Ends, READY, Watched, WorldError, check_carrier, read};
 use crate::part::up::Scarce;
 use crate::part::{Part, agents};
 use crate::process::Child;
+
+/// What a device's agent leads to.
+#[derive(Clone, Debug)]
+pub(super) struct Service {
+    /// Its URL.
+    pub(super) origin: String,
+    /// Where it speaks HTTP/3, if it does.
+    pub(super) http3: Option<SocketAddr>,
+    /// The file that describes the services instead.
+    pub(super) file: Option<PathBuf>,
+}
+
+impl From<String> for Service {
+    fn from(origin: String) -> Self {
+        Self {
+            origin,
+            http3: None,
+            file: None,
+        }
+    }
+}
 
 /// Both of them, running.
 #[derive(Debug)]
@@ -18,12 +40,12 @@ pub(super) struct Tunnel {
 }
 
 impl Tunnel {
-    /// Makes the service at the URL `origin` reachable by the device's `name`. The server is near and the agent far.
+    /// Makes `service` reachable by the device's `name`. The server is near and the agent far.
     pub(super) async fn start(
         folder: &Path,
         carrier: Carrier,
         name: &str,
-        origin: String,
+        service: Service,
         ends: &Ends,
         scarce: Scarce,
     ) -> Result<Self, WorldError> {
@@ -32,7 +54,9 @@ impl Tunnel {
             front: server.ready.front,
             several_relays: false,
             trust_root: read(&server.ready.ca)?,
-            origin,
+            origin: service.origin,
+            http3: service.http3,
+            services: service.file,
             answer_seconds: None,
             devices: vec![agents::Device {
                 state: folder.join(name),

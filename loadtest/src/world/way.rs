@@ -198,7 +198,15 @@ async fn causeway(
     folder: &Path,
 ) -> Result<Started, WorldError> {
     let origin = format!("tls://{origin}");
-    let tunnel = Tunnel::start(folder, carrier, DEVICE, origin, ends, Scarce::default()).await?;
+    let tunnel = Tunnel::start(
+        folder,
+        carrier,
+        DEVICE,
+        origin.into(),
+        ends,
+        Scarce::default(),
+    )
+    .await?;
     let entrance = Entrance::plain(tunnel.server.ready.front);
     Ok(through(tunnel, entrance))
 }
@@ -210,7 +218,7 @@ async fn ending_tls(ends: &Ends, origin: SocketAddr, folder: &Path) -> Result<St
         folder,
         Carrier::Quic,
         DEVICE,
-        origin,
+        origin.into(),
         ends,
         Scarce::default(),
     )

@@ -7,18 +7,14 @@ use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use http_body_util::Full;
-use hyper::body::Bytes;
 use hyper::http::uri::PathAndQuery;
-use hyper::{Request, header};
 use tokio::time::{sleep, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::SOFTWARE;
 use super::origin::Origin;
+use super::origin_asked;
 use super::origin_failure::OriginFailure;
 use super::services::{Hosts, Service};
-use crate::http_client;
 
 /// So many bad answers in a row make a service ill: one may be chance. One that is good makes it well again.
 const BAD_IN_A_ROW: u32 = 2;
@@ -205,14 +201,8 @@ async fn ask(origin: &Origin, check: &HealthCheck, host: &str) -> Result<(), Str
         let Probe::Get(path) = &check.probe else {
             return Ok(());
         };
-        let request = Request::get(&**path)
-            .header(header::HOST, host)
-            .header(header::USER_AGENT, SOFTWARE)
-            .header(header::CONNECTION, "close")
-            .body(Full::<Bytes>::default())
-            .map_err(|error| error.to_string())?;
-        let answer = http_client::open(stream, request).await;
-        match answer.map_err(|error| error.to_string())?.status() {
+        let answer = origin_asked::get(stream, origin.scheme(), host, path).await;
+        match answer.map_err(|error| error.to_string())? {
             status if status.is_success() || status.is_redirection() => Ok(()),
             status => Err(format!("it answers its health check with {status}")),
         }

@@ -39,7 +39,7 @@ use super::services::{Hosts, Service};
 use super::stream::VisitorStream;
 use client::{Asked, Clients, OriginClient};
 pub(super) use patience::Patience;
-use patience::{Requests, UnderWay};
+use patience::{Asks, Requests, UnderWay};
 
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 
@@ -176,7 +176,8 @@ impl Exchange {
             return say_later(later);
         }
         let http2 = request.version() == Version::HTTP_2;
-        let upgrade = head::take_upgrade(&mut request);
+        let to_http2 = self.service.origin.scheme().is_http2();
+        let upgrade = head::take_upgrade(&mut request).filter(|_| !to_http2);
         let wants_upgrade = upgrade.is_some();
         let visitor_side = wants_upgrade.then(|| hyper::upgrade::on(&mut request));
         let prepared = head::for_origin(
@@ -243,7 +244,11 @@ impl Exchange {
         under_way: &Arc<UnderWay>,
     ) -> Result<Response<Incoming>, Refusal> {
         let (sent, all_sent) = oneshot::channel();
-        let request = request.map(|body| Asked::new(body, under_way, sent));
+        let asks = match self.service.origin.scheme().is_http2() && head::is_call(&request) {
+            true => Asks::ForACall,
+            false => Asks::Once,
+        };
+        let request = request.map(|body| Asked::new(body, under_way, asks, sent));
         let late = async {
             let _ = all_sent.await;
             sleep(self.service.origin.answer_time()).await;

@@ -50,7 +50,8 @@ pub struct Origin {
     failures: Arc<OriginFailures>,
 }
 
-/// Where an origin is: `http://host:port`, `https://host:port`, `tcp://host:port` or `tls://host:port`.
+/// Where an origin is: `http://host:port`, `https://host:port`, `h2c://host:port`, `h2://host:port`, `tcp://host:port` or
+/// `tls://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginAddress {
     /// What it speaks.
@@ -68,6 +69,10 @@ pub enum Scheme {
     Http,
     /// HTTP over TLS.
     Https,
+    /// HTTP/2 in clear from its first octet on (RFC 9113 section 3.3), as gRPC wants it.
+    H2c,
+    /// HTTP/2 over TLS.
+    H2,
     /// Any bytes: what is inside the visitor's TLS passes as it is.
     Tcp,
     /// TLS with a certificate of its own: the visitor's TLS passes as it is, and ends there.
@@ -80,9 +85,27 @@ impl Scheme {
         match self {
             Self::Http => "http",
             Self::Https => "https",
+            Self::H2c => "h2c",
+            Self::H2 => "h2",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
         }
+    }
+
+    pub(super) fn is_http(self) -> bool {
+        match self {
+            Self::Http | Self::Https | Self::H2c | Self::H2 => true,
+            Self::Tcp | Self::Tls => false,
+        }
+    }
+
+    pub(super) fn is_http2(self) -> bool {
+        matches!(self, Self::H2c | Self::H2)
+    }
+
+    /// Whether the agent itself speaks TLS with it, and so has a certificate to check.
+    pub(super) fn has_tls_of_ours(self) -> bool {
+        matches!(self, Self::Https | Self::H2)
     }
 }
 
@@ -99,7 +122,7 @@ pub enum VisitorAddress {
     Hidden,
 }
 
-/// Whether an `https://` origin's certificate is checked.
+/// Whether the certificate of an `https://` or `h2://` origin is checked.
 #[derive(Clone, Debug)]
 pub enum OriginTrust {
     /// These certificates must vouch for it, or name it itself.
@@ -117,7 +140,7 @@ impl OriginTrust {
 
 impl OriginAddress {
     pub(super) fn is_http(&self) -> bool {
-        matches!(self.scheme, Scheme::Http | Scheme::Https)
+        self.scheme.is_http()
     }
 }
 
@@ -130,7 +153,8 @@ impl fmt::Display for OriginAddress {
 /// The text is not the address of an origin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not an origin; it looks like http://127.0.0.1:80, https://127.0.0.1:443, tcp://127.0.0.1:22 or tls://127.0.0.1:443"
+    "{0:?} is not an origin; it looks like http://127.0.0.1:80, https://127.0.0.1:443, h2c://127.0.0.1:50051, tcp://127.0.0.1:22 or \
+     tls://127.0.0.1:443"
 )]
 pub struct OriginError(String);
 
@@ -143,6 +167,8 @@ impl FromStr for OriginAddress {
         let (scheme, default_port) = match uri.scheme_str() {
             Some("http") => (Scheme::Http, Some(80)),
             Some("https") => (Scheme::Https, Some(443)),
+            Some("h2c") => (Scheme::H2c, Some(80)),
+            Some("h2") => (Scheme::H2, Some(443)),
             Some("tcp") => (Scheme::Tcp, None),
             Some("tls") => (Scheme::Tls, Some(443)),
             Some(_) | None => return Err(error()),
@@ -167,21 +193,26 @@ impl Origin {
     /// The origin at `address`.
     ///
     /// # Errors
-    /// If the TLS settings for an `https://` origin cannot be made.
+    /// If the TLS settings for an `https://` or `h2://` origin cannot be made.
     pub fn new(
         address: OriginAddress,
         visitor_address: VisitorAddress,
         trust: &OriginTrust,
     ) -> Result<Self, TlsError> {
-        let tls = match (address.scheme, trust) {
-            (Scheme::Https, OriginTrust::Roots(roots)) => Some(tls::origin_client(Some(roots))?),
-            (Scheme::Https, OriginTrust::Anything) => Some(tls::origin_client(None)?),
-            (Scheme::Http | Scheme::Tcp | Scheme::Tls, _) => None,
+        let protocol = match address.scheme {
+            Scheme::Https => Some(tls::HTTP1),
+            Scheme::H2 => Some(tls::HTTP2),
+            Scheme::Http | Scheme::H2c | Scheme::Tcp | Scheme::Tls => None,
         };
+        let roots = match trust {
+            OriginTrust::Roots(roots) => Some(roots),
+            OriginTrust::Anything => None,
+        };
+        let tls = protocol.map(|protocol| tls::origin_client(roots, protocol));
         Ok(Self {
             address,
             visitor_address,
-            tls,
+            tls: tls.transpose()?,
             answer_time: ANSWER_TIME,
             http3: None,
             failures: Arc::default(),

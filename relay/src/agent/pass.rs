@@ -1,13 +1,15 @@
 //! Bytes between a visitor and a service that is no HTTP, both ways, each direction ending on its own: the agent's half of
 //! what `splice` does at the relay.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, split};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf, split};
 use tokio::try_join;
 
-/// What is copied at once, each way.
-const BUFFER: usize = 32 * 1024;
+use crate::buffers::{self, Lent};
 
 /// Copies until both directions have ended. A side that takes no more does not end what it still has to say.
 ///
@@ -30,9 +32,9 @@ async fn one_way(
     mut from: impl AsyncRead + Unpin,
     mut to: impl AsyncWrite + Unpin,
 ) -> io::Result<()> {
-    let mut buffer = vec![0; BUFFER];
+    let mut failed = None;
     loop {
-        let length = from.read(&mut buffer).await?;
+        let (buffer, length) = poll_fn(|cx| poll_read_much(&mut from, &mut failed, cx)).await?;
         // Who cannot be written to has either stopped listening, or gone: then reading from it says so.
         if length == 0 {
             let _ = to.shutdown().await;
@@ -44,11 +46,67 @@ async fn one_way(
     }
 }
 
+/// Reads as much as there is: TLS gives out one record at a time, and what each costs to write is mostly the system call. Nothing only
+/// at the end. Until something comes no buffer is held. What goes wrong behind the first of it is kept in `failed` for the next time: a
+/// socket says it once, and then that it has ended.
+fn poll_read_much(
+    from: &mut (impl AsyncRead + Unpin),
+    failed: &mut Option<io::Error>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<(Lent, usize)>> {
+    if let Some(error) = failed.take() {
+        return Poll::Ready(Err(error));
+    }
+    let mut buffer = buffers::lend();
+    let mut landing = ReadBuf::new(&mut buffer);
+    ready!(Pin::new(&mut *from).poll_read(cx, &mut landing))?;
+    let mut before = 0;
+    while landing.filled().len() > before && landing.remaining() > 0 {
+        before = landing.filled().len();
+        match Pin::new(&mut *from).poll_read(cx, &mut landing) {
+            Poll::Ready(Ok(())) => {}
+            Poll::Ready(Err(error)) => *failed = Some(error),
+            Poll::Pending => break,
+        }
+    }
+    let length = landing.filled().len();
+    Poll::Ready(Ok((buffer, length)))
+}
+
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{AsyncReadExt as _, duplex};
 
     use super::*;
+
+    /// Gives out an octet at a time, and then breaks off, once, as sockets do.
+    struct BreaksOff(usize);
+
+    impl AsyncRead for BreaksOff {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            self.0 += 1;
+            match self.0 {
+                1..=3 => buffer.put_slice(b"!"),
+                4 => return Poll::Ready(Err(io::ErrorKind::ConnectionReset.into())),
+                _ => {}
+            }
+            Poll::Ready(Ok(()))
+        }
+    }
+
+    #[tokio::test]
+    async fn what_broke_off_does_not_look_complete_and_what_came_before_is_passed() {
+        let (here, mut there) = duplex(64);
+        let copied = one_way(BreaksOff(0), here).await;
+        assert_eq!(copied.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let mut heard = Vec::new();
+        there.read_to_end(&mut heard).await.unwrap();
+        assert_eq!(heard, b"!!!");
+    }
 
     #[tokio::test]
     async fn who_stops_listening_is_still_heard() {

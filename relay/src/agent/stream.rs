@@ -5,6 +5,7 @@
 
 use std::future::Future;
 use std::io::{self, IoSlice};
+use std::ops::Range;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
@@ -15,7 +16,7 @@ use tokio::time::{Sleep, sleep};
 use wire::frame::Ticket;
 use wire::segment;
 
-use crate::buffers::LentChunks;
+use crate::buffers::{self, Lent, LentChunks};
 use crate::carrier::direction::Breach;
 use crate::carrier::raw::Dialler;
 use crate::carrier::{self, Carrier, Received};
@@ -33,6 +34,9 @@ pub(super) struct VisitorStream {
     unsent: Bytes,
     dialler: Dialler,
     raw: Raw,
+    /// What the raw connection has brought and nobody has read: TLS asks for 4 KiB at a time, which as system calls would cost more than
+    /// its decryption. Nothing where it is read as it comes.
+    ahead: Option<(Lent, Range<usize>)>,
     /// The relay has the raw connection and wants what is sent there.
     switched: bool,
     /// The raw connection has said that nothing more comes over it.
@@ -46,7 +50,7 @@ pub(super) struct VisitorStream {
 
 enum Payload {
     Chunks { chunks: LentChunks, next: usize },
-    Octets(std::ops::Range<usize>),
+    Octets(Range<usize>),
 }
 
 /// The raw connection.
@@ -77,6 +81,7 @@ impl VisitorStream {
             unsent: Bytes::new(),
             dialler,
             raw: Raw::Unasked,
+            ahead: None,
             switched: false,
             raw_ended: false,
             stream_ended: false,
@@ -157,11 +162,28 @@ impl VisitorStream {
         true
     }
 
+    /// The same with what the raw connection has brought.
+    fn take_ahead(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let Some((octets, range)) = &mut self.ahead else {
+            return false;
+        };
+        let length = range.len().min(buffer.remaining());
+        buffer.put_slice(&octets[range.start..range.start + length]);
+        range.start += length;
+        if range.len() == 0 {
+            self.ahead = None;
+        }
+        true
+    }
+
     fn poll_read_raw(
         &mut self,
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if self.take_ahead(buffer) {
+            return Poll::Ready(Ok(()));
+        }
         let incoming = &mut self.carrier.receiver.incoming;
         if incoming.is_complete() {
             return Poll::Ready(Ok(()));
@@ -179,15 +201,18 @@ impl VisitorStream {
                 }
             };
         };
-        let before = buffer.filled().len();
-        ready!(Pin::new(raw).poll_read(cx, buffer))?;
-        let length = buffer.filled().len() - before;
-        if length == 0 && buffer.remaining() > 0 {
+        let mut octets = buffers::lend();
+        let mut landing = ReadBuf::new(&mut octets);
+        ready!(Pin::new(raw).poll_read(cx, &mut landing))?;
+        let length = landing.filled().len();
+        if length == 0 {
             self.raw_ended = true;
             return self.poll_read_raw(cx, buffer);
         }
         incoming.on_raw(length).map_err(io::Error::other)?;
         self.dialler.signs.heard(length);
+        self.ahead = Some((octets, 0..length));
+        self.take_ahead(buffer);
         Poll::Ready(Ok(()))
     }
 

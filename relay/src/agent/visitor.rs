@@ -216,7 +216,7 @@ impl Visitors {
                 let visitor = Box::pin(visitor).await?;
                 Box::pin(self.pass(visitor, &open, &service)).await
             }
-            Scheme::Http | Scheme::Https => {
+            Scheme::Http | Scheme::Https | Scheme::H2c | Scheme::H2 => {
                 let visitor = self.end_tls(carrier, raw, &self.http_acceptor, is_there);
                 let visitor = Box::pin(visitor).await?;
                 drop(service); // each request finds its own
@@ -395,7 +395,8 @@ mod tests {
         let visitors = visitors.unwrap();
         let workers = threads.workers();
         let home = workers.next();
-        let trusts = tls::origin_client(Some(&Roots::from_pem(&certificate).unwrap())).unwrap();
+        let trusts =
+            tls::origin_client(Some(&Roots::from_pem(&certificate).unwrap()), tls::HTTP1).unwrap();
         let pair = pair().await;
         for (said, asked, is_led_there) in [
             (

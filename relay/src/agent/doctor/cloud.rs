@@ -59,7 +59,11 @@ pub(super) async fn examine(cloud: &Cloud, resolver: Resolver, roots: &Roots) ->
     // By its certificate it is not known for itself. What time it says is a hint for a person, and nothing else is asked of it.
     let unchecked = in_time(async {
         let stream = resolver.connect(host, port).await?;
-        clocks(tls::connect_unchecked(stream, host).await?, host).await
+        clocks(
+            tls::connect_unchecked(stream, host, tls::HTTP1).await?,
+            host,
+        )
+        .await
     });
     match unchecked.await {
         Ok(Some(clocks)) if clocks.difference() > LEEWAY => vec![

@@ -4,10 +4,6 @@ use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
-use http_body_util::Full;
-use hyper::header::HOST;
-use hyper::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -15,9 +11,9 @@ use tokio::time::timeout;
 use wire::proxy_v2;
 
 use crate::agent::origin::{OriginAddress, Scheme};
+use crate::agent::origin_asked;
 use crate::agent::origin_failure::OriginFailure;
 use crate::agent::status::{ServiceStatus, Status};
-use crate::http_client;
 use crate::resolve::Resolver;
 use crate::tls;
 
@@ -100,12 +96,16 @@ async fn ask(service: &ServiceStatus, host: &str) -> Asked {
         Err(error) => return Asked::NotConnected(error),
     };
     match origin.scheme {
-        Scheme::Http => answer(stream, host, begun).await,
-        Scheme::Https => {
-            let shaken = tls::connect_unchecked(stream, &origin.host);
+        Scheme::Http | Scheme::H2c => answer(stream, origin.scheme, host, begun).await,
+        Scheme::Https | Scheme::H2 => {
+            let protocol = match origin.scheme.is_http2() {
+                true => tls::HTTP2,
+                false => tls::HTTP1,
+            };
+            let shaken = tls::connect_unchecked(stream, &origin.host, protocol);
             let shaken = timeout(CONNECT_TIME, shaken).await;
             match shaken.unwrap_or_else(|late| Err(late.into())) {
-                Ok(stream) => answer(stream, host, begun).await,
+                Ok(stream) => answer(stream, origin.scheme, host, begun).await,
                 Err(error) => Asked::NoTls(error),
             }
         }
@@ -125,16 +125,11 @@ async fn with_header(mut stream: TcpStream, is_wanted: bool) -> io::Result<TcpSt
 
 async fn answer(
     stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+    scheme: Scheme,
     host: &str,
     begun: Instant,
 ) -> Asked {
-    let request = Request::builder()
-        .method(Method::GET)
-        .uri("/")
-        .header(HOST, host)
-        .body(Full::<Bytes>::default())
-        .map_err(io::Error::other);
-    let answered = async { http_client::open(stream, request?).await };
+    let answered = origin_asked::get(stream, scheme, host, "/");
     match timeout(ANSWER_TIME, answered).await {
         Ok(Ok(_)) => Asked::Answered(begun.elapsed()), // whatever it says
         Ok(Err(error)) => Asked::NoAnswer(error),

@@ -19,7 +19,7 @@ use tokio::sync::oneshot;
 use wire::frame::Open;
 
 use super::connection::MAX_HEAD;
-use super::patience::{Credit, UnderWay};
+use super::patience::{Asks, Credit, UnderWay};
 use super::{Exchange, Tasks};
 use crate::agent::origin::OriginStream;
 use crate::agent::services::{Hosts, Service};
@@ -47,12 +47,13 @@ impl Asked {
     pub(super) fn new(
         body: Incoming,
         under_way: &Arc<UnderWay>,
+        asks: Asks,
         sent: oneshot::Sender<Infallible>,
     ) -> Self {
         let may_take = !body.is_end_stream();
         Self {
             body,
-            credit: may_take.then(|| Credit::new(Arc::clone(under_way))),
+            credit: may_take.then(|| Credit::new(Arc::clone(under_way), asks)),
             _sent: sent,
         }
     }
@@ -97,6 +98,13 @@ pub(super) type OriginClient = Client<Connector, Asked>;
 
 /// How long a connection to the origin is kept for the visitor's next request. Most servers close theirs after 5 s or more.
 const ORIGIN_IDLE: Duration = Duration::from_secs(4);
+
+/// What an origin may send over HTTP/2 before the visitor has taken it: for one answer, and for all of them.
+const ANSWER_WINDOW: u32 = 1024 * 1024;
+const ANSWERS_WINDOW: u32 = 4 * 1024 * 1024;
+
+/// What is held of one request that such an origin has not taken yet.
+const REQUEST_BUFFER: usize = 256 * 1024;
 
 /// One visitor's clients. Their connections to the origins are this visitor's alone, so one visitor's request can never end in
 /// another's.
@@ -147,6 +155,11 @@ impl Clients {
             .pool_idle_timeout(ORIGIN_IDLE)
             .pool_timer(TokioTimer::new())
             .http1_max_buf_size(MAX_HEAD as usize)
+            .http2_only(service.origin.scheme().is_http2())
+            .http2_max_header_list_size(MAX_HEAD)
+            .http2_initial_stream_window_size(ANSWER_WINDOW)
+            .http2_initial_connection_window_size(ANSWERS_WINDOW)
+            .http2_max_send_buf_size(REQUEST_BUFFER)
             .build(connector);
         clients.reserve_exact(1); // room for more is for hardly anybody
         clients.push((Arc::clone(service), client.clone()));

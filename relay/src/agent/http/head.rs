@@ -7,7 +7,7 @@ use hyper::body::{Body as _, Incoming};
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Uri, Version};
 
-use crate::agent::origin::{Origin, Scheme, VisitorAddress};
+use crate::agent::origin::{Origin, VisitorAddress};
 
 /// RFC 9110 section 7.6.1: these concern one hop only. TE and trailers are passed on for gRPC's sake.
 const HOP_BY_HOP: [HeaderName; 6] = [
@@ -72,6 +72,12 @@ pub(super) fn take_upgrade(request: &mut Request<Incoming>) -> Option<HeaderValu
     (!to_http2).then_some(protocol)
 }
 
+/// Whether it says that it is a call of gRPC.
+pub(super) fn is_call<B>(request: &Request<B>) -> bool {
+    let content_type = request.headers().get(header::CONTENT_TYPE);
+    content_type.is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"))
+}
+
 /// Makes the head of a `visitor`'s request for `host` into one for `origin`; `None` if its target makes no sense.
 pub(super) fn for_origin(
     request: &mut Request<Incoming>,
@@ -84,16 +90,21 @@ pub(super) fn for_origin(
         .uri()
         .path_and_query()
         .map_or("/", |path| path.as_str());
-    let scheme = match origin.scheme() {
-        Scheme::Https => "https",
-        Scheme::Http | Scheme::Tcp | Scheme::Tls => "http",
+    let to_http2 = origin.scheme().is_http2();
+    let (version, authority) = match to_http2 {
+        true => (Version::HTTP_2, host.to_owned()), // RFC 9113 section 8.3.1: there it stands for Host
+        false => (Version::HTTP_11, origin.authority()),
+    };
+    let scheme = match origin.scheme().has_tls_of_ours() {
+        true => "https",
+        false => "http",
     };
     let target = Uri::builder()
         .scheme(scheme)
-        .authority(origin.authority())
+        .authority(authority)
         .path_and_query(path);
     *request.uri_mut() = target.build().ok()?;
-    *request.version_mut() = Version::HTTP_11;
+    *request.version_mut() = version;
     let host = HeaderValue::from_str(host).ok()?;
     let request_body_ends = request.body().is_end_stream();
     let headers = request.headers_mut();
@@ -101,7 +112,7 @@ pub(super) fn for_origin(
     join_cookies(headers);
     headers.remove(header::EXPECT); // answered here, as soon as the body is asked for
     remove_about_the_visitor(headers);
-    if !request_body_ends && !headers.contains_key(header::CONTENT_LENGTH) {
+    if !to_http2 && !request_body_ends && !headers.contains_key(header::CONTENT_LENGTH) {
         // The client would take a GET without a length for one without a body.
         headers.insert(
             header::TRANSFER_ENCODING,
@@ -116,7 +127,10 @@ pub(super) fn for_origin(
         headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static("https"));
         headers.insert(X_FORWARDED_HOST, host.clone());
     }
-    headers.insert(header::HOST, host);
+    match to_http2 {
+        true => headers.remove(header::HOST),
+        false => headers.insert(header::HOST, host),
+    };
     if let Some(protocol) = upgrade {
         headers.insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
         headers.insert(header::UPGRADE, protocol);

@@ -20,9 +20,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-pub(super) use credit::Credit;
+pub(super) use credit::{Asks, Credit};
 pub(super) use stream::PatientStream;
-use untaken::{Look, OfferedBody, Places, Taking};
+use untaken::{Look, OfferedBody, Place, Places, Taking};
 
 /// How long a visitor may take to send a request's head, from when it has begun; the first one, from when the visitor is there.
 const HEAD_TIME: Duration = Duration::from_secs(9);
@@ -34,10 +34,21 @@ pub(super) const REST_TIME: Duration = Duration::from_secs(75);
 const LOOK: Duration = Duration::from_secs(1);
 
 /// What all visitors of an agent share.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(in crate::agent) struct Patience {
     too_slow: TooSlow,
-    places: Places,
+    answers: Places,
+    calls: Places,
+}
+
+impl Default for Patience {
+    fn default() -> Self {
+        Self {
+            too_slow: TooSlow::default(),
+            answers: Places::of_answers(),
+            calls: Places::of_calls(),
+        }
+    }
 }
 
 /// Visitors who were not waited for any longer, by what they did not do.
@@ -117,6 +128,11 @@ impl Requests {
         self.patience.too_slow.silent.fetch_add(1, Relaxed);
     }
 
+    /// The right to rest within a call, if there is room for one more who does.
+    fn resting_call(&self) -> Option<Place> {
+        self.patience.calls.take(self.visitor)
+    }
+
     /// Ends if a visitor leaves its answers, and too many do.
     pub(super) async fn untaken(&self) {
         let mut place = None;
@@ -129,7 +145,7 @@ impl Requests {
                 }
                 Look::Takes => place = None,
                 Look::Leaves => {
-                    place = place.or_else(|| self.patience.places.take(self.visitor));
+                    place = place.or_else(|| self.patience.answers.take(self.visitor));
                     if place.is_none() {
                         break;
                     }

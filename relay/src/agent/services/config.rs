@@ -24,7 +24,7 @@ use super::{APPS, REST, Reach, Service, ServiceName};
 use crate::agent::flow::Http3Address;
 use crate::agent::health::{HealthCheck, Probe};
 use crate::agent::origin::{
-    ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginTrust, Scheme, VisitorAddress,
+    ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginTrust, VisitorAddress,
 };
 use crate::tls::{Roots, TlsError};
 use crate::toml_place::{line_at_end, position_of};
@@ -258,8 +258,8 @@ impl ServiceConfig {
                 fault("answer_time", sentence);
             }
         }
-        if scheme != Scheme::Https {
-            let sentence = "only the certificate of an https:// origin is checked";
+        if !scheme.has_tls_of_ours() {
+            let sentence = "only the certificate of an https:// or h2:// origin is checked";
             if self.origin_ca.is_some() {
                 fault("origin_ca", sentence);
             }
@@ -310,7 +310,7 @@ impl ServiceConfig {
         let trust = match (&self.certificates, self.origin_insecure) {
             (_, true) => OriginTrust::Anything,
             (Some(text), false) => OriginTrust::Roots(Roots::from_pem(text)?),
-            (None, false) if self.origin.scheme == Scheme::Https => OriginTrust::of_system(),
+            (None, false) if self.origin.scheme.has_tls_of_ours() => OriginTrust::of_system(),
             (None, false) => OriginTrust::Roots(Roots::none()),
         };
         let visitor_address = self.visitor_address.unwrap_or_default();

@@ -21,29 +21,47 @@ use crate::counts::{Counted, CountedOfAddress, CountsByAddress};
 const LEAST: u64 = 4000;
 const TAKING_TIME: Duration = Duration::from_secs(8);
 
-/// So many visitors of one address may leave theirs: browsers have six connections to a host over HTTP/1.1.
-const OF_AN_ADDRESS: usize = 8;
-
-/// And so many of all: the relay holds some 300 KiB for each.
-const IN_ALL: usize = 256;
-
-/// The visitors of an agent who leave their answers and may.
-#[derive(Debug, Default)]
+/// The visitors of an agent who are not waited for as others are.
+#[derive(Debug)]
 pub(super) struct Places {
     by_address: CountsByAddress,
     all: Arc<AtomicUsize>,
+    of_an_address: usize,
+    in_all: usize,
 }
 
 /// The right of one of them.
+#[derive(Debug)]
 pub(super) struct Place {
     _counted: (CountedOfAddress, Counted),
 }
 
 impl Places {
+    /// For those who leave their answers: of one address eight, as browsers have six connections to a host over HTTP/1.1; of all 256, as
+    /// the relay holds some 300 KiB for each.
+    pub(super) fn of_answers() -> Self {
+        Self::new(8, 256)
+    }
+
+    /// For calls that rest: of one address as many as one visitor has requests at a time; of all eight times that, as each is a stream
+    /// at the service too.
+    pub(super) fn of_calls() -> Self {
+        Self::new(250, 2000)
+    }
+
+    fn new(of_an_address: usize, in_all: usize) -> Self {
+        Self {
+            by_address: CountsByAddress::default(),
+            all: Arc::default(),
+            of_an_address,
+            in_all,
+        }
+    }
+
     /// One for a visitor from there, if one is free.
     pub(super) fn take(&self, from: IpAddr) -> Option<Place> {
-        let of_address = self.by_address.below(from, OF_AN_ADDRESS)?;
-        let one = Counted::below(&self.all, IN_ALL)?;
+        let of_address = self.by_address.below(from, self.of_an_address)?;
+        let one = Counted::below(&self.all, self.in_all)?;
         Some(Place {
             _counted: (of_address, one),
         })
@@ -217,7 +235,7 @@ mod tests {
 
     /// Others who leave theirs, and may.
     fn others(count: u8, of: impl Fn(u8) -> u8, patience: &Arc<Patience>) -> Vec<Place> {
-        let places = (0..count).map(|number| patience.places.take([192, 0, 2, of(number)].into()));
+        let places = (0..count).map(|number| patience.answers.take([192, 0, 2, of(number)].into()));
         places.map(Option::unwrap).collect()
     }
 
