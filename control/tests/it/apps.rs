@@ -1,10 +1,9 @@
 //! Services that are no web pages, for programs that people have, by way of `causeway-connect`.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::process::{Process, output_of, run, run_for};
 use crate::sshd::{Sshd, free_port};
@@ -327,63 +326,4 @@ fn who_does_it_wrong_hears_what_is_wrong() {
         distrust.contains("is not to be trusted") || distrust.contains("no certificates"),
         "{distrust}"
     );
-}
-
-/// `cargo test --release -p control --test it ssh_beside_direct -- --ignored --nocapture`
-#[test]
-#[ignore = "a measurement, for a machine that does nothing else"]
-fn ssh_beside_direct() {
-    const KEYS: usize = 2_000;
-    const ROUNDS: usize = 3;
-    let server = Server::start();
-    let folder = server.folder.path();
-    let (sshd, _agent) = sshd_for_apps(&server);
-    let way = in_words(&connect(&server, &["ssh", "-W"]));
-    let there = format!("{}@127.0.0.1", user());
-    let file = folder.join("file");
-    write_random(&file, 1024 * MIB);
-
-    // What comes back of a key, in microseconds: the median, and that of one in a hundred.
-    let keystrokes = |way: Option<&str>| {
-        let mut ssh = sshd.client("ssh", way);
-        ssh.args([&there, "cat"]);
-        let mut ssh = ssh
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let (mut keys, mut screen) = (ssh.stdin.take().unwrap(), ssh.stdout.take().unwrap());
-        let mut took: Vec<_> = (0..KEYS)
-            .map(|_| {
-                let pressed = Instant::now();
-                keys.write_all(b"x").unwrap();
-                screen.read_exact(&mut [0]).unwrap();
-                pressed.elapsed().as_micros()
-            })
-            .collect();
-        drop(keys);
-        ssh.wait().unwrap();
-        took.sort_unstable();
-        (took[KEYS / 2], took[KEYS * 99 / 100])
-    };
-    let megabytes_a_second = |way: Option<&str>| {
-        let mut scp = sshd.client("scp", way);
-        scp.arg(&file)
-            .arg(format!("{there}:{}", folder.join("there").display()));
-        let begun = Instant::now();
-        let done = run_for(scp, LONG);
-        assert!(
-            done.status.success(),
-            "{}",
-            String::from_utf8_lossy(&done.stderr)
-        );
-        1024.0 * 1.048_576 / begun.elapsed().as_secs_f64()
-    };
-    for _ in 0..ROUNDS {
-        for (name, way) in [("direct", None), ("causeway-connect", Some(way.as_str()))] {
-            let (half, p99) = keystrokes(way);
-            let rate = megabytes_a_second(way);
-            println!("{name}: a key {half} µs, p99 {p99} µs; scp {rate:.0} MB/s");
-        }
-    }
 }

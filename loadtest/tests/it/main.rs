@@ -59,6 +59,49 @@ fn requests_are_measured_over_either_carrier() {
 }
 
 #[test]
+fn a_body_is_whole_over_http3_and_costs_what_it_costs() {
+    let results = measured(&["http3", "--mebibytes", "32"]);
+    for peer in [
+        "direct-tls",
+        "direct-http3",
+        "causeway-quic-only",
+        "causeway-http3",
+    ] {
+        let row = row_of(&results, "download", peer);
+        assert_eq!(row["mebibytes"], 32);
+        for figure in ["gbit_per_s", "origin_cpu_s_per_gb", "visitor_cpu_s_per_gb"] {
+            positive(row, figure);
+        }
+    }
+    let through = row_of(&results, "download", "causeway-http3");
+    positive(through, "relay_cpu_s_per_gb");
+    positive(through, "agent_cpu_s_per_gb");
+    let ratios = &through["figures"]["gbit_per_s"]["ratios"];
+    assert!(
+        ratios["causeway-quic-only"].as_f64() > Some(0.0),
+        "{ratios}"
+    );
+}
+
+#[test]
+fn ssh_and_scp_are_measured_by_way_of_causeway_connect() {
+    let connect = Path::new(env!("CARGO_BIN_EXE_causeway-loadtest"));
+    let connect = connect.with_file_name("causeway-connect");
+    assert!(connect.exists(), "cargo test --workspace has built it");
+    let results = measured(&["apps", "--mebibytes", "8", "--keys", "100"]);
+    for peer in ["direct", "causeway-connect"] {
+        positive(row_of(&results, "scp", peer), "gbit_per_s");
+        let keys = row_of(&results, "ssh_keys", peer);
+        assert_eq!(keys["keys"], 100);
+        assert!(median(keys, "p50_us") <= median(keys, "p99_us"), "{keys}");
+    }
+    positive(
+        row_of(&results, "scp", "causeway-connect"),
+        "agent_cpu_s_per_gb",
+    );
+}
+
+#[test]
 fn idle_tunnels_stay_attached() {
     let results = measured(&["idle-tunnels", "--connections", "10", "--rounds", "2"]);
     let row = row(&results, "attach_and_rest");
@@ -337,8 +380,9 @@ pub(crate) fn measured(arguments: &[&str]) -> Value {
 pub(crate) fn output(arguments: &[&str]) -> Output {
     let mut command = loadtest(arguments);
     command.arg("--json");
+    let has_an_end = arguments.contains(&"--mebibytes"); // and takes as long as it takes
     for few in ["--seconds", "--rounds"] {
-        if !arguments.contains(&few) {
+        if !arguments.contains(&few) && !(has_an_end && few == "--seconds") {
             command.args([few, "1"]);
         }
     }

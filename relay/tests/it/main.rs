@@ -15,6 +15,7 @@ mod dead_agent;
 mod doctor;
 mod half_close;
 mod http;
+mod http2_origin;
 mod http3;
 mod limits;
 mod nat;

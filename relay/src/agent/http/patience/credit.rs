@@ -131,6 +131,10 @@ mod tests {
         begun.elapsed().as_secs_f64()
     }
 
+    async fn begins_to_wait(credit: &mut Credit) {
+        assert!(timeout(Duration::ZERO, used_up(credit)).await.is_err());
+    }
+
     fn about(seconds: f64, expected: f64) {
         assert!((seconds - expected).abs() < 0.1, "{seconds} {expected}");
     }
@@ -192,15 +196,19 @@ mod tests {
         let call = || Credit::new(requests.begin(), Asks::ForACall);
         let mut resting: Vec<_> = std::iter::repeat_with(call).take(250).collect();
         for credit in &mut resting {
+            begins_to_wait(credit).await;
+        }
+        for credit in &mut resting {
             assert!(timeout(100 * SECOND, used_up(credit)).await.is_err());
         }
         let mut one_more = call();
         about(used_up(&mut one_more).await, BODY_TIME.as_secs_f64());
         assert_eq!(counted(&requests), [0, 0, 1]);
         resting[0].earn(5);
+        begins_to_wait(&mut resting[0]).await;
         let mut another = call();
         assert!(timeout(100 * SECOND, used_up(&mut another)).await.is_err());
         // Its place is somebody else's now.
-        about(used_up(&mut resting[0]).await, 0.01);
+        about(used_up(&mut resting[0]).await, 0.0);
     }
 }
