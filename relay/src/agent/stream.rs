@@ -170,7 +170,7 @@ impl VisitorStream {
         let length = range.len().min(buffer.remaining());
         buffer.put_slice(&octets[range.start..range.start + length]);
         range.start += length;
-        if range.len() == 0 {
+        if range.start == range.end {
             self.ahead = None;
         }
         true
