@@ -380,9 +380,13 @@ pub(crate) fn measured(arguments: &[&str]) -> Value {
 pub(crate) fn output(arguments: &[&str]) -> Output {
     let mut command = loadtest(arguments);
     command.arg("--json");
-    let has_an_end = arguments.contains(&"--mebibytes"); // and takes as long as it takes
-    for few in ["--seconds", "--rounds"] {
-        if !arguments.contains(&few) && !(has_an_end && few == "--seconds") {
+    // A body of some size takes as long as it takes.
+    let few: &[&str] = match arguments.contains(&"--mebibytes") {
+        true => &["--rounds"],
+        false => &["--seconds", "--rounds"],
+    };
+    for &few in few {
+        if !arguments.contains(&few) {
             command.args([few, "1"]);
         }
     }
