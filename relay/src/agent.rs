@@ -23,6 +23,7 @@ mod doctor;
 mod flow;
 mod health;
 mod http;
+mod http3;
 mod identity;
 mod keeper;
 mod measured;
@@ -58,7 +59,7 @@ pub use certificate::{CertificateError, Certificates, Usable};
 pub use cloud::{CallError, Cloud};
 pub use dns::Dns;
 pub use doctor::{Finding, Health, Hop, complaints, examine, worst};
-pub use flow::{Http3Address, Http3AddressError};
+pub use flow::{Http3Address, Http3AddressError, Http3Server};
 pub use identity::{Identity, KeyError, TlsKey};
 pub use origin::{
     ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginError, OriginTrust, Scheme,

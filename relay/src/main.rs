@@ -12,7 +12,7 @@ use clap::{Parser, Subcommand, ValueEnum};
 use directory::PairingCode;
 use relay::agent::{
     self, ANSWER_TIME, ANSWER_TIMES, Cloud, ConfigurationStatus, Dns, DnsStatus, Finding,
-    FlowsStatus, Gso, Health, Http3Address, LimitsStatus, Origin, OriginAddress, OriginTrust,
+    FlowsStatus, Gso, Health, Http3Server, LimitsStatus, Origin, OriginAddress, OriginTrust,
     ServiceStatus, Services, ServicesFile, State, Status, TunnelStatus, Tunnels, VisitorAddress,
 };
 use relay::octets;
@@ -118,10 +118,10 @@ struct ServicesOption {
     /// Do not check the certificate of an https:// or h2:// origin: for one that the device made itself.
     #[arg(long, requires = "origin")]
     origin_insecure: bool,
-    /// Where the service speaks HTTP/3, with a certificate of its own, such as 127.0.0.1:443: what visitors send there passes as
-    /// it is
-    #[arg(long, value_name = "HOST:PORT", requires = "origin")]
-    http3: Option<Http3Address>,
+    /// Who speaks HTTP/3 for the service: `agent`, or, with a certificate of its own, the service at an address such as 127.0.0.1:443:
+    /// what visitors send there passes as it is [default: nobody]
+    #[arg(long, value_name = "agent|HOST:PORT", requires = "origin")]
+    http3: Option<Http3Server>,
     /// How long the service may take to begin its answer to a request, such as 90s or 5m; then the visitor hears that it does
     /// not answer (504)
     #[arg(long, value_name = "TIME", requires = "origin", default_value_t = ANSWER_TIME.into(), value_parser = answer_time)]

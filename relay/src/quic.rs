@@ -8,6 +8,8 @@
 //!   quic/socket.rs       many packets at once, in and out
 //!   quic/flow.rs         visitors' datagrams in a tunnel
 //!   quic/plain.rs        a UDP socket that they come from and go to
+//!   quic/nested.rs       an endpoint that they come from and go to
+//!   quic/http3.rs        its connections, as HTTP/3 has them
 //!   quic/demux.rs        whose a datagram is
 //!   quic/hellos.rs       whom a visitor who comes over QUIC asks for
 //!   quic/channel.rs      packets on their way to the process before this one
@@ -25,6 +27,8 @@ mod driver;
 mod endpoint;
 mod flow;
 mod hellos;
+mod http3;
+mod nested;
 mod plain;
 mod socket;
 pub(crate) mod socket_buffers;
@@ -49,11 +53,13 @@ use quinn_proto::{
 use serde::Deserialize;
 use wire::CloseCode;
 use wire::connection_id::{Asked, ConnectionIdKey, Generation, Owner};
+use wire::flow::{LEAST_ROOM, MAX_NUMBER};
 use zeroize::Zeroizing;
 
 use crate::carrier::raw::SealKey;
 use crate::tls::{self, AgentCertificate, CertificateSlot, Roots};
 use controller::AdaptiveController;
+use nested::Port;
 use socket::Socket;
 
 pub(crate) use canary::send_batch;
@@ -62,6 +68,8 @@ pub(crate) use connection::Connection;
 pub(crate) use demux::{Arrival, DatagramCounts, Sender, Visitors};
 pub(crate) use endpoint::{Endpoint, Incoming};
 pub(crate) use flow::{Batch, Flow, Loss, Losses, Opened, Outlet, TunnelSocket};
+pub(crate) use http3::{Http3, Stopped};
+pub(crate) use nested::{Entrance, Nested};
 pub(crate) use plain::PlainSocket;
 pub(crate) use stream::{RecvStream, SendStream};
 
@@ -305,7 +313,7 @@ impl RelaySide {
             self.counts.clone(),
         );
         Ok(Endpoint::open(
-            Socket::new(socket, self.batches)?,
+            Port::Udp(Socket::new(socket, self.batches)?),
             endpoint,
             Some(self.server.clone()),
             Some(demultiplexer),
@@ -373,7 +381,7 @@ pub(crate) async fn dial(
     let socket = std::net::UdpSocket::bind(any)?;
     socket_buffers::ask(&socket, AGENT_BUFFER)?;
     let socket = Socket::new(socket, profile.batches)?;
-    let endpoint = Endpoint::open(socket, config, None, None, losses);
+    let endpoint = Endpoint::open(Port::Udp(socket), config, None, None, losses);
     let connection = endpoint.connect(client, remote, host);
     let connection = connection.map_err(io::Error::other)?;
     attempts.add(&connection);
@@ -403,6 +411,16 @@ pub(crate) fn close(connection: &Connection, code: CloseCode) {
 /// Closes all connections over the endpoint in the same way.
 pub(crate) fn close_all(endpoint: &Endpoint, code: CloseCode) {
     endpoint.close(VarInt::from_u32(code.number()), code.name().as_bytes());
+}
+
+/// Closes it with a code of the protocol that is spoken on it.
+pub(crate) fn reject(connection: &Connection, code: u32) {
+    connection.close(VarInt::from_u32(code), b"");
+}
+
+/// Whether the packets of a tunnel have room for what a QUIC connection needs to begin.
+pub(crate) fn has_room_for_quic(tunnel: &Connection) -> bool {
+    tunnel.longest_datagram() >= LEAST_ROOM + MAX_NUMBER
 }
 
 /// The code with which the other end closed; `Err` with the reason in words if it did not close.

@@ -51,6 +51,9 @@ pub(crate) const HTTP2: &[u8] = b"h2";
 /// HTTP/1.1, the same (RFC 7301 section 6).
 pub(crate) const HTTP1: &[u8] = b"http/1.1";
 
+/// HTTP/3, the same over QUIC (RFC 9114 section 3.1).
+const HTTP3: &[u8] = b"h3";
+
 /// DNS over TLS, the same (RFC 7858).
 const DOT: &[u8] = b"dot";
 
@@ -198,6 +201,19 @@ pub(crate) fn visitor_acceptor(
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// How an agent accepts visitors over QUIC. What they would send before the handshake is over is not taken: it can be said again by
+/// others (RFC 8446 section 8).
+pub(crate) fn visitor_quic(certificate: CertificateSlot) -> Result<ServerConfig, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::new(certificate));
+    config.alpn_protocols = vec![HTTP3.to_vec()];
+    config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
+    config.max_early_data_size = 0;
+    Ok(config)
 }
 
 /// How an agent brings its tunnel: shows `identity`, trusts only `roots`.

@@ -333,6 +333,7 @@ impl Dialler {
             } => Ok(Greeting {
                 seen_as,
                 raw_offered: features.has(Features::RAW_CARRIER),
+                datagrams_offered: features.has(Features::DATAGRAMS),
                 round_trip: asked.elapsed(),
             }),
             Frame::Close { code } => Err(DialError::Closed(code.unwrap_or(CloseCode::Done))),

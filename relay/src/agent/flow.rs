@@ -1,5 +1,6 @@
 //! A visitor over QUIC arrives beside a stream of the tunnel: its datagrams pass to a service of the device that speaks HTTP/3, over a
-//! socket of their own, and those of the service back. Nothing of them is read.
+//! socket of their own, and those of the service back. Nothing of them is read; where the agent itself speaks HTTP/3 for the service,
+//! they go to its own [endpoint](super::http3) instead of a socket.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -15,12 +16,14 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, sleep_until};
 use wire::ResetCode;
 use wire::flow::take_from_stream;
+use wire::frame::Open;
 
 use crate::carrier::Carrier;
 use crate::counts::Counted;
-use crate::quic::{Batch, Loss, Losses, Outlet, PlainSocket, TunnelSocket};
+use crate::quic::{Batch, Flow, Loss, Losses, Opened, Outlet, PlainSocket, TunnelSocket};
 use crate::resolve::Resolver;
 
+use super::http3::Http3;
 use super::relays::RelayAddress;
 use super::status::FlowsStatus;
 
@@ -39,7 +42,7 @@ pub struct Http3Address {
 
 /// The text is not where a service speaks HTTP/3.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is no host with a port, such as 127.0.0.1:443")]
+#[error("{0:?} is neither \"agent\" nor a host with a port, such as 127.0.0.1:443")]
 pub struct Http3AddressError(String);
 
 impl FromStr for Http3Address {
@@ -53,10 +56,48 @@ impl FromStr for Http3Address {
     }
 }
 
+/// Who speaks HTTP/3 for a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Http3Server {
+    /// The agent, with the device's own certificate: `agent`.
+    Agent,
+    /// The service itself, with one of its own: `host:port`.
+    Service(Http3Address),
+}
+
+const AGENT: &str = "agent";
+
+impl FromStr for Http3Server {
+    type Err = Http3AddressError;
+
+    fn from_str(text: &str) -> Result<Self, Http3AddressError> {
+        match text {
+            AGENT => Ok(Self::Agent),
+            address => address.parse().map(Self::Service),
+        }
+    }
+}
+
+impl fmt::Display for Http3Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Agent => f.write_str(AGENT),
+            Self::Service(address) => address.fmt(f),
+        }
+    }
+}
+
 impl fmt::Display for Http3Address {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}:{}", self.host, self.port)
     }
+}
+
+/// Where a visitor's datagrams go.
+pub(super) enum FlowWay {
+    Service(Http3Address),
+    /// To the agent itself.
+    Here(Arc<Http3>, Arc<Open>),
 }
 
 /// Why a visitor was refused, who then comes over TCP.
@@ -135,12 +176,13 @@ impl Flows {
     }
 
     /// Passes the datagrams of a visitor whose Open has been read, until it or the service has gone.
-    pub(super) async fn serve(
-        self: Arc<Self>,
-        mut carrier: Carrier,
-        address: Option<Http3Address>,
-    ) {
-        if let Err(why) = self.pass(&mut carrier, address).await {
+    pub(super) async fn serve(self: Arc<Self>, mut carrier: Carrier, way: Option<FlowWay>) {
+        let passed = match way {
+            Some(FlowWay::Service(address)) => self.pass(&mut carrier, address).await,
+            Some(FlowWay::Here(http3, open)) => self.lead(&mut carrier, &http3, open).await,
+            None => Err(Refused::NoService),
+        };
+        if let Err(why) = passed {
             if let Some(at) = Refused::ALL.iter().position(|of| *of == why) {
                 self.refused[at].fetch_add(1, Relaxed);
             }
@@ -149,12 +191,22 @@ impl Flows {
         }
     }
 
+    /// The flow beside the carrier, if QUIC can begin over it.
+    fn begin(&self, carrier: &Carrier, outlet: Arc<dyn Outlet>) -> Result<(Flow, Opened), Refused> {
+        // Over TLS no relay asks for any.
+        let (flow, opened) = carrier.sender.flow(outlet).ok_or(Refused::Path)?;
+        if !flow.has_room() {
+            return Err(Refused::Path);
+        }
+        self.taken.fetch_add(1, Relaxed);
+        Ok((flow, opened))
+    }
+
     async fn pass(
         self: &Arc<Self>,
         carrier: &mut Carrier,
-        address: Option<Http3Address>,
+        address: Http3Address,
     ) -> Result<(), Refused> {
-        let address = address.ok_or(Refused::NoService)?;
         let _here = Counted::below(&self.here, MOST).ok_or(Refused::Full)?;
         let outlet = Arc::new(ToService {
             socket: self.dial(&address).await.map_err(|error| {
@@ -164,13 +216,7 @@ impl Flows {
             flows: Arc::clone(self),
             is_used: AtomicBool::new(false),
         });
-        // Over TLS no relay asks for any.
-        let flow = carrier.sender.flow(Arc::clone(&outlet) as Arc<dyn Outlet>);
-        let (flow, _opened) = flow.ok_or(Refused::Path)?;
-        if !flow.has_room() {
-            return Err(Refused::Path);
-        }
-        self.taken.fetch_add(1, Relaxed);
+        let (flow, _opened) = self.begin(carrier, Arc::clone(&outlet) as Arc<dyn Outlet>)?;
         let mut stream = carrier.receiver.stream();
         let mut first = BytesMut::new();
         let mut deadline = Instant::now() + IDLE_TIME;
@@ -194,6 +240,47 @@ impl Flows {
                 },
                 () = sleep_until(deadline) => {
                     if !outlet.is_used.swap(false, Relaxed) {
+                        break;
+                    }
+                    deadline = Instant::now() + IDLE_TIME;
+                }
+            }
+        }
+        let _ = carrier.sender.finish().await;
+        Ok(())
+    }
+
+    /// The same where the agent speaks HTTP/3 itself.
+    async fn lead(
+        &self,
+        carrier: &mut Carrier,
+        http3: &Arc<Http3>,
+        open: Arc<Open>,
+    ) -> Result<(), Refused> {
+        let _here = Counted::below(&self.here, MOST).ok_or(Refused::Full)?;
+        let entrance = http3.enter(open).map_err(|error| {
+            tracing::warn!(%error, "there can be no HTTP/3");
+            Refused::Unreachable
+        })?;
+        let entrance = Arc::new(entrance);
+        let (flow, _opened) = self.begin(carrier, Arc::clone(&entrance) as Arc<dyn Outlet>)?;
+        entrance.leads_back_by(flow);
+        let mut stream = carrier.receiver.stream();
+        let mut first = BytesMut::new();
+        let mut deadline = Instant::now() + IDLE_TIME;
+        loop {
+            tokio::select! {
+                biased;
+                read = stream.read_buf(&mut first) => match read {
+                    Ok(1..) => {
+                        while let Some(datagram) = take_from_stream(&mut first) {
+                            entrance.put(&datagram);
+                        }
+                    }
+                    Ok(0) | Err(_) => break,
+                },
+                () = sleep_until(deadline) => {
+                    if !entrance.was_used() {
                         break;
                     }
                     deadline = Instant::now() + IDLE_TIME;
@@ -262,6 +349,11 @@ mod tests {
             "",
         ] {
             assert!(bad.parse::<Http3Address>().is_err(), "{bad:?}");
+            assert!(bad.parse::<Http3Server>().is_err(), "{bad:?}");
+        }
+        for good in ["agent", "127.0.0.1:443"] {
+            let server: Http3Server = good.parse().unwrap();
+            assert_eq!(server.to_string(), good);
         }
     }
 }

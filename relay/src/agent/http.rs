@@ -5,6 +5,7 @@ mod client;
 mod connection;
 mod frames;
 mod head;
+mod http3;
 mod patience;
 
 use std::convert::Infallible;
@@ -12,12 +13,14 @@ use std::error::Error as StdError;
 use std::future::Future;
 use std::io;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full};
-use hyper::body::{Bytes, Incoming};
+use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
 use hyper::header::{self, HeaderValue};
 use hyper::rt::Executor;
 use hyper::service::service_fn;
@@ -33,6 +36,7 @@ use wire::frame::Open;
 
 use crate::tls;
 
+use super::http3::{Http3, no_offer};
 use super::origin_failure::OriginFailure;
 use super::pass;
 use super::services::{Hosts, Service};
@@ -41,24 +45,84 @@ use client::{Asked, Clients, OriginClient};
 pub(super) use patience::Patience;
 use patience::{Asks, Requests, UnderWay};
 
+pub(super) use http3::serve as serve_http3;
+
 type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 
+/// The body of a visitor's request.
+#[derive(Debug)]
+enum VisitorBody {
+    /// Over HTTP/1.1 or HTTP/2.
+    Hyper(Incoming),
+    Http3(http3::Http3Body),
+}
+
+/// Why it did not come to its end.
+#[derive(Debug, thiserror::Error)]
+enum BrokeOff {
+    #[error(transparent)]
+    Hyper(#[from] hyper::Error),
+    #[error("{0:?}")]
+    Http3(h3::error::StreamError),
+}
+
+impl Body for VisitorBody {
+    type Data = Bytes;
+    type Error = BrokeOff;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokeOff>>> {
+        match &mut *self {
+            Self::Hyper(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(BrokeOff::Hyper)))
+            }
+            Self::Http3(body) => {
+                let frame = ready!(Pin::new(body).poll_frame(cx));
+                Poll::Ready(frame.map(|frame| frame.map_err(BrokeOff::Http3)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Hyper(body) => body.is_end_stream(),
+            Self::Http3(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Hyper(body) => body.size_hint(),
+            Self::Http3(body) => body.size_hint(),
+        }
+    }
+}
+
 /// Serves one visitor's requests until it leaves, each by the service of the host it names. Once `moving` is cancelled it is asked to
-/// come anew for its next one.
+/// come anew for its next one. Where its service has it, it hears of HTTP/3 as it is at its tunnel.
 pub(super) async fn serve(
     visitor: TlsStream<VisitorStream>,
     open: &Open,
     hosts: &Arc<Hosts>,
     patience: &Arc<Patience>,
     moving: CancellationToken,
+    http3: Option<&Arc<Http3>>,
 ) -> io::Result<()> {
     let http2 = visitor.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
     let tasks = Tasks::new();
     let clients = Clients::new(open, Arc::clone(hosts), tasks.clone());
     let requests = Requests::new(open.visitor.ip(), patience);
-    let service = service_fn(|request| {
+    let service = service_fn(|request: Request<Incoming>| {
         let under_way = requests.begin();
+        let request = request.map(VisitorBody::Hyper);
         let routed = route(&request, &open.name, hosts);
+        let offer = routed.as_ref().ok().and_then(|(host, service)| {
+            let is_here = service.origin.has_http3_here();
+            is_here.then(|| http3.map_or_else(no_offer, |http3| http3.offer(host)))
+        });
         let routed = routed.map(|(host, service)| (host, clients.exchange(service)));
         // HTTP/2 says so for the whole connection.
         let moving = (!http2).then(|| moving.clone());
@@ -67,6 +131,9 @@ pub(super) async fn serve(
                 Ok((host, exchange)) => exchange.forward(request, host, under_way).await,
                 Err(Refusal(status, sentence)) => say(status, sentence),
             };
+            if let Some(offer) = offer {
+                answer.headers_mut().insert(header::ALT_SVC, offer);
+            }
             if moving.is_some_and(|moving| moving.is_cancelled()) {
                 close_after(&mut answer);
             }
@@ -80,6 +147,23 @@ pub(super) async fn serve(
     };
     tasks.upgraded().await;
     served
+}
+
+/// The answer to one request of a visitor who asked for the host `opened` when it came.
+async fn answer(
+    request: Request<VisitorBody>,
+    opened: &str,
+    hosts: &Hosts,
+    clients: &Clients,
+    under_way: Arc<UnderWay>,
+) -> Answer {
+    match route(&request, opened, hosts) {
+        Ok((host, service)) => {
+            let exchange = clients.exchange(service);
+            exchange.forward(request, host, under_way).await
+        }
+        Err(Refusal(status, sentence)) => say(status, sentence),
+    }
 }
 
 /// The visitor is not to ask again on this connection, unless it has changed its protocol (RFC 9112 section 9.6).
@@ -120,7 +204,7 @@ impl From<OriginFailure> for Refusal {
 /// The host that the request is for, with its service, or the answer for one that is not served here. `opened` is the name that the
 /// visitor asked for when it came.
 fn route(
-    request: &Request<Incoming>,
+    request: &Request<VisitorBody>,
     opened: &str,
     hosts: &Hosts,
 ) -> Result<(String, Arc<Service>), Refusal> {
@@ -167,7 +251,7 @@ struct Exchange {
 impl Exchange {
     async fn forward(
         &self,
-        mut request: Request<Incoming>,
+        mut request: Request<VisitorBody>,
         host: String,
         under_way: Arc<UnderWay>,
     ) -> Answer {
@@ -175,7 +259,7 @@ impl Exchange {
             self.service.origin.failures().failed(OriginFailure::Ill);
             return say_later(later);
         }
-        let http2 = request.version() == Version::HTTP_2;
+        let shares = request.version() >= Version::HTTP_2; // one connection with others
         let to_http2 = self.service.origin.scheme().is_http2();
         let upgrade = head::take_upgrade(&mut request).filter(|_| !to_http2);
         let wants_upgrade = upgrade.is_some();
@@ -229,7 +313,7 @@ impl Exchange {
             }
             Err(Refusal(status, sentence)) => {
                 let mut answer = say(status, sentence);
-                if under_way.was_too_slow() && !http2 {
+                if under_way.was_too_slow() && !shares {
                     close_after(&mut answer);
                 }
                 answer
@@ -240,7 +324,7 @@ impl Exchange {
     /// The beginning of the origin's answer. It has its time for that from when it has all of the request.
     async fn answer_to(
         &self,
-        request: Request<Incoming>,
+        request: Request<VisitorBody>,
         under_way: &Arc<UnderWay>,
     ) -> Result<Response<Incoming>, Refusal> {
         let (sent, all_sent) = oneshot::channel();
@@ -332,6 +416,10 @@ impl Tasks {
             _guard: Arc::new(end.clone().drop_guard()),
             end,
         }
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.connections.spawn(self.until_end(task));
     }
 
     /// Runs the two ends of a changed protocol, which outlive the HTTP connection.

@@ -20,7 +20,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use wire::proxy_v2;
 
-use super::flow::Http3Address;
+use super::flow::Http3Server;
 use super::origin_failure::{OriginFailure, OriginFailures};
 use super::status::OriginStatus;
 use crate::held;
@@ -45,7 +45,7 @@ pub struct Origin {
     visitor_address: VisitorAddress,
     tls: Option<TlsConnector>,
     answer_time: Duration,
-    http3: Option<Http3Address>,
+    http3: Option<Http3Server>,
     /// Shared by all clones.
     failures: Arc<OriginFailures>,
 }
@@ -228,14 +228,19 @@ impl Origin {
         }
     }
 
-    /// The same that also speaks HTTP/3, there, with a certificate of its own: visitors' datagrams pass as they are.
+    /// The same over HTTP/3 too, which the agent speaks for it, or it speaks itself: then visitors' datagrams pass as they are.
     #[must_use]
-    pub fn with_http3(self, http3: Option<Http3Address>) -> Self {
+    pub fn with_http3(self, http3: Option<Http3Server>) -> Self {
         Self { http3, ..self }
     }
 
-    pub(super) fn http3(&self) -> Option<&Http3Address> {
+    pub(super) fn http3(&self) -> Option<&Http3Server> {
         self.http3.as_ref()
+    }
+
+    /// Whether the agent speaks HTTP/3 for it.
+    pub(super) fn has_http3_here(&self) -> bool {
+        self.is_http() && self.http3 == Some(Http3Server::Agent)
     }
 
     pub(super) fn answer_time(&self) -> Duration {

@@ -63,6 +63,8 @@ pub(super) struct Greeting {
     pub(super) seen_as: SocketAddr,
     /// Whether it takes raw connections.
     pub(super) raw_offered: bool,
+    /// Whether it has visitors' datagrams for the tunnel.
+    pub(super) datagrams_offered: bool,
     /// How long it took to say so.
     pub(super) round_trip: Duration,
 }
@@ -175,6 +177,12 @@ impl Tunnel {
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard_before = 0;
         let guests = self.guests.clone();
+        let http3 = self
+            .connection()
+            .filter(|_| self.greeting.datagrams_offered)
+            .map(|(connection, _)| {
+                visitors.http3(connection.clone(), guests.clone(), moving.clone())
+            });
         let mut last_goes = pin!(async {
             leave.cancelled().await;
             guests.close();
@@ -224,6 +232,7 @@ impl Tunnel {
                             counted: guests.token(),
                             moving: moving.clone(),
                             home: home.clone(),
+                            http3: http3.clone(),
                         };
                         visitors.receive(carrier, self.raw.clone(), guest, home);
                     }
@@ -288,6 +297,7 @@ impl Tunnel {
             counted: self.guests.token(),
             moving: moving.clone(),
             home: home.clone(),
+            http3: None,
         };
         let dialled = async move {
             match timeout(DIAL_TIME, dialler.dial(ticket)).await {

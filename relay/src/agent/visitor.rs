@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::AsyncWriteExt as _;
@@ -17,15 +17,16 @@ use wire::{ALPN_CONNECT, ResetCode};
 
 use crate::carrier::{Carrier, raw};
 use crate::control_stream::read_first;
-use crate::quic::Losses;
+use crate::quic::{Connection, Losses};
 use crate::splice::{self, RawWay};
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::turns;
 use crate::workers::{Worker, Workers};
 
 use super::app;
-use super::flow::Flows;
+use super::flow::{FlowWay, Flows, Http3Server};
 use super::http::{self, Patience};
+use super::http3::Http3;
 use super::origin::Scheme;
 use super::pass;
 use super::services::{Hosts, Service};
@@ -42,6 +43,7 @@ const MAX_VISITORS: usize = 4096;
 #[derive(Debug)]
 pub(super) struct Visitors {
     pub(super) hosts: Arc<Hosts>,
+    certificate: CertificateSlot,
     /// For services that speak HTTP, for any others, and for apps.
     http_acceptor: Acceptor,
     acceptor: Acceptor,
@@ -61,6 +63,8 @@ pub(super) struct Guest {
     pub(super) moving: CancellationToken,
     /// The worker that has the tunnel's socket.
     pub(super) home: Worker,
+    /// The tunnel's, if visitors' datagrams cross it.
+    pub(super) http3: Option<Arc<Http3>>,
 }
 
 struct Acceptor(TlsAcceptor);
@@ -85,6 +89,7 @@ impl Visitors {
             http_acceptor: acceptor(&[tls::HTTP2, tls::HTTP1])?,
             acceptor: acceptor(&[])?,
             app_acceptor: acceptor(&[ALPN_CONNECT])?,
+            certificate,
             patience: Arc::default(),
             flows: Arc::new(flows),
             workers,
@@ -134,13 +139,14 @@ impl Visitors {
                 counted,
                 moving,
                 home,
+                http3,
             } = guest;
             let _counted = (served_here, counted);
             let stop = visitors.stop.clone();
             tokio::select! {
                 biased; // a stopping agent does not wait for visitors to finish
                 () = stop.cancelled() => {}
-                served = visitors.serve(carrier, raw, moving, &home) => if let Err(error) = served {
+                served = visitors.serve(carrier, raw, moving, &home, http3) => if let Err(error) = served {
                     tracing::debug!(%error, "a visitor's connection has failed");
                 },
             }
@@ -163,6 +169,26 @@ impl Visitors {
         self.flows.status()
     }
 
+    /// The agent's HTTP/3 on one tunnel, with its visitors counted there.
+    pub(super) fn http3(
+        &self,
+        tunnel: Connection,
+        guests: TaskTracker,
+        moving: CancellationToken,
+    ) -> Arc<Http3> {
+        Arc::new(Http3 {
+            tunnel,
+            certificate: self.certificate.clone(),
+            hosts: Arc::clone(&self.hosts),
+            patience: Arc::clone(&self.patience),
+            losses: self.losses(),
+            guests,
+            moving,
+            stop: self.stop.clone(),
+            serving: Mutex::default(),
+        })
+    }
+
     /// Hears of their datagrams that are lost in tunnels.
     pub(super) fn losses(&self) -> Arc<dyn Losses> {
         Arc::clone(&self.flows) as Arc<dyn Losses>
@@ -182,6 +208,7 @@ impl Visitors {
         raw: raw::Dialler,
         moving: CancellationToken,
         home: &Worker,
+        http3: Option<Arc<Http3>>,
     ) -> io::Result<()> {
         let Some(open) = Box::pin(Self::open(&mut carrier)).await? else {
             carrier.sender.reset(ResetCode::Refused);
@@ -190,8 +217,13 @@ impl Visitors {
         if open.datagrams {
             // Where the tunnel's socket is: what wakes another thread for each packet costs more than it gains.
             let service = self.hosts.service(&open.name);
-            let http3 = service.and_then(|service| service.origin.http3().cloned());
-            let served = Arc::clone(&self.flows).serve(*carrier, http3);
+            let server = service.and_then(|service| service.origin.http3().cloned());
+            let way = match server {
+                Some(Http3Server::Service(address)) => Some(FlowWay::Service(address)),
+                Some(Http3Server::Agent) => http3.map(|http3| FlowWay::Here(http3, open.into())),
+                None => None,
+            };
+            let served = Arc::clone(&self.flows).serve(*carrier, way);
             let served = AbortOnDropHandle::new(home.runtime().spawn(served));
             return served.await.map_err(io::Error::other);
         }
@@ -221,7 +253,8 @@ impl Visitors {
                 let visitor = Box::pin(visitor).await?;
                 drop(service); // each request finds its own
                 let (hosts, patience) = (&self.hosts, &self.patience);
-                Box::pin(http::serve(visitor, &open, hosts, patience, moving)).await
+                let served = http::serve(visitor, &open, hosts, patience, moving, http3.as_ref());
+                Box::pin(served).await
             }
         }
     }
@@ -416,7 +449,7 @@ mod tests {
             ),
         ] {
             let (at_relay, carrier, raw) = opened(&pair, said).await;
-            let served = visitors.serve(carrier, raw, CancellationToken::new(), home);
+            let served = visitors.serve(carrier, raw, CancellationToken::new(), home, None);
             let visit = async {
                 let asked = tls::server_name(asked).unwrap();
                 let mut visitor = trusts.connect(asked, at_relay).await.unwrap();

@@ -13,6 +13,7 @@ use std::time::Instant;
 use bytes::Bytes;
 use quinn_proto::congestion::Controller;
 use quinn_proto::crypto::ExportKeyingMaterialError;
+use quinn_proto::crypto::rustls::HandshakeData;
 use quinn_proto::{
     ConnectionError, ConnectionHandle, ConnectionStats, Dir, Event, StreamEvent, StreamId, VarInt,
 };
@@ -155,8 +156,24 @@ impl Connection {
     /// How long a datagram may be just now, in octets, its flow's number apart.
     #[cfg(test)]
     pub(super) fn datagram_room(&self) -> usize {
+        self.longest_datagram() - 1
+    }
+
+    /// The same with its number.
+    pub(super) fn longest_datagram(&self) -> usize {
         let room = self.0.0.lock().proto.datagrams().max_size();
-        room.unwrap_or_default() - 1
+        room.unwrap_or_default()
+    }
+
+    /// The name that the other end has asked for in its handshake.
+    pub(crate) fn server_name(&self) -> Option<String> {
+        let state = self.0.0.lock();
+        let handshake = state.proto.crypto_session().handshake_data()?;
+        handshake.downcast::<HandshakeData>().ok()?.server_name
+    }
+
+    pub(super) fn inner(&self) -> &Arc<Inner> {
+        &self.0.0
     }
 
     pub(super) fn stats(&self) -> ConnectionStats {
@@ -178,7 +195,7 @@ struct Waiter<'a> {
 impl Drop for Waiter<'_> {
     fn drop(&mut self) {
         if let Some(number) = self.number {
-            self.inner.lock().waiting.remove(&number);
+            self.inner.lock().forget_waiter(number);
         }
     }
 }
@@ -316,12 +333,16 @@ impl State {
     }
 
     /// Has somebody wait for anything that concerns no single stream, under the number that it has or gets.
-    fn wait(&mut self, number: &mut Option<u64>, cx: &Context<'_>) {
+    pub(super) fn wait(&mut self, number: &mut Option<u64>, cx: &Context<'_>) {
         let number = *number.get_or_insert_with(|| {
             self.waited += 1;
             self.waited
         });
         self.waiting.insert(number, cx.waker().clone());
+    }
+
+    pub(super) fn forget_waiter(&mut self, number: u64) {
+        self.waiting.remove(&number);
     }
 
     pub(super) fn wait_to_read(&mut self, id: StreamId, cx: &Context<'_>) {

@@ -26,6 +26,7 @@ use super::connection::{Inner, State};
 use super::demux::Demultiplexer;
 use super::endpoint::{Shared, Side, Source};
 use super::hellos::Kept;
+use super::nested::Port;
 use super::socket::{self, Landing, with_landing};
 
 /// How many packets are handed to the kernel as one message, at most: 46 KiB of a path with packets of 1,472 octets, and a
@@ -233,7 +234,7 @@ impl Driver {
 
     fn send_unsent(&mut self, cx: &mut Context<'_>, side: &Side) -> Poll<()> {
         if let Some(transmit) = &self.unsent {
-            let sent = side.socket.poll_send(cx, transmit, &self.packets);
+            let sent = side.port.poll_send(cx, transmit, &self.packets);
             if sent.is_pending() {
                 return Poll::Pending;
             }
@@ -250,14 +251,14 @@ impl Driver {
         connection: &Inner,
         state: &mut State,
     ) -> Sent {
-        let socket = &side.socket;
+        let port = &side.port;
         let (mut count, mut was_asked) = (0, false);
         let losses = &*connection.losses;
         loop {
             self.packets.clear();
             state.feed(losses);
             // Asked each time: once the kernel has refused a message of several packets, there are none any more.
-            let batch = socket.batch().min(BATCH);
+            let batch = port.batch().min(BATCH);
             let transmit = state.proto.poll_transmit(now, batch, &mut self.packets);
             let Some(transmit) = transmit else {
                 match state.proto.poll_timeout() {
@@ -274,7 +275,7 @@ impl Driver {
             };
             state.made(packets, std::mem::take(&mut was_asked));
             count += packets;
-            let sent = socket.poll_send(cx, &transmit, &self.packets);
+            let sent = port.poll_send(cx, &transmit, &self.packets);
             if sent.is_pending() {
                 self.unsent = Some(transmit);
                 return Sent::Blocked;
@@ -297,8 +298,11 @@ impl Driver {
                 side.forget(state.handle);
             }
         }
-        if state.hear() {
-            state.deliver(&side.socket, &mut self.datagrams, &*connection.losses);
+        // Whoever comes by a flow has none of its own.
+        if state.hear()
+            && let Port::Udp(socket) = &side.port
+        {
+            state.deliver(socket, &mut self.datagrams, &*connection.losses);
         }
         if let Some(time) = state.proto.poll_timeout()
             && state.wakes_at.is_none_or(|wakes_at| time < wakes_at)
@@ -420,10 +424,10 @@ fn hand_over(
         }
         Some(DatagramEvent::NewConnection(incoming)) if side.closed => {
             let transmit = side.proto.refuse(incoming, &mut octets);
-            side.socket.send(&transmit, &octets);
+            side.port.send(&transmit, &octets);
         }
         Some(DatagramEvent::NewConnection(incoming)) => side.incoming.push_back(incoming),
-        Some(DatagramEvent::Response(transmit)) => side.socket.send(&transmit, &octets),
+        Some(DatagramEvent::Response(transmit)) => side.port.send(&transmit, &octets),
         None => {}
     }
 }

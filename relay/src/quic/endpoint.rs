@@ -24,7 +24,8 @@ use super::connection::{Connection, Inner};
 use super::demux::Demultiplexer;
 use super::driver::{Agenda, Driver};
 use super::flow::Losses;
-use super::socket::{Landing, Socket};
+use super::nested::Port;
+use super::socket::Landing;
 
 /// An endpoint. When all its clones are gone, it ends with the last connection.
 #[derive(Clone)]
@@ -55,7 +56,7 @@ pub(super) struct Shared {
 
 /// This side of all the connections.
 pub(super) struct Side {
-    pub(super) socket: Socket,
+    pub(super) port: Port,
     pub(super) source: Source,
     pub(super) demultiplexer: Option<Demultiplexer>,
     pub(super) proto: quinn_proto::Endpoint,
@@ -73,7 +74,7 @@ pub(super) struct Side {
 
 /// Where packets come from.
 pub(super) enum Source {
-    Socket,
+    Port,
     /// A successor, who reads the socket.
     Successor(Receiver),
     /// It has ended.
@@ -81,23 +82,23 @@ pub(super) enum Source {
 }
 
 impl Endpoint {
-    /// Opens an endpoint on `socket`, driven by the runtime that calls. With a `server`, others may connect. Datagrams go
+    /// Opens an endpoint on `port`, driven by the runtime that calls. With a `server`, others may connect. Datagrams go
     /// through the `demultiplexer` first, if there is one. `losses` hears of those in its tunnels.
     pub(super) fn open(
-        socket: Socket,
+        port: Port,
         config: EndpointConfig,
         server: Option<ServerConfig>,
         demultiplexer: Option<Demultiplexer>,
         losses: Arc<dyn Losses>,
     ) -> Self {
-        let discovers_mtu = !socket.may_fragment();
+        let discovers_mtu = !port.may_fragment();
         let server = server.map(Arc::new);
         let proto = quinn_proto::Endpoint::new(Arc::new(config), server, discovers_mtu, None);
         let shared = Arc::new(Shared {
             agenda: Arc::default(),
             side: Mutex::new(Side {
-                socket,
-                source: Source::Socket,
+                port,
+                source: Source::Port,
                 demultiplexer,
                 proto,
                 connections: Vec::new(),
@@ -130,7 +131,7 @@ impl Endpoint {
             segment_size: Some(1),
             src_ip: None,
         };
-        self.0.0.lock().socket.send(&too_many_packets, &NOTHING);
+        self.0.0.lock().port.send(&too_many_packets, &NOTHING);
     }
 
     /// Another descriptor of its UDP socket.
@@ -138,7 +139,7 @@ impl Endpoint {
     /// # Errors
     /// If the system gives none.
     pub(crate) fn socket(&self) -> io::Result<std::net::UdpSocket> {
-        self.0.0.lock().socket.duplicate()
+        self.0.0.lock().port.duplicate()
     }
 
     /// The processes before this one that live, with other descriptors of their channels.
@@ -168,7 +169,7 @@ impl Endpoint {
             return Err(io::ErrorKind::NotConnected.into());
         }
         let receiver = Receiver::new(channel, demultiplexer.malformed())?;
-        side.socket.only_write()?;
+        side.port.only_write()?;
         side.source = Source::Successor(receiver);
         drop(side);
         shared.agenda.wake();
@@ -184,7 +185,7 @@ impl Endpoint {
     /// Whether its event queue knows of packets that nobody has read from the socket.
     #[cfg(test)]
     pub(super) fn sees_packets(&self) -> bool {
-        self.0.0.lock().socket.sees_packets()
+        self.0.0.lock().port.sees_packets()
     }
 
     /// Begins a handshake with `host` at `remote`.
@@ -287,7 +288,7 @@ impl Side {
         landing: &mut Landing,
     ) -> Poll<io::Result<()>> {
         match &self.source {
-            Source::Socket => self.socket.poll_recv(cx, landing),
+            Source::Port => self.port.poll_recv(cx, landing),
             Source::Successor(channel) => {
                 let received = channel.poll_recv(cx, landing);
                 if let Poll::Ready(Err(error)) = received {
@@ -358,7 +359,7 @@ impl Incoming {
         let mut octets = Vec::new();
         let mut side = self.shared.lock();
         if let Some(transmit) = answer(&mut side, incoming, &mut octets) {
-            side.socket.send(&transmit, &octets);
+            side.port.send(&transmit, &octets);
         }
     }
 
@@ -379,7 +380,7 @@ impl Incoming {
             Ok((handle, proto)) => Ok(self.shared.add(&mut side, handle, proto)),
             Err(error) => {
                 if let Some(transmit) = error.response {
-                    side.socket.send(&transmit, &octets);
+                    side.port.send(&transmit, &octets);
                 }
                 Err(error.cause)
             }

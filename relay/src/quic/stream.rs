@@ -93,8 +93,12 @@ impl SendStream {
 
     /// Ends it at once and says why.
     pub(crate) fn reset(&mut self, code: ResetCode) {
+        self.reset_with(VarInt::from_u32(code.number()));
+    }
+
+    /// The same with a code of another protocol.
+    pub(super) fn reset_with(&mut self, code: VarInt) {
         if !std::mem::replace(&mut self.done, true) {
-            let code = VarInt::from_u32(code.number());
             reset(&self.connection, &mut self.connection.lock(), self.id, code);
         }
     }
@@ -187,6 +191,17 @@ impl RecvStream {
             }
             (count, None)
         })
+    }
+
+    /// Says that no more is wanted, with a code of another protocol.
+    pub(super) fn stop_with(&mut self, code: VarInt) {
+        let mut state = self.connection.lock();
+        if self.end.is_none()
+            && state.error.is_none()
+            && let Ok(()) = state.proto.recv_stream(self.id).stop(code)
+        {
+            self.connection.ask(&mut state);
+        }
     }
 
     /// Ready once the other end has broken off, though what came before has not been read.
@@ -295,14 +310,8 @@ impl AsyncRead for RecvStream {
 
 impl Drop for RecvStream {
     fn drop(&mut self) {
-        let mut state = self.connection.lock();
-        state.forget_reader(self.id);
-        if self.end.is_none()
-            && state.error.is_none()
-            && let Ok(()) = state.proto.recv_stream(self.id).stop(VarInt::from_u32(0))
-        {
-            self.connection.ask(&mut state);
-        }
+        self.connection.lock().forget_reader(self.id);
+        self.stop_with(VarInt::from_u32(0));
     }
 }
 

@@ -7,6 +7,7 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod agent_http3;
 mod apps;
 mod by_hand;
 mod byte_path;

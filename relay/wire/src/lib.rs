@@ -71,6 +71,7 @@ pub mod datagram;
 pub mod flow;
 pub mod frame;
 pub mod hello;
+pub mod http3;
 pub mod initial;
 pub mod probe;
 pub mod proxy_v2;

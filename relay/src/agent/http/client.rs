@@ -10,7 +10,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use hyper::Uri;
-use hyper::body::{Body, Bytes, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::rt::ReadBufCursor;
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -20,14 +20,14 @@ use wire::frame::Open;
 
 use super::connection::MAX_HEAD;
 use super::patience::{Asks, Credit, UnderWay};
-use super::{Exchange, Tasks};
+use super::{BrokeOff, Exchange, Tasks, VisitorBody};
 use crate::agent::origin::OriginStream;
 use crate::agent::services::{Hosts, Service};
 
 /// A request's body on its way to the origin, whose client drops it when all of it has been sent.
 #[derive(Debug)]
 pub(super) struct Asked {
-    body: Incoming,
+    body: VisitorBody,
     /// None if there is nothing to wait for.
     credit: Option<Credit>,
     /// Its other end hears of the drop.
@@ -38,14 +38,14 @@ pub(super) struct Asked {
 #[derive(Debug, thiserror::Error)]
 pub(super) enum AskedError {
     #[error(transparent)]
-    BrokeOff(#[from] hyper::Error),
+    BrokeOff(#[from] BrokeOff),
     #[error("the visitor does not send the request's body")]
     TooSlow,
 }
 
 impl Asked {
     pub(super) fn new(
-        body: Incoming,
+        body: VisitorBody,
         under_way: &Arc<UnderWay>,
         asks: Asks,
         sent: oneshot::Sender<Infallible>,

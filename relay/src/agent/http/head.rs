@@ -3,7 +3,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use hyper::body::{Body as _, Incoming};
+use hyper::body::Body;
 use hyper::header::{self, HeaderMap, HeaderName, HeaderValue};
 use hyper::{Request, Uri, Version};
 
@@ -52,7 +52,7 @@ const X_FORWARDED: &str = "x-forwarded-";
 
 /// The protocol that a request wants to change to (RFC 9110 section 7.8), if it asks properly. HTTP/1.1 only, and never to
 /// HTTP/2 in clear (withdrawn by RFC 9113): what is said in that would reach the origin unseen, names and all.
-pub(super) fn take_upgrade(request: &mut Request<Incoming>) -> Option<HeaderValue> {
+pub(super) fn take_upgrade<B>(request: &mut Request<B>) -> Option<HeaderValue> {
     let asks = request
         .headers()
         .get_all(header::CONNECTION)
@@ -80,7 +80,7 @@ pub(super) fn is_call<B>(request: &Request<B>) -> bool {
 
 /// Makes the head of a `visitor`'s request for `host` into one for `origin`; `None` if its target makes no sense.
 pub(super) fn for_origin(
-    request: &mut Request<Incoming>,
+    request: &mut Request<impl Body>,
     host: &str,
     upgrade: Option<HeaderValue>,
     origin: &Origin,

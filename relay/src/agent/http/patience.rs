@@ -25,7 +25,7 @@ pub(super) use stream::PatientStream;
 use untaken::{Look, OfferedBody, Place, Places, Taking};
 
 /// How long a visitor may take to send a request's head, from when it has begun; the first one, from when the visitor is there.
-const HEAD_TIME: Duration = Duration::from_secs(9);
+pub(super) const HEAD_TIME: Duration = Duration::from_secs(9);
 
 /// How long it may rest between requests over HTTP/1.1, where each needs a connection.
 pub(super) const REST_TIME: Duration = Duration::from_secs(75);
@@ -84,6 +84,7 @@ pub(super) struct Requests {
     begun: AtomicU64,
     over: AtomicU64,
     one_is_over: Notify,
+    head_is_late: Notify,
     /// Bodies of which something may have come that the origin does not take yet.
     held_up: AtomicUsize,
     taking: Taking,
@@ -97,6 +98,7 @@ impl Requests {
             begun: AtomicU64::new(0),
             over: AtomicU64::new(0),
             one_is_over: Notify::new(),
+            head_is_late: Notify::new(),
             held_up: AtomicUsize::new(0),
             taking: Taking::default(),
             patience: Arc::clone(patience),
@@ -131,6 +133,27 @@ impl Requests {
     /// The right to rest within a call, if there is room for one more who does.
     fn resting_call(&self) -> Option<Place> {
         self.patience.calls.take(self.visitor)
+    }
+
+    /// How many have come.
+    pub(super) fn begun(&self) -> usize {
+        usize::try_from(self.begun.load(Relaxed)).unwrap_or(usize::MAX)
+    }
+
+    /// So many octets of answers have been sent.
+    pub(super) fn sent(&self, octets: usize) {
+        self.taking.sent(octets);
+    }
+
+    /// A head was waited for no longer.
+    pub(super) fn head_was_late(&self) {
+        self.patience.too_slow.head.fetch_add(1, Relaxed);
+        self.head_is_late.notify_one();
+    }
+
+    /// Ends if that is so.
+    pub(super) async fn head_is_late(&self) {
+        self.head_is_late.notified().await;
     }
 
     /// Ends if a visitor leaves its answers, and too many do.

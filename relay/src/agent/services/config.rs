@@ -21,7 +21,7 @@ use serde::{Deserialize, Deserializer};
 use toml::de::{DeTable, DeValue};
 
 use super::{APPS, REST, Reach, Service, ServiceName};
-use crate::agent::flow::Http3Address;
+use crate::agent::flow::Http3Server;
 use crate::agent::health::{HealthCheck, Probe};
 use crate::agent::origin::{
     ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginTrust, VisitorAddress,
@@ -117,9 +117,9 @@ pub(super) struct ServiceConfig {
     /// Whether an `https://` origin's certificate is not checked.
     #[serde(default)]
     origin_insecure: bool,
-    /// Where it speaks HTTP/3, with a certificate of its own: `"127.0.0.1:443"`; absent: it does not.
+    /// Who speaks HTTP/3 for it: `"agent"`, or, with a certificate of its own, the service at `"127.0.0.1:443"`; absent: nobody.
     #[serde(default, deserialize_with = "http3")]
-    http3: Option<Http3Address>,
+    http3: Option<Http3Server>,
     /// How long it may take to begin its answer: `"90s"`.
     #[serde(default, with = "humantime_serde")]
     answer_time: Option<Duration>,
@@ -241,6 +241,10 @@ impl ServiceConfig {
         if !is_http && self.answer_time.is_some() {
             fault("answer_time", "only HTTP has answers");
         }
+        if !is_http && self.http3 == Some(Http3Server::Agent) {
+            let sentence = "the agent speaks HTTP only for http:// and https://";
+            fault("http3", sentence);
+        }
         if is_http
             && self.reach.is_for_apps()
             && self.visitor_address.unwrap_or_default() == VisitorAddress::Forwarded
@@ -331,7 +335,7 @@ fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OriginAddress, D
     text.parse().map_err(serde::de::Error::custom)
 }
 
-fn http3<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Http3Address>, D::Error> {
+fn http3<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Http3Server>, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map(Some).map_err(serde::de::Error::custom)
 }
@@ -491,6 +495,10 @@ mod tests {
             (
                 "[services.a]\norigin = \"tcp://a:1\"\nhealth = \"/\"",
                 "agent.toml:3: services.a.health: only HTTP has paths",
+            ),
+            (
+                "[services.a]\norigin = \"tcp://a:1\"\nhttp3 = \"agent\"",
+                "agent.toml:3: services.a.http3: the agent speaks HTTP only",
             ),
             (
                 "[services.a]\norigin = \"http://a\"\nhealth_interval = \"9s\"",

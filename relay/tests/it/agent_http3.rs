@@ -1,0 +1,269 @@
+//! HTTP/3 that the agent speaks itself, for services that do not.
+
+use std::convert::Infallible;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::Arc;
+
+use bytes::{Buf as _, Bytes};
+use h3::client::SendRequest;
+use h3::error::{Code, ConnectionError};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Method, Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use quinn::Endpoint;
+use quinn::crypto::rustls::QuicClientConfig;
+use relay::agent::{Http3Server, Origin, OriginTrust, VisitorAddress};
+use relay::resolve::Resolver;
+use relay::server::Transport;
+use relay::tls::Roots;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpListener;
+use tokio::time::timeout;
+use tokio_util::task::AbortOnDropHandle;
+
+use crate::byte_path::read_head;
+use crate::world::{Agent, SOON, World};
+
+pub(crate) const HOST: &str = "mynas.nas.localhost";
+
+/// A service that gives back what it is sent, and says whom it has heard of.
+pub(crate) struct Echo {
+    address: SocketAddr,
+    _serves: AbortOnDropHandle<()>,
+}
+
+impl Echo {
+    pub(crate) async fn start() -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serves = async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let serving = hyper::server::conn::http1::Builder::new()
+                    .serve_connection(TokioIo::new(stream), service_fn(echo));
+                tokio::spawn(serving);
+            }
+        };
+        Self {
+            address,
+            _serves: AbortOnDropHandle::new(tokio::spawn(serves)),
+        }
+    }
+
+    pub(crate) fn origin(&self, http3: Option<Http3Server>) -> Origin {
+        let roots = OriginTrust::Roots(Roots::none());
+        let address = format!("http://{}", self.address).parse().unwrap();
+        let origin = Origin::new(address, VisitorAddress::Forwarded, &roots).unwrap();
+        origin.with_http3(http3)
+    }
+}
+
+async fn echo(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let said = |name: &str| request.headers().get(name).cloned();
+    let (visitor, host) = (said("x-forwarded-for"), said("host"));
+    let has_body = said("transfer-encoding").or(said("content-length"));
+    let method = request.method().clone();
+    let body = request.into_body().collect().await;
+    let body = body.map_or_else(|_| Bytes::new(), |body| body.to_bytes());
+    let answer = Response::builder()
+        .header("x-visitor", visitor.unwrap())
+        .header("x-host", host.unwrap())
+        .header("x-has-body", if has_body.is_some() { "yes" } else { "no" })
+        .header("x-method", method.as_str());
+    Ok(answer.body(Full::new(body)).unwrap())
+}
+
+pub(crate) async fn device(world: &World, name: &str) -> (Agent, Echo) {
+    let echo = Echo::start().await;
+    let origin = echo.origin(Some(Http3Server::Agent));
+    let state = world.device(name);
+    let agent = world.agent_for(state, Resolver::Fixed(world.front), origin);
+    (agent.await, echo)
+}
+
+/// A client of HTTP/3 at an address of this host.
+pub(crate) fn endpoint(world: &World, at: Ipv4Addr) -> Endpoint {
+    let mut roots = RootCertStore::empty();
+    let root = CertificateDer::from_pem_slice(world.trust_root.as_bytes());
+    roots.add(root.unwrap()).unwrap();
+    let mut tls = ClientConfig::builder()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    tls.alpn_protocols = vec![b"h3".to_vec()];
+    tls.enable_early_data = true;
+    let crypto = QuicClientConfig::try_from(tls).unwrap();
+    let mut endpoint = Endpoint::client((at, 0).into()).unwrap();
+    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+    endpoint
+}
+
+/// A visitor's connection.
+pub(crate) struct Visitor {
+    pub(crate) connection: quinn::Connection,
+    pub(crate) requests: SendRequest<h3_quinn::OpenStreams, Bytes>,
+    _driven: AbortOnDropHandle<ConnectionError>,
+}
+
+impl Visitor {
+    pub(crate) async fn come(client: &Endpoint, front: SocketAddr, host: &str) -> Self {
+        let connecting = client.connect(front, host).unwrap();
+        let connection = timeout(SOON, connecting).await.expect("in time").unwrap();
+        let transport = h3_quinn::Connection::new(connection.clone());
+        let (mut driver, requests) = h3::client::new(transport).await.unwrap();
+        let driven = async move { std::future::poll_fn(|cx| driver.poll_close(cx)).await };
+        Self {
+            connection,
+            requests,
+            _driven: AbortOnDropHandle::new(tokio::spawn(driven)),
+        }
+    }
+
+    pub(crate) async fn ask(
+        &mut self,
+        method: Method,
+        host: &str,
+        body: &Bytes,
+    ) -> (Response<()>, Vec<u8>) {
+        let request = Request::builder()
+            .method(method)
+            .uri(format!("https://{host}/"))
+            .header("x-forwarded-for", "192.0.2.66")
+            .body(())
+            .unwrap();
+        let asked = async {
+            let stream = self.requests.send_request(request).await.unwrap();
+            let (mut sent, mut received) = stream.split();
+            let says = async {
+                if !body.is_empty() {
+                    sent.send_data(body.clone()).await.unwrap();
+                }
+                sent.finish().await.unwrap();
+            };
+            let hears = async {
+                let head = received.recv_response().await.unwrap();
+                let mut heard = Vec::new();
+                while let Some(part) = received.recv_data().await.unwrap() {
+                    heard.extend_from_slice(part.chunk());
+                }
+                (head, heard)
+            };
+            tokio::join!(says, hears).1
+        };
+        timeout(SOON, asked).await.expect("in time")
+    }
+}
+
+pub(crate) fn payload(length: u32) -> Bytes {
+    (0..length)
+        .map(|at| (at.wrapping_mul(0x9e37_79b9) >> 24) as u8)
+        .collect()
+}
+
+fn said<'a>(head: &'a Response<()>, name: &str) -> &'a str {
+    head.headers()[name].to_str().unwrap()
+}
+
+#[tokio::test]
+async fn a_request_over_http3_reaches_the_service_as_others_do() {
+    let world = World::start(Transport::Quic);
+    let (_agent, _echo) = device(&world, "mynas").await;
+    let client = endpoint(&world, Ipv4Addr::new(127, 0, 0, 2));
+    let mut visitor = Visitor::come(&client, world.front, HOST).await;
+    let body = payload(4 << 20);
+    let (head, heard) = visitor.ask(Method::POST, HOST, &body).await;
+    assert_eq!(head.status(), StatusCode::OK);
+    assert!(heard == body, "{} of {}", heard.len(), body.len());
+    assert_eq!(
+        said(&head, "x-visitor"),
+        "127.0.0.2",
+        "and nothing it has said"
+    );
+    assert_eq!(said(&head, "x-host"), HOST);
+    let (head, heard) = visitor.ask(Method::GET, HOST, &Bytes::new()).await;
+    assert_eq!((said(&head, "x-has-body"), heard.len()), ("no", 0));
+    let (head, heard) = visitor.ask(Method::HEAD, HOST, &Bytes::new()).await;
+    assert_eq!((said(&head, "x-method"), heard.len()), ("HEAD", 0));
+    let (head, _) = visitor
+        .ask(Method::GET, "other.nas.localhost", &Bytes::new())
+        .await;
+    assert_eq!(head.status(), StatusCode::MISDIRECTED_REQUEST);
+    // What comes before the handshake is over may be somebody's who says it again.
+    let connecting = client.connect(world.front, HOST).unwrap();
+    assert!(connecting.into_0rtt().is_err());
+}
+
+#[tokio::test]
+async fn http3_is_offered_where_it_is_and_taken_back_where_it_is_not() {
+    for (transport, http3, offer) in [
+        (
+            Transport::Quic,
+            Some(Http3Server::Agent),
+            Some("h3=\":8443\"; ma=3600"),
+        ),
+        (Transport::Tls, Some(Http3Server::Agent), Some("clear")),
+        (Transport::Quic, None, None),
+    ] {
+        let world = World::start(transport);
+        let echo = Echo::start().await;
+        let state = world.device("mynas");
+        let origin = echo.origin(http3);
+        let mut agent = world
+            .agent_for(state, Resolver::Fixed(world.front), origin)
+            .await;
+        agent.is_attached().await;
+        let asked = async {
+            loop {
+                let mut visitor = world.visit(HOST).await;
+                let request = format!("GET / HTTP/1.1\r\nHost: {HOST}:8443\r\n\r\n");
+                visitor.write_all(request.as_bytes()).await.unwrap();
+                let head = read_head(&mut visitor).await;
+                let said = head.lines().find_map(|line| line.strip_prefix("alt-svc: "));
+                // A tunnel that has just been made finds out first how much its path carries.
+                if said == offer {
+                    break;
+                }
+                assert_eq!(
+                    (said, transport),
+                    (Some("clear"), Transport::Quic),
+                    "{head}"
+                );
+            }
+        };
+        timeout(SOON, asked).await.expect("in time");
+    }
+}
+
+#[tokio::test]
+async fn a_head_that_is_longer_than_any_is_not_kept() {
+    let world = World::start(Transport::Quic);
+    let (_agent, _echo) = device(&world, "mynas").await;
+    let client = endpoint(&world, Ipv4Addr::LOCALHOST);
+    let visitor = Visitor::come(&client, world.front, HOST).await;
+    let (mut send, _recv) = visitor.connection.open_bi().await.unwrap();
+    // HEADERS of 2³⁰ octets.
+    send.write_all(&[1, 0xc0, 0, 0, 0, 0x40, 0, 0, 0])
+        .await
+        .unwrap();
+    let stopped = timeout(SOON, send.stopped()).await.expect("in time");
+    let code = stopped.unwrap().unwrap().into_inner();
+    assert_eq!(Code::from(code), Code::H3_EXCESSIVE_LOAD);
+    // The same in many that are not too long each, and have no end.
+    let mut open = Vec::new();
+    let filled = async {
+        loop {
+            let (mut send, recv) = visitor.connection.open_bi().await?;
+            send.write_all(&[1, 0x80, 0, 0xff, 0xff]).await?;
+            send.write_all(&[0; 60_000]).await?;
+            open.push((send, recv));
+        }
+    };
+    let refused: Result<(), std::io::Error> = timeout(SOON, filled).await.expect("in time");
+    refused.unwrap_err();
+    let (mut again, echoed) = (Visitor::come(&client, world.front, HOST).await, payload(9));
+    let (head, _) = again.ask(Method::POST, HOST, &echoed).await;
+    assert_eq!(head.status(), StatusCode::OK, "others are served");
+}
