@@ -140,6 +140,11 @@ impl Sender {
         }
     }
 
+    /// Says beside a flow that its visitor hears, in the one octet that is ever said there.
+    pub(crate) async fn vouch(&mut self) -> io::Result<()> {
+        self.stream.send(&[1]).await
+    }
+
     /// Says something beside the payload.
     pub(crate) async fn notify(&mut self, notice: Notice) -> io::Result<()> {
         self.stream.send(notice.encode().as_ref()).await

@@ -54,6 +54,7 @@ use serde::Deserialize;
 use wire::CloseCode;
 use wire::connection_id::{Asked, ConnectionIdKey, Generation, Owner};
 use wire::flow::{LEAST_ROOM, MAX_NUMBER};
+use wire::roaming::RoamingKey;
 use zeroize::Zeroizing;
 
 use crate::carrier::raw::SealKey;
@@ -69,7 +70,7 @@ pub(crate) use demux::{Arrival, DatagramCounts, Sender, Visitors};
 pub(crate) use endpoint::{Endpoint, Incoming};
 pub(crate) use flow::{Batch, Flow, Loss, Losses, Opened, Outlet, TunnelSocket};
 pub(crate) use http3::{Http3, Stopped};
-pub(crate) use nested::{Entrance, Nested};
+pub(crate) use nested::{Entrance, IdStock, Nested};
 pub(crate) use plain::PlainSocket;
 pub(crate) use stream::{RecvStream, SendStream};
 
@@ -203,6 +204,17 @@ impl Secret {
         Self(octets)
     }
 
+    /// What a relay's own ids are made with.
+    pub(crate) fn connection_ids(&self) -> ConnectionIdKey {
+        ConnectionIdKey::new(halves(&self.derive("connection ids"))[0])
+    }
+
+    /// What those are made with by which visitors come back from elsewhere.
+    pub(crate) fn roaming(&self) -> RoamingKey {
+        let [mask, tags] = halves(&self.derive("roaming ids"));
+        RoamingKey::new(&mask, &tags)
+    }
+
     /// A key for one purpose.
     fn derive(&self, purpose: &str) -> Zeroizing<[u8; Self::LENGTH]> {
         let key = hmac::Key::new(hmac::HMAC_SHA256, &*self.0);
@@ -210,6 +222,11 @@ impl Secret {
         derived.copy_from_slice(hmac::sign(&key, purpose.as_bytes()).as_ref());
         derived
     }
+}
+
+fn halves(key: &[u8; Secret::LENGTH]) -> [[u8; 16]; 2] {
+    let (halves, _) = key.as_chunks();
+    [halves[0], halves[1]]
 }
 
 impl fmt::Debug for Secret {
@@ -255,12 +272,11 @@ impl RelaySide {
         if !batches && gso == Gso::Auto {
             tracing::warn!("this kernel damages batches of packets (GSO): each is sent by itself");
         }
-        let ids = secret.derive("connection ids");
         let resets = secret.derive("stateless resets");
         Ok(Self {
             server,
             batches,
-            ids: ConnectionIdKey::new(ids.first_chunk().copied().unwrap_or_default()),
+            ids: secret.connection_ids(),
             resets: Arc::new(hmac::Key::new(hmac::HMAC_SHA256, &*resets)),
             counts,
             losses,

@@ -29,6 +29,7 @@ mod recorded;
 mod redirect;
 mod refusal;
 mod register;
+mod roaming;
 mod sessions;
 mod successor;
 mod traffic;
@@ -76,6 +77,7 @@ use metrics::Metrics;
 use predecessor::Predecessor;
 use proxies::Proxies;
 use register::{Handshakes, Register};
+use roaming::Roaming;
 use sessions::Sessions;
 
 /// What the tunnels still have to send after their end, and the records to be written.
@@ -290,6 +292,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         limits.clone(),
         metrics.spare_carriers(),
         metrics.told(),
+        Roaming::new(parts.secret.roaming(), parts.secret.connection_ids()),
         cut.clone(),
     ));
     let presence = Presence::new();

@@ -342,6 +342,8 @@ impl Dialler {
             | Frame::Pong { .. }
             | Frame::Dial { .. }
             | Frame::Limits { .. }
+            | Frame::WantIds
+            | Frame::Ids { .. }
             | Frame::Drain { .. }
             | Frame::Open(_)
             | Frame::Carry { .. } => Err(DialError::Closed(CloseCode::Protocol)),

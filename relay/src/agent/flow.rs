@@ -258,6 +258,7 @@ impl Flows {
         open: Arc<Open>,
     ) -> Result<(), Refused> {
         let _here = Counted::below(&self.here, MOST).ok_or(Refused::Full)?;
+        http3.ids.are_there().await;
         let entrance = http3.enter(open).map_err(|error| {
             tracing::warn!(%error, "there can be no HTTP/3");
             Refused::Unreachable
@@ -279,6 +280,11 @@ impl Flows {
                     }
                     Ok(0) | Err(_) => break,
                 },
+                () = entrance.is_proved() => {
+                    if carrier.sender.vouch().await.is_err() {
+                        break;
+                    }
+                }
                 () = sleep_until(deadline) => {
                     if !entrance.was_used() {
                         break;

@@ -54,7 +54,7 @@ type Answer = Response<BoxBody<Bytes, hyper::Error>>;
 enum VisitorBody {
     /// Over HTTP/1.1 or HTTP/2.
     Hyper(Incoming),
-    Http3(http3::Http3Body),
+    Http3(Box<http3::Http3Body>),
 }
 
 /// Why it did not come to its end.

@@ -13,7 +13,7 @@ use tokio_util::task::{AbortOnDropHandle, TaskTracker};
 use wire::frame::Open;
 
 use crate::counts::Counted;
-use crate::quic::{self, Connection, Entrance, Incoming, Losses, Nested};
+use crate::quic::{self, Connection, Entrance, IdStock, Incoming, Losses, Nested};
 use crate::tls::CertificateSlot;
 use crate::turns;
 
@@ -39,6 +39,8 @@ pub(super) struct Http3 {
     pub(super) hosts: Arc<Hosts>,
     pub(super) patience: Arc<Patience>,
     pub(super) losses: Arc<dyn Losses>,
+    /// What the relay has given for them.
+    pub(super) ids: IdStock,
     /// Counts them with the tunnel's others.
     pub(super) guests: TaskTracker,
     pub(super) moving: CancellationToken,
@@ -91,7 +93,11 @@ impl Http3 {
     }
 
     fn begin(&self) -> io::Result<Serving> {
-        let endpoint = Nested::open(self.certificate.clone(), Arc::clone(&self.losses))?;
+        let endpoint = Nested::open(
+            self.certificate.clone(),
+            self.ids.clone(),
+            Arc::clone(&self.losses),
+        )?;
         let endpoint = Arc::new(endpoint);
         let door = Door {
             endpoint: Arc::clone(&endpoint),

@@ -192,6 +192,13 @@ impl Services {
         services.any(|service| service.reach.is_for_apps())
     }
 
+    /// Whether the agent speaks HTTP/3 for any.
+    pub(super) fn have_http3_here(&self) -> bool {
+        let table = self.table.borrow();
+        let mut services = table.by_name.values();
+        services.any(|service| service.origin.has_http3_here())
+    }
+
     /// Whether it is one of those that there are now.
     pub(super) fn holds(&self, service: &Arc<Service>) -> bool {
         let table = self.table.borrow();

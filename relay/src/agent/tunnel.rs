@@ -27,6 +27,7 @@ use crate::tls::{self, Prefixed, TlsStream};
 use crate::workers::Worker;
 
 use super::dial::DIAL_TIME;
+use super::http3::Http3;
 use super::pulse::{Beat, Pulse};
 use super::relays::{RelayAddress, Relays};
 use super::situation::ToldLimits;
@@ -219,7 +220,12 @@ impl Tunnel {
                             }
                         }
                         Ok(Frame::Close { code }) => return Ended::Closed(code.unwrap_or(CloseCode::Done)),
-                        Ok(Frame::Hello(_) | Frame::Welcome { .. } | Frame::Open(_) | Frame::Carry { .. })
+                        Ok(Frame::Ids { ids }) => {
+                            if let Some(http3) = &http3 {
+                                http3.ids.add(&ids);
+                            }
+                        }
+                        Ok(Frame::Hello(_) | Frame::Welcome { .. } | Frame::WantIds | Frame::Open(_) | Frame::Carry { .. })
                         | Err(ControlError::Frame(_)) => return Ended::Closed(CloseCode::Protocol),
                         Err(ControlError::Ended | ControlError::Io(_)) => return self.ended(),
                     }
@@ -242,6 +248,11 @@ impl Tunnel {
                     let heard = self.heard();
                     if std::mem::replace(&mut heard_before, heard) == heard {
                         self.way.show_where();
+                    }
+                }
+                () = wants_ids(http3.as_deref()) => {
+                    if self.control.send(&Frame::WantIds).await.is_err() {
+                        return self.ended();
                     }
                 }
                 () = relays.until_one_is_lost(), if pulse.is_quiet() => pulse.quicken(Instant::now()),
@@ -307,6 +318,14 @@ impl Tunnel {
             }
         };
         self.guests.spawn_on(dialled, &runtime);
+    }
+}
+
+/// Ends when the relay is to be asked for connection ids.
+async fn wants_ids(http3: Option<&Http3>) {
+    match http3 {
+        Some(http3) => http3.ids.wants_more().await,
+        None => std::future::pending().await,
     }
 }
 

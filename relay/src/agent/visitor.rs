@@ -17,7 +17,7 @@ use wire::{ALPN_CONNECT, ResetCode};
 
 use crate::carrier::{Carrier, raw};
 use crate::control_stream::read_first;
-use crate::quic::{Connection, Losses};
+use crate::quic::{Connection, IdStock, Losses};
 use crate::splice::{self, RawWay};
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::turns;
@@ -176,7 +176,12 @@ impl Visitors {
         guests: TaskTracker,
         moving: CancellationToken,
     ) -> Arc<Http3> {
+        let ids = IdStock::default();
+        if self.hosts.services.have_http3_here() {
+            ids.look(); // for the first of them to have some
+        }
         Arc::new(Http3 {
+            ids,
             tunnel,
             certificate: self.certificate.clone(),
             hosts: Arc::clone(&self.hosts),
@@ -218,7 +223,9 @@ impl Visitors {
             // Where the tunnel's socket is: what wakes another thread for each packet costs more than it gains.
             let service = self.hosts.service(&open.name);
             let server = service.and_then(|service| service.origin.http3().cloned());
+            let comes_back = open.name.is_empty();
             let way = match server {
+                _ if comes_back => http3.map(|http3| FlowWay::Here(http3, open.into())),
                 Some(Http3Server::Service(address)) => Some(FlowWay::Service(address)),
                 Some(Http3Server::Agent) => http3.map(|http3| FlowWay::Here(http3, open.into())),
                 None => None,

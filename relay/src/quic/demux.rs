@@ -102,6 +102,12 @@ pub(crate) trait Visitors: Send + Sync {
     /// Takes datagrams of visitors who are known from the front of a batch, and says how many that were.
     fn take(&self, from: Sender, batch: Batch<'_>, now: Instant) -> usize;
 
+    /// Whether a datagram that is of nobody known comes back from elsewhere to a connection that it belongs to.
+    fn comes_back(&self, datagram: &[u8]) -> bool;
+
+    /// Takes somebody who has come back with one, or not.
+    fn come_back(&self, from: Sender, datagram: &[u8], now: Instant);
+
     /// Whether a name is the relay's own.
     fn is_own(&self, name: &str) -> bool;
 
@@ -244,6 +250,14 @@ impl Demultiplexer {
             let (visitors_own, _) = batch.split(visitors.take(Sender::of(meta), batch, now));
             if !visitors_own.octets.is_empty() {
                 *message = &message[visitors_own.octets.len()..];
+                return &[];
+            }
+            if whose == Whose::Stray && visitors.comes_back(first) {
+                *message = &message[first.len()..];
+                match self.newcomers.may_come(1, now) {
+                    true => visitors.come_back(Sender::of(meta), first, now),
+                    false => self.counts.too_many.inc(),
+                }
                 return &[];
             }
         }

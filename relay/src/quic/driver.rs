@@ -259,6 +259,7 @@ impl Driver {
             state.feed(losses);
             // Asked each time: once the kernel has refused a message of several packets, there are none any more.
             let batch = port.batch().min(BATCH);
+            let before = port.looks_for_proof(&state.proto);
             let transmit = state.proto.poll_transmit(now, batch, &mut self.packets);
             let Some(transmit) = transmit else {
                 match state.proto.poll_timeout() {
@@ -269,6 +270,9 @@ impl Driver {
                 }
                 continue;
             };
+            if let Some(before) = before {
+                port.said(&transmit.destination, before, &state.proto);
+            }
             let packets = match transmit.segment_size {
                 Some(packet) => transmit.size.div_ceil(packet),
                 None => 1,

@@ -11,19 +11,22 @@
 use std::collections::{HashMap, VecDeque};
 use std::io;
 use std::net::{Ipv6Addr, SocketAddr, UdpSocket};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use quinn_proto::crypto::rustls::QuicServerConfig;
 use quinn_proto::{
-    ConnectionError, EndpointConfig, IdleTimeout, MtuDiscoveryConfig, RandomConnectionIdGenerator,
-    ServerConfig, Transmit, TransportConfig, VarInt,
+    ConnectionError, ConnectionId, ConnectionIdGenerator, EndpointConfig, IdleTimeout,
+    MtuDiscoveryConfig, ServerConfig, Transmit, TransportConfig, VarInt,
 };
 use quinn_udp::RecvMeta;
 use rustc_hash::FxBuildHasher;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 use wire::frame::Open;
+use wire::roaming::{self, RoamingId};
 
 use super::connection::Connection;
 use super::controller;
@@ -60,9 +63,6 @@ const INCOMING_BUFFER_TOTAL: u64 = 1024 * 1024;
 
 /// RFC 9114 section 8.1, `H3_NO_ERROR`.
 const NO_ERROR: u32 = 0x100;
-
-/// The length of the endpoint's connection ids.
-const ID: usize = 16;
 
 /// Where an endpoint's packets come from and go to.
 pub(super) enum Port {
@@ -135,6 +135,30 @@ impl Port {
         }
     }
 
+    /// What a connection has said just now, to look at what it [says next](Self::said) if that is of interest.
+    pub(super) fn looks_for_proof(&self, connection: &quinn_proto::Connection) -> Option<Said> {
+        match self {
+            Self::Flows(flows) if flows.unproved.load(Relaxed) > 0 => Some(Said::by(connection)),
+            Self::Udp(_) | Self::Flows(_) => None,
+        }
+    }
+
+    /// It has said that to `address` since.
+    pub(super) fn said(
+        &self,
+        address: &SocketAddr,
+        before: Said,
+        connection: &quinn_proto::Connection,
+    ) {
+        let now = Said::by(connection);
+        if let Self::Flows(flows) = self
+            && now.acknowledged > before.acknowledged
+            && now.challenges == before.challenges
+        {
+            flows.is_proved(address);
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn sees_packets(&self) -> bool {
         match self {
@@ -144,11 +168,31 @@ impl Port {
     }
 }
 
+/// How often a connection has acknowledged what it has heard, and asked whether it is heard. Nothing is acknowledged where it
+/// would have to ask and does not: only that tells that it knows, and not what comes back, which anybody can say who has the keys.
+#[derive(Clone, Copy)]
+pub(super) struct Said {
+    acknowledged: u64,
+    challenges: u64,
+}
+
+impl Said {
+    fn by(connection: &quinn_proto::Connection) -> Self {
+        let sent = connection.stats().frame_tx;
+        Self {
+            acknowledged: sent.acks,
+            challenges: sent.path_challenge,
+        }
+    }
+}
+
 /// The flows of one tunnel that lead to an endpoint.
 pub(super) struct FlowPort {
     come: Mutex<Come>,
     by_address: Mutex<HashMap<SocketAddr, Visitor, FxBuildHasher>>,
     next: AtomicU64,
+    /// So many are not known to hear.
+    unproved: AtomicUsize,
     losses: Arc<dyn Losses>,
 }
 
@@ -169,6 +213,8 @@ struct Message {
 
 struct Visitor {
     open: Arc<Open>,
+    /// Hears that it is known to hear, if that is not known yet.
+    proof: Option<Arc<Notify>>,
     /// Its way back, as soon as there is one.
     flow: Option<Flow>,
 }
@@ -182,6 +228,19 @@ impl FlowPort {
         self.by_address
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A connection has said something there without asking whether it is heard, as it does in each packet until it knows (RFC 9000
+    /// section 8.2).
+    fn is_proved(&self, address: &SocketAddr) {
+        let mut visitors = self.by_address();
+        let proof = visitors
+            .get_mut(address)
+            .and_then(|visitor| visitor.proof.take());
+        if let Some(proof) = proof {
+            self.unproved.fetch_sub(1, Relaxed);
+            proof.notify_one();
+        }
     }
 
     fn take(&self, from: SocketAddr, batch: Batch<'_>) {
@@ -246,6 +305,108 @@ impl FlowPort {
     }
 }
 
+/// So few ids are left that more are asked for, and so many are kept at most: a visitor takes eight or so at once.
+const FEW_IDS: usize = 128;
+const MOST_IDS: usize = 512;
+
+/// How long the first visitors wait for them.
+const IDS_TIME: Duration = Duration::from_secs(1);
+
+/// The connection ids that the relay has given ([`wire::roaming`]). Clones are the same. Where there are none, an endpoint makes up its
+/// own: all is well with them as long as their visitor stays where it is.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct IdStock(Arc<Stock>);
+
+#[derive(Debug, Default)]
+struct Stock {
+    kept: Mutex<KeptIds>,
+    run_low: Notify,
+    come: Notify,
+}
+
+#[derive(Debug, Default)]
+struct KeptIds {
+    ids: Vec<RoamingId>,
+    /// For more, which have not come.
+    asked: bool,
+    /// None came in time, as none do from an older relay: nobody waits for them any more.
+    given_up: bool,
+}
+
+impl KeptIds {
+    fn is_not_waited_for(&self) -> bool {
+        self.given_up || !self.ids.is_empty()
+    }
+}
+
+impl IdStock {
+    fn lock(&self) -> MutexGuard<'_, KeptIds> {
+        self.0.kept.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Ends when the relay is to be asked for more.
+    pub(crate) async fn wants_more(&self) {
+        loop {
+            self.0.run_low.notified().await;
+            let mut kept = self.lock();
+            if kept.ids.len() < FEW_IDS && !std::mem::replace(&mut kept.asked, true) {
+                return;
+            }
+        }
+    }
+
+    /// Ends when there are some, or is not waited for any longer.
+    pub(crate) async fn are_there(&self) {
+        self.look();
+        let come = async {
+            loop {
+                let come = self.0.come.notified();
+                if self.lock().is_not_waited_for() {
+                    return;
+                }
+                come.await;
+            }
+        };
+        if timeout(IDS_TIME, come).await.is_err() {
+            self.lock().given_up = true;
+        }
+    }
+
+    /// These have come.
+    pub(crate) fn add(&self, ids: &[RoamingId]) {
+        let mut kept = self.lock();
+        let room = MOST_IDS.saturating_sub(kept.ids.len());
+        kept.ids.extend(ids.iter().take(room));
+        kept.asked = ids.is_empty();
+        drop(kept);
+        self.0.come.notify_waiters();
+        self.look();
+    }
+
+    /// Has more asked for if there are few.
+    pub(crate) fn look(&self) {
+        if self.lock().ids.len() < FEW_IDS {
+            self.0.run_low.notify_one();
+        }
+    }
+}
+
+impl ConnectionIdGenerator for IdStock {
+    fn generate_cid(&mut self) -> ConnectionId {
+        let id = self.lock().ids.pop();
+        self.look();
+        ConnectionId::new(&id.unwrap_or_else(rand::random))
+    }
+
+    fn cid_len(&self) -> usize {
+        roaming::LENGTH
+    }
+
+    fn cid_lifetime(&self) -> Option<Duration> {
+        None
+    }
+}
+
 /// The endpoint.
 pub(crate) struct Nested {
     endpoint: Endpoint,
@@ -254,7 +415,12 @@ pub(crate) struct Nested {
 
 impl Nested {
     /// Opens one with that certificate, driven by the runtime that calls. `losses` hears of datagrams that it cannot take.
-    pub(crate) fn open(certificate: CertificateSlot, losses: Arc<dyn Losses>) -> io::Result<Self> {
+    /// Its connections have `ids`.
+    pub(crate) fn open(
+        certificate: CertificateSlot,
+        ids: IdStock,
+        losses: Arc<dyn Losses>,
+    ) -> io::Result<Self> {
         let crypto = tls::visitor_quic(certificate).map_err(io::Error::other)?;
         let crypto = QuicServerConfig::try_from(crypto).map_err(io::Error::other)?;
         let mut server = ServerConfig::with_crypto(Arc::new(crypto));
@@ -267,11 +433,12 @@ impl Nested {
         config
             // The relay tells protocols apart by the first octet (RFC 9443).
             .grease_quic_bit(false)
-            .cid_generator(|| Box::new(RandomConnectionIdGenerator::new(ID)));
+            .cid_generator(move || Box::new(ids.clone()));
         let port = Arc::new(FlowPort {
             come: Mutex::default(),
             by_address: Mutex::default(),
             next: AtomicU64::new(0),
+            unproved: AtomicUsize::new(0),
             losses: Arc::clone(&losses),
         });
         let flows = Port::Flows(Arc::clone(&port));
@@ -285,11 +452,22 @@ impl Nested {
         let number = self.port.next.fetch_add(1, Relaxed);
         let ip = u128::from(Ipv6Addr::new(0x100, 0, 0, 0, 0, 0, 0, 0)) | u128::from(number);
         let address = SocketAddr::from((Ipv6Addr::from(ip), 1));
-        let visitor = Visitor { open, flow: None };
+        let proof = Arc::<Notify>::default();
+        // At a handshake the relay sees that for itself.
+        let comes_back = open.name.is_empty();
+        if comes_back {
+            self.port.unproved.fetch_add(1, Relaxed);
+        }
+        let visitor = Visitor {
+            open,
+            proof: comes_back.then(|| Arc::clone(&proof)),
+            flow: None,
+        };
         self.port.by_address().insert(address, visitor);
         Entrance {
             port: Arc::clone(&self.port),
             address,
+            proof,
             is_used: AtomicBool::new(false),
         }
     }
@@ -326,6 +504,7 @@ impl Nested {
 pub(crate) struct Entrance {
     port: Arc<FlowPort>,
     address: SocketAddr,
+    proof: Arc<Notify>,
     /// Something has come since it was looked at last.
     is_used: AtomicBool,
 }
@@ -336,6 +515,11 @@ impl Entrance {
         if let Some(visitor) = self.port.by_address().get_mut(&self.address) {
             visitor.flow = Some(flow);
         }
+    }
+
+    /// Ends when a visitor who has come back is known to hear what is said to it here.
+    pub(crate) async fn is_proved(&self) {
+        self.proof.notified().await;
     }
 
     /// What has come outside the flow.
@@ -361,7 +545,9 @@ impl Outlet for Entrance {
 impl Drop for Entrance {
     fn drop(&mut self) {
         let visitor = self.port.by_address().remove(&self.address);
-        drop(visitor);
+        if visitor.is_some_and(|visitor| visitor.proof.is_some()) {
+            self.port.unproved.fetch_sub(1, Relaxed);
+        }
     }
 }
 

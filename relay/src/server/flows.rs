@@ -8,6 +8,9 @@
 //!   the tunnel     ─► flow ─► where its visitor is now
 //! ```
 //!
+//! Who comes back from elsewhere to a connection with an agent, by an id that leads to its device, is another flow of it, whose visitor has
+//! to show anew that it hears: nobody sees that but the agent, who says so.
+//!
 //! A flow is a visitor like any other: counted, paced, recorded, cut. It ends with its stream, or when its visitor is silent.
 
 mod table;
@@ -20,7 +23,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::BytesMut;
-use directory::{Place, Reader};
+use directory::{DeviceId, Place, Reader};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
@@ -156,19 +159,31 @@ impl quic::Visitors for Flows {
             return 0;
         };
         let is_short = datagram::has_short_header(first);
+        let led_to = self.roaming(first);
+        let back = |device: &DeviceId| self.table.of_device(from.address, device);
         let (flow, alone) = match self.table.of(from.address, first) {
-            Found::Known { flow, alone } => (flow, alone),
-            Found::Moved(flow) => {
-                match flow.moves(from) {
-                    Move::Made => self.metrics.flow_moved(),
-                    Move::TooFar => {
-                        self.metrics.lost(Loss::Elsewhere, 1);
-                        return 1;
-                    }
-                    Move::TooLate => return 0,
+            Found::Known { flow, alone } => match led_to {
+                Some(device) if device != flow.session.device => match back(&device) {
+                    Some(flow) => (flow, false),
+                    None => return 0,
+                },
+                Some(_) | None => (flow, alone),
+            },
+            Found::Moved(flow) => match (flow.moves(from), led_to) {
+                (Move::Made, _) => {
+                    self.metrics.flow_moved();
+                    (flow, true)
                 }
-                (flow, true)
-            }
+                (Move::TooFar, Some(device)) => match back(&device) {
+                    Some(flow) => (flow, false),
+                    None => return 0,
+                },
+                (Move::TooFar, None) => {
+                    self.metrics.lost(Loss::Elsewhere, 1);
+                    return 1;
+                }
+                (Move::TooLate, _) => return 0,
+            },
             Found::Nobody => return 0,
         };
         // Of packets with a long header each says whose it is, and so does each where one port has several.
@@ -181,6 +196,21 @@ impl quic::Visitors for Flows {
         };
         flow.to_device(batch.split(count).0, now);
         count
+    }
+
+    fn comes_back(&self, datagram: &[u8]) -> bool {
+        self.roaming(datagram).is_some()
+    }
+
+    fn come_back(&self, from: Sender, datagram: &[u8], now: Instant) {
+        self.metrics.visitor_accepted();
+        if let Err(refusal) = self.admit_again(from, datagram, now) {
+            self.metrics.visitor_refused(refusal);
+            tracing::debug!(
+                reason = refusal.name(),
+                "a visitor who has come back was not taken"
+            );
+        }
     }
 
     fn is_own(&self, name: &str) -> bool {
@@ -216,7 +246,39 @@ impl Flows {
         let device = self.directory.device_by_name(&device);
         let device = device.ok_or(Refusal::UnknownName)?;
         let identity = device.identity.ok_or(Refusal::NotAttached)?;
-        let session = self.sessions.of(&identity.id).ok_or(Refusal::NotAttached)?;
+        let ids = Id::new(&id).into_iter().collect();
+        self.host(identity.id, admitted, from, name, ids, datagrams, now)
+    }
+
+    /// The same for one who comes back.
+    fn admit_again(&self, from: Sender, datagram: &[u8], now: Instant) -> Result<(), Refusal> {
+        if self.stop.is_cancelled() {
+            return Err(Refusal::NoFlows);
+        }
+        let admitted = self.limits.admit_flow(from.address.ip())?;
+        let device = self.roaming(datagram).ok_or(Refusal::UnknownName)?;
+        let (name, datagrams) = (String::new(), vec![datagram.to_vec()]);
+        self.host(device, admitted, from, name, Vec::new(), datagrams, now)?;
+        self.metrics.flow_came_back();
+        Ok(())
+    }
+
+    /// The device to whose agent the id of a packet leads.
+    fn roaming(&self, packet: &[u8]) -> Option<DeviceId> {
+        self.sessions.roaming.device(packet)
+    }
+
+    fn host(
+        &self,
+        device: DeviceId,
+        admitted: Admitted,
+        from: Sender,
+        name: String,
+        ids: Vec<Id>,
+        datagrams: Vec<Vec<u8>>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let session = self.sessions.of(&device).ok_or(Refusal::NotAttached)?;
         if !session.takes_flows() {
             return Err(Refusal::NoFlows);
         }
@@ -233,7 +295,7 @@ impl Flows {
             metrics: Arc::clone(&self.metrics),
             state: Mutex::new(State {
                 visitor: from,
-                ids: Id::new(&id).into_iter().collect(),
+                ids,
                 heard: datagrams.iter().map(Vec::len).sum(),
                 said: 0,
                 early: datagrams,
@@ -327,9 +389,16 @@ impl Flow {
         self.passed(octets);
     }
 
-    /// Looks whether the visitor shows that it hears, if it has not yet. Then it takes its places, or has to leave.
+    /// Looks whether the visitor shows that it hears, if it has not yet.
     fn prove(&self, state: &mut State, batch: Batch<'_>) {
-        if !matches!(state.standing, Standing::NotYet(..)) || !state.shows_that_it_hears(batch) {
+        if matches!(state.standing, Standing::NotYet(..)) && state.shows_that_it_hears(batch) {
+            self.is_real(state);
+        }
+    }
+
+    /// The visitor hears what is said to it: it takes its places, or has to leave.
+    fn is_real(&self, state: &mut State) {
+        if !matches!(state.standing, Standing::NotYet(..)) {
             return;
         }
         if let Standing::NotYet(newcomer, mut places) =
@@ -576,9 +645,11 @@ impl Guest {
                     };
                 }
                 () = flow.gives_way.cancelled() => return End::NearGone,
-                read = recv.read(&mut nothing) => return match read {
-                    Ok(0) => End::Done,
-                    Ok(_) | Err(_) => End::FarGone, // nothing is ever said to us there
+                read = recv.read(&mut nothing) => match read {
+                    Ok(0) => return End::Done,
+                    // Nothing else is ever said to us there.
+                    Ok(_) if self.open.name.is_empty() => flow.is_real(&mut flow.state()),
+                    Ok(_) | Err(_) => return End::FarGone,
                 },
                 () = sleep_until(deadline.into()) => {
                     if flow.deadline() <= Instant::now() {

@@ -68,6 +68,7 @@ pub(crate) struct Metrics {
     flow_datagrams_lost: [IntCounter; Loss::ALL.len()],
     /// Visitors who came over QUIC and go on from another address.
     flows_moved: IntCounter,
+    flows_came_back: IntCounter,
     /// Datagrams for a process before this one, by what became of them.
     datagrams_handed_on: IntCounterVec,
     /// Times, handshakes and paths.
@@ -205,6 +206,10 @@ impl Metrics {
                 )?;
                 Loss::ALL.map(|why| lost.with_label_values(&[why.name()]))
             },
+            flows_came_back: counter(
+                "causeway_relay_flows_came_back_total",
+                "Visitors over QUIC who came back from elsewhere to the connection that they have with an agent, proved or not.",
+            )?,
             flows_moved: counter(
                 "causeway_relay_flows_moved_total",
                 "Visitors over QUIC who went on from another address.",
@@ -345,6 +350,10 @@ impl Metrics {
 
     pub(crate) fn flow_moved(&self) {
         self.flows_moved.inc();
+    }
+
+    pub(crate) fn flow_came_back(&self) {
+        self.flows_came_back.inc();
     }
 
     pub(crate) fn splice_fallback(&self) {

@@ -519,11 +519,13 @@ fn heed(session: &Session, frame: Result<Frame, ControlError>) -> Result<Option<
     match frame {
         Frame::Ping { sequence } => Ok(Some(Frame::Pong { sequence })),
         Frame::Pong { .. } => Ok(None),
+        Frame::WantIds => Ok(session.roaming_ids()),
         Frame::Close { code } => Err(code.unwrap_or(CloseCode::Done)),
         Frame::Hello(_)
         | Frame::Welcome { .. }
         | Frame::Dial { .. }
         | Frame::Limits { .. }
+        | Frame::Ids { .. }
         | Frame::Drain { .. }
         | Frame::Open(_)
         | Frame::Carry { .. } => Err(CloseCode::Protocol),
@@ -551,6 +553,8 @@ fn as_hello(frame: Frame) -> Result<Hello, (Rejection, CloseCode)> {
         | Frame::Pong { .. }
         | Frame::Dial { .. }
         | Frame::Limits { .. }
+        | Frame::WantIds
+        | Frame::Ids { .. }
         | Frame::Drain { .. }
         | Frame::Close { .. }
         | Frame::Open(_)

@@ -29,6 +29,7 @@ use super::carriers::{Carriers, Taken, Tickets, UnknownTicket};
 use super::commands::{Commands, Full};
 use super::limits::{DeviceVisitor, DeviceVisitors, Limits, VISITORS_PER_DEVICE};
 use super::presence::Transport;
+use super::roaming::Roaming;
 use super::traffic::{Growing, Octets, Told};
 
 /// How long a visitor waits for its carrier.
@@ -84,6 +85,8 @@ pub(crate) struct Sessions {
     /// Spare tls carriers of all sessions.
     spare_carriers: IntGauge,
     told: Told,
+    /// Which devices visitors come back to from elsewhere.
+    pub(super) roaming: Roaming,
     /// How many there were.
     sweeps: AtomicU32,
     /// Where raw connections arrive.
@@ -111,6 +114,7 @@ impl Sessions {
         limits: Limits,
         spare_carriers: IntGauge,
         told: Told,
+        roaming: Roaming,
         cut: CancellationToken,
     ) -> Self {
         Self {
@@ -121,6 +125,7 @@ impl Sessions {
             tickets: Tickets::default(),
             spare_carriers,
             told,
+            roaming,
             sweeps: AtomicU32::new(0),
             door: Door::default(),
         }
@@ -172,6 +177,7 @@ impl Sessions {
             gone();
         }
         if sessions.each().next().is_none() {
+            self.roaming.forget(&session.device);
             entry.remove();
         }
     }
@@ -262,6 +268,7 @@ impl Sessions {
                 .filter(|_| features.has(Features::RAW_CARRIER))
                 .map(|key| (self.door.clone(), key)),
             features,
+            roaming: self.roaming.clone(),
             seen_as,
             tunnel,
             home,
@@ -302,6 +309,7 @@ pub(crate) struct Session {
     pub(crate) seen_as: SocketAddr,
     /// What both ends do.
     features: Features,
+    roaming: Roaming,
     pub(super) tunnel: Tunnel,
     /// Where the tunnel's socket is.
     home: Worker,
@@ -491,6 +499,13 @@ impl Session {
     /// Whether visitors' datagrams cross its tunnel.
     pub(super) fn takes_flows(&self) -> bool {
         matches!(self.tunnel, Tunnel::Quic(_)) && self.features.has(Features::DATAGRAMS)
+    }
+
+    /// Connection ids that lead to the device, if its visitors' datagrams do.
+    pub(super) fn roaming_ids(&self) -> Option<Frame> {
+        self.takes_flows().then(|| Frame::Ids {
+            ids: self.roaming.give(self.device),
+        })
     }
 
     /// Opens the stream beside which a visitor's datagrams cross. Nothing is said on it yet.

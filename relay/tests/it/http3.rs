@@ -302,16 +302,16 @@ async fn nobody_takes_a_visitors_place_without_an_id_that_it_has_heard() {
 }
 
 /// Lets everything pass between one client and the relay.
-struct Tap {
-    inside: SocketAddr,
+pub(crate) struct Tap {
+    pub(crate) inside: SocketAddr,
     outside: Arc<tokio::net::UdpSocket>,
     /// The last packet of the client that had a short header.
-    seen: Arc<Mutex<Vec<u8>>>,
+    pub(crate) seen: Arc<Mutex<Vec<u8>>>,
     _passes: AbortOnDropHandle<()>,
 }
 
 impl Tap {
-    async fn before(relay: SocketAddr) -> Self {
+    pub(crate) async fn before(relay: SocketAddr) -> Self {
         let inside = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
         let outside = Arc::new(tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap());
         outside.connect(relay).await.unwrap();
@@ -640,7 +640,7 @@ fn send_hello(world: &World, datagrams: &[Vec<u8>]) -> UdpSocket {
     socket
 }
 
-fn has_heard_nothing(socket: &UdpSocket) {
+pub(crate) fn has_heard_nothing(socket: &UdpSocket) {
     socket.set_nonblocking(true).unwrap();
     let heard = socket.recv(&mut [0; 2000]);
     assert_eq!(heard.unwrap_err().kind(), std::io::ErrorKind::WouldBlock);

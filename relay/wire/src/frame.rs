@@ -17,6 +17,7 @@ use prost::Message as _;
 
 use crate::close::CloseCode;
 use crate::hello::{Features, Hello, InstanceId};
+use crate::roaming::{self, RoamingId};
 
 /// The longest frame, in octets, its length apart. The largest is an Open with a name of 255 octets.
 pub const MAX_FRAME: usize = 1024;
@@ -58,6 +59,13 @@ pub enum Frame {
         /// How long to wait before the next tunnel, so that not all agents come back at once.
         reconnect_after: Duration,
     },
+    /// Agent: give me connection ids, by which my visitors are led to me from wherever they come.
+    WantIds,
+    /// Relay: these, each for one use. An older one never says so.
+    Ids {
+        /// At most [`MOST_AT_ONCE`](crate::roaming::MOST_AT_ONCE).
+        ids: Vec<RoamingId>,
+    },
     /// Relay: your device may have so much at most. Not said where it may have what all may that have no limits.
     Limits {
         /// Octets a second of all visitors, both ways; `None`: no limit.
@@ -82,7 +90,8 @@ pub enum Frame {
 /// Who came, and for what.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Open {
-    /// The host name the visitor asked for, as it stands in its ClientHello.
+    /// The host name the visitor asked for, as it stands in its ClientHello. Empty where it comes back from elsewhere, to a connection
+    /// that it has: only its connection id says to which.
     pub name: String,
     /// The visitor's own address.
     pub visitor: SocketAddr,
@@ -199,6 +208,8 @@ impl Frame {
             Self::Drain { reconnect_after } => Body::Drain(pb::Drain {
                 reconnect_after_ms: u32::try_from(reconnect_after.as_millis()).unwrap_or(u32::MAX),
             }),
+            Self::WantIds => Body::WantIds(pb::WantIds {}),
+            Self::Ids { ids } => Body::Ids(pb::Ids { ids: ids.concat() }),
             Self::Limits {
                 bytes_per_second,
                 visitors,
@@ -246,6 +257,14 @@ impl Frame {
             Body::Drain(drain) => Self::Drain {
                 reconnect_after: Duration::from_millis(drain.reconnect_after_ms.into()),
             },
+            Body::WantIds(pb::WantIds {}) => Self::WantIds,
+            Body::Ids(pb::Ids { ids }) => {
+                let (ids, rest) = ids.as_chunks::<{ roaming::LENGTH }>();
+                if !rest.is_empty() {
+                    return Err(FrameError::BadField("ids"));
+                }
+                Self::Ids { ids: ids.to_vec() }
+            }
             Body::Limits(limits) => Self::Limits {
                 bytes_per_second: NonZeroU64::new(limits.bytes_per_second),
                 visitors: limits.visitors,
@@ -297,7 +316,7 @@ fn socket_address(
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
     body: Option<Body>,
 }
 
@@ -323,6 +342,10 @@ enum Body {
     Carry(pb::Carry),
     #[prost(message, tag = "10")]
     Limits(pb::Limits),
+    #[prost(message, tag = "11")]
+    WantIds(pb::WantIds),
+    #[prost(message, tag = "12")]
+    Ids(pb::Ids),
 }
 
 /// The messages as they stand on the wire. A field is never renumbered and never reused.
@@ -395,6 +418,15 @@ mod pb {
     pub(super) struct Carry {
         #[prost(bytes = "vec", tag = "1")]
         pub(super) ticket: Vec<u8>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct WantIds {}
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Ids {
+        #[prost(bytes = "vec", tag = "1")]
+        pub(super) ids: Vec<u8>,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -586,6 +618,9 @@ mod tests {
                 })
             ),
             ticket.prop_map(|ticket| Frame::Carry { ticket }),
+            Just(Frame::WantIds),
+            prop::collection::vec(any::<RoamingId>(), 0..=roaming::MOST_AT_ONCE)
+                .prop_map(|ids| Frame::Ids { ids }),
             (any::<u64>(), any::<u32>()).prop_map(|(bytes, visitors)| Frame::Limits {
                 bytes_per_second: NonZeroU64::new(bytes),
                 visitors,

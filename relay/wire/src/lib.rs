@@ -14,6 +14,8 @@
 //!     │◄─ Pong { sequence } ─────────────────────│
 //!     │◄─ Ping … ── Pong ───────────────────────►│  when a visitor waits and nothing is heard
 //!     │◄─ Dial { ticket } ───────────────────────│  tls carrier only: bring a connection for a visitor
+//!     │── WantIds ─────────────────────────────►│  where the agent speaks HTTP/3 itself
+//!     │◄─ Ids { ids } ───────────────────────────│
 //!     │◄─ Limits { bytes_per_second, visitors } ─│  when the device has limits, and when they change
 //!     │◄─ Drain { reconnect_after } ─────────────│  leave when your visitors have left
 //!     │◄─ Close { code } ────────────────────────│  TLS only; QUIC has its own close
@@ -40,7 +42,8 @@
 //!     │◄─ End { total } ───────────────────────────│
 //! ```
 //!
-//! A visitor's UDP datagrams ([`flow`]) cross only over QUIC, beside the stream that says who comes:
+//! A visitor's UDP datagrams ([`flow`]) cross only over QUIC, beside the stream that says who comes. Of one who comes back from elsewhere
+//! by an id of these ([`roaming`]) Open has no name, and the agent says there, with one octet, when it hears what is said to it:
 //!
 //! ```text
 //!   stream     Open { datagrams } ► │ the visitor's first datagrams ►      it ends where the flow ends
@@ -77,6 +80,7 @@ pub mod probe;
 pub mod proxy_v2;
 pub mod raw;
 pub mod record;
+pub mod roaming;
 pub mod segment;
 pub mod signed_request;
 pub mod socks;

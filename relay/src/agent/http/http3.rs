@@ -123,7 +123,7 @@ impl Visit {
         };
         let (request, mut sent, body) = head?;
         let has_body = request.method() != Method::HEAD;
-        let request = request.map(|()| VisitorBody::Http3(body));
+        let request = request.map(|()| VisitorBody::Http3(Box::new(body)));
         let under_way = self.requests.begin();
         let id = sent.send_id();
         let answered = async {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use dashmap::DashMap;
+use directory::DeviceId;
 use wire::datagram::{self, MAX_CONNECTION_ID};
 
 use super::unproved::Unproved;
@@ -104,6 +105,13 @@ impl Table {
             let proved = here.iter().rfind(|flow| flow.is_proved());
             proved.or(here.last()).map_or(Found::Nobody, known)
         })
+    }
+
+    /// The flow of a device that is there.
+    pub(super) fn of_device(&self, from: SocketAddr, device: &DeviceId) -> Option<Arc<Flow>> {
+        let flows = self.by_address.get(&from)?;
+        let mut flows = flows.iter().rev();
+        flows.find(|flow| flow.session.device == *device).cloned()
     }
 
     fn by_id(&self, packet: &[u8]) -> Option<Arc<Flow>> {

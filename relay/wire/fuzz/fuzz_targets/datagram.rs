@@ -7,6 +7,7 @@ use libfuzzer_sys::fuzz_target;
 use wire::connection_id::{ConnectionIdKey, LENGTH};
 use wire::datagram::{Datagram, has_short_header, ids};
 use wire::flow::{put_number, put_on_stream, take_from_stream, take_number};
+use wire::roaming::RoamingKey;
 
 fuzz_target!(|octets: &[u8]| {
     let key = ConnectionIdKey::new([7; 16]);
@@ -19,6 +20,11 @@ fuzz_target!(|octets: &[u8]| {
     if let Some((destination, source)) = ids(octets) {
         assert!(!has_short_header(octets));
         assert!(octets.len() >= 7 + destination.len() + source.len());
+    }
+    let roaming = RoamingKey::new(&[1; 16], &[2; 16]);
+    if let Some(tag) = roaming.read(octets) {
+        let nonce = octets[1..].first_chunk().expect("it is longer");
+        assert!(octets[1..].starts_with(&roaming.make(tag, *nonce)));
     }
     let mut frame = Bytes::copy_from_slice(octets);
     if let Some(number) = take_number(&mut frame) {
