@@ -14,7 +14,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use quinn::Endpoint;
 use quinn::crypto::rustls::QuicClientConfig;
-use relay::agent::{Http3Server, Origin, OriginTrust, VisitorAddress};
+use relay::agent::{self, Http3Server, Origin, OriginTrust, State, VisitorAddress};
 use relay::resolve::Resolver;
 use relay::server::Transport;
 use relay::tls::Roots;
@@ -356,4 +356,23 @@ async fn ids_that_are_made_up_or_seen_lead_nobody_to_an_answer() {
     };
     eventually(gone).await;
     thieves.iter().for_each(has_heard_nothing);
+}
+
+#[tokio::test]
+async fn who_asks_for_nothing_or_does_not_end_asking_is_not_waited_for() {
+    let world = World::start(Transport::Quic);
+    let (_agent, _echo) = device(&world, "mynas").await;
+    let client = endpoint(&world, Ipv4Addr::LOCALHOST);
+    let silent = Visitor::come(&client, world.front, HOST).await;
+    let mut slow = Visitor::come(&client, world.front, HOST).await;
+    slow.ask(Method::GET, HOST, &Bytes::new()).await;
+    let (mut send, _recv) = slow.connection.open_bi().await.unwrap();
+    send.write_all(&[1, 30, 0]).await.unwrap();
+    for visitor in [&silent, &slow] {
+        let closed = timeout(SOON, visitor.connection.closed());
+        closed.await.expect("in time");
+    }
+    let state = State::open(world.state_of("mynas")).unwrap();
+    let too_slow = agent::ask(&state).await.unwrap().too_slow;
+    assert_eq!((too_slow["silent"], too_slow["head"]), (1, 1));
 }
