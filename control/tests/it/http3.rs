@@ -2,12 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::chromium::Chromium;
-use crate::nginx::certify;
-use crate::process::{Process, output_of, run_for};
-use crate::world::Server;
+use crate::nginx::{Nginx, certify};
+use crate::process::{Process, SOON, output_of, run_for, until};
+use crate::world::{Place, Server};
 
 /// What moves much is done by then.
 const LONG: Duration = Duration::from_secs(240);
@@ -108,4 +108,71 @@ fn chromium_comes_by_http3() {
         return octets.length === 4000000 && octets.every((octet, at) => octet === at % 251);
     })";
     assert_eq!(chromium.evaluate(fetched), true);
+}
+
+#[test]
+fn chromium_hears_of_the_agents_http3_and_comes_back_by_it() {
+    let server = Server::start();
+    let nginx = Nginx::start(&server.place);
+    std::fs::write(nginx.file("index.html"), "<title>Photos</title>").unwrap();
+    let octets: Vec<u8> = (0..4_000_000_u32).map(|at| (at % 251) as u8).collect();
+    std::fs::write(nginx.file("bytes"), &octets).unwrap();
+    let device = server.pair("mynas");
+    let _agent = device.run_with(&nginx.origin(), &["--http3", "agent"]);
+    let name = format!("mynas.{}", server.ready.zone);
+    let url = format!("https://{name}:{}/", server.ready.front.port());
+    let mut chromium = Chromium::start_with(
+        &server,
+        &[
+            "--enable-quic",
+            "--host-resolver-rules=MAP *.localhost 127.0.0.1",
+            // It is not forced on here: for this name an authority of one's own is good enough, which over QUIC it is not else.
+            &format!("--origin-to-force-quic-on={name}:1"),
+        ],
+    );
+    let protocol = "performance.getEntriesByType('navigation')[0].nextHopProtocol";
+    chromium.open(&url);
+    chromium.until("document.title === 'Photos'");
+    assert_eq!(chromium.evaluate(protocol), "h2", "nobody has told it");
+    // Until the tunnel has found out how much its path carries, it is told that there is none.
+    let begun = Instant::now();
+    let mut times = 0;
+    while chromium.evaluate(protocol) != "h3" {
+        assert!(begun.elapsed() < SOON, "it does not come by HTTP/3");
+        // Of what is kept the browser says how it came first.
+        times += 1;
+        chromium.open(&format!("{url}?{times}"));
+        chromium.until("document.title === 'Photos'");
+    }
+    let passed = "fetch('/bytes').then(answer => answer.arrayBuffer())
+        .then(buffer => fetch('/sent', { method: 'PUT', body: buffer })).then(answer => answer.status)";
+    assert_eq!(chromium.evaluate(passed), 201);
+    assert!(std::fs::read(nginx.file("sent")).unwrap() == octets);
+    let by =
+        "performance.getEntriesByType('resource').every(entry => entry.nextHopProtocol === 'h3')";
+    assert_eq!(chromium.evaluate(by), true);
+    assert!(server.metric(OPENED) >= 1);
+}
+
+#[test]
+fn where_udp_is_blocked_no_http3_is_offered() {
+    let place = Place::namespace();
+    let server = Server::start_with(place.clone(), &[]);
+    let nginx = Nginx::start(&place);
+    std::fs::write(nginx.file("index.html"), "there").unwrap();
+    let device = server.pair("mynas");
+    let agent = device.run_with(&nginx.origin(), &["--http3", "agent"]);
+    let offered = || {
+        let mut curl = server.curl();
+        curl.args(["--silent", "--head", &server.url("mynas", "/")]);
+        let head = output_of(curl).to_ascii_lowercase();
+        let offer = head.lines().find_map(|line| line.strip_prefix("alt-svc: "));
+        offer.map(|offer| offer.trim().to_owned())
+    };
+    let port = server.ready.front.port();
+    let offer = format!("h3=\":{port}\"; ma=3600");
+    until(|| offered().as_ref() == Some(&offer), || agent.said());
+    place.block_udp();
+    agent.until_said("attached to the relay transport=\"tls\"");
+    until(|| offered().as_deref() == Some("clear"), || agent.said());
 }
