@@ -35,5 +35,6 @@ fn open() -> Frame {
         visitor: "203.0.113.7:51234".parse().unwrap(),
         front: "[2001:db8::10]:443".parse().unwrap(),
         datagrams: false,
+        port: None,
     })
 }

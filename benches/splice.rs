@@ -116,6 +116,7 @@ impl World {
             gso: Gso::Auto,
             public: Vec::new(),
             proxy_from: Vec::new(),
+            ports: None,
             join: None,
             workers: None,
             leave: std::time::Duration::ZERO,

@@ -32,7 +32,7 @@ mod signed;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ::relay::server::Traffic;
+use ::relay::server::{PortRange, Traffic};
 use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::middleware::{Next, from_fn_with_state};
@@ -73,6 +73,8 @@ pub(crate) struct Cloud {
     pub(crate) zone: Zone,
     /// The front's port, for the addresses of devices.
     pub(crate) port: u16,
+    /// Which ports may be given to devices, if any.
+    pub(crate) ports: Option<PortRange>,
     /// What pairing tells an agent to trust, in PEM.
     pub(crate) trust_root: String,
     pub(crate) devices: Devices,

@@ -18,6 +18,7 @@ use std::fmt;
 use std::fs;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::num::NonZeroU16;
 use std::path::{Path, PathBuf};
 
 use directory::Zone;
@@ -256,6 +257,18 @@ impl Config {
             let sentence = format!("{proxies} networks are too many, {MAX_PROXIES} can be");
             fault("relay.proxy_from", sentence);
         }
+        if let Some(ports) = self.relay.ports {
+            for (key, address) in &listeners {
+                let port = NonZeroU16::new(address.port());
+                if port.is_some_and(|port| ports.contains(port)) {
+                    let sentence = format!(
+                        "{} is one of {ports}, which devices may have",
+                        address.port()
+                    );
+                    fault(key, sentence);
+                }
+            }
+        }
         if let Some(join) = &self.relay.join {
             match Membership::read(join) {
                 Ok(joined) if joined.zone != self.zone => {
@@ -446,6 +459,28 @@ listen = "127.0.0.1:5300"
         ] {
             let fault = fault(&proxies(bad));
             assert!(fault.starts_with("causeway.toml:8: "), "{fault}");
+            assert!(fault.contains(sentence), "{fault}");
+        }
+    }
+
+    #[test]
+    fn ports_for_devices_are_a_range_in_which_nothing_else_is() {
+        let ports = |range: &str| GOOD.replace("drain", &format!("ports = \"{range}\"\ndrain"));
+        let config = read(&ports("20000-20999"), &Overrides::default()).unwrap();
+        assert_eq!(config.relay.ports.unwrap().to_string(), "20000-20999");
+        assert!(
+            read(GOOD, &Overrides::default())
+                .unwrap()
+                .relay
+                .ports
+                .is_none()
+        );
+        for (bad, sentence) in [
+            ("20999-20000", "8: \"20999-20000\" is no range of ports"),
+            ("80-90", "begins at 1024 at least"),
+            ("8443-8500", "6: relay.front: 8443 is one of 8443-8500"),
+        ] {
+            let fault = fault(&ports(bad));
             assert!(fault.contains(sentence), "{fault}");
         }
     }

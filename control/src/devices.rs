@@ -4,6 +4,7 @@
 //! always tell the same story, even if whoever asked has left in the middle. When the Directory's write returns, the change is in force: ddns answers by it, the relay has cut who lost the
 //! right to a tunnel.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::pending;
 use std::net::IpAddr;
 use std::panic::resume_unwind;
@@ -12,7 +13,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use ddns::tsig;
 use directory::{
-    DeviceLimits, DeviceName, Duty, NameError, PairingCode, PublicKey, Reader, Token, Writer,
+    DeviceLimits, DeviceName, Duty, NameError, PairingCode, PublicKey, PublicPort, Reader, Token,
+    Writer,
 };
 use relay::octets;
 use relay::server::{LEAST_BYTES_PER_SECOND, MOST_BYTES_PER_SECOND};
@@ -20,7 +22,7 @@ use tokio::sync::{Mutex, OwnedMutexGuard};
 use tokio_util::task::TaskTracker;
 
 use crate::authority::{Authority, DeviceCertificate, SigningError};
-use crate::store::{PairingError, RegisterError, Store, StoreError};
+use crate::store::{PairingError, PortError, RegisterError, Store, StoreError};
 
 /// How long a pairing code may be used.
 pub const CODE_LIFE: Duration = Duration::from_secs(10 * 60);
@@ -75,6 +77,12 @@ pub enum DeviceError {
     /// The name has a holder, or may not be given.
     #[error(transparent)]
     Register(#[from] RegisterError),
+    /// A port is another device's.
+    #[error(transparent)]
+    Port(#[from] PortError),
+    /// Nobody has the port.
+    #[error("{0} is no device's")]
+    UnknownPort(PublicPort),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -108,6 +116,13 @@ impl Devices {
         store.each_device(|device| writer.put(device)).await?;
         for (name, limits) in store.limits().await? {
             writer.limit(&name, limits);
+        }
+        let mut ports = BTreeMap::<_, BTreeSet<_>>::new();
+        for (port, name) in store.ports().await? {
+            ports.entry(name).or_default().insert(port);
+        }
+        for (name, ports) in ports {
+            writer.set_ports(&name, ports);
         }
         Ok(Self {
             store,
@@ -226,6 +241,54 @@ impl Devices {
             Ok(limits)
         })
         .await
+    }
+
+    /// From now on a port of the relays leads to whichever service the device of `name` has for it.
+    ///
+    /// # Errors
+    /// If nobody has the name, or another device has the port.
+    pub async fn give_port(&self, name: &str, port: PublicPort) -> Result<String, DeviceError> {
+        let name = DeviceName::parse(name)?;
+        let host = self.directory.zone().name_of(&name);
+        let devices = self.clone();
+        self.to_its_end(async move {
+            let mut writer = devices.writer.lock().await;
+            devices.store.give_port(&name, port).await?;
+            let mut ports = devices.directory.ports(&name);
+            ports.insert(port);
+            writer.set_ports(&name, ports);
+            Ok(host)
+        })
+        .await
+    }
+
+    /// Takes a port back from whoever has it: nobody comes there any more, and who is there has to leave.
+    ///
+    /// # Errors
+    /// If it is no device's.
+    pub async fn take_port(&self, port: PublicPort) -> Result<(), DeviceError> {
+        let devices = self.clone();
+        self.to_its_end(async move {
+            let mut writer = devices.writer.lock().await;
+            if !devices.store.take_port(port).await? {
+                return Err(DeviceError::UnknownPort(port));
+            }
+            if let Some(name) = devices.directory.port_holder(port) {
+                let mut ports = devices.directory.ports(&name);
+                ports.remove(&port);
+                writer.set_ports(&name, ports);
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Every port that is a device's, and whose.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub async fn ports(&self) -> Result<Vec<(PublicPort, DeviceName)>, DeviceError> {
+        Ok(self.store.ports().await?)
     }
 
     /// Removes `name`: its tunnel is cut, its name stops resolving and rests, nothing else of it is kept.

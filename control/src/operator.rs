@@ -12,9 +12,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
-use directory::{DeviceLimits, DeviceName, Duty};
+use directory::{DeviceLimits, DeviceName, Duty, PublicPort};
 use prometheus::IntCounter;
 use relay::octets;
+use relay::server::PortRange;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -69,6 +70,10 @@ pub enum Verb {
     Relay(RelayVerb),
     /// List these relays.
     ListRelays,
+    /// Change whose a port of the relays is.
+    Port(PortVerb),
+    /// List these ports.
+    ListPorts,
     /// Make a link to sign in with.
     SignIn,
     /// Measure what passes for each device.
@@ -94,6 +99,21 @@ pub enum RelayVerb {
         port: u16,
     },
     /// Remove it.
+    Remove(String),
+}
+
+/// What can be changed about a port of the relays, such as `20022/tcp`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PortVerb {
+    /// Give it to a device.
+    Add {
+        /// Which device.
+        device: String,
+        /// Which port.
+        port: String,
+    },
+    /// Take it back.
     Remove(String),
 }
 
@@ -187,6 +207,17 @@ pub enum Answer {
     Relays(Vec<ListedRelay>),
     /// The relay is gone.
     RelayRemoved,
+    /// The port is the device's.
+    PortAdded {
+        /// The device's full name.
+        host: String,
+        /// Which port.
+        port: String,
+    },
+    /// The ports that are devices'.
+    Ports(Vec<ListedPort>),
+    /// The port is no device's any more.
+    PortRemoved,
     /// The link is made.
     Link {
         /// Opens the pages, once.
@@ -318,6 +349,17 @@ pub struct ListedRelay {
     pub devices: usize,
 }
 
+/// A port of the relays as the command line lists it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListedPort {
+    /// Which: `20022/tcp`.
+    pub port: String,
+    /// The name of the device that has it.
+    pub device: String,
+    /// Where it is reached, if it is open: the device's full name.
+    pub host: String,
+}
+
 /// The state of a name that nobody has paired under.
 const NOT_PAIRED: &str = "not_paired";
 
@@ -399,6 +441,8 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
         Verb::Relay(_) | Verb::ListRelays => {
             Answer::Refused("relays join a running server: no causeway is running".to_owned())
         }
+        Verb::Port(verb) => change_port(devices, verb, None).await,
+        Verb::ListPorts => ports(devices).await,
         Verb::Device(verb) => change(devices, verb, None).await,
     }
 }
@@ -483,6 +527,8 @@ async fn act(cloud: &Cloud, verb: Verb) -> Answer {
             Answer::Top(top::measure(cloud, interval, most).await)
         }
         Verb::Device(verb) => change(&cloud.devices, verb, Some(cloud_url(cloud))).await,
+        Verb::Port(verb) => change_port(&cloud.devices, verb, Some(cloud.ports)).await,
+        Verb::ListPorts => ports(&cloud.devices).await,
         Verb::Relay(verb) => change_relay(cloud, verb).await,
         Verb::ListRelays => {
             let rows = cloud.fleet.rows().into_iter();
@@ -594,6 +640,58 @@ async fn change_relay(cloud: &Cloud, verb: RelayVerb) -> Answer {
         }),
     };
     changed.unwrap_or_else(|error| Answer::Refused(error.to_string()))
+}
+
+/// What may be given is known where a server runs: it offers such a range, or none.
+async fn change_port(
+    devices: &Devices,
+    verb: PortVerb,
+    offered: Option<Option<PortRange>>,
+) -> Answer {
+    let (PortVerb::Add { port, .. } | PortVerb::Remove(port)) = &verb;
+    let port: PublicPort = match port.parse() {
+        Ok(port) => port,
+        Err(error) => return Answer::Refused(directory::PortError::to_string(&error)),
+    };
+    let changed = match verb {
+        PortVerb::Add { device, .. } => {
+            match offered {
+                Some(None) => {
+                    let sentence = "this server's relay offers no ports: write ports = \"20000-20999\" into [relay], and start it anew";
+                    return Answer::Refused(sentence.to_owned());
+                }
+                Some(Some(range)) if !range.contains(port.number) => {
+                    let sentence = format!("{port} is none of {range}, which [relay] offers");
+                    return Answer::Refused(sentence);
+                }
+                Some(Some(_)) | None => {}
+            }
+            devices.give_port(&device, port).await.map(|host| {
+                tracing::info!(device, %port, "a device has a port of the relays");
+                let port = port.to_string();
+                Answer::PortAdded { host, port }
+            })
+        }
+        PortVerb::Remove(_) => devices.take_port(port).await.map(|()| {
+            tracing::info!(%port, "a port of the relays is no device's any more");
+            Answer::PortRemoved
+        }),
+    };
+    changed.unwrap_or_else(|error| Answer::Refused(error.to_string()))
+}
+
+async fn ports(devices: &Devices) -> Answer {
+    match devices.ports().await {
+        Ok(ports) => {
+            let listed = ports.into_iter().map(|(port, name)| ListedPort {
+                port: port.to_string(),
+                host: devices.directory().zone().name_of(&name),
+                device: name.to_string(),
+            });
+            Answer::Ports(listed.collect())
+        }
+        Err(error) => Answer::Refused(error.to_string()),
+    }
 }
 
 fn listed(row: DeviceRow, devices: &Devices) -> ListedDevice {

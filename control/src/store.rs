@@ -7,6 +7,7 @@
 //!   load.rs      all that is known of all devices
 //!   names.rs     which names may be given, and those that rest
 //!   pairing.rs   codes, and how a name gets its holder
+//!   ports.rs     which ports of the relays are whose
 //!   relays.rs    the relays that have a process of their own
 //! ```
 //!
@@ -18,6 +19,7 @@ mod limits;
 mod load;
 mod names;
 mod pairing;
+mod ports;
 mod relays;
 
 use std::path::Path;
@@ -31,6 +33,7 @@ use sqlx::sqlite::{
 pub use devices::RegisterError;
 pub use import::ImportError;
 pub use pairing::PairingError;
+pub use ports::PortError;
 pub use relays::Relay;
 
 /// The database's file in the state directory.

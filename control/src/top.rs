@@ -202,6 +202,9 @@ async fn ask(state: &Path, interval: Duration, most: usize) -> Result<Top, TopEr
         | Answer::Key(_)
         | Answer::Devices(_)
         | Answer::Limited(_)
+        | Answer::PortAdded { .. }
+        | Answer::Ports(_)
+        | Answer::PortRemoved
         | Answer::Removed
         | Answer::RelayAdded { .. }
         | Answer::Relays(_)

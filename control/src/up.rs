@@ -188,6 +188,7 @@ pub async fn start(
     let cloud = Arc::new(Cloud {
         zone: config.zone.clone(),
         port: relay.front().port(),
+        ports: config.relay.ports,
         trust_root: authority.certificate_pem().to_owned(),
         devices,
         fleet,

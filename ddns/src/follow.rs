@@ -54,7 +54,7 @@ impl Follower {
         self.directory.watch(move |change| {
             let device = match change {
                 Change::Put { device, .. } | Change::Removed(device) => device,
-                Change::Limited { .. } => return, // changes no name
+                Change::Limited { .. } | Change::Ports(_) => return, // changes no name
             };
             if let Some(follower) = follower.upgrade() {
                 follower.settle(&device.name);

@@ -32,6 +32,7 @@ mod origin_asked;
 mod origin_failure;
 mod pair;
 mod pass;
+mod ports;
 mod pulse;
 mod relay_list;
 mod relays;
@@ -70,7 +71,7 @@ pub use services::{ConfigError, Fault, Services, ServicesFile};
 pub use state::{Certificate, Pairing, State, StateError};
 pub use status::{
     ConfigurationStatus, DnsStatus, FlowsStatus, LimitsStatus, OriginStatus, PathStatus,
-    ServiceStatus, Status, StatusError, TunnelStatus, ask,
+    PortStatus, ServiceStatus, Status, StatusError, TunnelStatus, ask,
 };
 
 pub use crate::quic::Gso;

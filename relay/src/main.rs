@@ -13,7 +13,8 @@ use directory::PairingCode;
 use relay::agent::{
     self, ANSWER_TIME, ANSWER_TIMES, Cloud, ConfigurationStatus, Dns, DnsStatus, Finding,
     FlowsStatus, Gso, Health, Http3Server, LimitsStatus, Origin, OriginAddress, OriginTrust,
-    ServiceStatus, Services, ServicesFile, State, Status, TunnelStatus, Tunnels, VisitorAddress,
+    PortStatus, Scheme, ServiceStatus, Services, ServicesFile, State, Status, TunnelStatus,
+    Tunnels, VisitorAddress,
 };
 use relay::octets;
 use relay::program::{self, Reload, ServiceManager, Termination};
@@ -255,6 +256,11 @@ impl ServicesOption {
             let file = ServicesFile::open(file)?;
             return Ok((file.services(), Some(file)));
         };
+        if origin.scheme == Scheme::Udp {
+            bail!(
+                "only a public port leads to a service over UDP: describe it in a file, with `public`"
+            );
+        }
         if let Some(file) = found {
             let file = file.display();
             tracing::info!(%file, "the file is not read: --origin says what is made reachable");
@@ -352,6 +358,7 @@ fn services_in_words(services: &[ServiceStatus]) -> Vec<String> {
             name,
             origin,
             reach,
+            public,
             health,
             problem,
             ..
@@ -370,9 +377,12 @@ fn services_in_words(services: &[ServiceStatus]) -> Vec<String> {
         let reach = match reach.as_str() {
             "name" => String::new(),
             "both" => ", for apps too".to_owned(),
+            "port" => String::new(),
             _ => ", for apps".to_owned(),
         };
-        lines.push(format!("service     {name}{origin}{reach}{state}"));
+        let public = public.as_ref().map(|port| format!(", at port {port}"));
+        let public = public.unwrap_or_default();
+        lines.push(format!("service     {name}{origin}{reach}{public}{state}"));
     }
     lines
 }
@@ -414,6 +424,21 @@ fn tunnel_in_words(tunnel: &TunnelStatus) -> Vec<String> {
         _ => "bulk        in the tunnel".to_owned(),
     });
     lines.extend(tunnel.why.iter().map(because));
+    for PortStatus {
+        port,
+        problem,
+        mend,
+        ..
+    } in &tunnel.ports
+    {
+        match problem {
+            None => lines.push(format!("port        {port} is open")),
+            Some(problem) => {
+                lines.push(format!("port        {port} is not open: {problem}"));
+                lines.extend(mend.iter().map(|mend| format!("to mend     {mend}")));
+            }
+        }
+    }
     lines
 }
 
@@ -426,7 +451,7 @@ fn flows_in_words(flows: &FlowsStatus) -> Option<String> {
     let lost: u64 = flows.lost.values().sum();
     (flows.taken + refused > 0).then(|| {
         format!(
-            "HTTP/3      {} visitors ({} came, {refused} were refused; {lost} datagrams lost here)",
+            "datagrams   {} visitors ({} came, {refused} were refused; {lost} datagrams lost here)",
             flows.visitors, flows.taken
         )
     })

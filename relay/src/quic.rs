@@ -66,12 +66,12 @@ use socket::Socket;
 pub(crate) use canary::send_batch;
 pub(crate) use channel::{Earlier, channel};
 pub(crate) use connection::Connection;
-pub(crate) use demux::{Arrival, DatagramCounts, Sender, Visitors};
+pub(crate) use demux::{Arrival, DatagramCounts, Newcomers, Sender, Visitors};
 pub(crate) use endpoint::{Endpoint, Incoming};
 pub(crate) use flow::{Batch, Flow, Loss, Losses, Opened, Outlet, TunnelSocket};
 pub(crate) use http3::{Http3, Stopped};
 pub(crate) use nested::{Entrance, IdStock, Nested};
-pub(crate) use plain::PlainSocket;
+pub(crate) use plain::{PlainSocket, PortSocket};
 pub(crate) use stream::{RecvStream, SendStream};
 
 /// How much a tunnel's streams may have in flight. The library fixes it when a tunnel begins.
@@ -247,6 +247,11 @@ pub(crate) struct RelaySide {
 }
 
 impl RelaySide {
+    /// Whether datagrams are handed to the kernel in batches.
+    pub(crate) fn batches(&self) -> bool {
+        self.batches
+    }
+
     /// `counts` hears of datagrams that are not for this process, `losses` of those in its tunnels.
     pub(crate) fn new(
         certificate: CertificateSlot,

@@ -22,6 +22,7 @@ mod handed;
 mod limits;
 mod listen;
 mod metrics;
+mod ports;
 mod predecessor;
 mod presence;
 mod proxies;
@@ -57,6 +58,7 @@ pub use config::Config;
 pub use front::CloudVisitor;
 pub use limits::{Admitted, LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
 pub use listen::Bound;
+pub use ports::{PortRange, PortRangeError};
 pub use presence::{Attachment, Presence, Transport};
 pub use proxies::{Network, NoNetwork};
 pub use traffic::{DeviceTraffic, Traffic};
@@ -68,12 +70,13 @@ use crate::records;
 use crate::sys;
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::workers::Workers;
-use flows::Flows;
+use flows::{Flows, Unproved};
 use front::{Front, Returning};
 use hand_over::{move_time, pass_on_keys};
 use limits::{Limits, Silent};
 use listen::FrontSockets;
 use metrics::Metrics;
+use ports::{Around, Ports};
 use predecessor::Predecessor;
 use proxies::Proxies;
 use register::{Handshakes, Register};
@@ -302,8 +305,6 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     let (visitors, tunnels) = (TaskTracker::new(), TaskTracker::new());
     let acceptor = tls::relay_acceptor(parts.relay_certificate.clone())?;
     let cloud = parts.cloud.map(front::Cloud::new).transpose()?;
-    follow_directory(&parts.directory, &sessions);
-
     let quic = quic::RelaySide::new(
         parts.relay_certificate,
         &parts.secret,
@@ -317,13 +318,13 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         true => Features::TLS_CARRIER.and(Features::RAW_CARRIER),
         false => Features::TLS_CARRIER,
     };
-    let features = features.and(Features::DATAGRAMS);
+    let features = features.and(Features::DATAGRAMS).and(Features::PORTS);
     let handshakes = Handshakes::default();
     let mut front_address = config.front;
     if let Some(tcp) = sockets.tcp.first() {
         front_address = tcp.local_addr().map_err(StartError::Listen)?;
     }
-    let flows: Arc<dyn quic::Visitors> = Arc::new(Flows {
+    let flows = Arc::new(Flows {
         front: front_address,
         directory: parts.directory.clone(),
         sessions: Arc::clone(&sessions),
@@ -334,7 +335,24 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         stop: stop.clone(),
         tasks: visitors.clone(),
         table: Arc::default(),
+        unproved_at_ports: Unproved::default(),
     });
+    let hear_no_more = CancellationToken::new();
+    let ports = Arc::new(Ports::new(Around {
+        range: config.ports,
+        address: front_address.ip(),
+        shares: !predecessor.is_empty(),
+        batches: quic.batches(),
+        directory: parts.directory.clone(),
+        sessions: Arc::clone(&sessions),
+        flows: Arc::clone(&flows),
+        visitors: visitors.clone(),
+        tunnels: tunnels.clone(),
+        stop: hear_no_more.clone(),
+        cut: cut.clone(),
+        open: metrics.public_ports(),
+    }));
+    follow_directory(&parts.directory, &sessions, &ports);
     let mut endpoints = Vec::new();
     let mut fronts = Vec::new();
     let mut accepted_at = Sockets::default();
@@ -358,6 +376,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
             directory: parts.directory.clone(),
             sessions: Arc::clone(&sessions),
             presence: presence.clone(),
+            ports: Arc::clone(&ports),
             predecessor: before.clone(),
             metrics: Arc::clone(&metrics),
             acceptor: acceptor.clone(),
@@ -382,7 +401,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
                     worker.index(),
                     generation,
                     earlier.collect(),
-                    Some(Arc::clone(&flows)),
+                    Some(Arc::clone(&flows) as Arc<dyn quic::Visitors>),
                 )
                 .map_err(StartError::Quic)?;
             let accepted =
@@ -411,9 +430,13 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         let listener = Arc::new(sys::queue(tcp).map_err(StartError::Listen)?);
         accepted_at.front.push(Arc::downgrade(&listener));
         fronts.push(Arc::clone(&front));
-        let accepted = visitors.spawn(front::accept(front, listener, stop.clone()));
+        let accepted = visitors.spawn(front::accept(front, listener, None, stop.clone()));
         listeners.add("TCP", accepted.abort_handle());
     }
+    // Before any agent has come: each has a handshake before it.
+    let _ = ports
+        .fronts
+        .set(fronts.iter().map(Arc::downgrade).collect());
     if let Some(predecessor) = fronts.first().and_then(|front| front.predecessor.as_ref()) {
         pass_on_keys(&parts.directory, predecessor);
     }
@@ -463,7 +486,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         draining,
         leaving,
         stop,
-        hear_no_more: CancellationToken::new(),
+        hear_no_more,
         cut,
         visitors,
         tunnels,
@@ -570,10 +593,13 @@ impl Handle {
     }
 }
 
-/// Ends the tunnels of devices that lose their right to them, and puts limits in force, as soon as that is told.
-fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>) {
-    let sessions = Arc::downgrade(sessions);
+/// Ends the tunnels of devices that lose their right to them, and puts limits and public ports in force, as soon as that is told.
+fn follow_directory(directory: &Reader, sessions: &Arc<Sessions>, ports: &Arc<Ports>) {
+    let (sessions, ports) = (Arc::downgrade(sessions), Arc::downgrade(ports));
     directory.watch(move |change| {
+        if let (Change::Ports(_), Some(ports)) = (change, ports.upgrade()) {
+            ports.review_all();
+        }
         let Some(sessions) = sessions.upgrade() else {
             return;
         };
@@ -597,7 +623,7 @@ fn keys_changed(change: &Change) -> Option<(DeviceId, Option<&Device>)> {
     let (before, now) = match change {
         Change::Put { device, before } => (before.as_ref()?, Some(device)),
         Change::Removed(device) => (device, None),
-        Change::Limited { .. } => return None,
+        Change::Limited { .. } | Change::Ports(_) => return None,
     };
     Some((before.identity.as_ref()?.id, now))
 }

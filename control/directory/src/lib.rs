@@ -17,10 +17,11 @@ mod giving;
 mod keys;
 mod limits;
 mod name;
+mod ports;
 mod table;
 mod token;
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::fmt;
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -29,6 +30,8 @@ pub use giving::{NameFacts, REST, Skeleton, Withheld, may_be_given};
 use keys::Keys;
 pub use limits::DeviceLimits;
 pub use name::{DeviceName, NameError, OperatorName, Place, RelayName, Zone, host_of, read_label};
+use ports::Ports;
+pub use ports::{PortError, Protocol, PublicPort};
 use table::Table;
 pub use token::{CodeError, PairingCode, Token, TokenHash};
 
@@ -39,6 +42,7 @@ pub fn directory(zone: Zone) -> (Writer, Reader) {
         table: Table::new(),
         keys: Keys::new(),
         limits: RwLock::default(),
+        ports: RwLock::default(),
         watchers: RwLock::new(Vec::new()),
     });
     (Writer(Arc::clone(&shared)), Reader(shared))
@@ -63,15 +67,18 @@ pub enum Change {
         /// What.
         limits: DeviceLimits,
     },
+    /// The device has other ports than before.
+    Ports(Device),
 }
 
 impl Change {
     /// Which device it is about: as it is now, or as it was before it was removed.
     pub fn device(&self) -> &Device {
         match self {
-            Self::Put { device, .. } | Self::Removed(device) | Self::Limited { device, .. } => {
-                device
-            }
+            Self::Put { device, .. }
+            | Self::Removed(device)
+            | Self::Limited { device, .. }
+            | Self::Ports(device) => device,
         }
     }
 }
@@ -109,6 +116,19 @@ impl Reader {
         let limits = self.0.limits.read();
         let limits = limits.unwrap_or_else(PoisonError::into_inner);
         limits.get(name).copied().unwrap_or_default()
+    }
+
+    /// The ports of the relays that are the device's of `name`.
+    pub fn ports(&self, name: &DeviceName) -> BTreeSet<PublicPort> {
+        let ports = self.0.ports.read();
+        ports.unwrap_or_else(PoisonError::into_inner).of(name)
+    }
+
+    /// Whose a port of the relays is.
+    pub fn port_holder(&self, port: PublicPort) -> Option<DeviceName> {
+        let ports = self.0.ports.read();
+        let ports = ports.unwrap_or_else(PoisonError::into_inner);
+        ports.holder(port).cloned()
     }
 
     /// Every device, by name. For lists that people read; not for the data path.
@@ -185,10 +205,31 @@ impl Writer {
         }
     }
 
-    /// Removes the device under `name`, and its limits; `None` if there was none.
+    /// From now on the device under `name` has these ports of the relays and no others, and nobody else has them; `false` if there is none.
+    pub fn set_ports(&mut self, name: &DeviceName, ports: BTreeSet<PublicPort>) -> bool {
+        let Some(device) = self.0.table.device(name) else {
+            return false;
+        };
+        // First those who lose them, so that each is free by the time its next holder hears that it is.
+        let others = self.keep_ports(name, ports);
+        for other in others.iter().filter_map(|other| self.0.table.device(other)) {
+            self.tell(&Change::Ports(other));
+        }
+        self.tell(&Change::Ports(device));
+        true
+    }
+
+    fn keep_ports(&self, name: &DeviceName, ports: BTreeSet<PublicPort>) -> BTreeSet<DeviceName> {
+        let kept = self.0.ports.write();
+        kept.unwrap_or_else(PoisonError::into_inner)
+            .set(name, ports)
+    }
+
+    /// Removes the device under `name`, its limits and its ports; `None` if there was none.
     pub fn remove(&mut self, name: &DeviceName) -> Option<Device> {
         let device = self.0.table.remove(name)?;
         self.keep_limits(name, DeviceLimits::default());
+        self.keep_ports(name, BTreeSet::new());
         for key in device.keys() {
             self.0.keys.remove(key, self.0.table.hash(name));
         }
@@ -218,6 +259,7 @@ struct Shared {
     keys: Keys,
     /// Of those who have any of their own, which are few.
     limits: RwLock<HashMap<DeviceName, DeviceLimits>>,
+    ports: RwLock<Ports>,
     watchers: RwLock<Vec<Watcher>>,
 }
 
@@ -315,6 +357,34 @@ mod tests {
     }
 
     #[test]
+    fn a_port_has_one_device_and_whoever_loses_it_hears_that() {
+        let (mut writer, reader) = empty();
+        let [a, b] = ["a", "b"].map(|name| DeviceName::parse(name).unwrap());
+        let port: PublicPort = "20022/tcp".parse().unwrap();
+        assert!(!writer.set_ports(&a, [port].into()));
+        writer.put(device("a", 1, None));
+        writer.put(device("b", 2, None));
+        let heard = Arc::new(Mutex::new(Vec::new()));
+        let log = Arc::clone(&heard);
+        let here = reader.clone();
+        reader.watch(move |change| {
+            if let Change::Ports(device) = change {
+                let has = here.ports(&device.name).len();
+                log.lock().unwrap().push((device.name.to_string(), has));
+            }
+        });
+        assert!(writer.set_ports(&a, [port].into()));
+        assert!(writer.set_ports(&b, [port].into()));
+        assert_eq!(reader.port_holder(port), Some(b.clone()));
+        let told = [("a", 1), ("a", 0), ("b", 1)].map(|(name, has)| (name.to_owned(), has));
+        assert_eq!(*heard.lock().unwrap(), told);
+        writer.remove(&b).unwrap();
+        assert_eq!(reader.port_holder(port), None);
+        writer.put(device("b", 3, None));
+        assert!(reader.ports(&b).is_empty(), "that was another registration");
+    }
+
+    #[test]
     fn a_removed_device_leaves_nothing_behind() {
         let (mut writer, reader) = empty();
         writer.put(device("mynas", 1, Some([7; 32])));
@@ -347,6 +417,7 @@ mod tests {
                 Change::Put { device, .. } => format!("put {}", device.name),
                 Change::Removed(device) => format!("removed {}", device.name),
                 Change::Limited { device, .. } => format!("limited {}", device.name),
+                Change::Ports(device) => format!("ports of {}", device.name),
             };
             log.lock().unwrap().push(line);
         });
@@ -440,7 +511,7 @@ mod tests {
             reader.watch(move |change| *log.lock().unwrap() = Some(match change {
                 Change::Put { device, before } => (Some(device.clone()), before.clone()),
                 Change::Removed(device) => (None, Some(device.clone())),
-                Change::Limited { .. } => panic!("nobody has limits"),
+                Change::Limited { .. } | Change::Ports(_) => panic!("nobody has limits or ports"),
             }));
             let mut model = BTreeMap::new();
             for (device, put) in steps {

@@ -3,13 +3,13 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use directory::{Device, DeviceLimits, DeviceName, Reader, Writer};
+use directory::{DeviceName, Reader, Writer};
 
 use super::guard::{self, Removals};
 use super::last_good::LastGood;
 use super::metrics::Metrics;
 use super::reading::{Refusal, Snapshot};
-use crate::fleet::message::Known;
+use crate::fleet::message::{Facts, Known};
 
 /// Changes are written to the disk with everything else, which takes its time where that is much: at most so large a part of all time
 /// is spent with it.
@@ -109,13 +109,18 @@ impl Followed {
         for name in gone {
             self.writer.remove(&name);
         }
-        for (device, limits) in snapshot.devices() {
-            self.put_if_other(device, limits);
+        for facts in snapshot.devices() {
+            self.put_if_other(facts);
         }
         self.now(snapshot.known);
     }
 
-    fn put_if_other(&mut self, device: Device, limits: DeviceLimits) {
+    fn put_if_other(&mut self, facts: Facts) {
+        let Facts {
+            device,
+            limits,
+            ports,
+        } = facts;
         let name = device.name.clone();
         if self.directory.device_by_name(&name).as_ref() != Some(&device) {
             self.writer.put(device);
@@ -123,10 +128,13 @@ impl Followed {
         if self.directory.limits(&name) != limits {
             self.writer.limit(&name, limits);
         }
+        if self.directory.ports(&name) != ports {
+            self.writer.set_ports(&name, ports);
+        }
     }
 
-    pub(super) fn put(&mut self, device: Device, limits: DeviceLimits, known: Known) {
-        self.put_if_other(device, limits);
+    pub(super) fn put(&mut self, facts: Facts, known: Known) {
+        self.put_if_other(facts);
         self.now(known);
     }
 

@@ -214,8 +214,8 @@ impl Follower {
                     tracing::error!(%error, file = %self.accept.display(), "the file that accepts any snapshot cannot be removed");
                 }
             }
-            Step::Put(device, limits, known) => {
-                followed::lock(&self.followed).put(device, limits, known);
+            Step::Put(facts, known) => {
+                followed::lock(&self.followed).put(*facts, known);
             }
             Step::Removed(name, known) => {
                 followed::lock(&self.followed).remove(&name, known, Instant::now())?;

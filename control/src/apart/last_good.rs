@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use directory::Reader;
 
 use super::reading::{Reading, Refusal, Snapshot, Step};
-use crate::fleet::message::{Checksum, FollowedDevice, Known, MAX_LINE, Told};
+use crate::fleet::message::{Checksum, Facts, FollowedDevice, Known, MAX_LINE, Told};
 use crate::state::StateDirectory;
 
 const FILE: &str = "last-good";
@@ -92,8 +92,7 @@ impl LastGood {
         let mut written = Ok(());
         directory.for_each(|device| {
             if written.is_ok() {
-                let limits = directory.limits(&device.name);
-                let told = Told::Device(FollowedDevice::of(&device, limits));
+                let told = Told::Device(FollowedDevice::of(&Facts::of(device, directory)));
                 written = write_line(&mut file, &told).map(|line| checksum.take(&line));
             }
         });
@@ -157,7 +156,9 @@ mod tests {
             visitors: std::num::NonZeroU32::new(3),
             ..DeviceLimits::default()
         };
-        writer.limit(&DeviceName::parse("b").unwrap(), limits);
+        let b = DeviceName::parse("b").unwrap();
+        writer.limit(&b, limits);
+        writer.set_ports(&b, ["20022/tcp".parse().unwrap()].into());
         let last_good = LastGood::in_state(&state);
         assert!(last_good.read().unwrap().is_none());
         last_good.write(KNOWN, &reader).unwrap();
@@ -170,10 +171,11 @@ mod tests {
         let snapshot = last_good.read().unwrap().unwrap();
         assert_eq!(snapshot.known, KNOWN);
         let mut devices: Vec<_> = snapshot.devices().collect();
-        devices.sort_by(|a, b| a.0.name.cmp(&b.0.name));
+        devices.sort_by(|a, b| a.device.name.cmp(&b.device.name));
         assert_eq!(devices.len(), 2);
-        assert_eq!(devices[1].0.registration, RegistrationId(2));
-        assert_eq!(devices[1].1.visitors, std::num::NonZeroU32::new(3));
+        assert_eq!(devices[1].device.registration, RegistrationId(2));
+        assert_eq!(devices[1].limits.visitors, std::num::NonZeroU32::new(3));
+        assert_eq!(devices[1].ports, ["20022/tcp".parse().unwrap()].into());
         last_good.remove();
         assert!(last_good.read().unwrap().is_none());
     }

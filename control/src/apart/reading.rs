@@ -3,9 +3,9 @@
 
 use std::collections::HashSet;
 
-use directory::{Device, DeviceLimits, DeviceName};
+use directory::DeviceName;
 
-use crate::fleet::message::{Checksum, FollowedDevice, Known, Token16, Told};
+use crate::fleet::message::{Checksum, Facts, FollowedDevice, Known, Token16, Told};
 
 /// Why what control says is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
@@ -96,7 +96,7 @@ pub(super) enum Step {
     Welcome(Token16),
     /// All that is to be known.
     Snapshot(Box<Snapshot>),
-    Put(Device, DeviceLimits, Known),
+    Put(Box<Facts>, Known),
     Removed(DeviceName, Known),
     /// Nothing is new up to here.
     UpTo(Known),
@@ -112,7 +112,7 @@ pub(super) struct Snapshot {
 
 impl Snapshot {
     /// Its devices, in the order they came.
-    pub(super) fn devices(&self) -> impl Iterator<Item = (Device, DeviceLimits)> {
+    pub(super) fn devices(&self) -> impl Iterator<Item = Facts> {
         self.lines
             .split(|octet| *octet == b'\n')
             .filter_map(|line| match serde_json::from_slice(line) {
@@ -178,8 +178,8 @@ impl Reading {
             (Told::Complete { devices, digest }, true) => self.complete(devices, &digest),
             (Told::Put { version, device }, true) => {
                 let known = self.follows(version)?;
-                let (device, limits) = device.read().ok_or(Refusal::Device)?;
-                Ok(Step::Put(device, limits, known))
+                let facts = device.read().ok_or(Refusal::Device)?;
+                Ok(Step::Put(Box::new(facts), known))
             }
             (Told::Removed { version, name }, true) => {
                 let known = self.follows(version)?;
@@ -214,7 +214,7 @@ impl Reading {
 
     fn device(&mut self, device: &FollowedDevice, line: &[u8]) -> Result<Step, Refusal> {
         let coming = self.coming.as_mut().ok_or(Refusal::Order)?;
-        let (device, _) = device.read().ok_or(Refusal::Device)?;
+        let Facts { device, .. } = device.read().ok_or(Refusal::Device)?;
         if coming.snapshot.names.len() as u64 >= self.most_devices {
             return Err(Refusal::Growth);
         }
@@ -316,7 +316,7 @@ mod tests {
         assert_eq!(snapshot.known.version, 7);
         let names = snapshot
             .devices()
-            .map(|(device, _)| device.name.to_string());
+            .map(|facts| facts.device.name.to_string());
         assert_eq!(names.collect::<Vec<_>>(), ["a", "b"]);
     }
 

@@ -155,6 +155,8 @@ impl ApiError {
             DeviceError::Name(_)
             | DeviceError::Unknown(_)
             | DeviceError::Register(_)
+            | DeviceError::Port(_)
+            | DeviceError::UnknownPort(_)
             | DeviceError::Rate => Code::BadRequest,
             DeviceError::Store(_) | DeviceError::Randomness(_) => Code::Internal,
         };

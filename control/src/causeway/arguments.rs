@@ -11,7 +11,7 @@ use control::config::{AdminConfig, Overrides};
 use control::operator::KeyDuty;
 use control::top;
 use control::up::Source;
-use directory::Zone;
+use directory::{PublicPort, Zone};
 use relay::octets;
 
 /// What signals do to a server, and what it is handed over, for its manual page.
@@ -60,6 +60,11 @@ pub(super) enum Command {
     Relay {
         #[command(subcommand)]
         verb: RelayCommand,
+    },
+    /// Gives ports of the relays to devices, for services that are not reached by name.
+    Port {
+        #[command(subcommand)]
+        verb: PortCommand,
     },
     /// Makes the key of connection records, and reads them.
     Records {
@@ -241,6 +246,35 @@ pub(super) enum RelayCommand {
     Remove {
         /// What it is called.
         name: String,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum PortCommand {
+    /// Gives a device a port, one of `ports` in [relay]: each relay listens there while the device is attached and its agent's file has a
+    /// service with `public` for it. What passes there is encrypted by nobody but the service.
+    Add {
+        /// The device's name.
+        device: String,
+        /// Such as 20022/tcp or 20053/udp.
+        port: PublicPort,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Lists the ports that devices have.
+    List {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Takes a port back: nobody comes there any more, and who is there has to leave.
+    Remove {
+        /// Such as 20022/tcp.
+        port: PublicPort,
         #[command(flatten)]
         state: StateOption,
     },

@@ -20,7 +20,7 @@ use tokio::runtime::Runtime;
 use arguments::{Arguments, Command, TopOptions};
 use serve::up;
 use shown::show;
-use verbs::{ask, device, records, relay};
+use verbs::{ask, device, port, records, relay};
 
 /// How a relay ends that control does not know any more: EX_CONFIG of sysexits(3), after which its unit is not started again.
 const REVOKED: u8 = 78;
@@ -62,6 +62,7 @@ async fn act(command: Command, inherited: Inherited) -> anyhow::Result<()> {
         }
         Command::Device { verb } => device(verb).await,
         Command::Relay { verb } => relay(verb).await,
+        Command::Port { verb } => port(verb).await,
         Command::Records { verb } => records(verb).await,
         Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
         Command::Top(TopOptions {

@@ -1,7 +1,9 @@
 //! What the operator's verbs bring, shown to a person or to a program.
 
 use anyhow::bail;
-use control::operator::{Answer, KeyDuty, ListedDevice, ListedRelay, ShownKey, ShownLimits};
+use control::operator::{
+    Answer, KeyDuty, ListedDevice, ListedPort, ListedRelay, ShownKey, ShownLimits,
+};
 
 /// Facts go to standard output, one to a line; advice goes beside it.
 pub(super) fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
@@ -50,6 +52,20 @@ pub(super) fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
             println!("removed");
             eprintln!("Its agents leave it within minutes; the file it joined with is worthless.");
         }
+        Answer::PortAdded { host, port } => {
+            println!("port: {port} of {host}");
+            eprintln!(
+                "The device's owner says which service it leads to, in the agent's file: public = \"{port}\". What passes there is \
+                 encrypted by nobody but the service."
+            );
+        }
+        Answer::Ports(ports) if json => println!("{}", serde_json::to_string_pretty(&ports)?),
+        Answer::Ports(ports) => {
+            for ListedPort { port, host, .. } in ports {
+                println!("{port:<9}  {host}");
+            }
+        }
+        Answer::PortRemoved => println!("removed"),
         Answer::Link { url, good_for } => {
             println!("{}", url.reveal());
             eprintln!("It works once, within {} minutes.", good_for / 60);

@@ -11,14 +11,14 @@ use anyhow::{Context as _, bail};
 use control::authority::Authority;
 use control::devices::Devices;
 use control::import::{self, List};
-use control::operator::{self, Answer, AskError, DeviceVerb, RelayVerb, Verb};
+use control::operator::{self, Answer, AskError, DeviceVerb, PortVerb, RelayVerb, Verb};
 use control::records::{self, Wanted};
 use control::state::StateDirectory;
 use control::store::{DATABASE, Store};
 use indicatif::{ProgressBar, ProgressStyle};
 use relay::files;
 
-use super::arguments::{DeviceCommand, RecordsCommand, RelayCommand, StateOption};
+use super::arguments::{DeviceCommand, PortCommand, RecordsCommand, RelayCommand, StateOption};
 use super::shown::show;
 
 pub(super) async fn device(command: DeviceCommand) -> anyhow::Result<()> {
@@ -99,6 +99,25 @@ pub(super) async fn relay(command: RelayCommand) -> anyhow::Result<()> {
             show(ask(state, verb).await?, false)
         }
     }
+}
+
+pub(super) async fn port(command: PortCommand) -> anyhow::Result<()> {
+    let (verb, state, json) = match command {
+        PortCommand::Add {
+            device,
+            port,
+            state,
+        } => {
+            let port = port.to_string();
+            (Verb::Port(PortVerb::Add { device, port }), state, false)
+        }
+        PortCommand::List { json, state } => (Verb::ListPorts, state, json),
+        PortCommand::Remove { port, state } => {
+            let verb = PortVerb::Remove(port.to_string());
+            (Verb::Port(verb), state, false)
+        }
+    };
+    show(ask(state, verb).await?, json)
 }
 
 pub(super) async fn records(command: RecordsCommand) -> anyhow::Result<()> {

@@ -11,7 +11,7 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
-use super::message::{BEAT, Checksum, FollowedDevice, Known, SILENCE, Told};
+use super::message::{BEAT, Checksum, Facts, FollowedDevice, Known, SILENCE, Told};
 use super::sessions::{End, Session};
 
 /// Pieces that a slow relay has not taken yet.
@@ -135,7 +135,7 @@ fn change(directory: &Reader, version: u64, name: DeviceName) -> Told {
     match directory.device_by_name(&name) {
         Some(device) => Told::Put {
             version,
-            device: FollowedDevice::of(&device, directory.limits(&name)),
+            device: FollowedDevice::of(&Facts::of(device, directory)),
         },
         None => Told::Removed {
             version,
@@ -159,11 +159,8 @@ fn say_snapshot(directory: &Reader, known: Known, out: &mpsc::Sender<Bytes>) -> 
             return;
         }
         let begin = piece.len();
-        let limits = directory.limits(&device.name);
-        put_line(
-            &mut piece,
-            &Told::Device(FollowedDevice::of(&device, limits)),
-        );
+        let facts = Facts::of(device, directory);
+        put_line(&mut piece, &Told::Device(FollowedDevice::of(&facts)));
         checksum.take(piece.get(begin..).unwrap_or_default().trim_ascii_end());
         devices += 1;
         if piece.len() >= PIECE {

@@ -10,12 +10,16 @@
 //! Each request is signed with the relay's key (RFC 9421), as those of devices are with theirs. Nothing that a relay has no
 //! use for is told: neither DDNS keys nor who a device belongs to.
 
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
 use std::time::{Duration, SystemTime};
 
 use data_encoding::HEXLOWER;
-use directory::{Device, DeviceId, DeviceLimits, DeviceName, Identity, PublicKey, RegistrationId};
+use directory::{
+    Device, DeviceId, DeviceLimits, DeviceName, Identity, PublicKey, PublicPort, Reader,
+    RegistrationId,
+};
 use relay::server::{Attachment, Transport};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
@@ -94,13 +98,43 @@ pub(crate) struct FollowedDevice {
     bytes_per_second: Option<NonZeroU64>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     visitors: Option<NonZeroU32>,
+    /// Of the relays: `20022/tcp`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    ports: Vec<String>,
 }
+
+/// A device as a relay knows it, with what it may have.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Facts {
+    pub(crate) device: Device,
+    pub(crate) limits: DeviceLimits,
+    pub(crate) ports: BTreeSet<PublicPort>,
+}
+
+impl Facts {
+    /// What is known of a device.
+    pub(crate) fn of(device: Device, directory: &Reader) -> Self {
+        Self {
+            limits: directory.limits(&device.name),
+            ports: directory.ports(&device.name),
+            device,
+        }
+    }
+}
+
+/// More ports than this are not told: a line has its length.
+const MAX_PORTS: usize = 256;
 
 /// More keys than this no device has: one, or two during a rotation.
 const MAX_KEYS: usize = 2;
 
 impl FollowedDevice {
-    pub(crate) fn of(device: &Device, limits: DeviceLimits) -> Self {
+    pub(crate) fn of(facts: &Facts) -> Self {
+        let Facts {
+            device,
+            limits,
+            ports,
+        } = facts;
         Self {
             name: device.name.to_string(),
             registration: device.registration.0,
@@ -111,11 +145,16 @@ impl FollowedDevice {
             keys: device.keys().iter().map(ToString::to_string).collect(),
             bytes_per_second: limits.bytes_per_second,
             visitors: limits.visitors,
+            ports: ports
+                .iter()
+                .take(MAX_PORTS)
+                .map(ToString::to_string)
+                .collect(),
         }
     }
 
-    /// The device and its limits; `None` if it makes no sense.
-    pub(crate) fn read(&self) -> Option<(Device, DeviceLimits)> {
+    /// The device and what it may have; `None` if it makes no sense.
+    pub(crate) fn read(&self) -> Option<Facts> {
         let keys: Option<Vec<_>> = self
             .keys
             .iter()
@@ -140,7 +179,12 @@ impl FollowedDevice {
             bytes_per_second: self.bytes_per_second,
             visitors: self.visitors,
         };
-        Some((device, limits))
+        let ports = self.ports.iter().map(|port| port.parse().ok());
+        Some(Facts {
+            device,
+            limits,
+            ports: ports.collect::<Option<_>>()?,
+        })
     }
 }
 
@@ -271,7 +315,14 @@ mod tests {
             visitors: NonZeroU32::new(3),
             ..DeviceLimits::default()
         };
-        let line = serde_json::to_string(&Told::Device(FollowedDevice::of(&paired(), limits)));
+        let facts = Facts {
+            device: paired(),
+            limits,
+            ports: ["20022/tcp", "20053/udp"]
+                .map(|port| port.parse().unwrap())
+                .into(),
+        };
+        let line = serde_json::to_string(&Told::Device(FollowedDevice::of(&facts)));
         let Told::Device(read) = serde_json::from_str(&line.unwrap()).unwrap() else {
             panic!("another line");
         };
@@ -279,12 +330,20 @@ mod tests {
             ddns_key: None,
             ..paired()
         };
-        assert_eq!(read.read(), Some((without_secrets, limits)));
+        let expected = Facts {
+            device: without_secrets,
+            ..facts
+        };
+        assert_eq!(read.read(), Some(expected));
     }
 
     #[test]
     fn what_makes_no_sense_is_no_device() {
-        let good = FollowedDevice::of(&paired(), DeviceLimits::default());
+        let good = FollowedDevice::of(&Facts {
+            device: paired(),
+            limits: DeviceLimits::default(),
+            ports: BTreeSet::new(),
+        });
         let bad = |change: fn(&mut FollowedDevice)| {
             let mut device = good.clone();
             change(&mut device);
@@ -294,6 +353,7 @@ mod tests {
         assert_eq!(bad(|device| device.name = "a.b".to_owned()), None);
         assert_eq!(bad(|device| device.id = None), None);
         assert_eq!(bad(|device| device.keys.clear()), None);
+        assert_eq!(bad(|device| device.ports.push("22".to_owned())), None);
         assert_eq!(bad(|device| device.keys.push("x".to_owned())), None);
         let more = bad(|device| device.keys = vec![device.keys[0].clone(); MAX_KEYS + 1]);
         assert_eq!(more, None);

@@ -38,6 +38,7 @@ mod pairing;
 mod ports;
 mod process;
 mod proxied;
+mod public_ports;
 mod records;
 mod refusals;
 mod reload;

@@ -24,6 +24,7 @@ use crate::tls::{self, AgentCertificate, Prefixed, Roots, TlsError, TlsStream};
 
 use super::SOFTWARE;
 use super::choice::Wanted;
+use super::ports::ToldPorts;
 use super::pulse::{AGAIN, LATE};
 use super::relays::RelayAddress;
 use super::situation::ToldLimits;
@@ -203,6 +204,7 @@ impl Dialler {
                 relay: relay.clone(),
                 greeting,
                 limits: ToldLimits::default(),
+                ports: ToldPorts::default(),
                 guests: TaskTracker::new(),
                 raw,
                 signs,
@@ -249,6 +251,7 @@ impl Dialler {
                 relay: relay.clone(),
                 greeting,
                 limits: ToldLimits::default(),
+                ports: ToldPorts::default(),
                 guests: TaskTracker::new(),
                 raw,
                 signs,
@@ -318,7 +321,8 @@ impl Dialler {
             version: VERSION,
             features: Features::TLS_CARRIER
                 .and(Features::RAW_CARRIER)
-                .and(Features::DATAGRAMS),
+                .and(Features::DATAGRAMS)
+                .and(Features::PORTS),
             instance: self.instance,
             software: SOFTWARE.to_owned(),
         };
@@ -334,6 +338,7 @@ impl Dialler {
                 seen_as,
                 raw_offered: features.has(Features::RAW_CARRIER),
                 datagrams_offered: features.has(Features::DATAGRAMS),
+                hears_of_ports: features.has(Features::PORTS),
                 round_trip: asked.elapsed(),
             }),
             Frame::Close { code } => Err(DialError::Closed(code.unwrap_or(CloseCode::Done))),
@@ -344,6 +349,8 @@ impl Dialler {
             | Frame::Limits { .. }
             | Frame::WantIds
             | Frame::Ids { .. }
+            | Frame::Publish { .. }
+            | Frame::Published { .. }
             | Frame::Drain { .. }
             | Frame::Open(_)
             | Frame::Carry { .. } => Err(DialError::Closed(CloseCode::Protocol)),

@@ -1,6 +1,6 @@
-//! A visitor over QUIC arrives beside a stream of the tunnel: its datagrams pass to a service of the device that speaks HTTP/3, over a
-//! socket of their own, and those of the service back. Nothing of them is read; where the agent itself speaks HTTP/3 for the service,
-//! they go to its own [endpoint](super::http3) instead of a socket.
+//! A visitor arrives whose datagrams cross beside a stream of the tunnel, over QUIC or to a public UDP port: they pass to a service of the
+//! device, one that speaks HTTP/3 or that which its port leads to, over a socket of their own, and those of the service back. Nothing of them
+//! is read; where the agent itself speaks HTTP/3 for the service, they go to its own [endpoint](super::http3) instead of a socket.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -24,14 +24,49 @@ use crate::quic::{Batch, Flow, Loss, Losses, Opened, Outlet, PlainSocket, Tunnel
 use crate::resolve::Resolver;
 
 use super::http3::Http3;
+use super::origin::OriginAddress;
 use super::relays::RelayAddress;
 use super::status::FlowsStatus;
 
-/// Visitors over QUIC at a time: each has a socket.
+/// Such visitors at a time: each has a socket.
 const MOST: usize = 1024;
 
 /// Of whom nothing has come from either side for so long, has gone. The relay gives up a visitor after a minute.
 const IDLE_TIME: Duration = Duration::from_secs(90);
+
+/// The same at a public port, where the relay gives up a visitor after two and a half minutes.
+const IDLE_TIME_AT_PORT: Duration = Duration::from_secs(180);
+
+/// What the datagrams of a visitor pass to.
+#[derive(Debug)]
+pub(super) struct Target {
+    host: String,
+    port: u16,
+    /// Without so much room in the tunnel no QUIC connection begins; anything else may do with less.
+    is_quic: bool,
+}
+
+impl Target {
+    /// What is at a public port.
+    pub(super) fn at_port(address: &OriginAddress) -> Self {
+        let OriginAddress { host, port, .. } = address;
+        Self {
+            host: host.clone(),
+            port: *port,
+            is_quic: false,
+        }
+    }
+}
+
+impl From<Http3Address> for Target {
+    fn from(Http3Address { host, port }: Http3Address) -> Self {
+        Self {
+            host,
+            port,
+            is_quic: true,
+        }
+    }
+}
 
 /// Where a service speaks HTTP/3: `host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -95,7 +130,7 @@ impl fmt::Display for Http3Address {
 
 /// Where a visitor's datagrams go.
 pub(super) enum FlowWay {
-    Service(Http3Address),
+    Service(Target),
     /// To the agent itself.
     Here(Arc<Http3>, Arc<Open>),
 }
@@ -103,7 +138,7 @@ pub(super) enum FlowWay {
 /// Why a visitor was refused, who then comes over TCP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refused {
-    /// No service here speaks HTTP/3.
+    /// No service here speaks HTTP/3, or is at the public port.
     NoService,
     /// There is no way to it.
     Unreachable,
@@ -178,7 +213,7 @@ impl Flows {
     /// Passes the datagrams of a visitor whose Open has been read, until it or the service has gone.
     pub(super) async fn serve(self: Arc<Self>, mut carrier: Carrier, way: Option<FlowWay>) {
         let passed = match way {
-            Some(FlowWay::Service(address)) => self.pass(&mut carrier, address).await,
+            Some(FlowWay::Service(target)) => self.pass(&mut carrier, target).await,
             Some(FlowWay::Here(http3, open)) => self.lead(&mut carrier, &http3, open).await,
             None => Err(Refused::NoService),
         };
@@ -186,40 +221,47 @@ impl Flows {
             if let Some(at) = Refused::ALL.iter().position(|of| *of == why) {
                 self.refused[at].fetch_add(1, Relaxed);
             }
-            tracing::debug!(reason = why.name(), "a visitor over QUIC was refused");
+            tracing::debug!(reason = why.name(), "a visitor with datagrams was refused");
             carrier.sender.reset(ResetCode::Refused);
         }
     }
 
-    /// The flow beside the carrier, if QUIC can begin over it.
-    fn begin(&self, carrier: &Carrier, outlet: Arc<dyn Outlet>) -> Result<(Flow, Opened), Refused> {
+    /// The flow beside the carrier, if what is to pass can begin over it.
+    fn begin(
+        &self,
+        carrier: &Carrier,
+        outlet: Arc<dyn Outlet>,
+        is_quic: bool,
+    ) -> Result<(Flow, Opened), Refused> {
         // Over TLS no relay asks for any.
         let (flow, opened) = carrier.sender.flow(outlet).ok_or(Refused::Path)?;
-        if !flow.has_room() {
+        if is_quic && !flow.has_room() {
             return Err(Refused::Path);
         }
         self.taken.fetch_add(1, Relaxed);
         Ok((flow, opened))
     }
 
-    async fn pass(
-        self: &Arc<Self>,
-        carrier: &mut Carrier,
-        address: Http3Address,
-    ) -> Result<(), Refused> {
+    async fn pass(self: &Arc<Self>, carrier: &mut Carrier, target: Target) -> Result<(), Refused> {
         let _here = Counted::below(&self.here, MOST).ok_or(Refused::Full)?;
         let outlet = Arc::new(ToService {
-            socket: self.dial(&address).await.map_err(|error| {
-                tracing::warn!(%error, %address, "the service that speaks HTTP/3 cannot be reached");
+            socket: self.dial(&target).await.map_err(|error| {
+                let Target { host, port, .. } = &target;
+                tracing::warn!(%error, host, port, "the service cannot be reached over UDP");
                 Refused::Unreachable
             })?,
             flows: Arc::clone(self),
             is_used: AtomicBool::new(false),
         });
-        let (flow, _opened) = self.begin(carrier, Arc::clone(&outlet) as Arc<dyn Outlet>)?;
+        let sends_to = Arc::clone(&outlet) as Arc<dyn Outlet>;
+        let (flow, _opened) = self.begin(carrier, sends_to, target.is_quic)?;
+        let idle_time = match target.is_quic {
+            true => IDLE_TIME,
+            false => IDLE_TIME_AT_PORT,
+        };
         let mut stream = carrier.receiver.stream();
         let mut first = BytesMut::new();
-        let mut deadline = Instant::now() + IDLE_TIME;
+        let mut deadline = Instant::now() + idle_time;
         loop {
             tokio::select! {
                 biased;
@@ -235,14 +277,14 @@ impl Flows {
                     outlet.is_used.store(true, Relaxed);
                     flow.send(batch);
                 })) => if let Err(error) = came {
-                    tracing::debug!(%error, %address, "the service that speaks HTTP/3 has gone");
+                    tracing::debug!(%error, host = target.host, port = target.port, "the service has gone");
                     return Err(Refused::Unreachable);
                 },
                 () = sleep_until(deadline) => {
                     if !outlet.is_used.swap(false, Relaxed) {
                         break;
                     }
-                    deadline = Instant::now() + IDLE_TIME;
+                    deadline = Instant::now() + idle_time;
                 }
             }
         }
@@ -264,7 +306,8 @@ impl Flows {
             Refused::Unreachable
         })?;
         let entrance = Arc::new(entrance);
-        let (flow, _opened) = self.begin(carrier, Arc::clone(&entrance) as Arc<dyn Outlet>)?;
+        let (flow, _opened) =
+            self.begin(carrier, Arc::clone(&entrance) as Arc<dyn Outlet>, true)?;
         entrance.leads_back_by(flow);
         let mut stream = carrier.receiver.stream();
         let mut first = BytesMut::new();
@@ -298,10 +341,8 @@ impl Flows {
     }
 
     /// A socket towards the first address of the service that there is a way to.
-    async fn dial(&self, address: &Http3Address) -> io::Result<PlainSocket> {
-        let addresses = Resolver::System
-            .resolve(&address.host, address.port)
-            .await?;
+    async fn dial(&self, target: &Target) -> io::Result<PlainSocket> {
+        let addresses = Resolver::System.resolve(&target.host, target.port).await?;
         let mut error = io::ErrorKind::NotFound.into();
         for address in addresses {
             match PlainSocket::connect(address, self.batches) {

@@ -273,6 +273,7 @@ impl TunnelKeeper {
             profile,
             raw_offered: greeting.raw_offered,
             limits: tunnel.limits.clone(),
+            ports: tunnel.ports.clone(),
             guests: tunnel.guests.clone(),
             connection: connection.cloned(),
         };

@@ -50,8 +50,8 @@ pub struct Origin {
     failures: Arc<OriginFailures>,
 }
 
-/// Where an origin is: `http://host:port`, `https://host:port`, `h2c://host:port`, `h2://host:port`, `tcp://host:port` or
-/// `tls://host:port`.
+/// Where an origin is: `http://host:port`, `https://host:port`, `h2c://host:port`, `h2://host:port`, `tcp://host:port`,
+/// `tls://host:port` or `udp://host:port`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct OriginAddress {
     /// What it speaks.
@@ -77,6 +77,8 @@ pub enum Scheme {
     Tcp,
     /// TLS with a certificate of its own: the visitor's TLS passes as it is, and ends there.
     Tls,
+    /// Datagrams, as they come to a public port.
+    Udp,
 }
 
 impl Scheme {
@@ -89,13 +91,14 @@ impl Scheme {
             Self::H2 => "h2",
             Self::Tcp => "tcp",
             Self::Tls => "tls",
+            Self::Udp => "udp",
         }
     }
 
     pub(super) fn is_http(self) -> bool {
         match self {
             Self::Http | Self::Https | Self::H2c | Self::H2 => true,
-            Self::Tcp | Self::Tls => false,
+            Self::Tcp | Self::Tls | Self::Udp => false,
         }
     }
 
@@ -153,8 +156,8 @@ impl fmt::Display for OriginAddress {
 /// The text is not the address of an origin.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
-    "{0:?} is not an origin; it looks like http://127.0.0.1:80, https://127.0.0.1:443, h2c://127.0.0.1:50051, tcp://127.0.0.1:22 or \
-     tls://127.0.0.1:443"
+    "{0:?} is not an origin; it looks like http://127.0.0.1:80, https://127.0.0.1:443, h2c://127.0.0.1:50051, tcp://127.0.0.1:22, \
+     tls://127.0.0.1:443 or udp://127.0.0.1:53"
 )]
 pub struct OriginError(String);
 
@@ -171,6 +174,7 @@ impl FromStr for OriginAddress {
             Some("h2") => (Scheme::H2, Some(443)),
             Some("tcp") => (Scheme::Tcp, None),
             Some("tls") => (Scheme::Tls, Some(443)),
+            Some("udp") => (Scheme::Udp, None),
             Some(_) | None => return Err(error()),
         };
         let authority = uri.authority().ok_or_else(error)?;
@@ -202,7 +206,7 @@ impl Origin {
         let protocol = match address.scheme {
             Scheme::Https => Some(tls::HTTP1),
             Scheme::H2 => Some(tls::HTTP2),
-            Scheme::Http | Scheme::H2c | Scheme::Tcp | Scheme::Tls => None,
+            Scheme::Http | Scheme::H2c | Scheme::Tcp | Scheme::Tls | Scheme::Udp => None,
         };
         let roots = match trust {
             OriginTrust::Roots(roots) => Some(roots),

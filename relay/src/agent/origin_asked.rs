@@ -21,7 +21,7 @@ pub(super) async fn get(
     let request = Request::get(match scheme {
         Scheme::H2c => format!("http://{host}{path}"),
         Scheme::H2 => format!("https://{host}{path}"),
-        Scheme::Http | Scheme::Https | Scheme::Tcp | Scheme::Tls => path.to_owned(),
+        Scheme::Http | Scheme::Https | Scheme::Tcp | Scheme::Tls | Scheme::Udp => path.to_owned(),
     });
     let request = request.header(header::USER_AGENT, SOFTWARE);
     let answer = if scheme.is_http2() {

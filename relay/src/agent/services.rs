@@ -19,7 +19,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use directory::{NameError, read_label};
+use directory::{NameError, PublicPort, read_label};
 use serde::Deserialize;
 use tokio::sync::watch;
 use wire::connect::APPS;
@@ -44,6 +44,8 @@ pub(super) struct Service {
     pub(super) name: ServiceName,
     pub(super) origin: Origin,
     reach: Reach,
+    /// The port of the relay that leads there too, if any.
+    port: Option<PublicPort>,
     /// Absent if nobody asks.
     pub(super) health: Option<Health>,
     /// What the file says of it; absent if it stands in none.
@@ -69,15 +71,17 @@ enum Reach {
     Apps,
     /// Either.
     Both,
+    /// Only whoever comes to its public port.
+    Port,
 }
 
 impl Reach {
     fn is_by_name(self) -> bool {
-        self != Self::Apps
+        matches!(self, Self::Name | Self::Both)
     }
 
     fn is_for_apps(self) -> bool {
-        self != Self::Name
+        matches!(self, Self::Apps | Self::Both)
     }
 
     fn name(self) -> &'static str {
@@ -85,6 +89,7 @@ impl Reach {
             Self::Name => "name",
             Self::Apps => "apps",
             Self::Both => "both",
+            Self::Port => "port",
         }
     }
 }
@@ -120,7 +125,7 @@ impl From<Origin> for Services {
     fn from(origin: Origin) -> Self {
         let name = ServiceName(REST.into());
         let reach = Reach::default();
-        let service = Arc::new(Service::new(name.clone(), origin, reach, None, None));
+        let service = Arc::new(Service::new(name.clone(), origin, reach, None, None, None));
         Self {
             table: watch::Sender::new(Table {
                 by_name: [(name, service)].into(),
@@ -185,6 +190,20 @@ impl Services {
         service.reach.is_for_apps().then(|| Arc::clone(service))
     }
 
+    /// The service that a public port leads to.
+    fn at_port(&self, port: PublicPort) -> Option<Arc<Service>> {
+        let table = self.table.borrow();
+        let mut services = table.by_name.values();
+        services.find(|service| service.port == Some(port)).cloned()
+    }
+
+    /// The public ports that lead to one of them.
+    pub(super) fn ports(&self) -> Vec<PublicPort> {
+        let table = self.table.borrow();
+        let services = table.by_name.values();
+        services.filter_map(|service| service.port).collect()
+    }
+
     /// Whether there are any for apps.
     fn take_apps(&self) -> bool {
         let table = self.table.borrow();
@@ -229,8 +248,10 @@ impl Services {
     pub(super) fn only_pass(&self) -> bool {
         let table = self.table.borrow();
         let mut services = table.by_name.values();
-        services
-            .all(|service| service.origin.scheme() == Scheme::Tls && !service.reach.is_for_apps())
+        services.all(|service| {
+            matches!(service.origin.scheme(), Scheme::Tls | Scheme::Udp)
+                && !service.reach.is_for_apps()
+        })
     }
 }
 
@@ -284,6 +305,7 @@ impl Service {
         name: ServiceName,
         origin: Origin,
         reach: Reach,
+        port: Option<PublicPort>,
         check: Option<HealthCheck>,
         config: Option<ServiceConfig>,
     ) -> Self {
@@ -291,6 +313,7 @@ impl Service {
             name,
             origin,
             reach,
+            port,
             health: check.map(Health::new),
             config,
         }
@@ -318,6 +341,7 @@ impl Service {
             proxy_header: self.origin.visitor_address() == VisitorAddress::ProxyV2,
             http3: self.origin.http3().map(ToString::to_string),
             reach: self.reach.name().to_owned(),
+            public: self.port.map(|port| port.to_string()),
             health: health.map(|health| health.name().to_owned()),
             problem: found.flatten().or(problem),
             failures,

@@ -12,6 +12,7 @@ use crate::server::Transport;
 
 use super::Attached;
 use super::choice::{Choice, Reason, Wanted};
+use super::ports::ToldPorts;
 use super::relays::{RelayAddress, TUNNELS};
 use super::status::{DnsStatus, LimitsStatus, PathStatus, Status, TunnelStatus};
 use super::visitor::Visitors;
@@ -55,6 +56,7 @@ pub(super) struct Standing {
     pub(super) profile: Option<Profile>,
     pub(super) raw_offered: bool,
     pub(super) limits: ToldLimits,
+    pub(super) ports: ToldPorts,
     /// Its visitors.
     pub(super) guests: TaskTracker,
     /// Over QUIC.
@@ -300,6 +302,7 @@ impl KnownTunnel {
             why: reasons.iter().map(ToString::to_string).collect(),
             reasons: names_of(&reasons),
             limits: standing.limits.now(),
+            ports: standing.ports.status(),
             path: standing.path(),
         })
     }

@@ -47,7 +47,7 @@ pub struct Status {
     /// Those who were not waited for any longer since the agent started, by what they did not do: `silent` (they asked for
     /// nothing), `head` and `body` (of a request), `answer` (they did not take it).
     pub too_slow: BTreeMap<String, u64>,
-    /// Visitors over QUIC, whose datagrams pass to a service that speaks HTTP/3.
+    /// Visitors over QUIC, whose datagrams pass to a service that speaks HTTP/3, and those at public UDP ports.
     #[serde(default)]
     pub flows: FlowsStatus,
     /// TCP connections for visitors' bulk that reached the relay, since the agent started.
@@ -69,7 +69,7 @@ pub struct Status {
     /// What was sent away since the agent started because the name that it asked for has no service there: `unknown_name` (visitors, who
     /// hear what they hear of a device that is not there), `other_name` (visitors whose handshake is for another service than the relay
     /// has said) `misdirected` (requests on a connection to another name: 421)
-    /// and `unknown_service` (apps).
+    /// `unknown_service` (apps) and `unknown_port` (visitors whom the relay says to be at a public port that leads to no service here).
     #[serde(default)]
     pub refused: BTreeMap<String, u64>,
     /// What it has told the zone; absent if it is not to, or has not yet.
@@ -102,8 +102,11 @@ pub struct ServiceStatus {
     pub proxy_header: bool,
     /// Where it speaks HTTP/3, as `host:port`; absent where it does not: who comes over QUIC is refused, and comes over TCP.
     pub http3: Option<String>,
-    /// Who reaches it: whoever asks for its host name (`name`), apps beside `causeway-connect` (`apps`), or `both`.
+    /// Who reaches it: whoever asks for its host name (`name`), apps beside `causeway-connect` (`apps`), `both`, or neither (`port`).
     pub reach: String,
+    /// The public port that leads there too, as `20022/tcp`; absent if none is to.
+    #[serde(default)]
+    pub public: Option<String>,
     /// `well`, `ill` or, before it has been asked, `unknown`; absent if its health is not looked at.
     pub health: Option<String>,
     /// Why it was not well, or visitors had no answer, when it was asked last, in words; absent if all was well, and before it is asked.
@@ -169,6 +172,9 @@ pub struct TunnelStatus {
     pub reasons: Vec<String>,
     /// What the relay lets the device have at most; absent where it has said nothing.
     pub limits: Option<LimitsStatus>,
+    /// How it stands with each public port that leads to a service.
+    #[serde(default)]
+    pub ports: Vec<PortStatus>,
     /// What the path is like; absent over TLS, where the system knows.
     pub path: Option<PathStatus>,
 }
@@ -180,6 +186,20 @@ pub struct LimitsStatus {
     pub bytes_per_second: Option<NonZeroU64>,
     /// Visitors at a time.
     pub visitors: u32,
+}
+
+/// How it stands with a public port at the relay of a tunnel.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PortStatus {
+    /// Which: `20022/tcp`.
+    pub port: String,
+    /// `open`, `not_offered` (that relay has no public ports), `out_of_range` (it has others), `not_given` (to the device), `taken` (by another
+    /// device), `unavailable` (the relay cannot listen there), `no_datagrams` (the tunnel has none), `unknown` (the relay has not said).
+    pub state: String,
+    /// Why it is not open, in words; absent if it is.
+    pub problem: Option<String>,
+    /// What to do about that.
+    pub mend: Option<String>,
 }
 
 /// What the path of a QUIC tunnel is like.

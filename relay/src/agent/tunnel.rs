@@ -28,8 +28,10 @@ use crate::workers::Worker;
 
 use super::dial::DIAL_TIME;
 use super::http3::Http3;
+use super::ports::ToldPorts;
 use super::pulse::{Beat, Pulse};
 use super::relays::{RelayAddress, Relays};
+use super::services::Services;
 use super::situation::ToldLimits;
 use super::status::LimitsStatus;
 use super::visitor::{Guest, Visitors};
@@ -47,6 +49,8 @@ pub(super) struct Tunnel {
     pub(super) greeting: Greeting,
     /// What the relay says that its device may have at most.
     pub(super) limits: ToldLimits,
+    /// How it stands with the public ports that lead to services here.
+    pub(super) ports: ToldPorts,
     /// Its visitors.
     pub(super) guests: TaskTracker,
     /// Brings raw connections for its visitors' bulk.
@@ -66,6 +70,8 @@ pub(super) struct Greeting {
     pub(super) raw_offered: bool,
     /// Whether it has visitors' datagrams for the tunnel.
     pub(super) datagrams_offered: bool,
+    /// Whether it is to be told of public ports.
+    pub(super) hears_of_ports: bool,
     /// How long it took to say so.
     pub(super) round_trip: Duration,
 }
@@ -173,6 +179,11 @@ impl Tunnel {
             relays,
         } = orders;
         let mut drain = Some(drain);
+        let services = &visitors.hosts.services;
+        let mut changes = services.changes();
+        if self.publish(services).await.is_err() {
+            return self.ended();
+        }
         let mut pulse = Pulse::new(self.greeting.round_trip);
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -213,6 +224,9 @@ impl Tunnel {
                         Ok(Frame::Limits { bytes_per_second, visitors }) => {
                             self.limits.told(LimitsStatus { bytes_per_second, visitors });
                         }
+                        Ok(Frame::Published { each }) => {
+                            self.ports.said(&self.relay.to_string(), each);
+                        }
                         Ok(Frame::Drain { reconnect_after }) => {
                             if let Some(drain) = drain.take() {
                                 // Nobody listens any more if this tunnel has been replaced already.
@@ -225,7 +239,14 @@ impl Tunnel {
                                 http3.ids.add(&ids);
                             }
                         }
-                        Ok(Frame::Hello(_) | Frame::Welcome { .. } | Frame::WantIds | Frame::Open(_) | Frame::Carry { .. })
+                        Ok(
+                            Frame::Hello(_)
+                            | Frame::Welcome { .. }
+                            | Frame::WantIds
+                            | Frame::Publish { .. }
+                            | Frame::Open(_)
+                            | Frame::Carry { .. },
+                        )
                         | Err(ControlError::Frame(_)) => return Ended::Closed(CloseCode::Protocol),
                         Err(ControlError::Ended | ControlError::Io(_)) => return self.ended(),
                     }
@@ -244,6 +265,12 @@ impl Tunnel {
                     }
                     None => return self.ended(),
                 },
+                // What a tunnel that is left has leads here still, as long as nobody else has it.
+                Ok(()) = changes.changed(), if !leave.is_cancelled() => {
+                    if self.publish(services).await.is_err() {
+                        return self.ended();
+                    }
+                }
                 _ = looks.tick(), if !guests.is_empty() => {
                     let heard = self.heard();
                     if std::mem::replace(&mut heard_before, heard) == heard {
@@ -271,6 +298,15 @@ impl Tunnel {
                 }
             }
         }
+    }
+
+    /// Tells the relay which public ports lead to services here, if that is news to it.
+    async fn publish(&mut self, services: &Services) -> Result<(), ControlError> {
+        let ports = services.ports();
+        if self.ports.ask(&ports) && self.greeting.hears_of_ports {
+            self.control.send(&Frame::Publish { ports }).await?;
+        }
+        Ok(())
     }
 
     /// Grows with every sign of life of the relay.

@@ -24,7 +24,7 @@ use crate::turns;
 use crate::workers::{Worker, Workers};
 
 use super::app;
-use super::flow::{FlowWay, Flows, Http3Server};
+use super::flow::{FlowWay, Flows, Http3Server, Target};
 use super::http::{self, Patience};
 use super::http3::Http3;
 use super::origin::Scheme;
@@ -219,20 +219,26 @@ impl Visitors {
             carrier.sender.reset(ResetCode::Refused);
             return Ok(());
         };
+        // Which service a port leads to is said here, in the device's own file, whatever the relay says.
+        let at_port = open.public_port().map(|port| self.hosts.at_port(port));
         if open.datagrams {
             // Where the tunnel's socket is: what wakes another thread for each packet costs more than it gains.
-            let service = self.hosts.service(&open.name);
-            let server = service.and_then(|service| service.origin.http3().cloned());
-            let comes_back = open.name.is_empty();
-            let way = match server {
-                _ if comes_back => http3.map(|http3| FlowWay::Here(http3, open.into())),
-                Some(Http3Server::Service(address)) => Some(FlowWay::Service(address)),
-                Some(Http3Server::Agent) => http3.map(|http3| FlowWay::Here(http3, open.into())),
-                None => None,
+            let way = match at_port {
+                Some(service) => service
+                    .map(|service| FlowWay::Service(Target::at_port(service.origin.address()))),
+                None => self.flow_way(open, http3),
             };
             let served = Arc::clone(&self.flows).serve(*carrier, way);
             let served = AbortOnDropHandle::new(home.runtime().spawn(served));
             return served.await.map_err(io::Error::other);
+        }
+        if let Some(service) = at_port {
+            let Some(service) = service else {
+                carrier.sender.reset(ResetCode::Refused);
+                return Ok(());
+            };
+            let passed = self.pass_through(carrier, raw, open, service, false);
+            return Box::pin(passed).await;
         }
         if self.hosts.is_for_apps(&open.name) {
             let app = self.end_tls(carrier, raw, &self.app_acceptor, |asked| {
@@ -249,7 +255,8 @@ impl Visitors {
             asked.is_some_and(|asked| asked.name == service.name)
         };
         match service.origin.scheme() {
-            Scheme::Tls => Box::pin(self.pass_through(carrier, raw, open, service)).await,
+            Scheme::Tls => Box::pin(self.pass_through(carrier, raw, open, service, true)).await,
+            Scheme::Udp => Box::pin(self.refuse(carrier, raw)).await, // none has a name
             Scheme::Tcp => {
                 let visitor = self.end_tls(carrier, raw, &self.acceptor, is_there);
                 let visitor = Box::pin(visitor).await?;
@@ -315,13 +322,29 @@ impl Visitors {
         }
     }
 
-    /// Joins the visitor to an origin that ends its TLS itself. No octet of it has to be seen here.
+    /// Where the datagrams go of a visitor over QUIC: to whoever speaks HTTP/3 for its service, or to the agent's own connection that it
+    /// comes back to.
+    fn flow_way(&self, open: Box<Open>, http3: Option<Arc<Http3>>) -> Option<FlowWay> {
+        let here = |open: Box<Open>| http3.map(|http3| FlowWay::Here(http3, open.into()));
+        if open.name.is_empty() {
+            return here(open);
+        }
+        let service = self.hosts.service(&open.name)?;
+        match service.origin.http3()?.clone() {
+            Http3Server::Service(address) => Some(FlowWay::Service(address.into())),
+            Http3Server::Agent => here(open),
+        }
+    }
+
+    /// Joins the visitor to an origin that ends its TLS itself, or that it has come to by a public port. No octet of it has to be seen here.
+    /// Where it is not known to be encrypted, it never leaves the tunnel.
     async fn pass_through(
         &self,
         mut carrier: Box<Carrier>,
         raw: raw::Dialler,
         open: Box<Open>,
         service: Arc<Service>,
+        may_leave: bool,
     ) -> io::Result<()> {
         let dialled = service.origin.connect_plain(open.visitor, open.front);
         let dialled = Box::pin(dialled).await;
@@ -336,7 +359,10 @@ impl Visitors {
         };
         drop(service);
         let signs = Arc::clone(&raw.signs);
-        let raw_way = RawWay::Dial(Box::new(raw));
+        let raw_way = match may_leave {
+            true => RawWay::Dial(Box::new(raw)),
+            false => RawWay::Never,
+        };
         splice::splice(&origin, &mut carrier, raw_way, None, &self.stop, &*signs).await;
         Ok(())
     }
@@ -396,6 +422,7 @@ mod tests {
             visitor: SocketAddr::from(([192, 0, 2, 1], 50_000)),
             front: SocketAddr::from(([192, 0, 2, 2], 443)),
             datagrams: false,
+            port: None,
         });
         let (mut send, recv) = pair.at_relay.open_bi().await.unwrap();
         send.write_all(&open.encode().unwrap()).await.unwrap();

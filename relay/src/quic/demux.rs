@@ -78,7 +78,7 @@ pub(crate) struct Sender {
 }
 
 impl Sender {
-    fn of(meta: &RecvMeta) -> Self {
+    pub(super) fn of(meta: &RecvMeta) -> Self {
         Self {
             address: meta.addr,
             here: meta.dst_ip,
@@ -128,22 +128,35 @@ const NEWCOMERS_AT_ONCE: u32 = 1_000;
 const LONGEST_NEWCOMER: usize = 2048;
 
 /// How many may be looked at.
-struct Newcomers {
+#[derive(Debug)]
+pub(crate) struct Newcomers {
+    every: Duration,
+    at_once: u32,
     left: u32,
     since: Instant,
 }
 
 impl Newcomers {
+    /// One more `every` so long, and so many at once after a while with fewer.
+    pub(crate) fn new(every: Duration, at_once: u32, now: Instant) -> Self {
+        Self {
+            every,
+            at_once,
+            left: at_once,
+            since: now,
+        }
+    }
+
     /// Whether `count` more may.
-    fn may_come(&mut self, count: u32, now: Instant) -> bool {
+    pub(crate) fn may_come(&mut self, count: u32, now: Instant) -> bool {
         let waited = now.saturating_duration_since(self.since).as_micros();
-        let more = u32::try_from(waited / NEWCOMER_EVERY.as_micros()).unwrap_or(u32::MAX);
+        let more = u32::try_from(waited / self.every.as_micros().max(1)).unwrap_or(u32::MAX);
         match self.left.checked_add(more) {
-            Some(left) if left < NEWCOMERS_AT_ONCE => {
+            Some(left) if left < self.at_once => {
                 self.left = left;
-                self.since += NEWCOMER_EVERY * more;
+                self.since += self.every * more;
             }
-            Some(_) | None => (self.left, self.since) = (NEWCOMERS_AT_ONCE, now),
+            Some(_) | None => (self.left, self.since) = (self.at_once, now),
         }
         let rest = self.left.checked_sub(count);
         self.left = rest.unwrap_or(self.left);
@@ -196,10 +209,7 @@ impl Demultiplexer {
             key,
             owner,
             earlier,
-            newcomers: Newcomers {
-                left: NEWCOMERS_AT_ONCE,
-                since: Instant::now(),
-            },
+            newcomers: Newcomers::new(NEWCOMER_EVERY, NEWCOMERS_AT_ONCE, Instant::now()),
             hellos: Hellos::new(),
             released: Vec::new(),
             visitors,
@@ -455,7 +465,7 @@ mod tests {
         let begun = Instant::now();
         let mut newcomers = Newcomers {
             left: 3,
-            since: begun,
+            ..Newcomers::new(NEWCOMER_EVERY, NEWCOMERS_AT_ONCE, begun)
         };
         let at = |seconds| begun + Duration::from_secs_f64(seconds);
         assert!(newcomers.may_come(3, begun));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use serde::Deserialize;
 
 use super::limits::LimitsConfig;
+use super::ports::PortRange;
 use super::proxies::Network;
 use crate::quic::Gso;
 
@@ -37,6 +38,10 @@ pub struct Config {
     /// version 2, and is that of whom the header names. Nobody else's header is believed. Absent: none.
     #[serde(default)]
     pub proxy_from: Vec<Network>,
+    /// The ports, TCP and UDP, that may be given to devices for services that are not reached by name: `"20000-20999"`. What passes there
+    /// is encrypted by nobody but the services themselves. Absent: none.
+    #[serde(default)]
+    pub ports: Option<PortRange>,
     /// The file with which this relay joins another server, and with that has a process of its own; absent: it is part of a server
     /// of its own. For whoever starts it.
     #[serde(default)]
@@ -68,6 +73,7 @@ impl Config {
             gso,
             public,
             proxy_from: _,
+            ports,
             join,
             workers,
             leave: _,
@@ -81,6 +87,7 @@ impl Config {
             ("raw", *raw != next.raw),
             ("gso", *gso != next.gso),
             ("public", *public != next.public),
+            ("ports", *ports != next.ports),
             ("join", *join != next.join),
             ("workers", *workers != next.workers),
         ];

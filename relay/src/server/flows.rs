@@ -10,14 +10,18 @@
 //!
 //! Who comes back from elsewhere to a connection with an agent, by an id that leads to its device, is another flow of it, whose visitor has
 //! to show anew that it hears: nobody sees that but the agent, who says so.
+//! Visitors at a public UDP port of a device are flows too (`port`); of what they say nothing is read at all.
 //!
 //! A flow is a visitor like any other: counted, paced, recorded, cut. It ends with its stream, or when its visitor is silent.
 
+mod port;
 mod table;
 mod unproved;
 
+use std::future::pending;
 use std::mem;
 use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -47,8 +51,10 @@ use super::metrics::{Metrics, end_name};
 use super::recorded::Visit;
 use super::refusal::Refusal;
 use super::sessions::{Session, Sessions};
+pub(crate) use port::UdpPort;
 use table::{Found, Id, Table};
 use unproved::Newcomer;
+pub(crate) use unproved::Unproved;
 
 /// A visitor who has said nothing for so long has gone: twice what both ends of a QUIC connection mostly wait for each other. How it
 /// ends is hidden from the relay, so each ends like this.
@@ -88,12 +94,16 @@ pub(crate) struct Flows {
     pub(crate) stop: CancellationToken,
     pub(crate) tasks: TaskTracker,
     pub(crate) table: Arc<Table>,
+    /// Those at public ports have their own bound: they keep nobody from coming over QUIC.
+    pub(crate) unproved_at_ports: Unproved,
 }
 
 /// A visitor and its device.
 pub(crate) struct Flow {
     session: Arc<Session>,
     table: Arc<Table>,
+    /// Where it has come to, if that is a public port of the device.
+    port: Option<Arc<UdpPort>>,
     metrics: Arc<Metrics>,
     state: Mutex<State>,
     began: Instant,
@@ -117,9 +127,23 @@ struct State {
     /// What has come, and what was sent back, in octets, as long as it has not shown that it hears.
     heard: usize,
     said: usize,
+    /// At a public port: it was answered since it has spoken, and so often it has spoken after that.
+    is_answered: bool,
+    turns: u8,
 }
 
-/// Whether the visitor has used an id that it has heard.
+/// How a flow begins.
+struct Beginning {
+    /// Whom the visitor asks for.
+    name: String,
+    /// What leads to it: what it has made up for the other end's id, where that is known.
+    ids: Vec<Id>,
+    /// All that has come.
+    datagrams: Vec<Vec<u8>>,
+    port: Option<Arc<UdpPort>>,
+}
+
+/// Whether the visitor has used an id that it has heard, or converses.
 enum Standing {
     NotYet(Newcomer, Places),
     Proved {
@@ -287,8 +311,36 @@ impl Flows {
             admitted,
             visitor: visitor.map_err(|_| Refusal::DeviceFull)?,
         };
+        let beginning = Beginning {
+            name,
+            ids,
+            datagrams,
+            port: None,
+        };
+        self.begin(from, session, places, beginning, now)
+    }
+
+    /// Makes the flow of a visitor, and whoever looks after it.
+    fn begin(
+        &self,
+        from: Sender,
+        session: Arc<Session>,
+        places: Places,
+        beginning: Beginning,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        let Beginning {
+            name,
+            ids,
+            datagrams,
+            port,
+        } = beginning;
         let gives_way = CancellationToken::new();
-        let (unproved, most) = (&self.table.unproved, session.most_unproved());
+        let unproved = match &port {
+            Some(_) => &self.unproved_at_ports,
+            None => &self.table.unproved,
+        };
+        let most = session.most_unproved();
         let newcomer = unproved.come(session.device, most, gives_way.clone());
         let flow = Arc::new(Flow {
             table: Arc::clone(&self.table),
@@ -298,6 +350,8 @@ impl Flows {
                 ids,
                 heard: datagrams.iter().map(Vec::len).sum(),
                 said: 0,
+                is_answered: false,
+                turns: 0,
                 early: datagrams,
                 tunnel: None,
                 standing: Standing::NotYet(newcomer, places),
@@ -308,17 +362,22 @@ impl Flows {
             to_visitor: AtomicU64::new(0),
             gives_way,
             session,
+            port,
         });
-        if !self.table.add(from.address, &flow) {
-            return Err(Refusal::PortFull);
+        match &flow.port {
+            Some(port) => port.add(from.address, &flow),
+            None if !self.table.add(from.address, &flow) => return Err(Refusal::PortFull),
+            None => {}
         }
+        let number = flow.port.as_ref().map(|port| port.door.port.number);
         let guest = Guest {
             visit: Visit::begin(from.address),
             open: Open {
                 name,
                 visitor: from.address,
-                front: self.front_reached(from.here),
+                front: self.front_reached(from.here, number),
                 datagrams: true,
+                port: number,
             },
             metrics: Arc::clone(&self.metrics),
             sessions: Arc::clone(&self.sessions),
@@ -335,11 +394,12 @@ impl Flows {
         Ok(())
     }
 
-    fn front_reached(&self, here: Option<IpAddr>) -> SocketAddr {
-        match here {
-            Some(here) if self.front.ip().is_unspecified() => (here, self.front.port()).into(),
-            Some(_) | None => self.front,
-        }
+    fn front_reached(&self, here: Option<IpAddr>, port: Option<NonZeroU16>) -> SocketAddr {
+        let ip = match here {
+            Some(here) if self.front.ip().is_unspecified() => here,
+            Some(_) | None => self.front.ip(),
+        };
+        (ip, port.map_or(self.front.port(), NonZeroU16::get)).into()
     }
 }
 
@@ -391,7 +451,14 @@ impl Flow {
 
     /// Looks whether the visitor shows that it hears, if it has not yet.
     fn prove(&self, state: &mut State, batch: Batch<'_>) {
-        if matches!(state.standing, Standing::NotYet(..)) && state.shows_that_it_hears(batch) {
+        if !matches!(state.standing, Standing::NotYet(..)) {
+            return;
+        }
+        let shows_that_it_hears = match self.port {
+            Some(_) => state.converses(),
+            None => state.shows_that_it_hears(batch),
+        };
+        if shows_that_it_hears {
             self.is_real(state);
         }
     }
@@ -454,13 +521,21 @@ impl Flow {
 
     /// When it has been silent for too long, if nothing more is heard.
     fn deadline(&self) -> Instant {
-        match self.state().standing {
-            Standing::Proved { .. } => {
-                self.began + Duration::from_millis(self.heard_ms.load(Relaxed)) + IDLE_TIME
-            }
-            Standing::NotYet(..) | Standing::Refused(_) | Standing::Gone => {
-                self.began + UNPROVED_TIME
-            }
+        let heard_at = self.began + Duration::from_millis(self.heard_ms.load(Relaxed));
+        let is_proved = self.is_proved();
+        match &self.port {
+            Some(_) if is_proved => heard_at + port::IDLE_TIME,
+            Some(_) => heard_at + port::UNPROVED_TIME,
+            None if is_proved => heard_at + IDLE_TIME,
+            None => self.began + UNPROVED_TIME,
+        }
+    }
+
+    /// Waits until the device has no such port any more.
+    async fn loses_its_port(&self) {
+        match &self.port {
+            Some(port) => port.door.lost.cancelled().await,
+            None => pending().await,
         }
     }
 
@@ -470,8 +545,13 @@ impl Flow {
         let standing = mem::replace(&mut state.standing, Standing::Gone);
         state.tunnel = None;
         state.early = Vec::new();
-        self.table.forget(state.visitor.address, self);
-        self.table.forget_ids(&state.ids, self);
+        match &self.port {
+            Some(port) => port.forget(state.visitor.address, self),
+            None => {
+                self.table.forget(state.visitor.address, self);
+                self.table.forget_ids(&state.ids, self);
+            }
+        }
         let moved = Moved {
             outwards: self.to_device.load(Relaxed),
             inwards: self.to_visitor.load(Relaxed),
@@ -490,11 +570,13 @@ impl State {
     }
 
     /// What may be said to the visitor of a batch, and what it may not hear.
-    fn answer<'a>(&mut self, batch: Batch<'a>) -> (Batch<'a>, Batch<'a>) {
+    fn answer<'a>(&mut self, batch: Batch<'a>, gift: usize) -> (Batch<'a>, Batch<'a>) {
+        self.is_answered = true;
         if !matches!(self.standing, Standing::NotYet(..)) {
             return batch.split(usize::MAX);
         }
-        let room = self.heard.saturating_mul(ANSWER) - self.said;
+        let most = self.heard.saturating_mul(ANSWER).saturating_add(gift);
+        let room = most - self.said;
         let count = match batch.octets.len() <= room {
             true => usize::MAX,
             false => room / batch.size.max(1),
@@ -502,6 +584,14 @@ impl State {
         let (answer, beyond) = batch.split(count);
         self.said += answer.octets.len();
         (answer, beyond)
+    }
+
+    /// Whether the visitor, who has just spoken, has done so often enough after it was answered.
+    fn converses(&mut self) -> bool {
+        if mem::take(&mut self.is_answered) {
+            self.turns = self.turns.saturating_add(1);
+        }
+        self.turns >= port::TURNS
     }
 
     /// Whether the visitor uses an id that it can only have from its device's server.
@@ -525,14 +615,18 @@ impl Outlet for ToVisitor {
         }
         let mut state = flow.state();
         for datagram in batch.each() {
-            if !datagram::has_short_header(datagram) {
+            if flow.port.is_none() && !datagram::has_short_header(datagram) {
                 flow.learn(&mut state, datagram);
             }
         }
         let visitor = state.visitor;
-        let (answer, beyond) = state.answer(batch);
+        let gift = flow.port.as_ref().map_or(0, |_| port::GIFT);
+        let (answer, beyond) = state.answer(batch, gift);
         drop(state);
-        let unsent = socket.send(visitor.address, visitor.here, answer);
+        let unsent = match &flow.port {
+            Some(port) => port.send(visitor, answer),
+            None => socket.send(visitor.address, visitor.here, answer),
+        };
         for (why, count) in [(Loss::Unsent, unsent), (Loss::Unproved, beyond.count())] {
             if count > 0 {
                 flow.metrics.lost(why, count);
@@ -603,7 +697,7 @@ impl Guest {
         }
         let (to_device, to_visitor) = (moved.outwards, moved.inwards);
         let end = end_name(end);
-        tracing::debug!(end, to_device, to_visitor, "a visitor over QUIC has gone");
+        tracing::debug!(end, to_device, to_visitor, "a visitor's flow has ended");
     }
 
     /// Opens the stream, and sends on it what has come: there it is not lost, and not there before the agent knows of the flow.
@@ -645,10 +739,11 @@ impl Guest {
                     };
                 }
                 () = flow.gives_way.cancelled() => return End::NearGone,
+                () = flow.loses_its_port() => return End::Cut,
                 read = recv.read(&mut nothing) => match read {
                     Ok(0) => return End::Done,
                     // Nothing else is ever said to us there.
-                    Ok(_) if self.open.name.is_empty() => flow.is_real(&mut flow.state()),
+                    Ok(_) if self.open.name.is_empty() && self.open.port.is_none() => flow.is_real(&mut flow.state()),
                     Ok(_) | Err(_) => return End::FarGone,
                 },
                 () = sleep_until(deadline.into()) => {

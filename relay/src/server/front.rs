@@ -6,6 +6,7 @@
 //! when it is accepted.
 
 mod first_octets;
+mod port;
 mod proxy_header;
 mod returning;
 
@@ -36,7 +37,7 @@ use crate::carrier::raw::TurnedAway;
 use crate::counts::prefix;
 use crate::pace::Paced;
 use crate::records::Recorder;
-use crate::splice::{self, Moved};
+use crate::splice::{self, Moved, RawWay};
 use crate::tls::{self, Accepted, Prefixed, TlsError};
 use crate::turns;
 use crate::workers::{Served, Worker};
@@ -50,6 +51,7 @@ use super::CloudDoor;
 use super::handed::{Message, NOBODY, NoMessage};
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent};
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
+use super::ports::PortDoor;
 use super::predecessor::{Predecessor, Untold};
 use super::proxies::Proxies;
 use super::recorded::Visit;
@@ -131,10 +133,11 @@ impl fmt::Debug for Front {
     }
 }
 
-/// Accepts visitors until `stop`.
+/// Accepts visitors until `stop`: at the front, or at a public port.
 pub(crate) async fn accept(
     front: Arc<Front>,
     listener: Arc<AsyncFd<TcpListener>>,
+    door: Option<Arc<PortDoor>>,
     stop: CancellationToken,
 ) {
     loop {
@@ -144,7 +147,7 @@ pub(crate) async fn accept(
             accepted = listener.async_io(Interest::READABLE, accept_one) => accepted,
         };
         match accepted {
-            Ok((visitor, address)) => front.come(visitor, address),
+            Ok((visitor, address)) => front.come(visitor, address, door.clone()),
             Err(error) => {
                 front.metrics.accept_error(&error);
                 tracing::debug!(%error, "the kernel could not hand over a visitor");
@@ -204,6 +207,8 @@ struct Guest {
     hello: Bytes,
     name: String,
     session: Arc<Session>,
+    /// Where it has come to, if that is a public port of the device.
+    door: Option<Arc<PortDoor>>,
     places: (Admitted, DeviceVisitor),
 }
 
@@ -213,6 +218,7 @@ struct Joined {
     visit: Visit,
     carrier: Carrier,
     session: Arc<Session>,
+    door: Option<Arc<PortDoor>>,
     /// Octets that are on the carrier already.
     hello: usize,
     _places: (Admitted, DeviceVisitor),
@@ -241,19 +247,24 @@ impl SentAway {
 
 impl Front {
     /// Takes in whoever has been accepted: from a proxy as whom that says it to be, from elsewhere as who it is.
-    fn come(self: &Arc<Self>, visitor: StdTcpStream, address: SocketAddr) {
+    fn come(
+        self: &Arc<Self>,
+        visitor: StdTcpStream,
+        address: SocketAddr,
+        door: Option<Arc<PortDoor>>,
+    ) {
         let here = Arc::clone(self);
         let until = Deadline::now() + HELLO_TIME;
         if self.proxies.include(address.ip()) {
             let admitted = self.limits.admit_from_proxy(address.ip(), &self.silent);
             self.admit(admitted, |admitted| {
-                here.arrive_from_proxy(visitor, address, until, admitted)
+                here.arrive_from_proxy(visitor, address, until, admitted, door)
             });
         } else {
             let admitted = self.limits.admit(address.ip(), &self.silent);
             let way = Way::straight(address);
             self.admit(admitted, |admitted| {
-                here.arrive(visitor, way, until, admitted)
+                here.arrive(visitor, way, until, admitted, door)
             });
         }
     }
@@ -306,7 +317,10 @@ impl Front {
         let kind = joined.carrier.kind();
         self.metrics.measured.visitor_open(kind, came_at.elapsed());
         joined.session.octets.to_device.add(joined.hello as u64);
-        let mut moved = self.pump(&mut joined).await;
+        let mut moved = match joined.door.clone() {
+            None => self.pump(&mut joined).await,
+            Some(door) => Box::pin(self.pump_at_port(&mut joined, &door)).await,
+        };
         moved.outwards += joined.hello as u64;
         self.sessions.tell_octets(&joined.session);
         self.metrics.visitor_ended(moved);
@@ -348,6 +362,7 @@ impl Front {
         proxy: SocketAddr,
         until: Deadline,
         mut admitted: Admitted,
+        door: Option<Arc<PortDoor>>,
     ) -> Result<Arrived, Box<SentAway>> {
         let said = match ProxyHeader::default().read(&visitor) {
             Ok(proxy_header::Progressed::Said(ends)) => Ok(ends),
@@ -364,7 +379,7 @@ impl Front {
             Err(refusal) => return Err(SentAway::telling(refusal, visitor, admitted)),
         };
         match admitted.comes_from(way.visitor.ip()) {
-            Ok(()) => self.arrive(visitor, way, until, admitted).await,
+            Ok(()) => self.arrive(visitor, way, until, admitted, door).await,
             Err(refusal) => Err(SentAway::telling(refusal, visitor, admitted)),
         }
     }
@@ -375,7 +390,11 @@ impl Front {
         way: Way,
         until: Deadline,
         mut admitted: Admitted,
+        door: Option<Arc<PortDoor>>,
     ) -> Result<Arrived, Box<SentAway>> {
+        if let Some(door) = door {
+            return self.arrive_at_port(door, visitor, way, admitted);
+        }
         let first = match FirstOctets::default().read(&visitor) {
             Ok(Progressed::Enough(first)) => Ok(first),
             Ok(Progressed::NeedMore(octets)) => {
@@ -553,6 +572,7 @@ impl Front {
             hello,
             name,
             session,
+            door: None,
             places: (admitted, place),
         })))
     }
@@ -609,6 +629,7 @@ impl Front {
             hello,
             name,
             mut session,
+            door,
             mut places,
         } = *guest;
         let address = visit.address();
@@ -624,6 +645,7 @@ impl Front {
             visitor: address,
             front,
             datagrams: false,
+            port: door.as_ref().map(|door| door.port.number),
         };
         let mut tried_again = false;
         let carrier = loop {
@@ -644,7 +666,10 @@ impl Front {
                 OpenError::DeviceFull => Refusal::DeviceFull,
                 OpenError::NoCarrier => Refusal::NoCarrier,
             };
-            return Err(SentAway::telling(refusal, visitor, places.0));
+            return Err(match door {
+                Some(_) => SentAway::silently(refusal),
+                None => SentAway::telling(refusal, visitor, places.0),
+            });
         };
         let Ok(visitor) = TcpStream::from_std(visitor) else {
             return Err(SentAway::silently(Refusal::LeftEarly));
@@ -655,6 +680,7 @@ impl Front {
             visit,
             carrier,
             session,
+            door,
             hello: hello.len(),
             _places: places,
         }))
@@ -675,16 +701,27 @@ impl Front {
     }
 
     fn pump<'a>(&'a self, joined: &'a mut Joined) -> impl Future<Output = Moved> + use<'a> {
+        let raw_way = joined.session.raw_way();
+        self.pump_until(joined, raw_way, None)
+    }
+
+    /// Until `cut` if that is given, or until the session ends.
+    fn pump_until<'a>(
+        &'a self,
+        joined: &'a mut Joined,
+        raw_way: RawWay,
+        cut: Option<&'a CancellationToken>,
+    ) -> impl Future<Output = Moved> + use<'a> {
         let session = &joined.session;
         splice::splice(
             &joined.visitor,
             &mut joined.carrier,
-            session.raw_way(),
+            raw_way,
             Some(Paced {
                 pace: &session.pace,
                 address: prefix(joined.visit.address().ip()),
             }),
-            session.ended(),
+            cut.unwrap_or(session.ended()),
             Observed {
                 session,
                 visit: &joined.visit,

@@ -27,6 +27,9 @@ const BACKLOG: i32 = 4096;
 /// What each UDP socket is to keep each way, in octets.
 const UDP_BUFFER: usize = 7 * 1024 * 1024;
 
+/// The same at a public port of a device, of which there may be many.
+const UDP_PORT_BUFFER: usize = 2 * 1024 * 1024;
+
 /// How often a free port is looked for that both TCP and UDP can have.
 const PORT_TRIES: usize = 16;
 
@@ -119,6 +122,28 @@ pub(super) fn tcp(there: Option<TcpListener>, address: SocketAddr) -> io::Result
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     Ok(socket.into())
+}
+
+/// A TCP listener at a public port of a device, which nobody shares but, if it `shares`, another process of this relay.
+pub(super) fn tcp_port(address: SocketAddr, shares: bool) -> io::Result<TcpListener> {
+    let socket = at_port(tcp_socket(address)?, address, shares)?;
+    listen(&socket)?;
+    Ok(socket.into())
+}
+
+/// The same for datagrams.
+pub(super) fn udp_port(address: SocketAddr, shares: bool) -> io::Result<UdpSocket> {
+    let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
+    socket_buffers::ask(&socket, UDP_PORT_BUFFER)?;
+    Ok(at_port(socket, address, shares)?.into())
+}
+
+/// Binds a socket. Who binds it alone finds out whether somebody has the port; who comes after this process may share it all the same.
+fn at_port(socket: Socket, address: SocketAddr, shares: bool) -> io::Result<Socket> {
+    socket.set_reuse_port(shares)?;
+    socket.bind(&address.into())?;
+    socket.set_reuse_port(true)?;
+    Ok(socket)
 }
 
 fn tcp_group(address: SocketAddr, count: usize) -> io::Result<Vec<TcpListener>> {

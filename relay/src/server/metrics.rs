@@ -4,6 +4,7 @@ mod measured;
 
 use std::io;
 
+use directory::Protocol;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 use wire::CloseCode;
 
@@ -66,6 +67,8 @@ pub(crate) struct Metrics {
     datagrams_dropped: IntCounterVec,
     /// Visitors' datagrams that were lost here on their way through a tunnel, by why.
     flow_datagrams_lost: [IntCounter; Loss::ALL.len()],
+    /// Public ports of devices that are listened on, TCP and UDP.
+    public_ports: IntGaugeVec,
     /// Visitors who came over QUIC and go on from another address.
     flows_moved: IntCounter,
     flows_came_back: IntCounter,
@@ -193,6 +196,17 @@ impl Metrics {
                 "Connections that the kernel could not hand over.",
                 "reason",
             )?,
+            public_ports: {
+                let ports = IntGaugeVec::new(
+                    Opts::new(
+                        "causeway_relay_public_ports",
+                        "Public ports of devices that are listened on now.",
+                    ),
+                    &["protocol"],
+                )?;
+                registry.register(Box::new(ports.clone()))?;
+                ports
+            },
             datagrams_dropped: counters(
                 "causeway_relay_datagrams_dropped_total",
                 "Datagrams that were nobody's or from nowhere, first packets that were too long or of which too many came, hellos that did not come whole, and malformed messages from a successor that reads the port.",
@@ -201,7 +215,7 @@ impl Metrics {
             flow_datagrams_lost: {
                 let lost = counters(
                     "causeway_relay_flow_datagrams_lost_total",
-                    "Datagrams of visitors over QUIC that were lost at the relay on their way through a tunnel.",
+                    "Datagrams of visitors over QUIC and at public ports that were lost at the relay on their way through a tunnel.",
                     "reason",
                 )?;
                 Loss::ALL.map(|why| lost.with_label_values(&[why.name()]))
@@ -314,6 +328,10 @@ impl Metrics {
     /// What is used, and what may be.
     pub(crate) fn memory(&self) -> [IntGauge; 2] {
         self.memory.clone()
+    }
+
+    pub(super) fn public_ports(&self) -> [IntGauge; 2] {
+        Protocol::ALL.map(|protocol| self.public_ports.with_label_values(&[protocol.name()]))
     }
 
     pub(crate) fn spare_carriers(&self) -> IntGauge {

@@ -11,7 +11,7 @@ pub(crate) enum Refusal {
     Memory,
     /// Too many have not said their name yet.
     UnnamedFull,
-    /// It had not said its name for longer than any other when there was no room for the next. Or it came over QUIC, waited for its
+    /// It had not said its name for longer than any other when there was no room for the next. Or it came over UDP, waited for its
     /// device's stream, and had not shown for longest that its address is its own.
     GaveWay,
     /// Too many of its address have not said their name yet.
@@ -44,7 +44,7 @@ pub(crate) enum Refusal {
     NoName,
     /// Nobody here has the name.
     UnknownName,
-    /// The name's device has no tunnel.
+    /// The name's device has no tunnel, or that of the public port.
     NotAttached,
     /// Its device may have a tunnel at the process before, which is behind with those who are handed over.
     PredecessorBusy,
@@ -52,10 +52,13 @@ pub(crate) enum Refusal {
     DeviceFull,
     /// The agent brought no carrier.
     NoCarrier,
-    /// It came over QUIC, and its device's tunnel has no datagrams, or its agent takes none, or this relay takes no visitors any more.
+    /// It came over QUIC or to a public port, and its device's tunnel has no datagrams, or its agent takes none, or this relay takes no
+    /// visitors any more.
     NoFlows,
     /// It came over QUIC, and from its port others have come before, as many as may be.
     PortFull,
+    /// It came to a public UDP port of a device, and so did more others than can be taken in a second.
+    PortBusy,
     /// Its TLS with the operator's own host failed.
     Handshake,
     /// Too many handshakes for the operator's own hosts are under way.
@@ -65,7 +68,7 @@ pub(crate) enum Refusal {
 }
 
 impl Refusal {
-    pub(crate) const ALL: [Self; 28] = [
+    pub(crate) const ALL: [Self; 29] = [
         Self::Full,
         Self::Memory,
         Self::UnnamedFull,
@@ -91,6 +94,7 @@ impl Refusal {
         Self::NoCarrier,
         Self::NoFlows,
         Self::PortFull,
+        Self::PortBusy,
         Self::Handshake,
         Self::HandshakesBusy,
         Self::CloudBusy,
@@ -124,6 +128,7 @@ impl Refusal {
             Self::NoCarrier => "no_carrier",
             Self::NoFlows => "no_flows",
             Self::PortFull => "port_full",
+            Self::PortBusy => "port_busy",
             Self::Handshake => "handshake",
             Self::HandshakesBusy => "handshakes_busy",
             Self::CloudBusy => "cloud_busy",

@@ -31,6 +31,7 @@ use crate::workers::Worker;
 use super::handed::{Message, NoMessage};
 use super::limits::{HELLO_TIME, Limits};
 use super::metrics::{HandshakeKind, Metrics, Outcome};
+use super::ports::Ports;
 use super::predecessor::Predecessor;
 use super::presence::{Attachment, Presence};
 use super::refusal::Rejection;
@@ -50,6 +51,7 @@ pub(crate) struct Register {
     pub(crate) directory: Reader,
     pub(crate) sessions: Arc<Sessions>,
     pub(crate) presence: Presence,
+    pub(super) ports: Arc<Ports>,
     /// The process before, if there is one that still has tunnels.
     pub(super) predecessor: Option<Arc<Predecessor>>,
     pub(crate) metrics: Arc<Metrics>,
@@ -163,7 +165,7 @@ impl Register {
             Ok(attached) => attached,
             Err(rejection) => return self.refuse(rejection),
         };
-        let code = attend(&session, &mut control).await;
+        let code = attend(&session, &self.ports, &mut control).await;
         session.end(code);
         self.detach(&session, session.end_code());
         Box::pin(part(&session.tunnel, &mut control, session.end_code())).await;
@@ -479,12 +481,15 @@ impl Register {
         self.metrics.tunnel_detached(session.transport(), code);
         self.sessions
             .detach(session, || self.presence.detached(&session.device));
+        if session.takes_ports() {
+            self.ports.review(&session.device);
+        }
         tracing::debug!(code = code.name(), "a tunnel has ended");
     }
 }
 
 /// Answers the agent's frames and sends it ours, until something ends the tunnel.
-async fn attend(session: &Session, control: &mut ControlStream) -> CloseCode {
+async fn attend(session: &Arc<Session>, ports: &Ports, control: &mut ControlStream) -> CloseCode {
     let mut ended = pin!(session.ended().cancelled());
     loop {
         let said = poll_fn(|cx| {
@@ -493,7 +498,7 @@ async fn attend(session: &Session, control: &mut ControlStream) -> CloseCode {
                 return Poll::Ready(Err(session.end_code()));
             }
             if let Poll::Ready(frame) = control.poll_next(cx) {
-                return Poll::Ready(heed(session, frame));
+                return Poll::Ready(heed(session, ports, frame));
             }
             session.commands.poll_next(cx).map(|frame| Ok(Some(frame)))
         });
@@ -510,7 +515,11 @@ async fn attend(session: &Session, control: &mut ControlStream) -> CloseCode {
 }
 
 /// What is to be said to what the agent has said; `Err` is an end.
-fn heed(session: &Session, frame: Result<Frame, ControlError>) -> Result<Option<Frame>, CloseCode> {
+fn heed(
+    session: &Arc<Session>,
+    ports: &Ports,
+    frame: Result<Frame, ControlError>,
+) -> Result<Option<Frame>, CloseCode> {
     let frame = frame.map_err(|error| match error {
         ControlError::Ended | ControlError::Io(_) => CloseCode::Done,
         ControlError::Frame(_) => CloseCode::Protocol,
@@ -520,12 +529,17 @@ fn heed(session: &Session, frame: Result<Frame, ControlError>) -> Result<Option<
         Frame::Ping { sequence } => Ok(Some(Frame::Pong { sequence })),
         Frame::Pong { .. } => Ok(None),
         Frame::WantIds => Ok(session.roaming_ids()),
+        Frame::Publish { ports: those } => {
+            ports.publish(session, those);
+            Ok(None)
+        }
         Frame::Close { code } => Err(code.unwrap_or(CloseCode::Done)),
         Frame::Hello(_)
         | Frame::Welcome { .. }
         | Frame::Dial { .. }
         | Frame::Limits { .. }
         | Frame::Ids { .. }
+        | Frame::Published { .. }
         | Frame::Drain { .. }
         | Frame::Open(_)
         | Frame::Carry { .. } => Err(CloseCode::Protocol),
@@ -555,6 +569,8 @@ fn as_hello(frame: Frame) -> Result<Hello, (Rejection, CloseCode)> {
         | Frame::Limits { .. }
         | Frame::WantIds
         | Frame::Ids { .. }
+        | Frame::Publish { .. }
+        | Frame::Published { .. }
         | Frame::Drain { .. }
         | Frame::Close { .. }
         | Frame::Open(_)

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::num::NonZeroU64;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use dashmap::DashMap;
@@ -28,6 +28,7 @@ use crate::workers::{Worker, Workers};
 use super::carriers::{Carriers, Taken, Tickets, UnknownTicket};
 use super::commands::{Commands, Full};
 use super::limits::{DeviceVisitor, DeviceVisitors, Limits, VISITORS_PER_DEVICE};
+use super::ports::Published;
 use super::presence::Transport;
 use super::roaming::Roaming;
 use super::traffic::{Growing, Octets, Told};
@@ -261,6 +262,7 @@ impl Sessions {
             pace: pace.unwrap_or_else(|| Arc::new(Pace::new(0, now))),
             most_visitors: self.limits.visitors_per_device().into(),
             own_limits: Mutex::default(),
+            published: Mutex::default(),
             device,
             key,
             instance,
@@ -277,6 +279,7 @@ impl Sessions {
             ended: self.cut.child_token(),
             end_code: Mutex::new(None),
             followed: AtomicBool::new(false),
+            left: AtomicBool::new(false),
             visitors: visitors.unwrap_or_default(),
             octets: Octets::default(),
             packets_sent: Growing::default(),
@@ -322,6 +325,8 @@ pub(crate) struct Session {
     end_code: Mutex<Option<CloseCode>>,
     /// By one at the successor of this process.
     followed: AtomicBool,
+    /// The same, and so long ago that whoever was under way has come.
+    left: AtomicBool,
     visitors: DeviceVisitors,
     /// What has passed.
     pub(super) octets: Octets,
@@ -333,6 +338,7 @@ pub(crate) struct Session {
     pub(crate) pace: Arc<Pace>,
     most_visitors: AtomicUsize,
     own_limits: Mutex<OwnLimits>,
+    published: Mutex<Published>,
     started: Instant,
     active: AtomicBool,
     active_at_ms: AtomicU64,
@@ -508,6 +514,18 @@ impl Session {
         })
     }
 
+    /// Whether its agent takes visitors of public ports.
+    pub(super) fn takes_ports(&self) -> bool {
+        self.features.has(Features::PORTS)
+    }
+
+    /// What its agent has for public ports.
+    pub(super) fn published(&self) -> MutexGuard<'_, Published> {
+        self.published
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Opens the stream beside which a visitor's datagrams cross. Nothing is said on it yet.
     pub(super) async fn open_flow(&self) -> Result<(SendStream, RecvStream), OpenError> {
         let Tunnel::Quic(connection) = &self.tunnel else {
@@ -582,6 +600,16 @@ impl Session {
     /// Notes that the agent has another tunnel at the successor of this process. Whether that was known.
     pub(super) fn is_followed(&self) -> bool {
         self.followed.swap(true, Relaxed)
+    }
+
+    /// Whether the agent has long had another tunnel there, so that nobody is to come here any more.
+    pub(super) fn has_left(&self) -> bool {
+        self.left.load(Relaxed)
+    }
+
+    /// Nobody is to come here any more.
+    pub(super) fn leaves(&self) {
+        self.left.store(true, Relaxed);
     }
 
     fn has_visitors(&self) -> bool {

@@ -16,6 +16,7 @@ use crate::sys;
 
 use super::front::Front;
 use super::handed::{Heard, Message, NoMessage, Reader};
+use super::ports::Ports;
 use super::predecessor::SEND_TIME;
 use super::register;
 use super::sessions::Session;
@@ -118,12 +119,16 @@ impl Front {
                 reconnect_after: Duration::ZERO,
             });
         }
-        self.register.tasks.spawn(let_go(session, code));
+        let ports = Arc::clone(&self.register.ports);
+        self.register.tasks.spawn(let_go(session, ports, code));
     }
 }
 
-async fn let_go(session: Arc<Session>, code: CloseCode) {
+async fn let_go(session: Arc<Session>, ports: Arc<Ports>, code: CloseCode) {
     sleep(UNDER_WAY).await;
+    // Until now both processes listened at its public ports.
+    session.leaves();
+    ports.review(&session.device);
     session.left_alone().await;
     session.end(code);
 }

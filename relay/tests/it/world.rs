@@ -3,6 +3,7 @@
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicU8, Ordering::Relaxed};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -126,6 +127,22 @@ impl World {
         Self::configured(Config {
             proxy_from,
             ..config(transport, (Ipv4Addr::LOCALHOST, 0).into())
+        })
+    }
+
+    /// A relay that may give ports to devices, on an address that no other test has: there each of its ports is free.
+    pub(crate) fn with_ports(transport: Transport, ports: &str) -> Self {
+        static NEXT: AtomicU8 = AtomicU8::new(1);
+        let process = std::process::id().to_be_bytes();
+        let ip = Ipv4Addr::new(
+            127,
+            128 | process[2],
+            process[3],
+            NEXT.fetch_add(1, Relaxed),
+        );
+        Self::configured(Config {
+            ports: Some(ports.parse().unwrap()),
+            ..config(transport, (ip, 0).into())
         })
     }
 
@@ -391,6 +408,13 @@ impl World {
         assert!(self.writer.lock().unwrap().limit(&name, limits));
     }
 
+    /// The ports that the device of `name` has from now on.
+    pub(crate) fn give_ports(&self, name: &str, ports: &[&str]) {
+        let name = DeviceName::parse(name).unwrap();
+        let ports = ports.iter().map(|port| port.parse().unwrap()).collect();
+        assert!(self.writer.lock().unwrap().set_ports(&name, ports));
+    }
+
     pub(crate) fn remove(&self, name: &str) {
         self.writer
             .lock()
@@ -623,6 +647,7 @@ fn config(transport: Transport, front: SocketAddr) -> Config {
         gso: Gso::Auto,
         public: Vec::new(),
         proxy_from: Vec::new(),
+        ports: None,
         join: None,
         workers: None,
         leave: Duration::ZERO,

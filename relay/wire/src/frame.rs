@@ -9,14 +9,16 @@
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::num::NonZeroU64;
+use std::num::{NonZeroU16, NonZeroU64};
 use std::time::Duration;
 
 use bytes::{Buf, BufMut, Bytes, BytesMut};
+use directory::{Protocol, PublicPort};
 use prost::Message as _;
 
 use crate::close::CloseCode;
 use crate::hello::{Features, Hello, InstanceId};
+use crate::ports::{MAX_PORTS, PortState, PublishedPort};
 use crate::roaming::{self, RoamingId};
 
 /// The longest frame, in octets, its length apart. The largest is an Open with a name of 255 octets.
@@ -73,6 +75,16 @@ pub enum Frame {
         /// Visitors at a time.
         visitors: u32,
     },
+    /// Agent: these public ports lead to services of mine, and no others. Only to a relay that has [`Features::PORTS`].
+    Publish {
+        /// At most [`MAX_PORTS`].
+        ports: Vec<PublicPort>,
+    },
+    /// Relay: so it stands with each of them.
+    Published {
+        /// At most [`MAX_PORTS`].
+        each: Vec<PublishedPort>,
+    },
     /// The sender closes the tunnel. Over TLS only.
     Close {
         /// Why; a number that this version does not know is kept.
@@ -100,6 +112,19 @@ pub struct Open {
     /// What passes are a visitor's UDP datagrams ([`flow`](crate::flow)), not a stream of bytes. Only for an agent that has
     /// [`Features::DATAGRAMS`].
     pub datagrams: bool,
+    /// It has come to this public port of the device, and asked for no name. Only for an agent that has [`Features::PORTS`].
+    pub port: Option<NonZeroU16>,
+}
+
+impl Open {
+    /// The public port that it has come to, if it has.
+    pub fn public_port(&self) -> Option<PublicPort> {
+        let protocol = match self.datagrams {
+            true => Protocol::Udp,
+            false => Protocol::Tcp,
+        };
+        self.port.map(|number| PublicPort { protocol, number })
+    }
 }
 
 /// Single-use proof with which an agent opens a carrier: 16 random octets, known only to the tunnel they were sent on.
@@ -217,6 +242,20 @@ impl Frame {
                 bytes_per_second: bytes_per_second.map_or(0, NonZeroU64::get),
                 visitors: *visitors,
             }),
+            Self::Publish { ports } => Body::Publish(pb::Publish {
+                ports: ports.iter().copied().map(port).collect(),
+            }),
+            Self::Published { each } => Body::Published(pb::Published {
+                each: each
+                    .iter()
+                    .map(|published| pb::PublishedPort {
+                        port: Some(port(published.port)),
+                        state: published
+                            .state
+                            .map_or_else(|number| number, PortState::number),
+                    })
+                    .collect(),
+            }),
             Self::Close { code } => Body::Close(pb::Close {
                 code: code.map_or_else(|number| number, CloseCode::number),
             }),
@@ -225,6 +264,7 @@ impl Frame {
                 visitor: Some(address(open.visitor)),
                 front: Some(address(open.front)),
                 datagrams: open.datagrams,
+                port: open.port.map_or(0, |port| port.get().into()),
             }),
             Self::Carry { ticket } => Body::Carry(pb::Carry {
                 ticket: ticket.0.to_vec(),
@@ -269,6 +309,22 @@ impl Frame {
                 bytes_per_second: NonZeroU64::new(limits.bytes_per_second),
                 visitors: limits.visitors,
             },
+            Body::Publish(publish) => Self::Publish {
+                ports: as_many_as_may_be(&publish.ports)?
+                    .map(public_port)
+                    .collect::<Result<_, _>>()?,
+            },
+            Body::Published(published) => Self::Published {
+                each: as_many_as_may_be(&published.each)?
+                    .map(|one| {
+                        let port = one.port.as_ref();
+                        Ok(PublishedPort {
+                            port: public_port(port.ok_or(FrameError::BadField("port"))?)?,
+                            state: PortState::from_number(one.state).ok_or(one.state),
+                        })
+                    })
+                    .collect::<Result<_, FrameError>>()?,
+            },
             Body::Close(close) => Self::Close {
                 code: CloseCode::from_number(close.code.into()).ok_or(close.code),
             },
@@ -277,6 +333,10 @@ impl Frame {
                 visitor: socket_address(open.visitor, "visitor")?,
                 front: socket_address(open.front, "front")?,
                 datagrams: open.datagrams,
+                port: match open.port {
+                    0 => None,
+                    port => Some(port_number(port)?),
+                },
             }),
             Body::Carry(carry) => Self::Carry {
                 ticket: Ticket(fixed(&carry.ticket, "ticket")?),
@@ -287,6 +347,35 @@ impl Frame {
 
 fn fixed<const N: usize>(octets: &[u8], field: &'static str) -> Result<[u8; N], FrameError> {
     octets.try_into().map_err(|_| FrameError::BadField(field))
+}
+
+fn as_many_as_may_be<T>(ports: &[T]) -> Result<impl Iterator<Item = &T>, FrameError> {
+    match ports.len() <= MAX_PORTS {
+        true => Ok(ports.iter()),
+        false => Err(FrameError::BadField("number of ports")),
+    }
+}
+
+fn port(port: PublicPort) -> pb::Port {
+    pb::Port {
+        number: port.number.get().into(),
+        udp: port.protocol == Protocol::Udp,
+    }
+}
+
+fn public_port(port: &pb::Port) -> Result<PublicPort, FrameError> {
+    Ok(PublicPort {
+        protocol: match port.udp {
+            true => Protocol::Udp,
+            false => Protocol::Tcp,
+        },
+        number: port_number(port.number)?,
+    })
+}
+
+fn port_number(number: u32) -> Result<NonZeroU16, FrameError> {
+    let number = u16::try_from(number).ok().and_then(NonZeroU16::new);
+    number.ok_or(FrameError::BadField("port"))
 }
 
 fn address(address: SocketAddr) -> pb::Address {
@@ -346,6 +435,10 @@ enum Body {
     WantIds(pb::WantIds),
     #[prost(message, tag = "12")]
     Ids(pb::Ids),
+    #[prost(message, tag = "13")]
+    Publish(pb::Publish),
+    #[prost(message, tag = "14")]
+    Published(pb::Published),
 }
 
 /// The messages as they stand on the wire. A field is never renumbered and never reused.
@@ -412,6 +505,8 @@ mod pb {
         pub(super) front: Option<Address>,
         #[prost(bool, tag = "4")]
         pub(super) datagrams: bool,
+        #[prost(uint32, tag = "5")]
+        pub(super) port: u32,
     }
 
     #[derive(Clone, PartialEq, prost::Message)]
@@ -435,6 +530,34 @@ mod pb {
         pub(super) bytes_per_second: u64,
         #[prost(uint32, tag = "2")]
         pub(super) visitors: u32,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Publish {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) ports: Vec<Port>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Published {
+        #[prost(message, repeated, tag = "1")]
+        pub(super) each: Vec<PublishedPort>,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct PublishedPort {
+        #[prost(message, optional, tag = "1")]
+        pub(super) port: Option<Port>,
+        #[prost(uint32, tag = "2")]
+        pub(super) state: u32,
+    }
+
+    #[derive(Clone, PartialEq, prost::Message)]
+    pub(super) struct Port {
+        #[prost(uint32, tag = "1")]
+        pub(super) number: u32,
+        #[prost(bool, tag = "2")]
+        pub(super) udp: bool,
     }
 
     /// 4 or 16 octets and a port.
@@ -494,6 +617,7 @@ mod tests {
             visitor: "203.0.113.7:50000".parse().unwrap(),
             front: "[2001:db8::1]:443".parse().unwrap(),
             datagrams: false,
+            port: None,
         });
         let snapshot = "
             002a                                # length
@@ -513,6 +637,7 @@ mod tests {
             visitor: "203.0.113.7:1".parse().unwrap(),
             front: "203.0.113.8:443".parse().unwrap(),
             datagrams: true,
+            port: None,
         });
         let snapshot = "
             001c                                # length
@@ -533,6 +658,7 @@ mod tests {
             visitor: mapped,
             front: mapped,
             datagrams: false,
+            port: None,
         });
         let mut octets = BytesMut::from(&*frame.encode().unwrap());
         let Decoded::Frame(Frame::Open(open)) = Frame::decode(&mut octets).unwrap() else {
@@ -577,6 +703,76 @@ mod tests {
         );
     }
 
+    #[test]
+    fn what_has_come_to_a_public_port_on_the_wire() {
+        let frame = Frame::Open(Open {
+            name: String::new(),
+            visitor: "203.0.113.7:1".parse().unwrap(),
+            front: "203.0.113.8:20022".parse().unwrap(),
+            datagrams: false,
+            port: NonZeroU16::new(20_022),
+        });
+        let snapshot = "
+            001c                                # length
+            42 1a                               # Open
+              12 08  0a 04 cb007107  10 01      # visitor: ip, port
+              1a 0a  0a 04 cb007108  10 b69c01  # front
+              28 b69c01                         # port
+        ";
+        assert_eq!(hex(&frame), plain(snapshot));
+    }
+
+    #[test]
+    fn public_ports_on_the_wire() {
+        let [tcp, udp] = ["20022/tcp", "53/udp"].map(|port| port.parse().unwrap());
+        let publish = Frame::Publish {
+            ports: vec![tcp, udp],
+        };
+        let snapshot = "
+            000e                                # length
+            5a 0c                               # Publish
+              0a 04  08 b69c01                  # 20022, tcp
+              0a 04  08 35  10 01               # 53, udp
+        ";
+        assert_eq!(hex(&publish), plain(snapshot));
+        let published = Frame::Published {
+            each: vec![PublishedPort {
+                port: udp,
+                state: Ok(PortState::Taken),
+            }],
+        };
+        let snapshot = "
+            000c                                # length
+            62 0a                               # Published
+              0a 08  0a 04  08 35  10 01  10 05 # 53, udp: taken
+        ";
+        assert_eq!(hex(&published), plain(snapshot));
+    }
+
+    #[test]
+    fn as_many_ports_fit_as_there_may_be_and_more_are_refused() {
+        let port: PublicPort = "65535/udp".parse().unwrap();
+        let state = Ok(PortState::NoDatagrams);
+        let published = |count| Frame::Published {
+            each: vec![PublishedPort { port, state }; count],
+        };
+        let decoded = |count| {
+            let mut octets = BytesMut::from(&*published(count).encode().unwrap());
+            Frame::decode(&mut octets)
+        };
+        assert_eq!(decoded(MAX_PORTS), Ok(Decoded::Frame(published(MAX_PORTS))));
+        let too_many = Err(FrameError::BadField("number of ports"));
+        assert_eq!(decoded(MAX_PORTS + 1), too_many);
+    }
+
+    fn public_port() -> impl Strategy<Value = PublicPort> {
+        (1..=u16::MAX, any::<bool>()).prop_map(|(number, udp)| {
+            let protocol = if udp { Protocol::Udp } else { Protocol::Tcp };
+            let number = NonZeroU16::new(number).unwrap();
+            PublicPort { protocol, number }
+        })
+    }
+
     fn address() -> impl Strategy<Value = SocketAddr> {
         // Addresses travel in canonical form, so that is what is drawn.
         any::<SocketAddr>().prop_map(|a| SocketAddr::new(a.ip().to_canonical(), a.port()))
@@ -609,14 +805,33 @@ mod tests {
             (0..CloseCode::ALL.len()).prop_map(|i| Frame::Close {
                 code: Ok(CloseCode::ALL[i])
             }),
-            ("[a-z.]{0,255}", address(), address(), any::<bool>()).prop_map(
-                |(name, visitor, front, datagrams)| Frame::Open(Open {
-                    name,
-                    visitor,
-                    front,
-                    datagrams
-                })
-            ),
+            (
+                "[a-z.]{0,255}",
+                address(),
+                address(),
+                any::<bool>(),
+                any::<u16>()
+            )
+                .prop_map(|(name, visitor, front, datagrams, port)| Frame::Open(
+                    Open {
+                        name,
+                        visitor,
+                        front,
+                        datagrams,
+                        port: NonZeroU16::new(port),
+                    }
+                )),
+            prop::collection::vec(public_port(), 0..=MAX_PORTS)
+                .prop_map(|ports| Frame::Publish { ports }),
+            prop::collection::vec((public_port(), any::<u32>()), 0..40).prop_map(|each| {
+                let each = each.into_iter().map(|(port, number)| PublishedPort {
+                    port,
+                    state: PortState::from_number(number % 16).ok_or(number % 16),
+                });
+                Frame::Published {
+                    each: each.collect(),
+                }
+            }),
             ticket.prop_map(|ticket| Frame::Carry { ticket }),
             Just(Frame::WantIds),
             prop::collection::vec(any::<RoamingId>(), 0..=roaming::MOST_AT_ONCE)

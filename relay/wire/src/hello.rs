@@ -62,6 +62,9 @@ impl Features {
     /// The agent takes visitors' flows over QUIC: their UDP datagrams, in DATAGRAM frames of the tunnel.
     pub const DATAGRAMS: Self = Self(4);
 
+    /// The agent says at which public ports it has services, and takes their visitors.
+    pub const PORTS: Self = Self(8);
+
     /// The features in both sets.
     pub fn both(self, other: Self) -> Self {
         Self(self.0 & other.0)

@@ -17,6 +17,8 @@
 //!     │── WantIds ─────────────────────────────►│  where the agent speaks HTTP/3 itself
 //!     │◄─ Ids { ids } ───────────────────────────│
 //!     │◄─ Limits { bytes_per_second, visitors } ─│  when the device has limits, and when they change
+//!     │── Publish { ports } ────────────────────►│  which public ports it has services for, and when that changes
+//!     │◄─ Published { each } ────────────────────│  what has become of each, and when that changes
 //!     │◄─ Drain { reconnect_after } ─────────────│  leave when your visitors have left
 //!     │◄─ Close { code } ────────────────────────│  TLS only; QUIC has its own close
 //! ```
@@ -50,6 +52,9 @@
 //!   DATAGRAM   the stream's number │ one datagram                          the rest, both ways; what finds no room is lost
 //! ```
 //!
+//! Who has come to a public port of a device crosses in the same way, and its Open says which port: bytes as they came, or datagrams. It never
+//! leaves the tunnel for a raw connection, where nothing would be encrypted.
+//!
 //! A direction that ends in order says so in an End; anything else is passed on as a reset, so that a cut transfer never
 //! looks complete.
 
@@ -76,6 +81,7 @@ pub mod frame;
 pub mod hello;
 pub mod http3;
 pub mod initial;
+pub mod ports;
 pub mod probe;
 pub mod proxy_v2;
 pub mod raw;

@@ -68,7 +68,12 @@ pub(super) async fn examine(status: Option<&Status>) -> Vec<Finding> {
         )];
     }
     let mut asked = JoinSet::new();
-    for (place, service) in services.iter().cloned().enumerate() {
+    // Of one over UDP nobody can tell without its protocol.
+    let services = services.iter().filter(|service| {
+        let origin = service.origin.parse::<OriginAddress>();
+        origin.is_ok_and(|origin| origin.scheme != Scheme::Udp)
+    });
+    for (place, service) in services.cloned().enumerate() {
         let host = match service.name.as_str() {
             "*" | "@" => device.clone(),
             name => format!("{name}.{device}"),
@@ -110,7 +115,7 @@ async fn ask(service: &ServiceStatus, host: &str) -> Asked {
             }
         }
         // Of these it is not known who speaks first.
-        Scheme::Tcp | Scheme::Tls => Asked::Answered(begun.elapsed()),
+        Scheme::Tcp | Scheme::Tls | Scheme::Udp => Asked::Answered(begun.elapsed()),
     }
 }
 
@@ -225,6 +230,7 @@ mod tests {
 
     fn service(name: &str, scheme: &str, problem: Option<&str>) -> ServiceStatus {
         ServiceStatus {
+            public: None,
             name: name.to_owned(),
             origin: format!("{scheme}://127.0.0.1:80"),
             proxy_header: false,

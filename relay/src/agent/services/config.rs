@@ -9,7 +9,7 @@
 //! health = "/healthz"
 //! ```
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::fs;
 use std::io;
@@ -17,6 +17,7 @@ use std::ops::{Range, RangeInclusive};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use directory::{Protocol, PublicPort};
 use serde::{Deserialize, Deserializer};
 use toml::de::{DeTable, DeValue};
 
@@ -24,7 +25,7 @@ use super::{APPS, REST, Reach, Service, ServiceName};
 use crate::agent::flow::Http3Server;
 use crate::agent::health::{HealthCheck, Probe};
 use crate::agent::origin::{
-    ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginTrust, VisitorAddress,
+    ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginTrust, Scheme, VisitorAddress,
 };
 use crate::tls::{Roots, TlsError};
 use crate::toml_place::{line_at_end, position_of};
@@ -107,9 +108,11 @@ pub(super) struct ServiceConfig {
     /// Where the service is.
     #[serde(deserialize_with = "origin")]
     origin: OriginAddress,
-    /// Who reaches it.
-    #[serde(default)]
-    reach: Reach,
+    /// Who reaches it beside whoever comes to its public port; absent: whoever asks for its name.
+    reach: Option<Reach>,
+    /// The port of the relay that leads there too: `"20022/tcp"`; absent: none. The operator gives it to the device.
+    #[serde(default, deserialize_with = "public")]
+    public: Option<PublicPort>,
     /// How it hears the visitor's address; absent: as [`VisitorAddress`] says.
     visitor_address: Option<VisitorAddress>,
     /// A file of certificates to check an `https://` origin against; absent: those this system trusts.
@@ -193,8 +196,18 @@ fn parse(file: &Path, text: &str) -> Result<BTreeMap<ServiceName, ServiceConfig>
         let sentence = format!("{count} services are too many, {MAX_SERVICES} can be");
         found("", "", sentence);
     }
+    let mut ports = BTreeSet::new();
     for (written, mut service) in document.services {
         service.read_certificates();
+        if let Some(port) = service.public
+            && !ports.insert(port)
+        {
+            found(
+                &written,
+                "public",
+                format!("{port} leads to another service already"),
+            );
+        }
         for (key, sentence) in service.faults() {
             found(&written, key, sentence);
         }
@@ -203,7 +216,7 @@ fn parse(file: &Path, text: &str) -> Result<BTreeMap<ServiceName, ServiceConfig>
                 let sentence = "at connect… the agent answers apps: give the service another name";
                 found(&written, "", sentence.to_owned());
             }
-            Ok(name) if &*name.0 == REST && service.reach.is_for_apps() => {
+            Ok(name) if &*name.0 == REST && service.reach().is_for_apps() => {
                 let sentence =
                     "apps ask for a service by its name, and this one has none: \"name\"";
                 found(&written, "reach", sentence.to_owned());
@@ -228,9 +241,59 @@ impl ServiceConfig {
         self.certificates = text.and_then(Result::ok);
     }
 
+    /// Who reaches it beside whoever comes to its public port.
+    fn reach(&self) -> Reach {
+        self.reach.unwrap_or(match self.origin.scheme {
+            Scheme::Udp => Reach::Port,
+            Scheme::Http | Scheme::Https | Scheme::H2c | Scheme::H2 | Scheme::Tcp | Scheme::Tls => {
+                Reach::Name
+            }
+        })
+    }
+
+    /// The same of what is about a public port.
+    fn faults_of_port(&self) -> Vec<(&'static str, String)> {
+        let mut faults = Vec::new();
+        let mut fault = |key, sentence: &str| faults.push((key, sentence.to_owned()));
+        let is_udp = self.origin.scheme == Scheme::Udp;
+        let protocol = self.public.map(|port| port.protocol);
+        match protocol {
+            None if self.reach() == Reach::Port => {
+                let sentence = "nobody reaches it without a public port: public = \"20022/tcp\", with a number that your operator gives you";
+                fault("public", sentence);
+            }
+            Some(Protocol::Tcp) if is_udp => fault("public", "a udp:// origin has a port for UDP"),
+            Some(Protocol::Udp) if !is_udp => {
+                fault(
+                    "public",
+                    "what comes to a port for UDP is for a udp:// origin",
+                );
+            }
+            Some(_) | None => {}
+        }
+        if is_udp {
+            if self.reach() != Reach::Port {
+                fault(
+                    "reach",
+                    "over UDP only its public port leads there: \"port\"",
+                );
+            }
+            if self.visitor_address == Some(VisitorAddress::ProxyV2) {
+                fault(
+                    "visitor_address",
+                    "a PROXY header stands before a connection, and over UDP there is none: \"hidden\"",
+                );
+            }
+            if self.health.is_some() {
+                fault("health", "over UDP nothing says that it is there");
+            }
+        }
+        faults
+    }
+
     /// What no single value shows, each with its key.
     fn faults(&self) -> Vec<(&'static str, String)> {
-        let mut faults = Vec::new();
+        let mut faults = self.faults_of_port();
         let mut fault = |key, sentence: &str| faults.push((key, sentence.to_owned()));
         let scheme = self.origin.scheme;
         let is_http = self.origin.is_http();
@@ -246,15 +309,16 @@ impl ServiceConfig {
             fault("http3", sentence);
         }
         if is_http
-            && self.reach.is_for_apps()
+            && (self.reach().is_for_apps() || self.public.is_some())
             && self.visitor_address.unwrap_or_default() == VisitorAddress::Forwarded
         {
-            let sentence = "what apps send passes as it is, Host and X-Forwarded-For too: \"hidden\" or \"proxy-v2\", for a service that \
-                            believes none of it";
+            let sentence = "what apps send, and what comes to a public port, passes as it is, Host and X-Forwarded-For too: \"hidden\" or \
+                            \"proxy-v2\", for a service that believes none of it";
             fault("visitor_address", sentence);
         }
-        if !self.reach.is_by_name() {
-            let sentence = "only whoever comes by name has that, and apps alone reach this service";
+        if !self.reach().is_by_name() {
+            let sentence =
+                "only whoever comes by name has that, and nobody reaches this service so";
             if self.http3.is_some() {
                 fault("http3", sentence);
             }
@@ -326,13 +390,19 @@ impl ServiceConfig {
         });
         let origin = origin.answering_within(self.answer_time.unwrap_or(ANSWER_TIME));
         let origin = origin.with_http3(self.http3.clone());
-        Ok(Service::new(name, origin, self.reach, check, Some(self)))
+        let (reach, port) = (self.reach(), self.public);
+        Ok(Service::new(name, origin, reach, port, check, Some(self)))
     }
 }
 
 fn origin<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OriginAddress, D::Error> {
     let text = String::deserialize(deserializer)?;
     text.parse().map_err(serde::de::Error::custom)
+}
+
+fn public<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<PublicPort>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    text.parse().map(Some).map_err(serde::de::Error::custom)
 }
 
 fn http3<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Http3Server>, D::Error> {

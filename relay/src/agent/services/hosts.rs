@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 
-use directory::{DeviceName, Zone};
+use directory::{DeviceName, PublicPort, Zone};
 
 use super::{APPS, OWN, REST, Service, ServiceName, Services};
 
@@ -28,6 +28,8 @@ pub(in crate::agent) struct Refused {
     misdirected: AtomicU64,
     /// Apps, for a service that is not there, or not for them.
     unknown_service: AtomicU64,
+    /// Visitors, at a public port to which no service is.
+    unknown_port: AtomicU64,
 }
 
 impl Hosts {
@@ -52,6 +54,15 @@ impl Hosts {
     /// The service that `host` leads to. Takes any case, no port.
     pub(in crate::agent) fn service(&self, host: &str) -> Option<Arc<Service>> {
         self.services.at(&self.zone.below(&self.device, host)?)
+    }
+
+    /// The service that a public port leads to.
+    pub(in crate::agent) fn at_port(&self, port: PublicPort) -> Option<Arc<Service>> {
+        let service = self.services.at_port(port);
+        if service.is_none() {
+            self.refused.unknown_port.fetch_add(1, Relaxed);
+        }
+        service
     }
 
     /// Whether apps come to `host`, to ask for a service by its name. Takes any case, no port.
@@ -85,6 +96,7 @@ impl Refused {
             ("other_name", &self.other_name),
             ("misdirected", &self.misdirected),
             ("unknown_service", &self.unknown_service),
+            ("unknown_port", &self.unknown_port),
         ];
         let counts = counts.map(|(reason, count)| (reason.to_owned(), count.load(Relaxed)));
         counts.into()

@@ -12,7 +12,7 @@ const MOST: usize = 1024;
 
 /// Those of one relay; clones are the same.
 #[derive(Clone, Default)]
-pub(super) struct Unproved(Arc<Mutex<Waiting>>);
+pub(crate) struct Unproved(Arc<Mutex<Waiting>>);
 
 #[derive(Default)]
 struct Waiting {

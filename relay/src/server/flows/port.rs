@@ -1,0 +1,165 @@
+//! Visitors at a public UDP port of a device: each is a [flow](super) like those over QUIC, known by where it comes from alone. What they
+//! say is read by nobody, so nothing proves that an address is its owner's; what there is, is that somebody goes on to talk.
+
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::{Beginning, Flow, Flows, Places};
+use crate::quic::{Batch, Loss, Losses as _, Newcomers, PortSocket, Sender};
+use crate::server::ports::PortDoor;
+use crate::server::refusal::Refusal;
+
+/// So many newcomers are taken at one port: each takes a stream of the tunnel and a socket of the agent. More are a flood, and who is there
+/// already must not wait for it.
+const NEWCOMER_EVERY: Duration = Duration::from_millis(1);
+
+/// So many at once, after a while with fewer.
+const NEWCOMERS_AT_ONCE: u32 = 256;
+
+/// A visitor who has spoken again so often after it was answered converses. Somebody who forges an address cannot hear when to.
+pub(super) const TURNS: u8 = 2;
+
+/// What a visitor who does not converse yet may hear beside three times what it has said: an answer of a name server.
+pub(super) const GIFT: usize = 4096;
+
+/// A visitor who has said nothing for so long has gone: as long as a NAT would keep its port, and some more (RFC 4787, REQ-5).
+pub(super) const IDLE_TIME: Duration = Duration::from_secs(150);
+
+/// The same of one who does not converse: mostly it has asked once, and has been answered.
+pub(super) const UNPROVED_TIME: Duration = Duration::from_secs(30);
+
+/// A public UDP port, and who is there.
+pub(crate) struct UdpPort {
+    pub(super) door: Arc<PortDoor>,
+    flows: Arc<Flows>,
+    /// That of the worker that attends to it; absent before one does.
+    socket: Mutex<Option<Arc<PortSocket>>>,
+    /// As many as converse or may, which the device's session and its bounds say.
+    by_visitor: Mutex<HashMap<SocketAddr, Arc<Flow>>>,
+    newcomers: Mutex<Newcomers>,
+    /// Cancelled when there are to be none.
+    no_newcomers: CancellationToken,
+}
+
+impl UdpPort {
+    pub(crate) fn new(
+        door: Arc<PortDoor>,
+        flows: Arc<Flows>,
+        no_newcomers: CancellationToken,
+    ) -> Self {
+        let newcomers = Newcomers::new(NEWCOMER_EVERY, NEWCOMERS_AT_ONCE, Instant::now());
+        Self {
+            door,
+            flows,
+            socket: Mutex::default(),
+            by_visitor: Mutex::default(),
+            newcomers: Mutex::new(newcomers),
+            no_newcomers,
+        }
+    }
+
+    fn socket(&self) -> MutexGuard<'_, Option<Arc<PortSocket>>> {
+        self.socket.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn by_visitor(&self) -> MutexGuard<'_, HashMap<SocketAddr, Arc<Flow>>> {
+        let by_visitor = self.by_visitor.lock();
+        by_visitor.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes what comes at the calling worker's socket, until `stop`.
+    pub(crate) async fn attend(self: Arc<Self>, socket: Arc<PortSocket>, stop: CancellationToken) {
+        *self.socket() = Some(Arc::clone(&socket));
+        loop {
+            let came = poll_fn(|cx| {
+                let now = Instant::now();
+                socket.poll_take(cx, |from, batch| self.take(from, batch, now))
+            });
+            tokio::select! {
+                biased; // a port that is closed is not read any more, whatever comes
+                () = stop.cancelled() => return,
+                came = came => if let Err(error) = came {
+                    self.flows.metrics.accept_error(&error);
+                    tracing::debug!(%error, "nothing could be read at a public port");
+                    tokio::task::yield_now().await;
+                },
+            }
+        }
+    }
+
+    fn take(self: &Arc<Self>, from: Sender, batch: Batch<'_>, now: Instant) {
+        let known = self.by_visitor().get(&from.address).cloned();
+        if let Some(flow) = known {
+            return flow.to_device(batch, now);
+        }
+        let metrics = &self.flows.metrics;
+        metrics.visitor_accepted();
+        if let Err(refusal) = self.admit(from, batch, now) {
+            metrics.visitor_refused(refusal);
+            metrics.lost(Loss::NoFlow, batch.count());
+            tracing::debug!(
+                reason = refusal.name(),
+                "a visitor at a UDP port was not taken"
+            );
+        }
+    }
+
+    fn admit(
+        self: &Arc<Self>,
+        from: Sender,
+        batch: Batch<'_>,
+        now: Instant,
+    ) -> Result<(), Refusal> {
+        if self.no_newcomers.is_cancelled() {
+            return Err(Refusal::NoFlows);
+        }
+        let newcomers = self.newcomers.lock();
+        if !newcomers
+            .unwrap_or_else(PoisonError::into_inner)
+            .may_come(1, now)
+        {
+            return Err(Refusal::PortBusy);
+        }
+        let admitted = self.flows.limits.admit_flow(from.address.ip())?;
+        let session = self.flows.sessions.of(&self.door.device);
+        let session = session.ok_or(Refusal::NotAttached)?;
+        if !session.takes_flows() || !session.takes_ports() {
+            return Err(Refusal::NoFlows);
+        }
+        let visitor = session.visitor_without_place();
+        let places = Places {
+            admitted,
+            visitor: visitor.map_err(|_| Refusal::DeviceFull)?,
+        };
+        let beginning = Beginning {
+            name: String::new(),
+            ids: Vec::new(),
+            datagrams: batch.each().map(<[u8]>::to_vec).collect(),
+            port: Some(Arc::clone(self)),
+        };
+        self.flows.begin(from, session, places, beginning, now)
+    }
+
+    pub(super) fn add(&self, visitor: SocketAddr, flow: &Arc<Flow>) {
+        self.by_visitor().insert(visitor, Arc::clone(flow));
+    }
+
+    pub(super) fn forget(&self, visitor: SocketAddr, flow: &Arc<Flow>) {
+        let mut by_visitor = self.by_visitor();
+        let known = by_visitor.get(&visitor);
+        if known.is_some_and(|known| Arc::ptr_eq(known, flow)) {
+            by_visitor.remove(&visitor);
+        }
+    }
+
+    /// Sends what the device's service says, and says how many datagrams there was no room for.
+    pub(super) fn send(&self, to: Sender, batch: Batch<'_>) -> usize {
+        let socket = self.socket().clone();
+        socket.map_or(batch.count(), |socket| socket.send(to, batch))
+    }
+}

@@ -1,0 +1,338 @@
+//! Public ports that lead to services of devices: an operator gives a device a port of this relay, its agent says that it has a service
+//! for it, and as long as both hold and the device is attached the relay listens there.
+//!
+//! ```text
+//!   agent: Publish ─► in the range? ─► whose, by the Directory? ─► bound ─► Published
+//!   TCP   front.rs: accept ─► limits ─► session ─► carrier.open(port) ─► splice, never raw
+//!   UDP   flows/port.rs: a datagram ─► its visitor's flow, or a new one ─► the tunnel
+//! ```
+//!
+//! Nobody listens at a port whose device is away: who comes there hears so from the kernel, at once, and the next process of this relay
+//! binds its ports when their devices come to it. What is said there is not encrypted by anybody here, but in the tunnel.
+
+mod range;
+
+use std::collections::{BTreeSet, HashMap, HashSet};
+use std::io;
+use std::net::{IpAddr, TcpListener, UdpSocket};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+
+use directory::{DeviceId, Protocol, PublicPort, Reader};
+use prometheus::IntGauge;
+use tokio_util::sync::{CancellationToken, DropGuard};
+use tokio_util::task::TaskTracker;
+use wire::Frame;
+use wire::ports::{PortState, PublishedPort};
+
+pub use range::{PortRange, PortRangeError};
+
+use super::flows::{Flows, UdpPort};
+use super::front::{self, Front};
+use super::listen;
+use super::sessions::{Session, Sessions};
+use crate::quic::PortSocket;
+use crate::sys;
+use crate::workers::Worker;
+
+/// The public ports of one relay.
+pub(crate) struct Ports {
+    pub(super) around: Around,
+    /// One for each worker, once they are there.
+    pub(super) fronts: OnceLock<Vec<Weak<Front>>>,
+    /// Whose agents have services for any, each at its newest session.
+    asking: Mutex<HashSet<DeviceId>>,
+    open_by_port: Mutex<OpenByPort>,
+}
+
+/// What it takes to open one.
+pub(super) struct Around {
+    /// Which ports may be given to devices; `None`: none.
+    pub(super) range: Option<PortRange>,
+    /// The front's.
+    pub(super) address: IpAddr,
+    /// Whether a process before this one may listen there too, as long as devices are on their way from there to here.
+    pub(super) shares: bool,
+    /// Whether datagrams are handed to the kernel in batches.
+    pub(super) batches: bool,
+    pub(super) directory: Reader,
+    pub(super) sessions: Arc<Sessions>,
+    pub(super) flows: Arc<Flows>,
+    /// Who serves visitors, and who is there as long as tunnels are.
+    pub(super) visitors: TaskTracker,
+    pub(super) tunnels: TaskTracker,
+    /// Cancelled when nobody is to come any more, and when nobody is to be there.
+    pub(super) stop: CancellationToken,
+    pub(super) cut: CancellationToken,
+    /// How many are open, TCP and UDP.
+    pub(super) open: [IntGauge; 2],
+}
+
+/// A port, as whoever has come there knows it.
+#[derive(Debug)]
+pub(crate) struct PortDoor {
+    pub(crate) port: PublicPort,
+    pub(crate) device: DeviceId,
+    /// Cancelled when those who have come there have to leave: the device has lost the port. A datagram finds nobody any more where
+    /// the relay does not listen, so then its visitors leave too.
+    pub(crate) lost: CancellationToken,
+}
+
+/// A port at which the relay listens.
+struct OpenPort {
+    door: Arc<PortDoor>,
+    socket: PortListener,
+    /// Who attends to it.
+    home: Worker,
+    /// Ends that.
+    _attended: DropGuard,
+}
+
+enum PortListener {
+    Tcp(TcpListener),
+    Udp(UdpSocket, Arc<UdpPort>),
+}
+
+/// What an agent has for public ports, and what it was told.
+#[derive(Debug, Default)]
+pub(super) struct Published {
+    wanted: BTreeSet<PublicPort>,
+    told: Vec<PublishedPort>,
+}
+
+type OpenByPort = HashMap<PublicPort, OpenPort>;
+
+impl Ports {
+    pub(super) fn new(around: Around) -> Self {
+        Self {
+            around,
+            fronts: OnceLock::new(),
+            asking: Mutex::default(),
+            open_by_port: Mutex::default(),
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, OpenByPort> {
+        let open = self.open_by_port.lock();
+        open.unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn asking(&self) -> MutexGuard<'_, HashSet<DeviceId>> {
+        self.asking.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The agent of a session has services for these ports and no others.
+    pub(super) fn publish(&self, session: &Arc<Session>, ports: Vec<PublicPort>) {
+        let mut open = self.lock();
+        match ports.is_empty() {
+            true => drop(self.asking().remove(&session.device)),
+            false => drop(self.asking().insert(session.device)),
+        }
+        session.published().wanted = BTreeSet::from_iter(ports);
+        self.settle(&mut open, session);
+        self.count(&open);
+    }
+
+    /// Somebody has other ports. Whoever has asked for one of them hears of it.
+    pub(super) fn review_all(&self) {
+        let asking: Vec<_> = self.asking().iter().copied().collect();
+        asking.iter().for_each(|device| self.review(device));
+    }
+
+    /// The device has other ports, or another session, or none.
+    pub(super) fn review(&self, device: &DeviceId) {
+        let mut open = self.lock();
+        match self.around.sessions.of(device) {
+            Some(session) => self.settle(&mut open, &session),
+            None => {
+                self.asking().remove(device);
+                self.close(&mut open, device, |_| true);
+            }
+        }
+        self.count(&open);
+    }
+
+    fn count(&self, open: &OpenByPort) {
+        for (protocol, gauge) in Protocol::ALL.into_iter().zip(&self.around.open) {
+            let count = open.keys().filter(|port| port.protocol == protocol).count();
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// Opens and closes what has to be, if the session takes visitors, and tells its agent.
+    fn settle(&self, open: &mut OpenByPort, session: &Arc<Session>) {
+        let device = session.device;
+        let newest = self.around.sessions.of(&device);
+        if !newest.is_some_and(|newest| Arc::ptr_eq(&newest, session)) {
+            return;
+        }
+        let mut published = session.published();
+        if session.has_left() {
+            published.wanted.clear(); // to the process after this one, which has them now
+        }
+        let Published { wanted, told } = &mut *published;
+        self.close(open, &device, |port| {
+            !wanted.contains(&port) || self.is_refused(session, port).is_some()
+        });
+        let each = wanted.iter().map(|port| PublishedPort {
+            port: *port,
+            state: Ok(match self.is_refused(session, *port) {
+                Some(state) => state,
+                None => self.open(open, session, *port),
+            }),
+        });
+        let each: Vec<_> = each.collect();
+        if *told != each {
+            told.clone_from(&each);
+            session.tell(Frame::Published { each });
+        }
+    }
+
+    /// Closes those of the device that are to be. Whoever has come to one that is still the device's may stay.
+    fn close(
+        &self,
+        open: &mut OpenByPort,
+        device: &DeviceId,
+        is_to_be: impl Fn(PublicPort) -> bool,
+    ) {
+        open.retain(|port, one| {
+            let closes = one.door.device == *device && is_to_be(*port);
+            if closes {
+                tracing::debug!(%port, "a public port is closed");
+                if port.protocol == Protocol::Udp || !self.is_given(*port, device) {
+                    one.door.lost.cancel();
+                }
+            }
+            !closes
+        });
+    }
+
+    fn is_given(&self, port: PublicPort, device: &DeviceId) -> bool {
+        let directory = &self.around.directory;
+        let holder = directory.port_holder(port);
+        let holder = holder.and_then(|name| directory.device_by_name(&name)?.identity);
+        holder.is_some_and(|identity| identity.id == *device)
+    }
+
+    /// Why the session's device has no visitors at the port.
+    fn is_refused(&self, session: &Session, port: PublicPort) -> Option<PortState> {
+        match self.around.range {
+            None => return Some(PortState::NotOffered),
+            Some(range) if !range.contains(port.number) => return Some(PortState::OutOfRange),
+            Some(_) => {}
+        }
+        if !self.is_given(port, &session.device) {
+            let holder = self.around.directory.port_holder(port);
+            return Some(holder.map_or(PortState::NotGiven, |_| PortState::Taken));
+        }
+        let crosses = port.protocol == Protocol::Tcp || session.takes_flows();
+        (!crosses).then_some(PortState::NoDatagrams)
+    }
+
+    /// Has the session's worker attend to the port, whoever did so before.
+    fn open(&self, open: &mut OpenByPort, session: &Session, port: PublicPort) -> PortState {
+        let home = session.home();
+        let before = match open.remove(&port) {
+            Some(before) if before.door.device != session.device => {
+                before.door.lost.cancel();
+                None
+            }
+            before => before,
+        };
+        if let Some(before) = before {
+            if before.home == *home {
+                open.insert(port, before);
+                return PortState::Open;
+            }
+            let OpenPort { door, socket, .. } = before;
+            return self.attend(open, door, socket, home);
+        }
+        let door = Arc::new(PortDoor {
+            port,
+            device: session.device,
+            lost: CancellationToken::new(),
+        });
+        match self.bind(&door) {
+            Ok(socket) => self.attend(open, door, socket, home),
+            Err(error) => unavailable(port, &error),
+        }
+    }
+
+    fn bind(&self, door: &Arc<PortDoor>) -> io::Result<PortListener> {
+        let Around {
+            address, shares, ..
+        } = self.around;
+        let at = (address, door.port.number.get()).into();
+        Ok(match door.port.protocol {
+            Protocol::Tcp => PortListener::Tcp(listen::tcp_port(at, shares)?),
+            Protocol::Udp => {
+                let socket = listen::udp_port(at, shares)?;
+                let (flows, stop) = (Arc::clone(&self.around.flows), self.around.stop.clone());
+                let port = UdpPort::new(Arc::clone(door), flows, stop);
+                PortListener::Udp(socket, Arc::new(port))
+            }
+        })
+    }
+
+    fn attend(
+        &self,
+        open: &mut OpenByPort,
+        door: Arc<PortDoor>,
+        socket: PortListener,
+        home: &Worker,
+    ) -> PortState {
+        let port = door.port;
+        let stop = match port.protocol {
+            Protocol::Tcp => self.around.stop.child_token(),
+            Protocol::Udp => self.around.cut.child_token(), // who is there goes on to be heard
+        };
+        match self.attended(&door, &socket, home, stop.clone()) {
+            Ok(()) => {
+                tracing::debug!(%port, "a public port is open");
+                let one = OpenPort {
+                    door,
+                    socket,
+                    home: home.clone(),
+                    _attended: stop.drop_guard(),
+                };
+                open.insert(port, one);
+                PortState::Open
+            }
+            Err(error) => unavailable(port, &error),
+        }
+    }
+
+    fn attended(
+        &self,
+        door: &Arc<PortDoor>,
+        socket: &PortListener,
+        home: &Worker,
+        stop: CancellationToken,
+    ) -> io::Result<()> {
+        let _entered = home.enter();
+        match socket {
+            PortListener::Tcp(listener) => {
+                let front = self
+                    .fronts
+                    .get()
+                    .and_then(|fronts| fronts.get(home.index()));
+                let front = front.and_then(Weak::upgrade);
+                let front = front.ok_or(io::ErrorKind::NotConnected)?;
+                let listener = Arc::new(sys::queue(listener.try_clone()?)?);
+                let door = Some(Arc::clone(door));
+                let accepted = front::accept(front, listener, door, stop);
+                self.around.visitors.spawn(accepted);
+            }
+            PortListener::Udp(socket, port) => {
+                let socket = PortSocket::new(socket.try_clone()?, self.around.batches)?;
+                let attended = Arc::clone(port).attend(Arc::new(socket), stop);
+                self.around.tunnels.spawn(attended);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn unavailable(port: PublicPort, error: &io::Error) -> PortState {
+    tracing::warn!(%port, %error, "a device's public port cannot be listened on");
+    PortState::Unavailable
+}

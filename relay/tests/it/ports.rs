@@ -1,0 +1,488 @@
+//! Public ports of the relay that lead to services of a device, TCP and UDP.
+
+use std::fs;
+use std::io;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use relay::agent::ServicesFile;
+use relay::resolve::Resolver;
+use relay::server::Transport;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream, UdpSocket};
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+use wire::frame::Frame;
+use wire::ports::PortState;
+use wire::proxy_v2;
+use wire::{ALPN_TUNNEL, Features, Hello, InstanceId};
+
+use crate::by_hand;
+use crate::raw::payload;
+use crate::status::{status, status_json};
+use crate::world::{Agent, SOON, TRANSPORTS, World, eventually};
+
+const RANGE: &str = "20000-20999";
+const OPEN_TCP: &str = "causeway_relay_public_ports{protocol=\"tcp\"}";
+const OPEN_UDP: &str = "causeway_relay_public_ports{protocol=\"udp\"}";
+const RAW: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
+const CUT: &str = "causeway_relay_visitors_ended_total{end=\"cut\"}";
+
+fn refused(reason: &str) -> String {
+    format!("causeway_relay_visitors_refused_total{{reason=\"{reason}\"}}")
+}
+
+fn lost(reason: &str) -> String {
+    format!("causeway_relay_flow_datagrams_lost_total{{reason=\"{reason}\"}}")
+}
+
+/// The file of a device, and an agent that reads it again whenever it is told to.
+struct Owner {
+    file: PathBuf,
+    services: ServicesFile,
+    _agent: Agent,
+}
+
+impl Owner {
+    async fn of(world: &World, text: &str) -> Self {
+        let state = world.device("mynas");
+        let file = world.state_of("mynas").join("agent.toml");
+        fs::write(&file, text).unwrap();
+        let services = ServicesFile::open(file.clone()).unwrap();
+        let resolver = Resolver::Fixed(world.front);
+        let agent = world.agent_for(state, resolver, services.services()).await;
+        Self {
+            file,
+            services,
+            _agent: agent,
+        }
+    }
+
+    fn says(&mut self, text: &str) {
+        fs::write(&self.file, text).unwrap();
+        self.services.reload();
+    }
+}
+
+/// A service whose connections say its name, and then all that they hear.
+struct Echo {
+    address: SocketAddr,
+    _serves: AbortOnDropHandle<()>,
+}
+
+impl Echo {
+    async fn over_tcp(name: &'static str) -> Self {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let serves = async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                tokio::spawn(async move {
+                    let (mut from, mut to) = stream.split();
+                    to.write_all(name.as_bytes()).await?;
+                    tokio::io::copy(&mut from, &mut to).await?;
+                    to.shutdown().await
+                });
+            }
+        };
+        Self {
+            address,
+            _serves: AbortOnDropHandle::new(tokio::spawn(serves)),
+        }
+    }
+
+    /// One that says each datagram again, so many times.
+    async fn over_udp(times: usize) -> Self {
+        let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+        let address = socket.local_addr().unwrap();
+        let serves = async move {
+            let mut room = [0; 2048];
+            while let Ok((length, from)) = socket.recv_from(&mut room).await {
+                for _ in 0..times {
+                    let _ = socket.send_to(&room[..length], from).await;
+                }
+            }
+        };
+        Self {
+            address,
+            _serves: AbortOnDropHandle::new(tokio::spawn(serves)),
+        }
+    }
+}
+
+fn at(world: &World, port: u16) -> SocketAddr {
+    (world.front.ip(), port).into()
+}
+
+/// What is heard at a port by who says so much there.
+async fn said(world: &World, port: u16, payload: &[u8]) -> io::Result<Vec<u8>> {
+    let mut visitor = TcpStream::connect(at(world, port)).await?;
+    let (mut from, mut to) = visitor.split();
+    let mut heard = Vec::new();
+    let saying = async {
+        to.write_all(payload).await?;
+        to.shutdown().await
+    };
+    let both = async { tokio::try_join!(saying, from.read_to_end(&mut heard)) };
+    timeout(SOON, both).await.unwrap()?;
+    Ok(heard)
+}
+
+async fn visitor(world: &World, port: u16) -> UdpSocket {
+    let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    socket.connect(at(world, port)).await.unwrap();
+    socket
+}
+
+/// Says something until it is heard again: datagrams may be lost.
+async fn echoed(visitor: &UdpSocket, what: &[u8]) {
+    const AGAIN: Duration = Duration::from_millis(250);
+    let heard = async {
+        let mut room = [0; 2048];
+        loop {
+            visitor.send(what).await.unwrap();
+            if let Ok(Ok(length)) = timeout(AGAIN, visitor.recv(&mut room)).await {
+                assert_eq!(&room[..length], what);
+                return;
+            }
+        }
+    };
+    timeout(SOON, heard).await.expect("nothing comes back");
+}
+
+#[tokio::test]
+async fn bytes_pass_at_a_port_as_they_are_and_never_leave_the_tunnel() {
+    for transport in TRANSPORTS {
+        let world = World::with_ports(transport, RANGE);
+        let shell = Echo::over_tcp("shell").await;
+        let origin = shell.address;
+        let text = format!(
+            "[services.shell]\norigin = \"tcp://{origin}\"\nreach = \"port\"\npublic = \"20022/tcp\"\n"
+        );
+        let _owner = Owner::of(&world, &text).await;
+        world.give_ports("mynas", &["20022/tcp"]);
+        world.until_metric(OPEN_TCP, 1).await;
+        // One way it is bulk: inside TLS it would have left for a connection of its own.
+        let much = payload(3_000_000);
+        let heard = said(&world, 20_022, &much).await.unwrap();
+        assert!(heard.starts_with(b"shell") && heard[5..] == much);
+        assert_eq!(world.metric(RAW), 0, "{transport:?}");
+        // By its name nobody comes to it.
+        assert!(world.try_visit("shell.mynas.nas.localhost").await.is_err());
+    }
+}
+
+#[tokio::test]
+async fn a_service_at_a_port_hears_whose_a_connection_is() {
+    let world = World::with_ports(Transport::Quic, RANGE);
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let text = format!(
+        "[services.web]\norigin = \"http://{}\"\nvisitor_address = \"proxy-v2\"\npublic = \"20080/tcp\"\n",
+        listener.local_addr().unwrap()
+    );
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20080/tcp"]);
+    world.until_metric(OPEN_TCP, 1).await;
+    let visitor = TcpStream::connect(at(&world, 20_080)).await.unwrap();
+    let (mut stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
+    let expected = proxy_v2::encode(visitor.local_addr().unwrap(), at(&world, 20_080));
+    let mut header = vec![0; expected.len()];
+    let read = timeout(SOON, stream.read_exact(&mut header)).await;
+    read.unwrap().unwrap();
+    assert_eq!(header, &expected[..]);
+}
+
+#[tokio::test]
+async fn datagrams_pass_at_a_port_and_so_do_the_answers() {
+    let world = World::with_ports(Transport::Quic, RANGE);
+    let service = Echo::over_udp(1).await;
+    let text = format!(
+        "[services.names]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
+        service.address
+    );
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20053/udp"]);
+    world.until_metric(OPEN_UDP, 1).await;
+    let (one, other) = (visitor(&world, 20_053).await, visitor(&world, 20_053).await);
+    for round in 0..5_u8 {
+        echoed(&one, &[round; 700]).await;
+        echoed(&other, &[round + 100; 3]).await;
+    }
+    assert_eq!(world.metric(&lost("unproved")), 0);
+    let status = status_json(&world).await;
+    assert_eq!(status["tunnel"]["ports"][0]["state"], "open");
+    assert_eq!(status["flows"]["visitors"], 2);
+    // The port is the device's no more: whoever is there has to leave, and nobody comes.
+    world.give_ports("mynas", &[]);
+    world.until_metric(CUT, 2).await;
+    assert_eq!(world.metric(OPEN_UDP), 0);
+    one.send(b"still there?").await.unwrap();
+    let gone = timeout(SOON, one.recv(&mut [0; 16])).await.unwrap();
+    assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+}
+
+#[tokio::test]
+async fn who_does_not_go_on_to_talk_hears_little_more_than_it_has_said() {
+    let world = World::with_ports(Transport::Quic, RANGE);
+    let service = Echo::over_udp(20).await;
+    let text = format!(
+        "[services.loud]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
+        service.address
+    );
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20053/udp"]);
+    world.until_metric(OPEN_UDP, 1).await;
+    let once = visitor(&world, 20_053).await;
+    once.send(&[7; 1000]).await.unwrap();
+    // Of 20,000 octets three times what was said, and 4096: seven datagrams whole.
+    world.until_metric(&lost("unproved"), 13).await;
+    let mut heard = 0;
+    while timeout(Duration::from_millis(200), once.recv(&mut [0; 2048]))
+        .await
+        .is_ok()
+    {
+        heard += 1;
+    }
+    assert_eq!(heard, 7);
+    assert_eq!(world.metric(&lost("unproved")), 13);
+    // It has been answered and goes on, twice: then it converses.
+    let until_all_come = async {
+        loop {
+            once.send(&[7; 1000]).await.unwrap();
+            let mut heard = 0;
+            while timeout(Duration::from_millis(200), once.recv(&mut [0; 2048]))
+                .await
+                .is_ok()
+            {
+                heard += 1;
+            }
+            if heard == 20 {
+                return;
+            }
+        }
+    };
+    timeout(SOON, until_all_come).await.unwrap();
+}
+
+#[tokio::test]
+async fn the_owner_hears_why_a_port_is_not_open_and_it_opens_when_that_is_mended() {
+    let world = World::with_ports(Transport::Quic, RANGE);
+    let shell = Echo::over_tcp("shell").await;
+    let file = |port: &str| {
+        let origin = shell.address;
+        format!("[services.shell]\norigin = \"tcp://{origin}\"\npublic = \"{port}\"\n")
+    };
+    let mut owner = Owner::of(&world, &file("20022/tcp")).await;
+    let state_is = async |state: &str| {
+        let is_so =
+            async { while status_json(&world).await["tunnel"]["ports"][0]["state"] != state {} };
+        timeout(SOON, is_so)
+            .await
+            .unwrap_or_else(|_| panic!("never {state}"));
+    };
+    state_is("not_given").await;
+    let words = status(&world.state_of("mynas"), &[]).await;
+    let words = String::from_utf8(words.stdout).unwrap();
+    for expected in [
+        "port        20022/tcp is not open: this device has not been given it",
+        "to mend     ask your operator for it: causeway port add DEVICE 20022/tcp",
+    ] {
+        assert!(words.contains(expected), "{words}");
+    }
+    let refused = said(&world, 20_022, b"").await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
+
+    world.device("other");
+    world.give_ports("other", &["20022/tcp"]);
+    state_is("taken").await;
+    owner.says(&file("30022/tcp"));
+    state_is("out_of_range").await;
+    owner.says(&file("20023/tcp"));
+    let occupied = TcpListener::bind(at(&world, 20_023)).await.unwrap();
+    world.give_ports("mynas", &["20023/tcp"]);
+    state_is("unavailable").await;
+    drop(occupied);
+    world.give_ports("mynas", &["20022/tcp", "20023/tcp"]);
+    state_is("open").await;
+    assert_eq!(said(&world, 20_023, b"!").await.unwrap(), b"shell!");
+    let refused = said(&world, 20_022, b"").await.unwrap_err();
+    assert_eq!(
+        refused.kind(),
+        io::ErrorKind::ConnectionRefused,
+        "it is in no file"
+    );
+
+    // What its file leads elsewhere goes there from then on; who is there stays.
+    let mut early = TcpStream::connect(at(&world, 20_023)).await.unwrap();
+    early.read_exact(&mut [0; 5]).await.unwrap();
+    let photos = Echo::over_tcp("photos").await;
+    owner.says(&format!(
+        "[services.photos]\norigin = \"tcp://{}\"\npublic = \"20023/tcp\"\n",
+        photos.address
+    ));
+    assert_eq!(said(&world, 20_023, b"!").await.unwrap(), b"photos!");
+    early.write_all(b"here").await.unwrap();
+    let mut again = [0; 4];
+    timeout(SOON, early.read_exact(&mut again))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&again, b"here");
+    // But not if the device loses the port.
+    world.give_ports("mynas", &[]);
+    state_is("not_given").await;
+    let cut = timeout(SOON, early.read(&mut [0; 16])).await.unwrap();
+    assert!(cut.is_err(), "it was cut, which is no orderly end");
+    assert_eq!(world.metric(OPEN_TCP), 0);
+}
+
+#[tokio::test]
+async fn over_a_tunnel_without_datagrams_the_owner_hears_why_nobody_comes() {
+    let world = World::with_ports(Transport::Tls, RANGE);
+    let text = "[services.names]\norigin = \"udp://127.0.0.1:53\"\npublic = \"20053/udp\"\n";
+    let _owner = Owner::of(&world, text).await;
+    world.give_ports("mynas", &["20053/udp"]);
+    let said = async {
+        while status_json(&world).await["tunnel"]["ports"][0]["state"] != "no_datagrams" {}
+    };
+    timeout(SOON, said).await.unwrap();
+    assert_eq!(world.metric(OPEN_UDP), 0);
+}
+
+#[tokio::test]
+async fn a_device_that_lies_has_no_port_of_another() {
+    let world = World::with_ports(Transport::Tls, RANGE);
+    let shell = Echo::over_tcp("shell").await;
+    let origin = shell.address;
+    let text = format!("[services.shell]\norigin = \"tcp://{origin}\"\npublic = \"20022/tcp\"\n");
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20022/tcp"]);
+    world.until_metric(OPEN_TCP, 1).await;
+
+    world.device("thief");
+    let mut thief = by_hand::connect(&world, "thief", ALPN_TUNNEL).await;
+    let hello = Frame::Hello(Hello {
+        version: 1,
+        features: Features::TLS_CARRIER.and(Features::PORTS),
+        instance: InstanceId([9; 16]),
+        software: "thief/1".to_owned(),
+    });
+    let ports = ["20022/tcp", "20023/tcp", "22/tcp", "20053/udp"].map(|port| port.parse().unwrap());
+    let publish = Frame::Publish {
+        ports: ports.into(),
+    };
+    for frame in [hello, publish] {
+        thief.write_all(&frame.encode().unwrap()).await.unwrap();
+    }
+    let each = loop {
+        if let Frame::Published { each } = by_hand::hear(&mut thief).await {
+            break each;
+        }
+    };
+    let states: Vec<_> = each.into_iter().map(|one| one.state.unwrap()).collect();
+    let [taken, out, not] = [PortState::Taken, PortState::OutOfRange, PortState::NotGiven];
+    assert_eq!(states, [out, taken, not, not]);
+    assert_eq!(world.metric(OPEN_TCP), 1);
+    assert_eq!(said(&world, 20_022, b"!").await.unwrap(), b"shell!");
+    // With many more than there may be it has broken the protocol.
+    let port = "20022/tcp".parse().unwrap();
+    let flood = Frame::Publish {
+        ports: vec![port; 65],
+    };
+    thief.write_all(&flood.encode().unwrap()).await.unwrap();
+    let gone = async { while thief.read_u8().await.is_ok() {} };
+    timeout(SOON, gone)
+        .await
+        .expect("its tunnel is still there");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_forged_sources_is_bounded_and_who_is_there_is_still_served() {
+    const FORGED: usize = 20_000;
+    let world = World::with_ports(Transport::Quic, RANGE);
+    let service = Echo::over_udp(1).await;
+    let text = format!(
+        "[services.names]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
+        service.address
+    );
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20053/udp"]);
+    world.until_metric(OPEN_UDP, 1).await;
+    let here = visitor(&world, 20_053).await;
+    for round in 0..4 {
+        echoed(&here, &[round; 40]).await;
+    }
+    let stop = CancellationToken::new();
+    let (to, until) = (at(&world, 20_053), stop.clone());
+    let flood = tokio::task::spawn_blocking(move || {
+        let mut sent = 0;
+        while sent < FORGED || !until.is_cancelled() {
+            let [_, _, high, low] = (sent as u32).to_be_bytes();
+            let source = Ipv4Addr::new(127, 9, high, low);
+            let socket = std::net::UdpSocket::bind((source, 0)).unwrap();
+            let _ = socket.send_to(&[1; 100], to);
+            sent += 1;
+        }
+        sent
+    });
+    for round in 0..20 {
+        echoed(&here, &[round; 200]).await;
+    }
+    // So many whose addresses may be forged, one who converses, and who is just about to leave.
+    let status = status_json(&world).await;
+    let visitors = status["flows"]["visitors"].as_u64().unwrap();
+    assert!(visitors <= 64 + 1 + 32, "{visitors}");
+    stop.cancel();
+    let sent = timeout(SOON * 3, flood).await.unwrap().unwrap() as u64;
+    let busy = || world.metric(&refused("port_busy"));
+    eventually(|| busy() > 0).await;
+    assert!(sent >= FORGED as u64);
+    echoed(&here, b"and after it").await;
+}
+
+#[tokio::test]
+async fn a_successor_has_the_ports_and_whoever_is_there_stays() {
+    let mut world = World::with_ports(Transport::Quic, RANGE);
+    let shell = Echo::over_tcp("shell").await;
+    let names = Echo::over_udp(1).await;
+    let text = format!(
+        "[services.shell]\norigin = \"tcp://{}\"\npublic = \"20022/tcp\"\n[services.names]\norigin = \"udp://{}\"\npublic = \
+         \"20053/udp\"\n",
+        shell.address, names.address
+    );
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20022/tcp", "20053/udp"]);
+    world.until_metric(OPEN_TCP, 1).await;
+    let mut early = TcpStream::connect(at(&world, 20_022)).await.unwrap();
+    early.read_exact(&mut [0; 5]).await.unwrap();
+    let asker = visitor(&world, 20_053).await;
+    echoed(&asker, b"before").await;
+
+    let before = world.take_over();
+    before.relay.give_way();
+    let stop = CancellationToken::new();
+    let come = async {
+        let mut came = 0;
+        while !stop.is_cancelled() || came == 0 {
+            assert_eq!(said(&world, 20_022, b"!").await.unwrap(), b"shell!");
+            came += 1;
+        }
+        came
+    };
+    let moved = async {
+        world.until_metric(OPEN_TCP, 1).await;
+        before.metric_becomes(OPEN_TCP, 0).await;
+        stop.cancel();
+    };
+    let (came, ()) = tokio::join!(come, moved);
+    assert!(came > 0);
+    echoed(&asker, b"after").await;
+    early.write_all(b"here").await.unwrap();
+    let mut again = [0; 4];
+    timeout(SOON, early.read_exact(&mut again))
+        .await
+        .unwrap()
+        .unwrap();
+    assert_eq!(&again, b"here");
+}
