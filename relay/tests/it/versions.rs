@@ -57,7 +57,8 @@ async fn a_newer_agent_is_answered_in_our_version() {
     };
     let all = Features::TLS_CARRIER
         .and(Features::RAW_CARRIER)
-        .and(Features::DATAGRAMS);
+        .and(Features::DATAGRAMS)
+        .and(Features::PORTS);
     assert_eq!((version, features), (1, all));
     assert_eq!(seen_as, agent.stream.get_ref().0.local_addr().unwrap());
     // Frames that this relay does not know are skipped, and the tunnel goes on.
