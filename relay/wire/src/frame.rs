@@ -405,7 +405,7 @@ fn socket_address(
 
 #[derive(Clone, PartialEq, prost::Message)]
 struct Envelope {
-    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12")]
+    #[prost(oneof = "Body", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
     body: Option<Body>,
 }
 
@@ -730,7 +730,7 @@ mod tests {
         };
         let snapshot = "
             000e                                # length
-            5a 0c                               # Publish
+            6a 0c                               # Publish
               0a 04  08 b69c01                  # 20022, tcp
               0a 04  08 35  10 01               # 53, udp
         ";
@@ -743,7 +743,7 @@ mod tests {
         };
         let snapshot = "
             000c                                # length
-            62 0a                               # Published
+            72 0a                               # Published
               0a 08  0a 04  08 35  10 01  10 05 # 53, udp: taken
         ";
         assert_eq!(hex(&published), plain(snapshot));
