@@ -6,6 +6,7 @@ mod programs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
 use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use clap::ValueEnum;
@@ -93,11 +94,26 @@ impl NameServerKind {
                 format!("{name} is not here; to install it: apt-get install {package}")
             })?,
         };
+        if self == Self::Pdns && !has_bind_backend(&program) {
+            let install = "apt-get install pdns-backend-bind";
+            return Err(format!(
+                "{} is here without its BIND backend; to install it: {install}",
+                self.name()
+            ));
+        }
         Ok(FoundNameServer {
             kind: self,
             program,
         })
     }
+}
+
+/// A program without it, as one package brings it, ends as soon as it is to load a zone.
+fn has_bind_backend(pdns: &Path) -> bool {
+    let mut asked = Command::new(pdns);
+    asked.args(["--launch=bind", "--config-dir=/nonexistent", "--help"]);
+    asked.stdout(Stdio::null()).stderr(Stdio::null());
+    asked.status().is_ok_and(|status| status.success())
 }
 
 /// A server that can be started.

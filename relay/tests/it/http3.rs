@@ -439,7 +439,7 @@ async fn who_never_shows_that_it_hears_gives_way_and_is_soon_forgotten() {
     let (_agent, _service) = device(&world, "mynas").await;
     let client = client(&world);
     let connection = visit(&client, world.front, "mynas").await;
-    let sockets = forged(&world, MANY);
+    let sockets = forged(&world, MANY).await;
     let ended = |end| format!("causeway_relay_visitors_ended_total{{end=\"{end}\"}}");
     let gave_way = || world.metric(&ended("visitor_gone")) + world.metric(&refused("gave_way"));
     eventually(|| gave_way() >= 36).await;
@@ -465,7 +465,7 @@ async fn only_who_has_shown_that_it_hears_is_recorded() {
     let client = client(&world);
     let connection = visit(&client, world.front, "mynas").await;
     assert!(say(&connection, b"?").await.ends_with(b"?"));
-    let _forged = forged(&world, 3);
+    let _forged = forged(&world, 3).await;
     world.until_metric(FLOWS, 4).await;
     agent.stop().await;
     let gone = "causeway_relay_visitors_ended_total{end=\"device_gone\"}";
@@ -488,10 +488,18 @@ fn visitors(most: u32) -> DeviceLimits {
     }
 }
 
-/// So many hellos for `mynas`, of visitors who will say nothing more.
-fn forged(world: &World, count: u64) -> Vec<UdpSocket> {
+/// So many hellos for `mynas`, of visitors who will say nothing more. Each is taken before the next one comes, since nobody would say
+/// one again that finds no room in the relay's socket.
+async fn forged(world: &World, count: u64) -> Vec<UdpSocket> {
+    const TAKEN: &str = "causeway_relay_visitors_accepted_total";
     let hello = hello("mynas.nas.localhost");
-    (0..count).map(|_| send_hello(world, &hello)).collect()
+    let mut sockets = Vec::new();
+    for _ in 0..count {
+        let taken = world.metric(TAKEN) + 1;
+        sockets.push(send_hello(world, &hello));
+        world.until_metric(TAKEN, taken).await;
+    }
+    sockets
 }
 
 #[tokio::test]
@@ -519,7 +527,7 @@ async fn who_may_be_forged_takes_no_place_of_those_who_are_not() {
     // The tunnel has found out how much its path carries.
     drop(visit(&client, world.front, "mynas").await);
     // As many as would take all of them, and more.
-    let forged = forged(&world, 40);
+    let forged = forged(&world, 40).await;
     let gave_way = || {
         world.metric("causeway_relay_visitors_ended_total{end=\"visitor_gone\"}")
             + world.metric(&refused("gave_way"))
@@ -559,7 +567,7 @@ async fn who_waits_for_a_stream_that_its_agent_does_not_grant_gives_way_at_once(
     let flows = Features::TLS_CARRIER.and(Features::DATAGRAMS);
     let streams = quinn::VarInt::from_u32(0);
     let (_tunnel, _send, _recv) = tunnel_with(&world, "mynas", flows, streams).await;
-    let _forged = forged(&world, 100);
+    let _forged = forged(&world, 100).await;
     // Sooner than the relay gives up to wait for a stream: that many would be refused for that.
     world.until_metric(&refused("gave_way"), 36).await;
     assert_eq!(world.metric(&refused("no_carrier")), 0);
