@@ -1,5 +1,5 @@
-//! A connection as HTTP/3 has it, and the bounds on what its visitor may have held here: the library that speaks HTTP/3 keeps every
-//! frame but DATA until it is whole.
+//! A connection as HTTP/3 has it, and the bounds on what its visitor may have held here: the library that speaks HTTP/3 is given its frames
+//! [one by one](wire::http3), as it asks for more than it can do with.
 
 use std::fmt;
 use std::future::poll_fn;
@@ -19,7 +19,7 @@ use wire::http3::Frames;
 use super::connection::{Connection, Inner, State};
 use super::stream::{RecvStream, SendStream};
 
-/// Of the frames that a visitor has begun and not ended, DATA apart, so many octets are held: some heads of the longest kind.
+/// Of the frames that a visitor has begun and not ended, DATA apart, so many octets are kept: some heads of the longest kind.
 const HELD: usize = 512 * 1024;
 
 /// Streams of one direction that a visitor may open while it is here. The protocol has three; some browsers open another that means
@@ -57,6 +57,7 @@ impl Http3 {
             number: numbered(id)?,
             stream: RecvStream::new(inner, id),
             frames,
+            rest: Bytes::new(),
             held: Arc::clone(&self.held),
         })
     }
@@ -335,8 +336,19 @@ pub(crate) struct Received {
     number: Id,
     stream: RecvStream,
     frames: Frames,
+    /// What has come and is not cut yet.
+    rest: Bytes,
     /// Of all streams of its connection.
     held: Arc<AtomicUsize>,
+}
+
+impl Received {
+    /// Nothing more is read of it.
+    fn give_up(&mut self, why: Code) -> StreamErrorIncoming {
+        let error_code = why.value();
+        self.stream.stop_with(code(error_code));
+        StreamErrorIncoming::StreamTerminated { error_code }
+    }
 }
 
 impl quic::RecvStream for Received {
@@ -346,25 +358,32 @@ impl quic::RecvStream for Received {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Result<Option<Bytes>, StreamErrorIncoming>> {
-        let mut chunk = [Bytes::new()];
-        let read = ready!(self.stream.poll_chunks(cx, &mut chunk)).map_err(failed)?;
-        if read.is_none() {
-            return Poll::Ready(Ok(None));
+        loop {
+            if self.rest.is_empty() {
+                let mut chunk = [Bytes::new()];
+                let read = ready!(self.stream.poll_chunks(cx, &mut chunk)).map_err(failed)?;
+                if read.is_none() && !self.frames.may_end() {
+                    return Poll::Ready(Err(self.give_up(Code::H3_REQUEST_INCOMPLETE)));
+                }
+                if read.is_none() {
+                    return Poll::Ready(Ok(None));
+                }
+                [self.rest] = chunk;
+            }
+            let before = self.frames.held();
+            let piece = self.frames.next(&mut self.rest);
+            let now = self.frames.held();
+            let all = self.held.fetch_add(now, Relaxed).saturating_add(now);
+            let all = all.saturating_sub(before);
+            self.held.fetch_sub(before, Relaxed);
+            match piece {
+                Ok(Some(piece)) => return Poll::Ready(Ok(Some(piece))),
+                Ok(None) if all <= HELD => {}
+                Ok(None) | Err(_) => {
+                    return Poll::Ready(Err(self.give_up(Code::H3_EXCESSIVE_LOAD)));
+                }
+            }
         }
-        let [chunk] = chunk;
-        let before = self.frames.held();
-        let read = self.frames.read(&chunk);
-        let now = self.frames.held();
-        let all = self.held.fetch_add(now, Relaxed).saturating_add(now);
-        let all = all.saturating_sub(before);
-        self.held.fetch_sub(before, Relaxed);
-        if read.is_err() || all > HELD {
-            self.stream.stop_with(code(Code::H3_EXCESSIVE_LOAD.value()));
-            return Poll::Ready(Err(StreamErrorIncoming::StreamTerminated {
-                error_code: Code::H3_EXCESSIVE_LOAD.value(),
-            }));
-        }
-        Poll::Ready(Ok(Some(chunk)))
     }
 
     fn stop_sending(&mut self, with: u64) {

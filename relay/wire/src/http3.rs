@@ -1,9 +1,13 @@
-//! The frames that an HTTP/3 peer sends, as far as it takes to bound what whoever reads them has to hold: of every frame but DATA
-//! nothing is said before all of it has come.
+//! The frames that an HTTP/3 peer sends, cut so that whoever reads them holds no more than one of them, and that in one piece: a library
+//! keeps whatever it is given before it has done with what came earlier, and of every frame but DATA all of it.
 //!
 //! ```text
 //!   request, or control behind its kind   type varint │ length varint │ payload │ type …      (RFC 9114 sections 6 and 7.1)
+//!   what is given on                      └─────────── a frame ───────────────┘
+//!                                         └───── of DATA ─────┘ and what comes of its payload
 //! ```
+
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 /// RFC 9114 sections 7.2.1 and 6.2.1.
 const DATA: u64 = 0;
@@ -19,8 +23,8 @@ pub struct TooLong;
 pub struct Frames {
     at: At,
     number: Number,
-    /// Octets of a frame that has not come to its end, DATA apart.
-    held: usize,
+    /// What has come of what is given on in one piece.
+    kept: BytesMut,
     longest: u64,
 }
 
@@ -33,8 +37,12 @@ enum At {
     Length {
         of_data: bool,
     },
-    Payload {
-        of_data: bool,
+    /// So much of the payload of DATA.
+    Data {
+        rest: u64,
+    },
+    /// The same of a frame that is kept until its end.
+    Other {
         rest: u64,
     },
     /// No frames.
@@ -47,7 +55,7 @@ impl Frames {
         Self {
             at: At::Type,
             number: Number::default(),
-            held: 0,
+            kept: BytesMut::new(),
             longest,
         }
     }
@@ -60,74 +68,107 @@ impl Frames {
         }
     }
 
-    /// How many octets have come of a frame that is held until its end.
+    /// How many octets have come of what is kept until its end.
     pub fn held(&self) -> usize {
-        self.held
+        self.kept.len()
     }
 
-    /// These come next.
+    /// Whether the stream may end here, as no frame is under way.
+    pub fn may_end(&self) -> bool {
+        self.kept.is_empty() && matches!(self.at, At::Kind | At::Type | At::Unframed)
+    }
+
+    /// Takes from the front of `octets` what makes the next piece: a frame, what stands before the payload of DATA, or some of that
+    /// payload. DATA without any is left out, as it says nothing. Takes all of them and gives nothing if more have to come first.
     ///
     /// # Errors
     /// If a frame will be too long.
-    pub fn read(&mut self, mut octets: &[u8]) -> Result<(), TooLong> {
-        while let Some((octet, others)) = octets.split_first() {
+    pub fn next(&mut self, octets: &mut Bytes) -> Result<Option<Bytes>, TooLong> {
+        while !octets.is_empty() {
             match self.at {
                 At::Kind => {
-                    octets = others;
-                    if let Some(kind) = self.number.push(*octet) {
+                    if let Some(kind) = self.number(octets) {
                         self.at = match kind == CONTROL {
                             true => At::Type,
                             false => At::Unframed,
                         };
+                        return Ok(Some(self.piece()));
                     }
                 }
                 At::Type => {
-                    octets = others;
-                    self.held = self.held.saturating_add(1);
-                    if let Some(kind) = self.number.push(*octet) {
+                    if let Some(kind) = self.number(octets) {
                         let of_data = kind == DATA;
                         self.at = At::Length { of_data };
                     }
                 }
                 At::Length { of_data } => {
-                    octets = others;
-                    self.held = self.held.saturating_add(1);
-                    if let Some(length) = self.number.push(*octet) {
-                        self.begin(of_data, length)?;
+                    if let Some(length) = self.number(octets)
+                        && let Some(piece) = self.begin(of_data, length)?
+                    {
+                        return Ok(Some(piece));
                     }
                 }
-                At::Payload { of_data, rest } => {
-                    let here = u64::try_from(octets.len()).unwrap_or(u64::MAX);
-                    let passed = usize::try_from(rest.min(here)).unwrap_or(usize::MAX);
-                    octets = octets.get(passed..).unwrap_or_default();
-                    let rest = rest.saturating_sub(here);
-                    self.at = At::Payload { of_data, rest };
-                    if !of_data {
-                        self.held = self.held.saturating_add(passed);
-                    }
+                At::Data { rest } => {
+                    let (payload, rest) = take(octets, rest);
+                    self.at = match rest {
+                        0 => At::Type,
+                        _ => At::Data { rest },
+                    };
+                    return Ok(Some(payload));
+                }
+                At::Other { rest } => {
+                    let (payload, rest) = take(octets, rest);
+                    self.kept.extend_from_slice(&payload);
                     if rest == 0 {
-                        (self.at, self.held) = (At::Type, 0);
+                        self.at = At::Type;
+                        return Ok(Some(self.piece()));
                     }
+                    self.at = At::Other { rest };
                 }
-                At::Unframed => return Ok(()),
+                At::Unframed => return Ok(Some(std::mem::take(octets))),
             }
         }
-        Ok(())
+        Ok(None)
     }
 
-    fn begin(&mut self, of_data: bool, rest: u64) -> Result<(), TooLong> {
+    /// A frame is to have so much payload.
+    fn begin(&mut self, of_data: bool, rest: u64) -> Result<Option<Bytes>, TooLong> {
         if !of_data && rest > self.longest {
             return Err(TooLong);
         }
-        if of_data || rest == 0 {
-            self.held = 0;
-        }
-        self.at = match rest {
-            0 => At::Type,
-            _ => At::Payload { of_data, rest },
+        self.at = match (of_data, rest) {
+            (_, 0) => At::Type,
+            (true, rest) => At::Data { rest },
+            (false, rest) => At::Other { rest },
         };
-        Ok(())
+        if of_data && rest == 0 {
+            self.kept.clear();
+        }
+        let is_piece = !self.kept.is_empty() && (of_data || rest == 0);
+        Ok(is_piece.then(|| self.piece()))
     }
+
+    fn number(&mut self, octets: &mut Bytes) -> Option<u64> {
+        while let Some(&octet) = octets.first() {
+            octets.advance(1);
+            self.kept.put_u8(octet);
+            if let Some(number) = self.number.push(octet) {
+                return Some(number);
+            }
+        }
+        None
+    }
+
+    fn piece(&mut self) -> Bytes {
+        self.kept.split().freeze()
+    }
+}
+
+/// As many from the front as there are of `rest`, and what is left of that.
+fn take(octets: &mut Bytes, rest: u64) -> (Bytes, u64) {
+    let here = usize::try_from(rest).map_or(octets.len(), |rest| rest.min(octets.len()));
+    let taken = octets.split_to(here);
+    (taken, rest.saturating_sub(here as u64))
 }
 
 /// A number that comes octet by octet (RFC 9000 section 16).
@@ -174,29 +215,63 @@ mod tests {
         frame
     }
 
+    /// Everything that is given on of octets that come in such portions.
+    fn given(frames: &mut Frames, octets: &[u8], portion: usize) -> Result<Vec<Bytes>, TooLong> {
+        let mut given = Vec::new();
+        for portion in octets.chunks(portion) {
+            let mut portion = Bytes::copy_from_slice(portion);
+            while let Some(piece) = frames.next(&mut portion)? {
+                given.push(piece);
+            }
+        }
+        Ok(given)
+    }
+
+    fn all(frames: &mut Frames, octets: &[u8]) -> Result<Vec<Bytes>, TooLong> {
+        given(frames, octets, usize::MAX)
+    }
+
     #[test]
     fn a_frame_is_held_until_its_end_and_data_is_not() {
         let mut frames = Frames::of_request(LONGEST);
-        frames.read(&frame(HEADERS, 900, 500)).unwrap();
-        assert_eq!(frames.held(), 1 + 2 + 500);
-        frames.read(&[0; 400]).unwrap();
-        assert_eq!(frames.held(), 0);
-        frames.read(&frame(DATA, 1 << 40, 5000)).unwrap();
-        assert_eq!(frames.held(), 0);
+        let headers = frame(HEADERS, 900, 900);
+        let (first, second) = headers.split_at(503);
+        assert_eq!(all(&mut frames, first), Ok(vec![]));
+        assert_eq!((frames.held(), frames.may_end()), (503, false));
+        assert_eq!(all(&mut frames, second), Ok(vec![headers.clone().into()]));
+        assert_eq!((frames.held(), frames.may_end()), (0, true));
+        let data = frame(DATA, 1 << 40, 5000);
+        let (before, payload) = data.split_at(9);
+        let pieces = vec![Bytes::copy_from_slice(before), payload.to_vec().into()];
+        assert_eq!(all(&mut frames, &data), Ok(pieces));
+        assert_eq!((frames.held(), frames.may_end()), (0, false));
         let mut frames = Frames::of_request(LONGEST);
-        frames.read(&frame(DATA, 0, 0)).unwrap();
-        frames.read(&frame(77, LONGEST, 1000)).unwrap();
-        assert_eq!(frames.read(&frame(77, LONGEST + 1, 0)), Err(TooLong));
+        assert!(all(&mut frames, &frame(77, LONGEST, 1000)).is_ok());
+        assert_eq!(all(&mut frames, &frame(77, LONGEST + 1, 0)), Err(TooLong));
+    }
+
+    #[test]
+    fn data_that_is_empty_is_left_out_and_other_frames_are_not() {
+        let mut frames = Frames::of_request(LONGEST);
+        let octets = [frame(DATA, 0, 0), frame(HEADERS, 0, 0), frame(DATA, 0, 0)].concat();
+        assert_eq!(
+            all(&mut frames, &octets),
+            Ok(vec![frame(HEADERS, 0, 0).into()])
+        );
+        assert!(frames.may_end());
+        assert_eq!(all(&mut frames, &[0]), Ok(vec![]));
+        assert!(!frames.may_end());
     }
 
     #[test]
     fn only_the_control_stream_of_those_in_one_direction_has_frames() {
         let long = frame(4, LONGEST + 1, 0);
         let mut control = Frames::of_unidirectional(LONGEST);
-        assert_eq!(control.read(&[&[0], &long[..]].concat()), Err(TooLong));
+        assert_eq!(all(&mut control, &[&[0], &long[..]].concat()), Err(TooLong));
         let mut encoder = Frames::of_unidirectional(LONGEST);
-        assert_eq!(encoder.read(&[&[2], &long[..]].concat()), Ok(()));
-        assert_eq!(encoder.held(), 0);
+        let pieces = vec![Bytes::from_static(&[2]), long.clone().into()];
+        assert_eq!(all(&mut encoder, &[&[2], &long[..]].concat()), Ok(pieces));
+        assert!(encoder.may_end());
     }
 
     proptest! {
@@ -207,8 +282,8 @@ mod tests {
         ) {
             let sent: Vec<u8> = sent.into_iter().flat_map(|(kind, length)| frame(kind, length, length as usize)).collect();
             let (mut at_once, mut in_portions) = (Frames::of_request(LONGEST), Frames::of_request(LONGEST));
-            let whole = at_once.read(&sent);
-            let parts = sent.chunks(portion).try_for_each(|portion| in_portions.read(portion));
+            let whole = all(&mut at_once, &sent).map(|pieces| pieces.concat());
+            let parts = given(&mut in_portions, &sent, portion).map(|pieces| pieces.concat());
             prop_assert_eq!(whole, parts);
             prop_assert_eq!(at_once.held(), in_portions.held());
         }
@@ -222,7 +297,7 @@ mod tests {
                 true => Frames::of_request(LONGEST),
                 false => Frames::of_unidirectional(LONGEST),
             };
-            let _ = frames.read(&sent);
+            let _ = all(&mut frames, &sent);
             prop_assert!(frames.held() <= LONGEST as usize + 16);
         }
     }
