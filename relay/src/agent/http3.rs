@@ -26,6 +26,9 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Visitors of one tunnel at a time.
 const MOST: usize = 1024;
 
+/// So often in a row a tunnel may have too little room for them, while it finds out what a new path carries.
+const NARROW_LOOKS: u32 = 20;
+
 /// How long a browser may remember that there is HTTP/3: not for long, as the next tunnel may be over TLS.
 const REMEMBERED_SECONDS: u32 = 3600;
 
@@ -51,6 +54,8 @@ pub(super) struct Http3 {
 /// Its endpoint, once somebody has come.
 pub(super) struct Serving {
     endpoint: Arc<Nested>,
+    /// How often in a row the tunnel had too little room for them.
+    narrow_looks: u32,
     _accepts: AbortOnDropHandle<()>,
 }
 
@@ -92,6 +97,22 @@ impl Http3 {
         Ok(serving.endpoint.enter(open))
     }
 
+    /// Looks at the tunnel, a few times a second. Where its packets stay too short for those of its visitors, they are told to go: their
+    /// short packets would still pass, and they would wait for answers that cannot.
+    pub(super) fn look(&self) {
+        let mut serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(here) = &mut *serving else {
+            return;
+        };
+        here.narrow_looks = match quic::has_room_for_quic(&self.tunnel) {
+            true => 0,
+            false => here.narrow_looks + 1,
+        };
+        if here.narrow_looks > NARROW_LOOKS {
+            drop(serving.take());
+        }
+    }
+
     fn begin(&self) -> io::Result<Serving> {
         let endpoint = Nested::open(
             self.certificate.clone(),
@@ -109,6 +130,7 @@ impl Http3 {
         };
         Ok(Serving {
             endpoint,
+            narrow_looks: 0,
             _accepts: AbortOnDropHandle::new(tokio::spawn(Arc::new(door).accept())),
         })
     }

@@ -276,6 +276,9 @@ impl Tunnel {
                     if std::mem::replace(&mut heard_before, heard) == heard {
                         self.way.show_where();
                     }
+                    if let Some(http3) = &http3 {
+                        http3.look();
+                    }
                 }
                 () = wants_ids(http3.as_deref()) => {
                     if self.control.send(&Frame::WantIds).await.is_err() {

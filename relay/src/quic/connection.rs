@@ -298,9 +298,11 @@ impl State {
                     wake(&mut self.readers, id);
                     wake(&mut self.resets, id);
                 }
-                Event::Stream(StreamEvent::Writable { id } | StreamEvent::Stopped { id, .. }) => {
-                    wake(&mut self.writers, id);
-                }
+                Event::Stream(
+                    StreamEvent::Writable { id }
+                    | StreamEvent::Stopped { id, .. }
+                    | StreamEvent::Finished { id },
+                ) => wake(&mut self.writers, id),
                 Event::Stream(StreamEvent::Opened { .. } | StreamEvent::Available { .. }) => {
                     self.wake_waiting();
                 }
@@ -310,9 +312,7 @@ impl State {
                 }
                 Event::ConnectionLost { reason } => self.end(reason),
                 Event::DatagramReceived => datagrams = true,
-                Event::HandshakeDataReady
-                | Event::Stream(StreamEvent::Finished { .. })
-                | Event::DatagramsUnblocked => {}
+                Event::HandshakeDataReady | Event::DatagramsUnblocked => {}
             }
         }
         datagrams

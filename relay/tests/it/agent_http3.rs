@@ -3,6 +3,7 @@
 use std::convert::Infallible;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
 use h3::client::SendRequest;
@@ -12,8 +13,8 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
-use quinn::Endpoint;
 use quinn::crypto::rustls::QuicClientConfig;
+use quinn::{Endpoint, TransportConfig};
 use relay::agent::{self, Http3Server, Origin, OriginTrust, State, VisitorAddress};
 use relay::resolve::Resolver;
 use relay::server::Transport;
@@ -88,6 +89,10 @@ pub(crate) async fn device(world: &World, name: &str) -> (Agent, Echo) {
 
 /// A client of HTTP/3 at an address of this host.
 pub(crate) fn endpoint(world: &World, at: Ipv4Addr) -> Endpoint {
+    endpoint_with(world, at, TransportConfig::default())
+}
+
+fn endpoint_with(world: &World, at: Ipv4Addr, transport: TransportConfig) -> Endpoint {
     let mut roots = RootCertStore::empty();
     let root = CertificateDer::from_pem_slice(world.trust_root.as_bytes());
     roots.add(root.unwrap()).unwrap();
@@ -98,7 +103,9 @@ pub(crate) fn endpoint(world: &World, at: Ipv4Addr) -> Endpoint {
     tls.enable_early_data = true;
     let crypto = QuicClientConfig::try_from(tls).unwrap();
     let mut endpoint = Endpoint::client((at, 0).into()).unwrap();
-    endpoint.set_default_client_config(quinn::ClientConfig::new(Arc::new(crypto)));
+    let mut config = quinn::ClientConfig::new(Arc::new(crypto));
+    config.transport_config(Arc::new(transport));
+    endpoint.set_default_client_config(config);
     endpoint
 }
 
@@ -375,4 +382,125 @@ async fn who_asks_for_nothing_or_does_not_end_asking_is_not_waited_for() {
     let state = State::open(world.state_of("mynas")).unwrap();
     let too_slow = agent::ask(&state).await.unwrap().too_slow;
     assert_eq!((too_slow["silent"], too_slow["head"]), (1, 1));
+}
+
+/// The head of a POST as it is on the wire, in fields that every peer has in its table (RFC 9204 appendix A), with more behind them.
+fn post(more: &[u8]) -> Vec<u8> {
+    const METHOD_POST: u8 = 0xc0 | 20;
+    const SCHEME_HTTPS: u8 = 0xc0 | 23;
+    const PATH: u8 = 0xc0 | 1;
+    const AUTHORITY: u8 = 0x50;
+    let mut fields = vec![0, 0, METHOD_POST, SCHEME_HTTPS, PATH, AUTHORITY];
+    fields.push(u8::try_from(HOST.len()).unwrap());
+    fields.extend_from_slice(HOST.as_bytes());
+    fields.extend_from_slice(more);
+    let length = u8::try_from(fields.len()).unwrap();
+    assert!(length < 64);
+    [&[1, length], &fields[..]].concat()
+}
+
+/// What is answered, until the end of the stream or its reset.
+async fn answer_to(visitor: &Visitor, said: &[u8]) -> Result<Vec<u8>, quinn::ReadError> {
+    let (mut send, mut recv) = visitor.connection.open_bi().await.unwrap();
+    let answered = async {
+        // Who is refused is so before the end perhaps.
+        let _ = send.write_all(said).await;
+        let _ = send.finish();
+        let mut heard = Vec::new();
+        while let Some(chunk) = recv.read_chunk(1 << 20, true).await? {
+            heard.extend_from_slice(&chunk.bytes);
+        }
+        Ok(heard)
+    };
+    timeout(SOON, answered).await.expect("in time")
+}
+
+/// The payload of all DATA (RFC 9114 section 7.2.1).
+fn data_of(mut heard: &[u8]) -> Vec<u8> {
+    fn number(octets: &mut &[u8]) -> u64 {
+        let length = 1 << (octets[0] >> 6);
+        let (number, rest) = octets.split_at(length);
+        *octets = rest;
+        let first = u64::from(number[0] & 0x3f);
+        number[1..]
+            .iter()
+            .fold(first, |number, octet| number << 8 | u64::from(*octet))
+    }
+    let mut data = Vec::new();
+    while !heard.is_empty() {
+        let (kind, length) = (number(&mut heard), number(&mut heard));
+        let (payload, rest) = heard.split_at(usize::try_from(length).unwrap());
+        heard = rest;
+        if kind == 0 {
+            data.extend_from_slice(payload);
+        }
+    }
+    data
+}
+
+#[tokio::test]
+async fn a_body_in_frames_of_any_size_is_whole() {
+    let world = World::start(Transport::Quic);
+    let (_agent, _echo) = device(&world, "mynas").await;
+    let client = endpoint(&world, Ipv4Addr::LOCALHOST);
+    let visitor = Visitor::come(&client, world.front, HOST).await;
+    let body = payload(50_000);
+    let mut said = post(&[]);
+    for (at, octet) in body.iter().enumerate() {
+        match at % 1000 {
+            0 => said.extend([0, 0]),          // DATA without any
+            1 => said.extend([0x21, 2, 7, 7]), // a frame that nobody knows
+            _ => {}
+        }
+        said.extend([0, 1, *octet]);
+    }
+    let heard = answer_to(&visitor, &said).await.unwrap();
+    assert!(data_of(&heard) == body, "{} octets", heard.len());
+}
+
+#[tokio::test]
+async fn a_body_that_ends_within_a_frame_is_broken_off() {
+    let world = World::start(Transport::Quic);
+    let (_agent, _echo) = device(&world, "mynas").await;
+    let client = endpoint(&world, Ipv4Addr::LOCALHOST);
+    let mut visitor = Visitor::come(&client, world.front, HOST).await;
+    let said = [&post(&[])[..], &[0, 10], b"5 oct"].concat();
+    let heard = answer_to(&visitor, &said).await;
+    assert!(!heard.is_ok_and(|heard| heard.ends_with(b"5 oct")));
+    let echoed = payload(9);
+    let (head, heard) = visitor.ask(Method::POST, HOST, &echoed).await;
+    assert_eq!((head.status(), heard), (StatusCode::OK, echoed.to_vec()));
+}
+
+#[tokio::test]
+async fn a_request_that_says_two_lengths_reaches_no_service() {
+    let world = World::start(Transport::Quic);
+    let (_agent, _echo) = device(&world, "mynas").await;
+    let client = endpoint(&world, Ipv4Addr::LOCALHOST);
+    let visitor = Visitor::come(&client, world.front, HOST).await;
+    const CONTENT_LENGTH: u8 = 0x50 | 4;
+    for more in [
+        &[CONTENT_LENGTH, 1, b'0', CONTENT_LENGTH, 1, b'5'][..],
+        &[CONTENT_LENGTH, 2, b'+', b'0'],
+    ] {
+        let heard = answer_to(&visitor, &post(more)).await;
+        let malformed = quinn::VarInt::try_from(Code::H3_MESSAGE_ERROR.value()).unwrap();
+        assert_eq!(heard, Err(quinn::ReadError::Reset(malformed)));
+    }
+    let heard = answer_to(&visitor, &post(&[CONTENT_LENGTH, 1, b'0'])).await;
+    assert!(heard.is_ok());
+}
+
+#[tokio::test]
+async fn who_grants_no_stream_is_not_waited_for() {
+    let world = World::start(Transport::Quic);
+    let (_agent, _echo) = device(&world, "mynas").await;
+    let mut transport = TransportConfig::default();
+    transport
+        .max_concurrent_uni_streams(0_u8.into())
+        .keep_alive_interval(Some(Duration::from_millis(500)));
+    let client = endpoint_with(&world, Ipv4Addr::LOCALHOST, transport);
+    let connecting = client.connect(world.front, HOST).unwrap();
+    let connection = timeout(SOON, connecting).await.expect("in time").unwrap();
+    timeout(SOON, connection.closed()).await.expect("in time");
 }

@@ -5,6 +5,7 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Buf as _;
 use h3::error::{Code, StreamError};
@@ -12,7 +13,7 @@ use h3::server::{RequestResolver, RequestStream};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body, Bytes, Frame, SizeHint};
 use hyper::header::{self, HeaderValue};
-use hyper::{Method, Request, Response};
+use hyper::{Method, Request, Response, StatusCode};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::frame::Open;
@@ -29,6 +30,9 @@ type Both = <quic::Http3 as h3::quic::OpenStreams<Bytes>>::BidiStream;
 type Sent = <Both as h3::quic::BidiStream<Bytes>>::SendStream;
 type Received = <Both as h3::quic::BidiStream<Bytes>>::RecvStream;
 
+/// How long a visitor may take to say what only its QUIC has to, or to have what it was answered: some round trips.
+const SETTLED: Duration = Duration::from_secs(5);
+
 /// So many requests may begin and come to nothing before a head is whole: for each the library remembers a little.
 const MOST_UNASKED: usize = 1000;
 
@@ -43,12 +47,13 @@ pub(in crate::agent) async fn serve(
     let transport = quic::Http3::new(connection, MAX_HEAD.into());
     let stopped = transport.stopped();
     let requests = Requests::new(open.visitor.ip(), patience);
-    let mut http = h3::server::builder()
+    let mut builder = h3::server::builder();
+    builder
         .max_field_section_size(MAX_HEAD.into())
-        .send_grease(false)
-        .build::<_, Bytes>(transport)
-        .await
-        .map_err(io::Error::other)?;
+        .send_grease(false);
+    // It takes streams that the visitor may not grant.
+    let begun = timeout(SETTLED, builder.build::<_, Bytes>(transport)).await?;
+    let mut http = begun.map_err(io::Error::other)?;
     let tasks = Tasks::new();
     let visit = Arc::new(Visit {
         clients: Clients::new(open, Arc::clone(hosts), tasks.clone()),
@@ -69,7 +74,8 @@ pub(in crate::agent) async fn serve(
             () = requests.head_is_late() => return Err(io::ErrorKind::TimedOut.into()),
             () = moving.cancelled(), if !has_heard => {
                 has_heard = true;
-                http.shutdown(0).await.map_err(io::Error::other)?; // RFC 9114 section 5.2
+                let told = timeout(SETTLED, http.shutdown(0)).await?; // RFC 9114 section 5.2
+                told.map_err(io::Error::other)?;
             }
             came = http.accept() => match came {
                 Ok(Some(request)) => {
@@ -122,6 +128,10 @@ impl Visit {
             return Ok(());
         };
         let (request, mut sent, body) = head?;
+        if !says_one_length(&request) {
+            sent.stop_stream(Code::H3_MESSAGE_ERROR);
+            return Ok(());
+        }
         let has_body = request.method() != Method::HEAD;
         let request = request.map(|()| VisitorBody::Http3(Box::new(body)));
         let under_way = self.requests.begin();
@@ -135,6 +145,8 @@ impl Visit {
             answered = answered => answered?,
             () = self.stopped.on(id) => {}
         }
+        // As long as it counts as under way nobody closes the connection, and with it would go what has not reached the visitor.
+        let _ = timeout(SETTLED, self.stopped.on(id)).await;
         Ok(())
     }
 
@@ -145,7 +157,11 @@ impl Visit {
         has_body: bool,
     ) -> Result<(), StreamError> {
         let (mut head, mut body) = answer.into_parts();
-        if has_body
+        // RFC 9110 section 8.6.
+        let may_have_length = has_body
+            && head.status != StatusCode::NO_CONTENT
+            && head.status != StatusCode::NOT_MODIFIED;
+        if may_have_length
             && !head.headers.contains_key(header::CONTENT_LENGTH)
             && let Some(length) = body.size_hint().exact()
         {
@@ -174,6 +190,15 @@ impl Visit {
         }
         sent.finish().await
     }
+}
+
+/// Whether a request says at most once how long its body is, and in digits (RFC 9110 section 8.6): no service is to choose.
+fn says_one_length(request: &Request<()>) -> bool {
+    let mut lengths = request.headers().get_all(header::CONTENT_LENGTH).iter();
+    let is_number = |length: &HeaderValue| {
+        !length.is_empty() && length.as_bytes().iter().all(u8::is_ascii_digit)
+    };
+    lengths.next().is_none_or(is_number) && lengths.next().is_none()
 }
 
 /// Whether a request that does not say how long its body is mostly has none. Over HTTP/3 that is only known at its end, which comes with
