@@ -193,6 +193,13 @@ impl quic::Visitors for Flows {
                 },
                 Some(_) | None => (flow, alone),
             },
+            // Whatever id another device has told its visitor.
+            Found::Moved(flow) if led_to.is_some_and(|device| device != flow.session.device) => {
+                match led_to.as_ref().and_then(back) {
+                    Some(flow) => (flow, false),
+                    None => return 0,
+                }
+            }
             Found::Moved(flow) => match (flow.moves(from), led_to) {
                 (Move::Made, _) => {
                     self.metrics.flow_moved();
