@@ -100,7 +100,8 @@ pub struct ServiceStatus {
     pub origin: String,
     /// Whether it expects a PROXY protocol header in front of each connection.
     pub proxy_header: bool,
-    /// Where it speaks HTTP/3, as `host:port`; absent where it does not: who comes over QUIC is refused, and comes over TCP.
+    /// Where it speaks HTTP/3, as `host:port`, or `agent` where the agent does for it; absent where nobody does: who comes over QUIC is
+    /// refused, and comes over TCP.
     pub http3: Option<String>,
     /// Who reaches it: whoever asks for its host name (`name`), apps beside `causeway-connect` (`apps`), `both`, or neither (`port`).
     pub reach: String,

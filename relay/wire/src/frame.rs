@@ -21,7 +21,7 @@ use crate::hello::{Features, Hello, InstanceId};
 use crate::ports::{MAX_PORTS, PortState, PublishedPort};
 use crate::roaming::{self, RoamingId};
 
-/// The longest frame, in octets, its length apart. The largest is an Open with a name of 255 octets.
+/// The longest frame, in octets, its length apart. The largest are an Ids and a Published with as many as may be.
 pub const MAX_FRAME: usize = 1024;
 
 /// Octets of the length in front of each frame.

@@ -305,7 +305,7 @@ impl ServiceConfig {
             fault("answer_time", "only HTTP has answers");
         }
         if !is_http && self.http3 == Some(Http3Server::Agent) {
-            let sentence = "the agent speaks HTTP only for http:// and https://";
+            let sentence = "the agent speaks HTTP only for http://, https://, h2c:// and h2://";
             fault("http3", sentence);
         }
         if is_http
