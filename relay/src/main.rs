@@ -424,20 +424,11 @@ fn tunnel_in_words(tunnel: &TunnelStatus) -> Vec<String> {
         _ => "bulk        in the tunnel".to_owned(),
     });
     lines.extend(tunnel.why.iter().map(because));
-    for PortStatus {
-        port,
-        problem,
-        mend,
-        ..
-    } in &tunnel.ports
-    {
-        match problem {
-            None => lines.push(format!("port        {port} is open")),
-            Some(problem) => {
-                lines.push(format!("port        {port} is not open: {problem}"));
-                lines.extend(mend.iter().map(|mend| format!("to mend     {mend}")));
-            }
-        }
+    for PortStatus { port, problem, .. } in &tunnel.ports {
+        lines.push(match problem {
+            None => format!("port        {port} is open"),
+            Some(problem) => format!("port        {port} is not open: {problem}"),
+        });
     }
     lines
 }

@@ -592,6 +592,25 @@ server.serve_forever()
 }
 
 #[test]
+fn a_public_port_that_the_relay_does_not_offer_is_named() {
+    let mut home = Home::new();
+    home.agent.kill();
+    let origin = home.service.origin();
+    let port = "public = \"20080/tcp\"";
+    home.agent = home.device.serve(&format!(
+        "[services.\"@\"]\norigin = \"{origin}\"\nvisitor_address = \"hidden\"\n{port}\n"
+    ));
+    home.agent.until_said("this relay offers no public ports");
+    home.found().is(
+        "relay",
+        "service @, port 20080/tcp",
+        "ill",
+        "it is not open at relay.nas.test:443: this relay offers no public ports",
+        "ask your operator",
+    );
+}
+
+#[test]
 fn a_zone_that_leads_the_name_astray_is_named() {
     let home = Home::new();
     let key = home.server.verb(&["device", "key", "mynas"], "key");

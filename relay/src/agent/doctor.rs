@@ -7,7 +7,7 @@
 //!   way        the relays over UDP and over TCP; how long packets may be, and whether batches of them arrive
 //!   cloud      whether it answers
 //!   name       where it leads, here and in its zone
-//!   service    whether it answers, and how soon
+//!   service    whether it answers, and how soon; whether its public port is open is up to the relay
 //! ```
 //!
 //! Everything is looked at at the same time, each thing with a deadline of its own, and all of it with one.
@@ -19,6 +19,7 @@ mod finding;
 mod name;
 mod network;
 mod path_mtu;
+mod port;
 mod running;
 mod service;
 mod trouble;
@@ -168,7 +169,8 @@ impl Patient {
             hops.look(Hop::Service, "service", service::examine(status)),
         );
         let lasting = status.map(running::only_in_time).unwrap_or_default();
-        [network, ways, lasting, cloud, name, service].concat()
+        let ports = status.map(port::examine).unwrap_or_default();
+        [network, ways, lasting, cloud, ports, name, service].concat()
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) struct ToldPorts(Arc<Mutex<Told>>);
 #[derive(Debug, Default)]
 struct Told {
     asked: Vec<PublicPort>,
+    /// By a relay that is older than public ports: it is asked nothing.
+    is_too_old: bool,
     said: Vec<PublishedPort>,
 }
 
@@ -22,12 +24,13 @@ impl ToldPorts {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// These lead to services from now on; whether that is news.
-    pub(super) fn ask(&self, ports: &[PublicPort]) -> bool {
+    /// These lead to services from now on; whether that is news to a relay that `hears` of it.
+    pub(super) fn ask(&self, ports: &[PublicPort], hears: bool) -> bool {
         let mut told = self.lock();
         let is_news = told.asked != ports;
         told.asked = ports.to_vec();
-        is_news
+        told.is_too_old = !hears;
+        is_news && hears
     }
 
     /// The relay says so; what is news of it is told the owner.
@@ -39,7 +42,7 @@ impl ToldPorts {
                 problem,
                 mend,
                 ..
-            } = status(one.port, Some(one.state));
+            } = status(one.port, Said::State(one.state));
             match problem {
                 None => tracing::info!(port, relay, "the public port is open"),
                 Some(problem) => {
@@ -55,35 +58,51 @@ impl ToldPorts {
         let told = self.lock();
         let each = told.asked.iter().map(|port| {
             let said = told.said.iter().find(|said| said.port == *port);
-            status(*port, said.map(|said| said.state))
+            let said = match said {
+                Some(said) => Said::State(said.state),
+                None if told.is_too_old => Said::TooOld,
+                None => Said::Nothing,
+            };
+            status(*port, said)
         });
         each.collect()
     }
 }
 
-fn status(port: PublicPort, state: Option<Result<PortState, u32>>) -> PortStatus {
-    let (problem, mend) = match state {
-        Some(Ok(PortState::Open)) => (None, None),
-        Some(Ok(state)) => {
-            let (problem, mend) = in_words(port, state);
-            (Some(problem.to_owned()), Some(mend))
-        }
-        Some(Err(_)) => {
-            let mend = "install a newer agent".to_owned();
+/// What a relay has said of a port.
+enum Said {
+    /// A number that this version does not know is kept.
+    State(Result<PortState, u32>),
+    Nothing,
+    /// It cannot say anything of ports.
+    TooOld,
+}
+
+fn status(port: PublicPort, said: Said) -> PortStatus {
+    let newer_relay = "ask your operator for a newer relay";
+    let (state, problem) = match said {
+        Said::State(Ok(PortState::Open)) => (PortState::Open.name(), None),
+        Said::State(Ok(state)) => (state.name(), Some(in_words(port, state))),
+        Said::State(Err(_)) => {
             let problem = "the relay says why in a word that this agent is too old for";
-            (Some(problem.to_owned()), Some(mend))
+            let mend = "install a newer agent".to_owned();
+            ("unknown", Some((problem, mend)))
         }
-        None => {
-            let mend = "if it stays so, ask your operator for a newer relay".to_owned();
+        Said::Nothing => {
             let problem = "the relay has not said anything of it";
-            (Some(problem.to_owned()), Some(mend))
+            let mend = format!("if it stays so, {newer_relay}");
+            ("unknown", Some((problem, mend)))
+        }
+        Said::TooOld => {
+            let problem = "this relay is older than public ports";
+            ("too_old", Some((problem, newer_relay.to_owned())))
         }
     };
-    let state = state.and_then(Result::ok).map(PortState::name);
+    let (problem, mend) = problem.unzip();
     PortStatus {
         port: port.to_string(),
-        state: state.unwrap_or("unknown").to_owned(),
-        problem,
+        state: state.to_owned(),
+        problem: problem.map(str::to_owned),
         mend,
     }
 }
@@ -114,5 +133,37 @@ fn in_words(port: PublicPort, state: PortState) -> (&'static str, String) {
             "datagrams do not cross this tunnel, which runs over TLS",
             "let UDP out to the relay; `causeway-agent doctor` says where it is blocked".to_owned(),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_port_that_is_not_open_has_words_and_a_mend() {
+        let port: PublicPort = "20022/tcp".parse().unwrap();
+        let told = ToldPorts::default();
+        let state = || told.status().remove(0);
+        assert!(!told.ask(&[port], false), "an older relay hears nothing");
+        assert_eq!(state().state, "too_old");
+        assert!(state().mend.unwrap().contains("a newer relay"));
+        let told = ToldPorts::default();
+        let state = || told.status().remove(0);
+        assert!(told.ask(&[port], true) && !told.ask(&[port], true));
+        assert_eq!(state().state, "unknown");
+        let numbers = PortState::ALL.map(Ok).into_iter().chain([Err(99)]);
+        for number in numbers {
+            told.said(
+                "relay:443",
+                vec![PublishedPort {
+                    port,
+                    state: number,
+                }],
+            );
+            let is_open = number == Ok(PortState::Open);
+            let PortStatus { problem, mend, .. } = state();
+            assert_eq!((problem.is_none(), mend.is_none()), (is_open, is_open));
+        }
     }
 }

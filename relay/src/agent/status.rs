@@ -195,7 +195,8 @@ pub struct PortStatus {
     /// Which: `20022/tcp`.
     pub port: String,
     /// `open`, `not_offered` (that relay has no public ports), `out_of_range` (it has others), `not_given` (to the device), `taken` (by another
-    /// device), `unavailable` (the relay cannot listen there), `no_datagrams` (the tunnel has none), `unknown` (the relay has not said).
+    /// device), `unavailable` (the relay cannot listen there), `no_datagrams` (the tunnel has none), `too_old`
+    /// (the relay, for public ports), `unknown` (it has not said).
     pub state: String,
     /// Why it is not open, in words; absent if it is.
     pub problem: Option<String>,

@@ -306,7 +306,7 @@ impl Tunnel {
     /// Tells the relay which public ports lead to services here, if that is news to it.
     async fn publish(&mut self, services: &Services) -> Result<(), ControlError> {
         let ports = services.ports();
-        if self.ports.ask(&ports) && self.greeting.hears_of_ports {
+        if self.ports.ask(&ports, self.greeting.hears_of_ports) {
             self.control.send(&Frame::Publish { ports }).await?;
         }
         Ok(())

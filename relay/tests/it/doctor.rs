@@ -12,7 +12,7 @@ use tokio::time::timeout;
 use crate::byte_path::origin;
 use crate::world::{SOON, World};
 
-async fn doctor(state: &Path, more: &[&str]) -> Output {
+pub(crate) async fn doctor(state: &Path, more: &[&str]) -> Output {
     let output = Command::new(env!("CARGO_BIN_EXE_causeway-agent"))
         .args(["doctor", "--state"])
         .arg(state)

@@ -20,6 +20,7 @@ use wire::proxy_v2;
 use wire::{ALPN_TUNNEL, Features, Hello, InstanceId};
 
 use crate::by_hand;
+use crate::doctor::doctor;
 use crate::raw::payload;
 use crate::status::{status, status_json};
 use crate::world::{Agent, SOON, TRANSPORTS, World, eventually};
@@ -149,6 +150,56 @@ async fn echoed(visitor: &UdpSocket, what: &[u8]) {
         }
     };
     timeout(SOON, heard).await.expect("nothing comes back");
+}
+
+/// What the doctor says of the device's one public port: the service and the port, its health, what was seen, and what to do.
+async fn diagnosed(world: &World) -> [String; 4] {
+    let said = doctor(&world.state_of("mynas"), &["--json"]).await.stdout;
+    let findings: Vec<serde_json::Value> = serde_json::from_slice(&said).unwrap();
+    let text = |finding: &serde_json::Value, key: &str| {
+        finding[key].as_str().unwrap_or_default().to_owned()
+    };
+    let mut of_ports = findings.iter();
+    let found = of_ports.find(|finding| text(finding, "subject").contains(", port "));
+    let found = found.unwrap_or_else(|| panic!("nothing of ports: {findings:#?}"));
+    ["subject", "health", "words", "mend"].map(|key| text(found, key))
+}
+
+#[tokio::test]
+async fn the_doctor_names_a_service_whose_port_is_not_open_and_says_what_to_do() {
+    let world = World::with_ports(Transport::Quic, RANGE);
+    let shell = Echo::over_tcp("shell").await;
+    let file = |port: &str| {
+        let origin = shell.address;
+        format!("[services.shell]\norigin = \"tcp://{origin}\"\npublic = \"{port}\"\n")
+    };
+    let mut owner = Owner::of(&world, &file("20022/tcp")).await;
+    let relay_says = async |state: &str| {
+        let is_so =
+            async { while status_json(&world).await["tunnel"]["ports"][0]["state"] != state {} };
+        timeout(SOON, is_so).await.unwrap();
+    };
+    let is = async |expected: [&str; 3]| {
+        let [subject, health, words, mend] = diagnosed(&world).await;
+        assert!(subject.starts_with("service shell, port "), "{subject}");
+        assert_eq!(health, expected[0], "{words}");
+        assert!(words.contains(expected[1]), "{words}");
+        assert!(mend.contains(expected[2]), "{mend}");
+    };
+    relay_says("not_given").await;
+    let give = "causeway port add DEVICE 20022/tcp";
+    is(["ill", "this device has not been given it", give]).await;
+    world.device("other");
+    world.give_ports("other", &["20022/tcp"]);
+    relay_says("taken").await;
+    is(["ill", "another device has it", "another one"]).await;
+    owner.says(&file("30022/tcp"));
+    relay_says("out_of_range").await;
+    is(["ill", "other ports only", "`ports` in [relay]"]).await;
+    owner.says(&file("20023/tcp"));
+    world.give_ports("mynas", &["20023/tcp"]);
+    relay_says("open").await;
+    is(["well", "it is open at ", ""]).await;
 }
 
 #[tokio::test]
@@ -286,7 +337,7 @@ async fn the_owner_hears_why_a_port_is_not_open_and_it_opens_when_that_is_mended
     let words = String::from_utf8(words.stdout).unwrap();
     for expected in [
         "port        20022/tcp is not open: this device has not been given it",
-        "to mend     ask your operator for it: causeway port add DEVICE 20022/tcp",
+        "to mend     the relay (service shell, port 20022/tcp): ask your operator for it: causeway port add DEVICE 20022/tcp",
     ] {
         assert!(words.contains(expected), "{words}");
     }
@@ -348,6 +399,14 @@ async fn over_a_tunnel_without_datagrams_the_owner_hears_why_nobody_comes() {
     };
     timeout(SOON, said).await.unwrap();
     assert_eq!(world.metric(OPEN_UDP), 0);
+    let [subject, health, words, mend] = diagnosed(&world).await;
+    assert_eq!(subject, "service names, port 20053/udp");
+    assert_eq!(health, "ill");
+    assert!(
+        words.contains("datagrams do not cross this tunnel"),
+        "{words}"
+    );
+    assert!(mend.contains("let UDP out to the relay"), "{mend}");
 }
 
 #[tokio::test]

@@ -5,7 +5,7 @@ use crate::agent::origin_failure::OriginFailure;
 use crate::agent::status::{Status, TunnelStatus};
 
 use super::finding::{Finding, Hop};
-use super::service;
+use super::{port, service};
 
 /// What is amiss by its `status`, from the device to its service. Empty if nothing is.
 pub fn complaints(status: &Status) -> Vec<Finding> {
@@ -29,6 +29,7 @@ pub fn complaints(status: &Status) -> Vec<Finding> {
         )
     }));
     complaints.extend(misconfigured(status));
+    complaints.extend(port::complaints(status));
     complaints.extend(status.services.iter().filter_map(|service| {
         let problem = service.problem.as_ref()?;
         let failure = OriginFailure::of_words(problem);
@@ -129,7 +130,7 @@ fn complaint(relay: &str, reason: Reason) -> Finding {
 mod tests {
     use super::super::finding::Health;
     use super::*;
-    use crate::agent::status::ConfigurationStatus;
+    use crate::agent::status::{ConfigurationStatus, PortStatus};
 
     fn status(reasons: &[&str], problem: Option<&str>) -> Status {
         let tunnel = serde_json::json!({
@@ -166,6 +167,39 @@ mod tests {
         let complaints = complaints(&status);
         assert_eq!(complaints.len(), 1);
         assert!(complaints[0].words.contains(":3: unknown field"));
+    }
+
+    /// A tunnel to that relay, which has said so of a public port.
+    fn tunnel(relay: &str, problem: Option<&str>) -> TunnelStatus {
+        let mut tunnel = status(&[], None).tunnels.remove(0);
+        relay.clone_into(&mut tunnel.relay);
+        tunnel.ports.push(PortStatus {
+            port: "20022/tcp".to_owned(),
+            state: problem.map_or("open", |_| "taken").to_owned(),
+            problem: problem.map(str::to_owned),
+            mend: problem.map(|_| "ask for another one".to_owned()),
+        });
+        tunnel
+    }
+
+    #[test]
+    fn a_service_whose_public_port_is_not_open_is_named() {
+        let mut status = status(&[], None);
+        status.services[0].public = Some("20022/tcp".to_owned());
+        status.tunnels = vec![tunnel("one:443", Some("another device has it"))];
+        let complaint = complaints(&status).remove(0);
+        let of = (complaint.hop, complaint.health, complaint.mend.as_deref());
+        assert_eq!(of, (Hop::Relay, Health::Ill, Some("ask for another one")));
+        assert_eq!(complaint.subject, "service *, port 20022/tcp");
+        assert_eq!(
+            complaint.words,
+            "it is not open at one:443: another device has it"
+        );
+        // Where another relay has it open, visitors come all the same.
+        status.tunnels.push(tunnel("two:443", None));
+        let complaints = complaints(&status);
+        assert_eq!(complaints.len(), 1);
+        assert_eq!(complaints[0].health, Health::Slow);
     }
 
     #[test]
