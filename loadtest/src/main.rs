@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod admin;
+mod datagrams;
 mod entrance;
 mod part;
 mod pattern;
@@ -230,6 +231,9 @@ struct PeersOptions {
     /// Only this work, and in this order
     #[arg(long, value_enum, value_delimiter = ',', value_name = "WORKLOAD,…")]
     workloads: Vec<Workload>,
+    /// The rate of datagrams [default: the highest at which few are lost]
+    #[arg(long, value_name = "MBIT", value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    datagram_mbit: Option<u32>,
     /// Where programs are looked for first; then where this system keeps them
     #[arg(long, value_name = "DIR")]
     peers_dir: Option<PathBuf>,
@@ -524,7 +528,9 @@ async fn compare(options: PeersOptions, progress: &Progress) -> anyhow::Result<V
         false => &options.workloads,
     };
     let effort = options.pace.effort(options.connections);
-    Ok(peers::run(&found, options.link, workloads, effort, progress).await?)
+    let datagrams = options.datagram_mbit.map(f64::from);
+    let measured = peers::run(&found, options.link, workloads, datagrams, effort, progress);
+    Ok(measured.await?)
 }
 
 /// Measures those name servers that are here, and says how to install the others.

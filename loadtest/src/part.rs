@@ -4,6 +4,7 @@
 
 pub(crate) mod agents;
 pub(crate) mod body_origin;
+pub(crate) mod datagram_origin;
 pub(crate) mod empty_responder;
 pub(crate) mod failing_origin;
 pub(crate) mod link;
@@ -39,6 +40,8 @@ pub(crate) enum Part {
     PlainOrigin,
     /// A service whose answers can be checked, also over HTTP/3.
     BodyOrigin,
+    /// The service behind every peer that carries datagrams.
+    DatagramOrigin,
     /// One of the two hops of a peer that only splices.
     SpliceHop,
     /// A name server that looks nothing up.
@@ -60,6 +63,7 @@ impl Part {
             Self::FailingOrigin => "failing-origin",
             Self::PlainOrigin => "plain-origin",
             Self::BodyOrigin => "body-origin",
+            Self::DatagramOrigin => "datagram-origin",
             Self::SpliceHop => "splice-hop",
             Self::EmptyResponder => "empty-responder",
             Self::Link => "link",
@@ -73,9 +77,11 @@ impl Part {
             Self::Up => "the server",
             Self::RelayApart => "the relay apart",
             Self::Agents => "the agent",
-            Self::Origin | Self::FailingOrigin | Self::PlainOrigin | Self::BodyOrigin => {
-                "the origin"
-            }
+            Self::Origin
+            | Self::FailingOrigin
+            | Self::PlainOrigin
+            | Self::BodyOrigin
+            | Self::DatagramOrigin => "the origin",
             Self::SpliceHop => "the splice hop",
             Self::EmptyResponder => "the empty responder",
             Self::Link => "the link",
@@ -90,6 +96,7 @@ impl Part {
             Self::FailingOrigin
             | Self::PlainOrigin
             | Self::BodyOrigin
+            | Self::DatagramOrigin
             | Self::SpliceHop
             | Self::EmptyResponder
             | Self::Link
@@ -107,6 +114,7 @@ impl Part {
             Self::FailingOrigin => failing_origin::play(order()?).await,
             Self::PlainOrigin => plain_origin::play(order()?).await,
             Self::BodyOrigin => body_origin::play(order()?).await,
+            Self::DatagramOrigin => datagram_origin::play(order()?),
             Self::SpliceHop => splice_hop::play(order()?),
             Self::EmptyResponder => empty_responder::play(order()?),
             Self::Link => link::play(order()?),

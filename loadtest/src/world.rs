@@ -7,6 +7,7 @@
 //!   Several     relays, and agents at them              reconnect
 //!   Neighbours  a few devices, each to fail by itself   failures
 //!   Way         what lies between visitor and origin    peers
+//!   DatagramWay the same for datagrams                  peers
 //!   Ssh         an ssh server, for apps             apps
 //!   BodyWay     the same to a service over HTTP/3       http3
 //!   Million     a zone for all of the NameServers       dns-peers
@@ -38,6 +39,7 @@ use std::time::Duration;
 
 use clap::{Args, ValueEnum};
 use control::operator::AskError;
+use directory::PublicPort;
 use relay::tls::TlsError;
 
 pub(crate) use apart::RelayApart;
@@ -52,7 +54,7 @@ pub(crate) use neighbours::{Neighbour, Neighbours, Side, Wish};
 pub(crate) use peer::{Found, Peer, find_program};
 pub(crate) use several::Several;
 pub(crate) use ssh::{Ssh, SshError, Way as SshWay};
-pub(crate) use way::{PlainOrigin, Way};
+pub(crate) use way::{DatagramWay, PlainOrigin, Way};
 
 use crate::admin::MetricsError;
 use crate::part::agents::Status;
@@ -172,6 +174,9 @@ pub(crate) enum WorldError {
     /// The server was asked, and did not.
     #[error("the server did not register {name}: {reason}")]
     NotRegistered { name: String, reason: String },
+    /// The same.
+    #[error("the server did not give its device the public port {port}: {reason}")]
+    PortNotGiven { port: PublicPort, reason: String },
     /// The same.
     #[error("the server does not say how many visitors there are: {0}")]
     NotCounted(String),

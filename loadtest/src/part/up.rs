@@ -27,6 +27,9 @@ pub(crate) struct Order {
     pub(crate) dns: Option<SocketAddr>,
     /// Threads that answer over UDP, if not as many as it takes by itself.
     pub(crate) dns_threads: Option<u32>,
+    /// Public ports that devices may have, as `20000-20999`; none, if nobody says.
+    #[serde(default)]
+    pub(crate) ports: Option<String>,
     /// Of what it is to have little.
     #[serde(default)]
     pub(crate) scarce: Scarce,
@@ -73,6 +76,7 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
         setrlimit(Resource::Nofile, limit)?;
     }
     config.relay.limits.memory = order.scarce.memory;
+    config.relay.ports = order.ports.as_deref().map(str::parse).transpose()?;
     config.relay.http = None;
     config.relay.raw = order.raw;
     if let Some(ddns) = &mut config.ddns {

@@ -3,6 +3,7 @@
 //! Visitors open with a ClientHello and then say plain octets ([`crate::plain`]): the way is measured, and not TLS at its
 //! ends. Visitors and origin are the same for all; what they cost is what `direct` shows.
 
+mod datagrams;
 mod visitors;
 
 use std::sync::Arc;
@@ -20,7 +21,7 @@ use crate::plain::SMALL;
 use crate::process::ProcessId;
 use crate::progress::Progress;
 use crate::report::{Column, Round, Table};
-use crate::world::{Ends, Found, Peer, PlainOrigin, Way};
+use crate::world::{DatagramWay, Ends, Found, Peer, PlainOrigin, Way};
 use visitors::{Then, Visit, Visitors};
 
 pub(crate) const NAME: &str = "peers";
@@ -59,6 +60,8 @@ pub(crate) enum Workload {
     Working,
     /// The same beside eight endless downloads of the same device
     WorkingBesideBulk,
+    /// Datagrams of 1,200 octets at the highest rate at which few are lost, and at half of it: only those who carry datagrams
+    Datagrams,
 }
 
 impl Workload {
@@ -72,6 +75,7 @@ impl Workload {
             Self::NewConnection => "new_connection",
             Self::Working => "working",
             Self::WorkingBesideBulk => "working_beside_bulk",
+            Self::Datagrams => "datagrams",
         }
     }
 
@@ -79,7 +83,7 @@ impl Workload {
     fn visitors(self, idle: usize) -> usize {
         match self {
             Self::IdleVisitors => idle,
-            Self::Bulk1 | Self::First64Mib => 1,
+            Self::Bulk1 | Self::First64Mib | Self::Datagrams => 1,
             Self::Bulk8 | Self::Working | Self::WorkingBesideBulk => 8,
             Self::KeepAlive | Self::NewConnection => 64,
         }
@@ -93,6 +97,7 @@ impl Workload {
             Self::First64Mib => (plain_origin::FILE, Then::Leave),
             Self::KeepAlive | Self::Working | Self::WorkingBesideBulk => (SMALL, Then::AskAgain),
             Self::NewConnection => (SMALL, Then::Leave),
+            Self::Datagrams => (0, Then::Leave), // whose visitor has a socket of its own kind
         };
         let works = matches!(self, Self::Working | Self::WorkingBesideBulk);
         Visit {
@@ -121,17 +126,20 @@ impl Workload {
             | Self::KeepAlive
             | Self::NewConnection
             | Self::Working
-            | Self::WorkingBesideBulk => requests::figures(observed, clock),
+            | Self::WorkingBesideBulk
+            | Self::Datagrams => requests::figures(observed, clock),
         }
     }
 }
 
 /// Measures all that are `found`, with a `link` between relay and agent, one table for each workload. Its thread stays in the
-/// link's near namespace. `effort.connections` are the idle visitors.
+/// link's near namespace. `effort.connections` are the idle visitors; `datagrams` is the rate of those in Mbit/s, if it is not to be
+/// looked for.
 pub(crate) async fn run(
     found: &[Found],
     link: Option<Link>,
     workloads: &[Workload],
+    datagrams: Option<f64>,
     effort: Effort,
     progress: &Progress,
 ) -> Result<Vec<Table>, ScenarioError> {
@@ -166,22 +174,43 @@ pub(crate) async fn run(
         for found in found {
             let peer = found.peer.name();
             progress.begin(effort.title(NAME, peer, round), effort.seconds * 1000);
-            let way = Way::open(found, &ends, &origin).await?;
+            let mut way = None;
             for (&workload, table) in workloads.iter().zip(&mut tables) {
+                if workload == Workload::Datagrams {
+                    continue;
+                }
+                let way = match &way {
+                    Some(way) => way,
+                    None => way.insert(Way::open(found, &ends, &origin).await?),
+                };
                 let what = format!("{peer}, {}", workload.name());
                 progress.begin(effort.title(NAME, &what, round), effort.seconds * 1000);
                 let figures = match workload {
-                    Workload::IdleVisitors => rest(&way, workload, effort).await?,
-                    Workload::Bulk1
+                    Workload::IdleVisitors => rest(way, workload, effort).await?,
+                    Workload::Datagrams
+                    | Workload::Bulk1
                     | Workload::Bulk8
                     | Workload::First64Mib
                     | Workload::KeepAlive
                     | Workload::NewConnection
                     | Workload::Working
                     | Workload::WorkingBesideBulk => {
-                        measure(&way, workload, effort, progress, peer, table).await?
+                        measure(way, workload, effort, progress, peer, table).await?
                     }
                 };
+                table.add(peer, figures);
+            }
+            drop(way);
+            let mut of_datagrams = workloads.iter().zip(&mut tables);
+            let of_datagrams = of_datagrams.find(|(work, _)| **work == Workload::Datagrams);
+            if let Some((&workload, table)) = of_datagrams
+                && found.peer.carries_datagrams()
+            {
+                let what = format!("{peer}, {}", workload.name());
+                progress.begin(effort.title(NAME, &what, round), effort.seconds * 1000);
+                let way = DatagramWay::open(found, &ends).await?;
+                let figures = datagrams::measure(&way, datagrams, effort).await?;
+                let figures = figures.ok_or_else(|| nothing(workload, &Load::default()))?;
                 table.add(peer, figures);
             }
         }
@@ -216,7 +245,8 @@ async fn measure(
         | Workload::KeepAlive
         | Workload::NewConnection
         | Workload::Working
-        | Workload::WorkingBesideBulk => visitors.clock.answered(),
+        | Workload::WorkingBesideBulk
+        | Workload::Datagrams => visitors.clock.answered(),
     };
     let observed = load
         .observe(effort.length(), way.watched, progress, counted)

@@ -59,6 +59,7 @@ impl BodyWay {
             origin: format!("tls://{}", origin.ready.tls),
             http3: Some(origin.ready.http3),
             file: None,
+            public: None,
         };
         let (path, carrier) = (folder.path(), Carrier::QuicOnly);
         let tunnel = Tunnel::start(path, carrier, DEVICE, service, ends, Scarce::default());

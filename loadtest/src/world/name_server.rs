@@ -197,6 +197,7 @@ impl NameServer {
                     zone: Some(ZONE.to_owned()),
                     dns: Some(address),
                     dns_threads: Some(1),
+                    ports: None,
                     scarce: up::Scarce::default(),
                 };
                 let path = folder.path();

@@ -135,6 +135,28 @@ impl Peer {
         }
     }
 
+    /// Whether it has a way for datagrams of a visitor too.
+    pub(crate) fn carries_datagrams(self) -> bool {
+        match self {
+            Self::Direct
+            | Self::CausewayQuic
+            | Self::RatholeTcp
+            | Self::RatholeNoise
+            | Self::RatholeTls => true,
+            Self::DirectBbr
+            | Self::Splice2
+            | Self::CausewayTls
+            | Self::CausewayQuicOnly
+            | Self::CausewayEndsTls
+            | Self::Bore
+            | Self::Haproxy2
+            | Self::Haproxy2Splice
+            | Self::Nginx2
+            | Self::Qbench
+            | Self::QbenchBatch => false,
+        }
+    }
+
     /// Looks for what it needs in `folder`, and then where this system keeps programs.
     pub(crate) fn find(self, folder: Option<&Path>) -> Result<Found, NotInstalled> {
         let (program, install) = match self {

@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::path::Path;
 
-use control::operator::{self, Answer, DeviceVerb, Verb};
+use control::operator::{self, Answer, DeviceVerb, PortVerb, Verb};
+use directory::PublicPort;
 use tokio::task::JoinSet;
 
 use super::{Carrier, READY, WorldError};
@@ -23,18 +24,31 @@ pub(super) struct Server {
     pub(super) ready: up::Ready,
     pub(super) carrier: Carrier,
     scarce: Scarce,
+    port: Option<PublicPort>,
 }
 
 impl Server {
     /// The same state and front in a new process.
     pub(super) async fn restart(&mut self, folder: &Path) -> Result<(), WorldError> {
         self.child.kill();
-        *self = Self::start(folder, self.carrier, self.ready.front, self.scarce).await?;
+        let (carrier, front) = (self.carrier, self.ready.front);
+        *self = Self::offering(self.port, folder, carrier, front, self.scarce).await?;
         Ok(())
     }
 
     /// With its state in `folder`, and visitors and agents arriving at `front`.
     pub(super) async fn start(
+        folder: &Path,
+        carrier: Carrier,
+        front: SocketAddr,
+        scarce: Scarce,
+    ) -> Result<Self, WorldError> {
+        Self::offering(None, folder, carrier, front, scarce).await
+    }
+
+    /// The same where devices may have that public port.
+    pub(super) async fn offering(
+        port: Option<PublicPort>,
         folder: &Path,
         carrier: Carrier,
         front: SocketAddr,
@@ -48,6 +62,7 @@ impl Server {
             zone: None,
             dns: None,
             dns_threads: None,
+            ports: port.map(|port| format!("{0}-{0}", port.number)),
             scarce,
         };
         let mut child = Child::start(Namespace::Here, Part::Up, &order, folder)?;
@@ -57,6 +72,7 @@ impl Server {
             ready,
             carrier,
             scarce,
+            port,
         })
     }
 }
@@ -91,6 +107,25 @@ pub(super) async fn register(state: &Path, name: &str) -> Result<Invitation, Wor
         name: name.to_owned(),
         reason: why_not(answer),
     })
+}
+
+/// Gives a device a public port.
+pub(super) async fn give_port(
+    state: &Path,
+    device: &str,
+    port: PublicPort,
+) -> Result<(), WorldError> {
+    let verb = Verb::Port(PortVerb::Add {
+        device: device.to_owned(),
+        port: port.to_string(),
+    });
+    match ask(state, &verb).await? {
+        Answer::PortAdded { .. } => Ok(()),
+        answer => Err(WorldError::PortNotGiven {
+            port,
+            reason: why_not(answer),
+        }),
+    }
 }
 
 /// How many visitors the server's own relay has now of the device whose full name is `host`.

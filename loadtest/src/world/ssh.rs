@@ -80,6 +80,7 @@ impl Ssh {
             origin: format!("tcp://{sshd_at}"),
             http3: None,
             file: Some(file),
+            public: None,
         };
         let (ends, path) = (Ends::together(), folder.path());
         let tunnel = Tunnel::start(

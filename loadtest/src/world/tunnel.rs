@@ -3,7 +3,9 @@
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
-use super::server::{Server, register};
+use directory::PublicPort;
+
+use super::server::{Server, give_port, register};
 use super::{Carrier, Ends, READY, Watched, WorldError, check_carrier, read};
 use crate::part::up::Scarce;
 use crate::part::{Part, agents};
@@ -18,6 +20,8 @@ pub(super) struct Service {
     pub(super) http3: Option<SocketAddr>,
     /// The file that describes the services instead.
     pub(super) file: Option<PathBuf>,
+    /// The public port that this file has.
+    pub(super) public: Option<PublicPort>,
 }
 
 impl From<String> for Service {
@@ -26,6 +30,7 @@ impl From<String> for Service {
             origin,
             http3: None,
             file: None,
+            public: None,
         }
     }
 }
@@ -49,7 +54,8 @@ impl Tunnel {
         ends: &Ends,
         scarce: Scarce,
     ) -> Result<Self, WorldError> {
-        let server = Server::start(folder, carrier, ends.near.any_port(), scarce).await?;
+        let (port, front) = (service.public, ends.near.any_port());
+        let server = Server::offering(port, folder, carrier, front, scarce).await?;
         let order = agents::Order {
             front: server.ready.front,
             several_relays: false,
@@ -66,6 +72,9 @@ impl Tunnel {
             at_once: 1,
             stay: true,
         };
+        if let Some(port) = port {
+            give_port(&server.ready.state, name, port).await?;
+        }
         let mut agent = Child::start(ends.far.namespace, Part::Agents, &order, folder)?;
         let status: agents::Status = agent
             .until_said(READY, |status: &agents::Status| status.attached() == 1)

@@ -4,6 +4,7 @@
 //!   visitor ─► front: relay's process ─► agent's process ─► origin
 //! ```
 
+mod datagrams;
 mod programs;
 
 use std::io;
@@ -23,6 +24,9 @@ use crate::part::up::Scarce;
 use crate::part::{Part, plain_origin, splice_hop};
 use crate::plain::{DEVICE, HELLO, Request, SMALL};
 use crate::process::{Child, Program};
+
+pub(crate) use datagrams::DatagramWay;
+use programs::Carries;
 
 /// How long a first answer may take before another connection is tried: a tunnel may not be there yet.
 const TRY: Duration = Duration::from_secs(1);
@@ -112,7 +116,9 @@ impl Way {
             | Peer::Haproxy2Splice
             | Peer::Nginx2
             | Peer::Qbench
-            | Peer::QbenchBatch => programs::start(found, ends, to, folder.path()).await?,
+            | Peer::QbenchBatch => {
+                programs::start(found, ends, to, Carries::Bytes, folder.path()).await?
+            }
         };
         let mut way = Self {
             entrance,

@@ -252,7 +252,7 @@ fn what_is_no_link_is_refused() {
 
 #[test]
 fn peers_do_the_same_work_in_turn() {
-    let load = ["peers", "--connections", "50"];
+    let load = ["peers", "--connections", "50", "--datagram-mbit", "20"];
     let results = measured(&[&load[..], &["--only", "direct,causeway-quic,splice2"]].concat());
     for peer in ["direct", "causeway-quic", "splice2"] {
         for (workload, figures) in [
@@ -288,6 +288,30 @@ fn peers_do_the_same_work_in_turn() {
             }
         }
     }
+}
+
+#[test]
+fn datagrams_of_peers_are_counted_where_they_arrive() {
+    let load = ["peers", "--workloads", "datagrams", "--datagram-mbit", "40"];
+    let only = ["--only", "direct,splice2,causeway-quic"];
+    let results = measured(&[&load[..], &only].concat());
+    // Who carries bytes alone has no part in it.
+    assert_eq!(
+        peers_with(&results, "datagrams"),
+        ["direct", "causeway-quic"]
+    );
+    for peer in ["direct", "causeway-quic"] {
+        let row = row_of(&results, "datagrams", peer);
+        let offered = median(row, "offered_mbit_per_s");
+        assert!((30.0..=40.1).contains(&offered), "{row}");
+        assert!(median(row, "lost_percent") < 50.0, "{row}");
+        assert!(median(row, "half_lost_percent") < 50.0, "{row}");
+        positive(row, "mbit_per_s");
+        assert!(median(row, "half_mbit_per_s") < offered * 0.6, "{row}");
+    }
+    let ours = row_of(&results, "datagrams", "causeway-quic");
+    positive(ours, "relay_cpu_s_per_gb");
+    positive(ours, "agent_cpu_s_per_gb");
 }
 
 #[test]

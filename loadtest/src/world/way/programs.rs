@@ -21,13 +21,31 @@ const CONNECTIONS: u32 = 4000;
 /// The port where bore's server expects its clients. It cannot be told another one.
 const BORE: u16 = 7835;
 
+/// What a visitor and its origin speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Carries {
+    Bytes,
+    Datagrams,
+}
+
 /// What stands between two addresses.
 struct Hop<'a> {
     namespace: Namespace,
     listen: SocketAddr,
     to: SocketAddr,
+    carries: Carries,
     /// Its own, for its configuration and its log.
     folder: &'a Path,
+}
+
+impl Hop<'_> {
+    /// As rathole's configurations have it.
+    fn rathole_type(&self) -> &'static str {
+        match self.carries {
+            Carries::Bytes => "tcp",
+            Carries::Datagrams => "udp",
+        }
+    }
 }
 
 /// Starts both hops of a peer.
@@ -35,6 +53,7 @@ pub(super) async fn start(
     found: &Found,
     ends: &Ends,
     origin: SocketAddr,
+    carries: Carries,
     folder: &Path,
 ) -> Result<Started, WorldError> {
     let (near, far) = (ends.near, ends.far);
@@ -56,12 +75,14 @@ pub(super) async fn start(
             namespace: near.namespace,
             listen: front,
             to: between,
+            carries,
             folder: &folders[0],
         },
         Hop {
             namespace: far.namespace,
             listen: between,
             to: origin,
+            carries,
             folder: &folders[1],
         },
     ];
@@ -235,9 +256,13 @@ fn rathole_server(
 bind_addr = "{}"
 default_token = "measured"
 {}[server.services.plain]
+type = "{}"
 bind_addr = "{}"
 "#,
-        hop.to, transport.server, hop.listen
+        hop.to,
+        transport.server,
+        hop.rathole_type(),
+        hop.listen
     );
     run_configured("rathole's server", program, hop, "--server", &configuration)
 }
@@ -252,9 +277,13 @@ fn rathole_client(
 remote_addr = "{}"
 default_token = "measured"
 {}[client.services.plain]
+type = "{}"
 local_addr = "{}"
 "#,
-        hop.listen, transport.client, hop.to
+        hop.listen,
+        transport.client,
+        hop.rathole_type(),
+        hop.to
     );
     run_configured("rathole's client", program, hop, "--client", &configuration)
 }
