@@ -20,6 +20,7 @@ mod question;
 mod report;
 mod scenario;
 mod visitor;
+mod web_socket;
 mod world;
 mod zeros;
 
@@ -43,7 +44,7 @@ use scenario::peers::Workload;
 use scenario::reconnect::Fault;
 use scenario::{
     Effort, ScenarioError, abuse, apps, dns, failures, http3, idle_tunnels, peers, reconnect,
-    requests, throughput,
+    requests, throughput, web_sockets,
 };
 use world::{Carrier, Peer, Place, WorldError};
 
@@ -89,6 +90,14 @@ enum Measure {
     IdleTunnels {
         /// Devices, each with a tunnel
         #[arg(long, default_value_t = Scenario::TUNNELS, value_parser = clap::value_parser!(u16).range(1..=10_000))]
+        connections: u16,
+        #[command(flatten)]
+        options: Box<Options>,
+    },
+    /// WebSockets at rest, over TLS: what each costs, and whether all are still answered afterwards
+    WebSockets {
+        /// How many there are; a device of a server started here takes 3,900, so that there may be several
+        #[arg(long, default_value_t = Scenario::WEB_SOCKETS, value_parser = clap::value_parser!(u16).range(1..=15_000))]
         connections: u16,
         #[command(flatten)]
         options: Box<Options>,
@@ -270,6 +279,7 @@ enum Scenario {
     Throughput,
     Requests,
     IdleTunnels,
+    WebSockets,
     Dns { threads: Option<u16>, devices: u32 },
 }
 
@@ -277,14 +287,16 @@ impl Scenario {
     const TRANSFERS: u16 = 4;
     const VISITORS: u16 = 64;
     const TUNNELS: u16 = 1000;
+    const WEB_SOCKETS: u16 = 1000;
     const SOCKETS: u16 = 32;
     const DEVICES: u32 = 1000;
 
     /// All of them, each with its default number of connections.
-    const ALL: [(Self, u16); 4] = [
+    const ALL: [(Self, u16); 5] = [
         (Self::Throughput, Self::TRANSFERS),
         (Self::Requests, Self::VISITORS),
         (Self::IdleTunnels, Self::TUNNELS),
+        (Self::WebSockets, Self::WEB_SOCKETS),
         (
             Self::Dns {
                 threads: None,
@@ -306,6 +318,7 @@ impl Scenario {
             Self::Throughput => throughput::run(place, effort, progress).await,
             Self::Requests => requests::run(place, effort, progress).await,
             Self::IdleTunnels => idle_tunnels::run(place, effort, progress).await,
+            Self::WebSockets => web_sockets::run(place, effort, progress).await,
             Self::Dns { threads, devices } => {
                 let threads = threads.map_or_else(half_of_the_cores, usize::from);
                 let devices = usize::try_from(devices).unwrap_or(usize::MAX);
@@ -383,6 +396,7 @@ impl Measure {
             Self::Throughput { options, .. }
             | Self::Requests { options, .. }
             | Self::IdleTunnels { options, .. }
+            | Self::WebSockets { options, .. }
             | Self::Dns { options, .. }
             | Self::Abuse { options, .. }
             | Self::All { options } => options.pace.json,
@@ -408,6 +422,10 @@ impl Measure {
                 connections,
                 options,
             } => (vec![(Scenario::IdleTunnels, connections)], options),
+            Self::WebSockets {
+                connections,
+                options,
+            } => (vec![(Scenario::WebSockets, connections)], options),
             Self::Dns {
                 connections,
                 threads,

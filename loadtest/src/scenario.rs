@@ -13,6 +13,7 @@ pub(crate) mod peers;
 pub(crate) mod reconnect;
 pub(crate) mod requests;
 pub(crate) mod throughput;
+pub(crate) mod web_sockets;
 
 use std::future::Future;
 use std::net::SocketAddr;

@@ -1,10 +1,14 @@
-//! The service behind the agent: small answers, endless ones, and a place to upload to, as cheap as HTTP can be.
+//! The service behind the agent: small answers, endless ones, a place to upload to, and WebSockets that say again what they hear, as
+//! cheap as HTTP can be.
 
 use std::convert::Infallible;
+use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use futures_util::{SinkExt as _, StreamExt as _};
 use http_body_util::BodyExt as _;
 use hyper::body::{Body as _, Incoming};
+use hyper::header::{CONNECTION, HeaderValue, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
@@ -12,7 +16,11 @@ use hyper_util::rt::TokioIo;
 use serde::{Deserialize, Serialize};
 use socket2::SockRef;
 use tokio::net::TcpListener;
+use tokio_tungstenite::WebSocketStream;
+use tokio_tungstenite::tungstenite::handshake::derive_accept_key;
+use tokio_tungstenite::tungstenite::protocol::Role;
 
+use crate::web_socket;
 use crate::zeros::Zeros;
 
 /// Answered with [`BULK_LENGTH`] octets; uploads go there too. Every other path gets [`SMALL_LENGTH`].
@@ -46,13 +54,17 @@ pub(super) async fn play(Order {}: Order) -> anyhow::Result<()> {
         let (client, _) = listener.accept().await?;
         client.set_nodelay(true)?;
         // Its client sees an error as a broken connection, which is counted there. The tasks end with the process.
-        tokio::spawn(
-            http1::Builder::new().serve_connection(TokioIo::new(client), service_fn(answer)),
-        );
+        let served =
+            http1::Builder::new().serve_connection(TokioIo::new(client), service_fn(answer));
+        tokio::spawn(served.with_upgrades());
     }
 }
 
 async fn answer(request: Request<Incoming>) -> Result<Response<Zeros>, Infallible> {
+    if let Some(key) = request.headers().get(SEC_WEBSOCKET_KEY) {
+        let accepted = derive_accept_key(key.as_bytes());
+        return Ok(upgraded(request, &accepted));
+    }
     let bulk = request.uri().path() == BULK;
     let mut answer = match request.method() {
         &Method::PUT | &Method::POST => Response::new(Zeros::new(0)),
@@ -65,4 +77,37 @@ async fn answer(request: Request<Incoming>) -> Result<Response<Zeros>, Infallibl
         *answer.status_mut() = StatusCode::NO_CONTENT;
     }
     Ok(answer)
+}
+
+/// RFC 6455 section 4.2.2.
+fn upgraded(request: Request<Incoming>, accepted: &str) -> Response<Zeros> {
+    tokio::spawn(echo(request));
+    let mut answer = Response::new(Zeros::new(0));
+    *answer.status_mut() = StatusCode::SWITCHING_PROTOCOLS;
+    let headers = answer.headers_mut();
+    headers.insert(CONNECTION, HeaderValue::from_static("Upgrade"));
+    headers.insert(UPGRADE, HeaderValue::from_static("websocket"));
+    let accepted = HeaderValue::from_str(accepted); // base64, which is a value
+    headers.extend(
+        accepted
+            .ok()
+            .map(|accepted| (SEC_WEBSOCKET_ACCEPT, accepted)),
+    );
+    answer
+}
+
+/// Says again what it hears, for as long as its visitor likes.
+async fn echo(request: Request<Incoming>) -> io::Result<()> {
+    let upgraded = hyper::upgrade::on(request)
+        .await
+        .map_err(io::Error::other)?;
+    let (stream, config) = (TokioIo::new(upgraded), web_socket::config());
+    let mut socket = WebSocketStream::from_raw_socket(stream, Role::Server, Some(config)).await;
+    while let Some(message) = socket.next().await {
+        let message = message.map_err(io::Error::other)?;
+        if message.is_text() || message.is_binary() {
+            socket.send(message).await.map_err(io::Error::other)?;
+        }
+    }
+    Ok(())
 }

@@ -11,7 +11,7 @@ use super::tunnel::Tunnel;
 use super::{Carrier, Ends, Place, READY, Watched, WorldError, read};
 use crate::part::up::Scarce;
 use crate::part::{Part, agents, origin};
-use crate::process::{Child, Namespace};
+use crate::process::{Child, Namespace, ProcessId};
 use crate::visitor::Door;
 
 /// Its name in a server of our own.
@@ -50,7 +50,14 @@ pub(crate) struct Sibling {
     pub(crate) door: Door,
     /// The state directory of its agent.
     pub(crate) state: PathBuf,
-    _agent: Child,
+    agent: Child,
+}
+
+impl Sibling {
+    /// The process of its agent.
+    pub(crate) fn id(&self) -> ProcessId {
+        self.agent.id()
+    }
 }
 
 impl Device {
@@ -163,7 +170,7 @@ impl Device {
         Ok(Some(Sibling {
             door: door(&started.tunnel, name)?,
             state,
-            _agent: agent,
+            agent,
         }))
     }
 }

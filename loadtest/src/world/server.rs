@@ -119,13 +119,14 @@ pub(super) async fn give_port(
         device: device.to_owned(),
         port: port.to_string(),
     });
-    match ask(state, &verb).await? {
-        Answer::PortAdded { .. } => Ok(()),
-        answer => Err(WorldError::PortNotGiven {
-            port,
-            reason: why_not(answer),
-        }),
+    let answer = ask(state, &verb).await?;
+    if let Answer::PortAdded { .. } = answer {
+        return Ok(());
     }
+    Err(WorldError::PortNotGiven {
+        port,
+        reason: why_not(answer),
+    })
 }
 
 /// How many visitors the server's own relay has now of the device whose full name is `host`.

@@ -112,6 +112,21 @@ fn idle_tunnels_stay_attached() {
 }
 
 #[test]
+fn web_sockets_rest_and_are_answered_afterwards() {
+    let results = measured(&["web-sockets", "--connections", "12"]);
+    let row = row(&results, "open_and_rest");
+    assert_eq!(row["scenario"], "web-sockets");
+    for figure in ["open", "answered"] {
+        assert_eq!(median(row, figure), 12.0, "{row}");
+    }
+    assert_eq!(median(row, "failures"), 0.0, "{row}");
+    for figure in ["relay_kib_per_web_socket", "agent_kib_per_web_socket"] {
+        positive(row, figure);
+    }
+    assert!(median(row, "p50_ms") <= median(row, "p99_ms"), "{row}");
+}
+
+#[test]
 fn agents_are_whole_again_after_each_fault_and_visitors_are_served() {
     let results = measured(&["reconnect", "--connections", "20"]);
     for fault in ["restarted", "killed", "silent"] {
