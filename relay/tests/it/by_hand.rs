@@ -1,4 +1,4 @@
-//! An agent's connections to the relay, spoken by hand.
+//! An agent's connections to the relay, spoken by hand, and what either hears.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use bytes::BytesMut;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::{ClientConfig, RootCertStore};
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -43,7 +43,7 @@ pub(crate) async fn connect(world: &World, name: &str, alpn: &[u8]) -> TlsStream
 }
 
 /// The next frame, and not an octet more than it has.
-pub(crate) async fn hear(stream: &mut TlsStream<TcpStream>) -> Frame {
+pub(crate) async fn hear(stream: &mut (impl AsyncRead + Unpin)) -> Frame {
     let mut buffer = BytesMut::new();
     loop {
         match Frame::decode(&mut buffer).unwrap() {
@@ -51,7 +51,7 @@ pub(crate) async fn hear(stream: &mut TlsStream<TcpStream>) -> Frame {
             Decoded::Unknown => {}
             Decoded::NeedMore => {
                 let octet = timeout(SOON, stream.read_u8()).await.unwrap();
-                buffer.extend_from_slice(&[octet.expect("the relay has closed")]);
+                buffer.extend_from_slice(&[octet.expect("the other end has closed")]);
             }
         }
     }

@@ -22,6 +22,7 @@ mod limits;
 mod nat;
 mod origins;
 mod pace;
+mod port_abuse;
 mod ports;
 mod proxied;
 mod raw;

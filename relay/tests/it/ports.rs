@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use relay::agent::ServicesFile;
+use relay::records::SecretKey;
 use relay::resolve::Resolver;
 use relay::server::Transport;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,45 +15,45 @@ use tokio::net::{TcpListener, TcpStream, UdpSocket};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use wire::frame::Frame;
-use wire::ports::PortState;
 use wire::proxy_v2;
-use wire::{ALPN_TUNNEL, Features, Hello, InstanceId};
+use wire::record::{Carrier as RecordedCarrier, End};
 
-use crate::by_hand;
 use crate::doctor::doctor;
 use crate::raw::payload;
+use crate::records;
 use crate::status::{status, status_json};
-use crate::world::{Agent, SOON, TRANSPORTS, World, eventually};
+use crate::world::{Agent, SOON, TRANSPORTS, World};
 
-const RANGE: &str = "20000-20999";
-const OPEN_TCP: &str = "causeway_relay_public_ports{protocol=\"tcp\"}";
-const OPEN_UDP: &str = "causeway_relay_public_ports{protocol=\"udp\"}";
+pub(crate) const RANGE: &str = "20000-20999";
+pub(crate) const OPEN_TCP: &str = "causeway_relay_public_ports{protocol=\"tcp\"}";
+pub(crate) const OPEN_UDP: &str = "causeway_relay_public_ports{protocol=\"udp\"}";
 const RAW: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
+const DONE: &str = "causeway_relay_visitors_ended_total{end=\"done\"}";
 const CUT: &str = "causeway_relay_visitors_ended_total{end=\"cut\"}";
-
-fn refused(reason: &str) -> String {
-    format!("causeway_relay_visitors_refused_total{{reason=\"{reason}\"}}")
-}
 
 fn lost(reason: &str) -> String {
     format!("causeway_relay_flow_datagrams_lost_total{{reason=\"{reason}\"}}")
 }
 
 /// The file of a device, and an agent that reads it again whenever it is told to.
-struct Owner {
+pub(crate) struct Owner {
     file: PathBuf,
     services: ServicesFile,
     _agent: Agent,
 }
 
 impl Owner {
-    async fn of(world: &World, text: &str) -> Self {
+    pub(crate) async fn of(world: &World, text: &str) -> Self {
+        Self::at(world.front, world, text).await
+    }
+
+    /// The same where the relay is there.
+    pub(crate) async fn at(relay: SocketAddr, world: &World, text: &str) -> Self {
         let state = world.device("mynas");
         let file = world.state_of("mynas").join("agent.toml");
         fs::write(&file, text).unwrap();
         let services = ServicesFile::open(file.clone()).unwrap();
-        let resolver = Resolver::Fixed(world.front);
+        let resolver = Resolver::Fixed(relay);
         let agent = world.agent_for(state, resolver, services.services()).await;
         Self {
             file,
@@ -68,13 +69,13 @@ impl Owner {
 }
 
 /// A service whose connections say its name, and then all that they hear.
-struct Echo {
-    address: SocketAddr,
+pub(crate) struct Echo {
+    pub(crate) address: SocketAddr,
     _serves: AbortOnDropHandle<()>,
 }
 
 impl Echo {
-    async fn over_tcp(name: &'static str) -> Self {
+    pub(crate) async fn over_tcp(name: &'static str) -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let serves = async move {
@@ -94,7 +95,7 @@ impl Echo {
     }
 
     /// One that says each datagram again, so many times.
-    async fn over_udp(times: usize) -> Self {
+    pub(crate) async fn over_udp(times: usize) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();
         let serves = async move {
@@ -112,12 +113,12 @@ impl Echo {
     }
 }
 
-fn at(world: &World, port: u16) -> SocketAddr {
+pub(crate) fn at(world: &World, port: u16) -> SocketAddr {
     (world.front.ip(), port).into()
 }
 
 /// What is heard at a port by who says so much there.
-async fn said(world: &World, port: u16, payload: &[u8]) -> io::Result<Vec<u8>> {
+pub(crate) async fn said(world: &World, port: u16, payload: &[u8]) -> io::Result<Vec<u8>> {
     let mut visitor = TcpStream::connect(at(world, port)).await?;
     let (mut from, mut to) = visitor.split();
     let mut heard = Vec::new();
@@ -130,14 +131,14 @@ async fn said(world: &World, port: u16, payload: &[u8]) -> io::Result<Vec<u8>> {
     Ok(heard)
 }
 
-async fn visitor(world: &World, port: u16) -> UdpSocket {
+pub(crate) async fn visitor(world: &World, port: u16) -> UdpSocket {
     let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
     socket.connect(at(world, port)).await.unwrap();
     socket
 }
 
 /// Says something until it is heard again: datagrams may be lost.
-async fn echoed(visitor: &UdpSocket, what: &[u8]) {
+pub(crate) async fn echoed(visitor: &UdpSocket, what: &[u8]) {
     const AGAIN: Duration = Duration::from_millis(250);
     let heard = async {
         let mut room = [0; 2048];
@@ -410,94 +411,57 @@ async fn over_a_tunnel_without_datagrams_the_owner_hears_why_nobody_comes() {
 }
 
 #[tokio::test]
-async fn a_device_that_lies_has_no_port_of_another() {
-    let world = World::with_ports(Transport::Tls, RANGE);
-    let shell = Echo::over_tcp("shell").await;
-    let origin = shell.address;
-    let text = format!("[services.shell]\norigin = \"tcp://{origin}\"\npublic = \"20022/tcp\"\n");
-    let _owner = Owner::of(&world, &text).await;
-    world.give_ports("mynas", &["20022/tcp"]);
-    world.until_metric(OPEN_TCP, 1).await;
-
-    world.device("thief");
-    let mut thief = by_hand::connect(&world, "thief", ALPN_TUNNEL).await;
-    let hello = Frame::Hello(Hello {
-        version: 1,
-        features: Features::TLS_CARRIER.and(Features::PORTS),
-        instance: InstanceId([9; 16]),
-        software: "thief/1".to_owned(),
-    });
-    let ports = ["20022/tcp", "20023/tcp", "22/tcp", "20053/udp"].map(|port| port.parse().unwrap());
-    let publish = Frame::Publish {
-        ports: ports.into(),
-    };
-    for frame in [hello, publish] {
-        thief.write_all(&frame.encode().unwrap()).await.unwrap();
-    }
-    let each = loop {
-        if let Frame::Published { each } = by_hand::hear(&mut thief).await {
-            break each;
-        }
-    };
-    let states: Vec<_> = each.into_iter().map(|one| one.state.unwrap()).collect();
-    let [taken, out, not] = [PortState::Taken, PortState::OutOfRange, PortState::NotGiven];
-    assert_eq!(states, [out, taken, not, not]);
-    assert_eq!(world.metric(OPEN_TCP), 1);
-    assert_eq!(said(&world, 20_022, b"!").await.unwrap(), b"shell!");
-    // With many more than there may be it has broken the protocol.
-    let port = "20022/tcp".parse().unwrap();
-    let flood = Frame::Publish {
-        ports: vec![port; 65],
-    };
-    thief.write_all(&flood.encode().unwrap()).await.unwrap();
-    let gone = async { while thief.read_u8().await.is_ok() {} };
-    timeout(SOON, gone)
-        .await
-        .expect("its tunnel is still there");
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_flood_of_forged_sources_is_bounded_and_who_is_there_is_still_served() {
-    const FORGED: usize = 20_000;
-    let world = World::with_ports(Transport::Quic, RANGE);
-    let service = Echo::over_udp(1).await;
+async fn a_record_says_of_a_visitor_at_a_port_what_it_says_of_any() {
+    let folder = tempfile::tempdir().unwrap();
+    let (masked, full) = [(); 2].map(|()| SecretKey::generate().unwrap()).into();
+    let to = records::setup(folder.path(), &masked, &full);
+    let mut world = World::recording_ports(Transport::Quic, RANGE, to);
+    let (shell, names) = (Echo::over_tcp("shell").await, Echo::over_udp(1).await);
     let text = format!(
-        "[services.names]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
-        service.address
+        "[services.shell]\norigin = \"tcp://{}\"\npublic = \"20022/tcp\"\n[services.names]\norigin = \"udp://{}\"\npublic = \
+         \"20053/udp\"\n",
+        shell.address, names.address
     );
     let _owner = Owner::of(&world, &text).await;
-    world.give_ports("mynas", &["20053/udp"]);
+    world.give_ports("mynas", &["20022/tcp", "20053/udp"]);
+    world.until_metric(OPEN_TCP, 1).await;
     world.until_metric(OPEN_UDP, 1).await;
-    let here = visitor(&world, 20_053).await;
+    assert_eq!(said(&world, 20_022, &[7; 1000]).await.unwrap().len(), 1005);
+    world.metric_is(DONE, 1).await;
+    let asker = visitor(&world, 20_053).await;
     for round in 0..4 {
-        echoed(&here, &[round; 40]).await;
+        echoed(&asker, &[round; 500]).await;
     }
-    let stop = CancellationToken::new();
-    let (to, until) = (at(&world, 20_053), stop.clone());
-    let flood = tokio::task::spawn_blocking(move || {
-        let mut sent = 0;
-        while sent < FORGED || !until.is_cancelled() {
-            let [_, _, high, low] = (sent as u32).to_be_bytes();
-            let source = Ipv4Addr::new(127, 9, high, low);
-            let socket = std::net::UdpSocket::bind((source, 0)).unwrap();
-            let _ = socket.send_to(&[1; 100], to);
-            sent += 1;
-        }
-        sent
-    });
-    for round in 0..20 {
-        echoed(&here, &[round; 200]).await;
+    let (came, address) = (asker.local_addr().unwrap(), world.front.ip());
+    // Its device has the port no more.
+    world.give_ports("mynas", &["20022/tcp"]);
+    world.metric_is(CUT, 1).await;
+    let relay = world.relay.take().unwrap();
+    timeout(SOON, relay.shutdown()).await.unwrap();
+    let device = world.device_id("mynas");
+    let found = records::records(folder.path(), &full);
+    let [over_tcp, over_udp] = &found[..] else {
+        panic!("{found:?}");
+    };
+    for record in [over_tcp, over_udp] {
+        assert_eq!(record.device, device);
+        // Who passes at a port never leaves the tunnel.
+        assert_eq!((record.carrier, record.raw), (RecordedCarrier::Quic, false));
+        let visitor = record.visitor.to_string();
+        assert!(
+            visitor.starts_with("127.0.0.1:"),
+            "{visitor}, not {address}"
+        );
     }
-    // So many whose addresses may be forged, one who converses, and who is just about to leave.
-    let status = status_json(&world).await;
-    let visitors = status["flows"]["visitors"].as_u64().unwrap();
-    assert!(visitors <= 64 + 1 + 32, "{visitors}");
-    stop.cancel();
-    let sent = timeout(SOON * 3, flood).await.unwrap().unwrap() as u64;
-    let busy = || world.metric(&refused("port_busy"));
-    eventually(|| busy() > 0).await;
-    assert!(sent >= FORGED as u64);
-    echoed(&here, b"and after it").await;
+    assert_eq!((over_tcp.end, over_udp.end), (End::Done, End::Cut));
+    assert_eq!(over_udp.visitor.to_string(), came.to_string());
+    assert!((1000..1200).contains(&over_tcp.to_device), "{over_tcp:?}");
+    assert!((1005..1200).contains(&over_tcp.to_visitor), "{over_tcp:?}");
+    assert!(over_udp.to_device >= 2000, "{over_udp:?}");
+    assert!(over_udp.to_visitor >= 2000, "{over_udp:?}");
+    let masked = records::records(folder.path(), &masked);
+    let networks = masked.iter().map(|record| record.visitor.to_string());
+    assert_eq!(networks.collect::<Vec<_>>(), ["127.0.0.0/24"; 2]);
 }
 
 #[tokio::test]

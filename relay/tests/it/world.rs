@@ -132,18 +132,12 @@ impl World {
 
     /// A relay that may give ports to devices, on an address that no other test has: there each of its ports is free.
     pub(crate) fn with_ports(transport: Transport, ports: &str) -> Self {
-        static NEXT: AtomicU8 = AtomicU8::new(1);
-        let process = std::process::id().to_be_bytes();
-        let ip = Ipv4Addr::new(
-            127,
-            128 | process[2],
-            process[3],
-            NEXT.fetch_add(1, Relaxed),
-        );
-        Self::configured(Config {
-            ports: Some(ports.parse().unwrap()),
-            ..config(transport, (ip, 0).into())
-        })
+        Self::configured(config_with_ports(transport, ports))
+    }
+
+    /// The same, and it keeps records.
+    pub(crate) fn recording_ports(transport: Transport, ports: &str, to: records::Setup) -> Self {
+        Self::configured_with(config_with_ports(transport, ports), Some(to))
     }
 
     fn configured(config: Config) -> Self {
@@ -658,6 +652,21 @@ fn config(transport: Transport, front: SocketAddr) -> Config {
             handshakes_per_second_per_address: Some(100_000),
             ..LimitsConfig::default()
         },
+    }
+}
+
+fn config_with_ports(transport: Transport, ports: &str) -> Config {
+    static NEXT: AtomicU8 = AtomicU8::new(1);
+    let process = std::process::id().to_be_bytes();
+    let ip = Ipv4Addr::new(
+        127,
+        128 | process[2],
+        process[3],
+        NEXT.fetch_add(1, Relaxed),
+    );
+    Config {
+        ports: Some(ports.parse().unwrap()),
+        ..config(transport, (ip, 0).into())
     }
 }
 

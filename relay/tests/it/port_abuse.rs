@@ -1,0 +1,273 @@
+//! Public ports against those who lie: devices, relays, and visitors whose addresses may be forged.
+
+use std::net::Ipv4Addr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use directory::{Protocol, PublicPort};
+use relay::server::Transport;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tokio_rustls::server::TlsStream;
+use tokio_util::sync::CancellationToken;
+use wire::frame::{Frame, Open, Ticket};
+use wire::ports::PortState;
+use wire::{ALPN_CARRIER, ALPN_TUNNEL, Features, Hello, InstanceId};
+
+use crate::by_hand;
+use crate::ports::{Echo, OPEN_TCP, OPEN_UDP, Owner, RANGE, at, echoed, said, visitor};
+use crate::status::status_json;
+use crate::world::{SOON, World, eventually};
+
+const DEVICE_GONE: &str = "causeway_relay_visitors_ended_total{end=\"device_gone\"}";
+
+fn refused(reason: &str) -> String {
+    format!("causeway_relay_visitors_refused_total{{reason=\"{reason}\"}}")
+}
+
+#[tokio::test]
+async fn a_device_that_lies_has_no_port_of_another() {
+    let world = World::with_ports(Transport::Tls, RANGE);
+    let shell = Echo::over_tcp("shell").await;
+    let origin = shell.address;
+    let text = format!("[services.shell]\norigin = \"tcp://{origin}\"\npublic = \"20022/tcp\"\n");
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20022/tcp"]);
+    world.until_metric(OPEN_TCP, 1).await;
+
+    world.device("thief");
+    let mut thief = by_hand::connect(&world, "thief", ALPN_TUNNEL).await;
+    let hello = Frame::Hello(Hello {
+        version: 1,
+        features: Features::TLS_CARRIER.and(Features::PORTS),
+        instance: InstanceId([9; 16]),
+        software: "thief/1".to_owned(),
+    });
+    let ports = ["20022/tcp", "20023/tcp", "22/tcp", "20053/udp"].map(|port| port.parse().unwrap());
+    let publish = Frame::Publish {
+        ports: ports.into(),
+    };
+    for frame in [hello, publish] {
+        thief.write_all(&frame.encode().unwrap()).await.unwrap();
+    }
+    let each = loop {
+        if let Frame::Published { each } = by_hand::hear(&mut thief).await {
+            break each;
+        }
+    };
+    let states: Vec<_> = each.into_iter().map(|one| one.state.unwrap()).collect();
+    let [taken, out, not] = [PortState::Taken, PortState::OutOfRange, PortState::NotGiven];
+    assert_eq!(states, [out, taken, not, not]);
+    assert_eq!(world.metric(OPEN_TCP), 1);
+    assert_eq!(said(&world, 20_022, b"!").await.unwrap(), b"shell!");
+    // With many more than there may be it has broken the protocol.
+    let port = "20022/tcp".parse().unwrap();
+    let flood = Frame::Publish {
+        ports: vec![port; 65],
+    };
+    thief.write_all(&flood.encode().unwrap()).await.unwrap();
+    let gone = async { while thief.read_u8().await.is_ok() {} };
+    timeout(SOON, gone)
+        .await
+        .expect("its tunnel is still there");
+}
+
+/// A relay that says what it likes: that somebody has come to a public port of the device.
+struct LyingRelay {
+    listener: TcpListener,
+    tls: TlsAcceptor,
+    tunnel: TlsStream<TcpStream>,
+}
+
+impl LyingRelay {
+    /// Waits for the agent's tunnel, and hears which ports it has services for.
+    async fn greet(listener: TcpListener, tls: TlsAcceptor) -> (Self, Vec<PublicPort>) {
+        let mut tunnel = Self::accept(&listener, &tls).await;
+        let Frame::Hello(hello) = by_hand::hear(&mut tunnel).await else {
+            panic!("no hello");
+        };
+        assert!(hello.features.has(Features::PORTS));
+        let welcome = Frame::Welcome {
+            version: 1,
+            features: Features::TLS_CARRIER.and(Features::PORTS),
+            seen_as: tunnel.get_ref().0.peer_addr().unwrap(),
+        };
+        tunnel.write_all(&welcome.encode().unwrap()).await.unwrap();
+        let ports = loop {
+            if let Frame::Publish { ports } = by_hand::hear(&mut tunnel).await {
+                break ports;
+            }
+        };
+        let relay = Self {
+            listener,
+            tls,
+            tunnel,
+        };
+        (relay, ports)
+    }
+
+    /// The next of the agent's connections that is for a relay: the cloud has the same address.
+    async fn accept(listener: &TcpListener, tls: &TlsAcceptor) -> TlsStream<TcpStream> {
+        let accepted = async {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                if let Ok(stream) = tls.accept(stream).await {
+                    return stream;
+                }
+            }
+        };
+        timeout(SOON, accepted).await.unwrap()
+    }
+
+    /// What the agent makes of a visitor at `port`.
+    async fn bring(&mut self, port: &str) -> TlsStream<TcpStream> {
+        let port: PublicPort = port.parse().unwrap();
+        let ticket = Ticket(rand::random());
+        let dial = Frame::Dial { ticket };
+        self.tunnel
+            .write_all(&dial.encode().unwrap())
+            .await
+            .unwrap();
+        let mut carrier = Self::accept(&self.listener, &self.tls).await;
+        assert_eq!(by_hand::hear(&mut carrier).await, Frame::Carry { ticket });
+        let open = Frame::Open(Open {
+            name: String::new(),
+            visitor: "203.0.113.9:5000".parse().unwrap(),
+            front: "203.0.113.1:443".parse().unwrap(),
+            datagrams: port.protocol == Protocol::Udp,
+            port: Some(port.number),
+        });
+        carrier.write_all(&open.encode().unwrap()).await.unwrap();
+        carrier
+    }
+}
+
+#[tokio::test]
+async fn a_relay_that_lies_leads_nobody_to_a_service_that_is_at_no_such_port() {
+    let world = World::start(Transport::Tls);
+    let service = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let text = format!(
+        "[services.secret]\norigin = \"tcp://{0}\"\n[services.shell]\norigin = \"tcp://{0}\"\npublic = \"20022/tcp\"\n",
+        service.local_addr().unwrap()
+    );
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut tls = world.service("relay.nas.localhost");
+    tls.alpn_protocols = vec![ALPN_TUNNEL.to_vec(), ALPN_CARRIER.to_vec()];
+    let there = listener.local_addr().unwrap();
+    let greeted = LyingRelay::greet(listener, TlsAcceptor::from(Arc::new(tls)));
+    let both = async { tokio::join!(Owner::at(there, &world, &text), greeted) };
+    let (_owner, (mut relay, ports)) = timeout(SOON, both).await.unwrap();
+    assert_eq!(ports, ["20022/tcp".parse().unwrap()]);
+    // None of these is in the file: another number, the number with the other protocol, and that of a service without a port.
+    for (number, port) in ["20023/tcp", "20022/udp", "22/tcp"].into_iter().enumerate() {
+        let mut carrier = relay.bring(port).await;
+        let end = timeout(SOON, carrier.read(&mut [0; 64])).await.unwrap();
+        assert!(matches!(end, Ok(0) | Err(_)), "{port}: {end:?}");
+        let counted =
+            async { while status_json(&world).await["refused"]["unknown_port"] != number + 1 {} };
+        timeout(SOON, counted).await.unwrap();
+    }
+    // Whoever comes to the one that is there is the first of whom the service hears.
+    let mut carrier = relay.bring("20022/tcp").await;
+    let (mut heard, _) = timeout(SOON, service.accept()).await.unwrap().unwrap();
+    heard.write_all(b"here").await.unwrap();
+    let mut said = BytesMut::new();
+    let passed = async {
+        while !said.windows(4).any(|octets| octets == b"here") {
+            assert!(carrier.read_buf(&mut said).await.unwrap() > 0);
+        }
+    };
+    timeout(SOON, passed).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_visitor_whom_an_agent_refuses_at_a_port_is_cut_and_counted() {
+    let world = World::with_ports(Transport::Tls, RANGE);
+    world.device("mynas");
+    world.give_ports("mynas", &["20022/tcp"]);
+    let mut agent = by_hand::connect(&world, "mynas", ALPN_TUNNEL).await;
+    let hello = Frame::Hello(Hello {
+        version: 1,
+        features: Features::TLS_CARRIER.and(Features::PORTS),
+        instance: InstanceId([9; 16]),
+        software: "by hand".to_owned(),
+    });
+    let publish = Frame::Publish {
+        ports: vec!["20022/tcp".parse().unwrap()],
+    };
+    for frame in [hello, publish] {
+        agent.write_all(&frame.encode().unwrap()).await.unwrap();
+    }
+    world.until_metric(OPEN_TCP, 1).await;
+    let mut visitor = TcpStream::connect(at(&world, 20_022)).await.unwrap();
+    let ticket = loop {
+        if let Frame::Dial { ticket } = by_hand::hear(&mut agent).await {
+            break ticket;
+        }
+    };
+    let mut carrier = by_hand::connect(&world, "mynas", ALPN_CARRIER).await;
+    let carry = Frame::Carry { ticket };
+    carrier.write_all(&carry.encode().unwrap()).await.unwrap();
+    let Frame::Open(open) = by_hand::hear(&mut carrier).await else {
+        panic!("nobody comes");
+    };
+    assert_eq!(open.public_port(), Some("20022/tcp".parse().unwrap()));
+    assert_eq!(open.name, "");
+    assert_eq!(open.visitor, visitor.local_addr().unwrap());
+    // The file has just been changed, and the relay not heard of it yet.
+    SockRef::from(carrier.get_ref().0)
+        .set_linger(Some(Duration::ZERO))
+        .unwrap();
+    drop(carrier);
+    let end = timeout(SOON, visitor.read(&mut [0; 16])).await.unwrap();
+    assert!(end.is_err(), "it was cut, which is no orderly end: {end:?}");
+    world.metric_is(DEVICE_GONE, 1).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_flood_of_forged_sources_is_bounded_and_who_is_there_is_still_served() {
+    const FORGED: usize = 20_000;
+    let world = World::with_ports(Transport::Quic, RANGE);
+    let service = Echo::over_udp(1).await;
+    let text = format!(
+        "[services.names]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
+        service.address
+    );
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20053/udp"]);
+    world.until_metric(OPEN_UDP, 1).await;
+    let here = visitor(&world, 20_053).await;
+    for round in 0..4 {
+        echoed(&here, &[round; 40]).await;
+    }
+    let stop = CancellationToken::new();
+    let (to, until) = (at(&world, 20_053), stop.clone());
+    let flood = tokio::task::spawn_blocking(move || {
+        let mut sent = 0;
+        while sent < FORGED || !until.is_cancelled() {
+            let [_, _, high, low] = (sent as u32).to_be_bytes();
+            let source = Ipv4Addr::new(127, 9, high, low);
+            let socket = std::net::UdpSocket::bind((source, 0)).unwrap();
+            let _ = socket.send_to(&[1; 100], to);
+            sent += 1;
+        }
+        sent
+    });
+    for round in 0..20 {
+        echoed(&here, &[round; 200]).await;
+    }
+    // So many whose addresses may be forged, one who converses, and who is just about to leave.
+    let status = status_json(&world).await;
+    let visitors = status["flows"]["visitors"].as_u64().unwrap();
+    assert!(visitors <= 64 + 1 + 32, "{visitors}");
+    stop.cancel();
+    let sent = timeout(SOON * 3, flood).await.unwrap().unwrap() as u64;
+    let busy = || world.metric(&refused("port_busy"));
+    eventually(|| busy() > 0).await;
+    assert!(sent >= FORGED as u64);
+    echoed(&here, b"and after it").await;
+}
