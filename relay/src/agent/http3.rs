@@ -26,8 +26,12 @@ const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
 /// Visitors of one tunnel at a time.
 const MOST: usize = 1024;
 
-/// So often in a row a tunnel may have too little room for them, while it finds out what a new path carries.
-const NARROW_LOOKS: u32 = 20;
+/// So often in a row a tunnel may have too little room for them: ten seconds, in which it finds out what a new path carries, or that an
+/// old one carries what it did.
+const NARROW_LOOKS: u32 = 40;
+
+/// How long visitors of a tunnel that is about to end may take to hear so.
+const GOODBYE_TIME: Duration = Duration::from_millis(250);
 
 /// How long a browser may remember that there is HTTP/3: not for long, as the next tunnel may be over TLS.
 const REMEMBERED_SECONDS: u32 = 3600;
@@ -47,7 +51,6 @@ pub(super) struct Http3 {
     /// Counts them with the tunnel's others.
     pub(super) guests: TaskTracker,
     pub(super) moving: CancellationToken,
-    pub(super) stop: CancellationToken,
     pub(super) serving: Mutex<Option<Serving>>,
 }
 
@@ -113,6 +116,22 @@ impl Http3 {
         }
     }
 
+    /// Tells all of them that this is the end, as long as there is a way to them: else they would ask on until they give up.
+    pub(super) async fn say_goodbye(&self) {
+        let endpoint = self.endpoint();
+        if let Some(endpoint) = endpoint {
+            endpoint.close();
+            let _ = timeout(GOODBYE_TIME, endpoint.wait_idle()).await;
+        }
+    }
+
+    fn endpoint(&self) -> Option<Arc<Nested>> {
+        let serving = self.serving.lock().unwrap_or_else(PoisonError::into_inner);
+        serving
+            .as_ref()
+            .map(|serving| Arc::clone(&serving.endpoint))
+    }
+
     fn begin(&self) -> io::Result<Serving> {
         let endpoint = Nested::open(
             self.certificate.clone(),
@@ -126,7 +145,6 @@ impl Http3 {
             patience: Arc::clone(&self.patience),
             guests: self.guests.clone(),
             moving: self.moving.clone(),
-            stop: self.stop.clone(),
         };
         Ok(Serving {
             endpoint,
@@ -141,14 +159,13 @@ pub(super) fn no_offer() -> HeaderValue {
     HeaderValue::from_static("clear")
 }
 
-/// Where they come in.
+/// Where they come in. When the endpoint is closed they go.
 struct Door {
     endpoint: Arc<Nested>,
     hosts: Arc<Hosts>,
     patience: Arc<Patience>,
     guests: TaskTracker,
     moving: CancellationToken,
-    stop: CancellationToken,
 }
 
 impl Door {
@@ -162,12 +179,8 @@ impl Door {
             let door = Arc::clone(&self);
             self.guests.spawn(async move {
                 let _counted = counted;
-                tokio::select! {
-                    biased; // a stopping agent does not wait for visitors to finish
-                    () = door.stop.cancelled() => {}
-                    served = door.serve(incoming) => if let Err(error) = served {
-                        tracing::debug!(%error, "a visitor over HTTP/3 has gone");
-                    },
+                if let Err(error) = door.serve(incoming).await {
+                    tracing::debug!(%error, "a visitor over HTTP/3 has gone");
                 }
             });
         }

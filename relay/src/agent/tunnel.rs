@@ -204,8 +204,14 @@ impl Tunnel {
             let alarm = pulse.alarm();
             tokio::select! {
                 biased; // the end first, then what the relay says, then its visitors, then our own pings
-                () = stop.cancelled() => return Ended::Stopped,
-                () = &mut last_goes => return Ended::Left,
+                () = stop.cancelled() => {
+                    say_goodbye(http3.as_deref()).await;
+                    return Ended::Stopped;
+                }
+                () = &mut last_goes => {
+                    say_goodbye(http3.as_deref()).await;
+                    return Ended::Left;
+                }
                 frame = self.control.next() => {
                     self.signs.heard(1);
                     match frame {
@@ -357,6 +363,13 @@ impl Tunnel {
             }
         };
         self.guests.spawn_on(dialled, &runtime);
+    }
+}
+
+/// The visitors of its own HTTP/3 hear that the tunnel ends, while there is a way to them.
+async fn say_goodbye(http3: Option<&Http3>) {
+    if let Some(http3) = http3 {
+        http3.say_goodbye().await;
     }
 }
 

@@ -52,6 +52,8 @@ pub(super) struct Visitors {
     flows: Arc<Flows>,
     workers: Workers,
     tasks: TaskTracker,
+    /// Flows to the agent's own HTTP/3: a tunnel ends them, and not that the agent stops.
+    lasting: TaskTracker,
     stop: CancellationToken,
 }
 
@@ -94,6 +96,7 @@ impl Visitors {
             flows: Arc::new(flows),
             workers,
             tasks: TaskTracker::new(),
+            lasting: TaskTracker::new(),
             stop,
         })
     }
@@ -189,7 +192,6 @@ impl Visitors {
             losses: self.losses(),
             guests,
             moving,
-            stop: self.stop.clone(),
             serving: Mutex::default(),
         })
     }
@@ -201,8 +203,10 @@ impl Visitors {
 
     /// Waits until every visitor has gone. New ones must not come any more.
     pub(super) async fn gone(&self) {
-        self.tasks.close();
-        self.tasks.wait().await;
+        for tasks in [&self.tasks, &self.lasting] {
+            tasks.close();
+            tasks.wait().await;
+        }
     }
 
     /// What it takes to serve a visitor depends on the origin, and each kind has its own room: a visitor of one takes none for
@@ -228,7 +232,13 @@ impl Visitors {
                     .map(|service| FlowWay::Service(Target::at_port(service.origin.address()))),
                 None => self.flow_way(open, http3),
             };
+            let ends_with_the_tunnel = matches!(way, Some(FlowWay::Here(..)));
             let served = Arc::clone(&self.flows).serve(*carrier, way);
+            if ends_with_the_tunnel {
+                // What the agent says when it stops goes this way.
+                let served = self.lasting.spawn_on(served, home.runtime());
+                return served.await.map_err(io::Error::other);
+            }
             let served = AbortOnDropHandle::new(home.runtime().spawn(served));
             return served.await.map_err(io::Error::other);
         }

@@ -492,6 +492,11 @@ impl Nested {
         self.endpoint.close(VarInt::from_u32(NO_ERROR), b"");
     }
 
+    /// Waits until every connection has ended, and its visitor has heard so or never will.
+    pub(crate) async fn wait_idle(&self) {
+        self.endpoint.wait_idle().await;
+    }
+
     /// Whose a connection is, by the flow that it uses now.
     pub(crate) fn visitor(&self, connection: &Connection) -> Option<Arc<Open>> {
         let visitors = self.port.by_address();

@@ -504,3 +504,27 @@ async fn who_grants_no_stream_is_not_waited_for() {
     let connection = timeout(SOON, connecting).await.expect("in time").unwrap();
     timeout(SOON, connection.closed()).await.expect("in time");
 }
+
+#[tokio::test]
+async fn who_is_here_over_http3_hears_that_the_agent_stops() {
+    let world = World::start(Transport::Quic);
+    let (agent, _echo) = device(&world, "mynas").await;
+    let client = endpoint(&world, Ipv4Addr::LOCALHOST);
+    let mut rests = Visitor::come(&client, world.front, HOST).await;
+    rests.ask(Method::GET, HOST, &Bytes::new()).await;
+    // Another one is in the middle of what it says.
+    let mut asks = Visitor::come(&client, world.front, HOST).await;
+    let request = Request::post(format!("https://{HOST}/")).body(()).unwrap();
+    let mut stream = asks.requests.send_request(request).await.unwrap();
+    stream.send_data(payload(100_000)).await.unwrap();
+    agent.stop().await;
+    for visitor in [&rests, &asks] {
+        let closed = timeout(SOON / 4, visitor.connection.closed());
+        let closed = closed.await.expect("they would ask on until they give up");
+        let quinn::ConnectionError::ApplicationClosed(closed) = closed else {
+            panic!("{closed}");
+        };
+        let code = Code::from(closed.error_code.into_inner());
+        assert_eq!(code, Code::H3_NO_ERROR, "{closed}");
+    }
+}
