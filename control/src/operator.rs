@@ -527,7 +527,12 @@ async fn act(cloud: &Cloud, verb: Verb) -> Answer {
             Answer::Top(top::measure(cloud, interval, most).await)
         }
         Verb::Device(verb) => change(&cloud.devices, verb, Some(cloud_url(cloud))).await,
-        Verb::Port(verb) => change_port(&cloud.devices, verb, Some(cloud.ports)).await,
+        Verb::Port(verb) => {
+            // What relays with a process of their own offer stands in their files alone; agents say of each how it is there.
+            let is_known = cloud.fleet.rows().is_empty();
+            let offered = is_known.then_some(cloud.ports);
+            change_port(&cloud.devices, verb, offered).await
+        }
         Verb::ListPorts => ports(&cloud.devices).await,
         Verb::Relay(verb) => change_relay(cloud, verb).await,
         Verb::ListRelays => {
@@ -642,7 +647,7 @@ async fn change_relay(cloud: &Cloud, verb: RelayVerb) -> Answer {
     changed.unwrap_or_else(|error| Answer::Refused(error.to_string()))
 }
 
-/// What may be given is known where a server runs: it offers such a range, or none.
+/// What may be given is known where a server runs that has the only relay: it offers such a range, or none.
 async fn change_port(
     devices: &Devices,
     verb: PortVerb,

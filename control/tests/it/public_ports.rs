@@ -2,17 +2,22 @@
 
 use std::net::{TcpListener, UdpSocket};
 use std::process::Command;
+use std::sync::atomic::{AtomicU16, Ordering::Relaxed};
 
 use crate::process::{output_of, until};
 use crate::reload::{Operator, good};
+use crate::several_relays::Relay;
 use crate::sshd::Sshd;
-use crate::world::causeway_agent;
+use crate::world::{Server, causeway_agent};
 
 const OFFERED: &str = "20000-20999";
 
-/// A port of those that nobody has now, neither of TCP nor of UDP. No program of this machine is given one of them by itself.
+/// A port of those that nobody has now, neither of TCP nor of UDP, another one for each test. No program of this machine is given one of
+/// them by itself.
 fn free_of_those_offered() -> u16 {
-    let begin = 20_000 + u16::try_from(std::process::id() % 900).unwrap();
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let begin = 20_000 + u16::try_from(std::process::id() % 800).unwrap();
+    let begin = begin + 50 * NEXT.fetch_add(1, Relaxed);
     let is_free = |port: &u16| {
         let at = ("127.0.0.1", *port);
         TcpListener::bind(at).is_ok() && UdpSocket::bind(at).is_ok()
@@ -104,4 +109,50 @@ fn ssh_and_dig_reach_a_device_at_ports_that_its_operator_has_given_it() {
     until(is_closed, status);
     assert!(std::net::TcpStream::connect(("127.0.0.1", number)).is_err());
     assert!(status().contains(&format!("{udp} is open")));
+}
+
+#[test]
+fn a_relay_with_a_process_of_its_own_has_ports_for_devices_also_while_control_is_away() {
+    const OPEN: &str = "causeway_relay_public_ports{protocol=\"udp\"}";
+    let mut server = Server::start();
+    let udp = format!("{}/udp", free_of_those_offered());
+    let number = udp.trim_end_matches("/udp");
+    // A name server that outlives the one that is killed below.
+    let names = Server::start();
+    let device = server.pair("mynas");
+    let nobody_offers = server.causeway(&["port", "add", "mynas", &udp]);
+    assert!(!nobody_offers.status.success());
+    let said = String::from_utf8(nobody_offers.stderr).unwrap();
+    assert!(said.contains("offers no ports"), "{said}");
+
+    let offers = format!("ports = \"{OFFERED}\"\n");
+    let mut relay = Relay::join_with(&server, "eu1", &offers);
+    server.verb(&["port", "add", "mynas", &udp], "port");
+    let agent = device.serve(&format!(
+        "[services.names]\norigin = \"udp://{}\"\npublic = \"{udp}\"\n",
+        names.ready.dns
+    ));
+    agent.until_said(&format!("the public port is open port=\"{udp}\""));
+    agent.until_said("this relay offers no public ports"); // the server's own
+    relay.until_metric(OPEN, 1);
+    let asked = || {
+        let mut dig = Command::new("dig");
+        dig.args(["@127.0.0.1", "-p", number, "+short", "+tries=5"]);
+        dig.args(["+timeout=1", "SOA", &names.ready.zone]);
+        output_of(dig)
+    };
+    let answer = asked();
+    assert!(answer.contains("ns1."), "{answer}");
+
+    // Whose a port is it knows by itself.
+    server.process.kill();
+    relay.kill_and_start();
+    relay.until_metric(OPEN, 1);
+    let answer = asked();
+    assert!(answer.contains("ns1."), "{answer}");
+
+    // And what has changed meanwhile it hears when control is back.
+    let server = server.restart();
+    assert!(server.causeway(&["port", "remove", &udp]).status.success());
+    relay.until_metric(OPEN, 0);
 }

@@ -33,6 +33,11 @@ pub(crate) struct Relay {
 impl Relay {
     /// Names of its devices lead to 127.0.0.2, where nobody is: visitors here are told the way.
     fn join(server: &Server, name: &str) -> Self {
+        Self::join_with(server, name, "")
+    }
+
+    /// The same with such lines more in its [relay].
+    pub(crate) fn join_with(server: &Server, name: &str, lines: &str) -> Self {
         let (port, folder) = (fixed_port(), server.folder.path().join(name));
         std::fs::create_dir(&folder).unwrap();
         let join = folder.join("join");
@@ -48,7 +53,7 @@ impl Relay {
         ];
         server.verb(&add, "relay");
         let config = format!(
-            "zone = \"{}\"\n[relay]\nfront = \"127.0.0.1:{port}\"\npublic = [\"127.0.0.2\"]\njoin = \"{}\"\n[admin]\nlisten = \"127.0.0.1:0\"\n",
+            "zone = \"{}\"\n[relay]\nfront = \"127.0.0.1:{port}\"\npublic = [\"127.0.0.2\"]\njoin = \"{}\"\n{lines}[admin]\nlisten = \"127.0.0.1:0\"\n",
             server.ready.zone,
             join.display()
         );
@@ -61,7 +66,7 @@ impl Relay {
         }
     }
 
-    fn kill_and_start(&mut self) {
+    pub(crate) fn kill_and_start(&mut self) {
         self.process.kill();
         self.process = start(&self.folder);
     }
