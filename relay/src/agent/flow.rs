@@ -28,8 +28,11 @@ use super::origin::OriginAddress;
 use super::relays::RelayAddress;
 use super::status::FlowsStatus;
 
-/// Such visitors at a time: each has a socket.
+/// Such visitors over QUIC at a time: each has a socket.
 const MOST: usize = 1024;
+
+/// The same at public ports, where anybody can forge addresses: those keep nobody from coming over QUIC.
+const MOST_AT_PORTS: usize = 512;
 
 /// Of whom nothing has come from either side for so long, has gone. The relay gives up a visitor after a minute.
 const IDLE_TIME: Duration = Duration::from_secs(90);
@@ -161,12 +164,13 @@ impl Refused {
     }
 }
 
-/// The visitors over QUIC of one agent.
+/// The visitors with datagrams of one agent.
 #[derive(Debug)]
 pub(super) struct Flows {
     /// Whether datagrams are handed to the kernel in batches.
     batches: bool,
     here: Arc<AtomicUsize>,
+    here_at_ports: Arc<AtomicUsize>,
     taken: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     lost: [AtomicU64; Loss::ALL.len()],
@@ -186,6 +190,7 @@ impl Flows {
         Self {
             batches,
             here: Arc::default(),
+            here_at_ports: Arc::default(),
             taken: AtomicU64::new(0),
             refused: Default::default(),
             lost: Default::default(),
@@ -201,7 +206,7 @@ impl Flows {
         let refused = Refused::ALL.iter().zip(&self.refused);
         let lost = Loss::ALL.iter().zip(&self.lost);
         FlowsStatus {
-            visitors: self.here.load(Relaxed),
+            visitors: self.here.load(Relaxed) + self.here_at_ports.load(Relaxed),
             taken: self.taken.load(Relaxed),
             refused: BTreeMap::from_iter(
                 refused.filter_map(|(why, count)| some(why.name(), count)),
@@ -243,7 +248,11 @@ impl Flows {
     }
 
     async fn pass(self: &Arc<Self>, carrier: &mut Carrier, target: Target) -> Result<(), Refused> {
-        let _here = Counted::below(&self.here, MOST).ok_or(Refused::Full)?;
+        let here = match target.is_quic {
+            true => Counted::below(&self.here, MOST),
+            false => Counted::below(&self.here_at_ports, MOST_AT_PORTS),
+        };
+        let _here = here.ok_or(Refused::Full)?;
         let outlet = Arc::new(ToService {
             socket: self.dial(&target).await.map_err(|error| {
                 let Target { host, port, .. } = &target;

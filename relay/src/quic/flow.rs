@@ -73,6 +73,14 @@ impl<'a> Batch<'a> {
         let size = self.size;
         (Self { octets, size }, Self { octets: rest, size })
     }
+
+    /// As many as have so many octets together, and the others.
+    pub(crate) fn within(self, octets: usize) -> (Self, Self) {
+        match self.octets.len() <= octets {
+            true => self.split(usize::MAX),
+            false => self.split(octets / self.size.max(1)),
+        }
+    }
 }
 
 /// Why datagrams were lost at this end.

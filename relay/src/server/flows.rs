@@ -51,6 +51,7 @@ use super::metrics::{Metrics, end_name};
 use super::recorded::Visit;
 use super::refusal::Refusal;
 use super::sessions::{Session, Sessions};
+use port::Talk;
 pub(crate) use port::UdpPort;
 use table::{Found, Id, Table};
 use unproved::Newcomer;
@@ -127,9 +128,7 @@ struct State {
     /// What has come, and what was sent back, in octets, as long as it has not shown that it hears.
     heard: usize,
     said: usize,
-    /// At a public port: it was answered since it has spoken, and so often it has spoken after that.
-    is_answered: bool,
-    turns: u8,
+    talk: Talk,
 }
 
 /// How a flow begins.
@@ -143,10 +142,14 @@ struct Beginning {
     port: Option<Arc<UdpPort>>,
 }
 
-/// Whether the visitor has used an id that it has heard, or converses.
+/// Whether the visitor has used an id that it has heard, or goes on to talk.
 enum Standing {
     NotYet(Newcomer, Places),
     Proved {
+        _places: Places,
+    },
+    /// At a public port, where nothing proves more than that.
+    Converses {
         _places: Places,
     },
     /// It has, and there was no place for it.
@@ -164,6 +167,14 @@ impl Places {
     fn take(&mut self, session: &Session) -> Result<(), Refusal> {
         self.admitted.count()?;
         let given = session.give_place(&mut self.visitor, self.admitted.from());
+        given.map_err(|_| Refusal::DeviceFull)
+    }
+
+    /// The same for one who converses at a public port: its address may be forged all the same, so it takes none of those by which
+    /// visitors come over QUIC or TCP.
+    fn take_at_port(&mut self, session: &Session) -> Result<(), Refusal> {
+        self.admitted.count_at_port()?;
+        let given = session.give_place_at_port(&mut self.visitor, self.admitted.from());
         given.map_err(|_| Refusal::DeviceFull)
     }
 }
@@ -357,8 +368,7 @@ impl Flows {
                 ids,
                 heard: datagrams.iter().map(Vec::len).sum(),
                 said: 0,
-                is_answered: false,
-                turns: 0,
+                talk: Talk::begin(datagrams.len()),
                 early: datagrams,
                 tunnel: None,
                 standing: Standing::NotYet(newcomer, places),
@@ -424,6 +434,10 @@ impl Flow {
         matches!(self.state().standing, Standing::Proved { .. })
     }
 
+    fn is_conversing(&self) -> bool {
+        matches!(self.state().standing, Standing::Converses { .. })
+    }
+
     /// Passes what has come from the visitor on to its device.
     fn to_device(&self, batch: Batch<'_>, now: Instant) {
         let since_begun = now.saturating_duration_since(self.began).as_millis();
@@ -436,6 +450,7 @@ impl Flow {
         }
         let mut state = self.state();
         state.heard = state.heard.saturating_add(octets);
+        state.talk.heard(batch.count());
         self.prove(&mut state, batch);
         if !state.is_here() {
             return self.metrics.lost(Loss::NoFlow, batch.count());
@@ -461,13 +476,25 @@ impl Flow {
         if !matches!(state.standing, Standing::NotYet(..)) {
             return;
         }
-        let shows_that_it_hears = match self.port {
-            Some(_) => state.converses(),
-            None => state.shows_that_it_hears(batch),
-        };
-        if shows_that_it_hears {
-            self.is_real(state);
+        match self.port {
+            Some(_) if state.talk.goes_on() => self.converses(state),
+            None if state.shows_that_it_hears(batch) => self.is_real(state),
+            Some(_) | None => {}
         }
+    }
+
+    /// The visitor goes on to talk at a public port: it takes a place there. Without one it stays as it is, and hears little.
+    fn converses(&self, state: &mut State) {
+        let standing = mem::replace(&mut state.standing, Standing::Gone);
+        let Standing::NotYet(newcomer, mut places) = standing else {
+            state.standing = standing;
+            return;
+        };
+        state.standing = match places.take_at_port(&self.session) {
+            Err(_) => Standing::NotYet(newcomer, places),
+            Ok(()) if newcomer.stays() => Standing::Converses { _places: places },
+            Ok(()) => Standing::Gone,
+        };
     }
 
     /// The visitor hears what is said to it: it takes its places, or has to leave.
@@ -529,11 +556,10 @@ impl Flow {
     /// When it has been silent for too long, if nothing more is heard.
     fn deadline(&self) -> Instant {
         let heard_at = self.began + Duration::from_millis(self.heard_ms.load(Relaxed));
-        let is_proved = self.is_proved();
         match &self.port {
-            Some(_) if is_proved => heard_at + port::IDLE_TIME,
+            Some(_) if self.is_conversing() => heard_at + port::IDLE_TIME,
             Some(_) => heard_at + port::UNPROVED_TIME,
-            None if is_proved => heard_at + IDLE_TIME,
+            None if self.is_proved() => heard_at + IDLE_TIME,
             None => self.began + UNPROVED_TIME,
         }
     }
@@ -572,33 +598,26 @@ impl State {
     fn is_here(&self) -> bool {
         matches!(
             self.standing,
-            Standing::NotYet(..) | Standing::Proved { .. }
+            Standing::NotYet(..) | Standing::Proved { .. } | Standing::Converses { .. }
         )
     }
 
     /// What may be said to the visitor of a batch, and what it may not hear.
-    fn answer<'a>(&mut self, batch: Batch<'a>, gift: usize) -> (Batch<'a>, Batch<'a>) {
-        self.is_answered = true;
-        if !matches!(self.standing, Standing::NotYet(..)) {
-            return batch.split(usize::MAX);
-        }
-        let most = self.heard.saturating_mul(ANSWER).saturating_add(gift);
-        let room = most - self.said;
-        let count = match batch.octets.len() <= room {
-            true => usize::MAX,
-            false => room / batch.size.max(1),
+    fn answer<'a>(&mut self, batch: Batch<'a>, port: Option<&UdpPort>) -> (Batch<'a>, Batch<'a>) {
+        let most = match self.standing {
+            Standing::NotYet(..) => self.heard.saturating_mul(ANSWER),
+            Standing::Converses { .. } => self.talk.most(self.heard),
+            Standing::Proved { .. } | Standing::Refused(_) | Standing::Gone => {
+                return batch.split(usize::MAX);
+            }
         };
-        let (answer, beyond) = batch.split(count);
-        self.said += answer.octets.len();
+        let room = most.saturating_sub(self.said);
+        let room = port.map_or(room, |port| self.talk.with_gift(room, batch, port));
+        let (answer, beyond) = batch.within(room);
+        // What was a gift is not taken from what it may hear for what it says.
+        self.said += answer.octets.len().min(most.saturating_sub(self.said));
+        self.talk.said(answer);
         (answer, beyond)
-    }
-
-    /// Whether the visitor, who has just spoken, has done so often enough after it was answered.
-    fn converses(&mut self) -> bool {
-        if mem::take(&mut self.is_answered) {
-            self.turns = self.turns.saturating_add(1);
-        }
-        self.turns >= port::TURNS
     }
 
     /// Whether the visitor uses an id that it can only have from its device's server.
@@ -627,8 +646,7 @@ impl Outlet for ToVisitor {
             }
         }
         let visitor = state.visitor;
-        let gift = flow.port.as_ref().map_or(0, |_| port::GIFT);
-        let (answer, beyond) = state.answer(batch, gift);
+        let (answer, beyond) = state.answer(batch, flow.port.as_deref());
         drop(state);
         let unsent = match &flow.port {
             Some(port) => port.send(visitor, answer),
@@ -671,7 +689,7 @@ impl Guest {
             Err(refusal) => {
                 let refusal = match flow.end() {
                     (_, Standing::Refused(refusal)) => refusal,
-                    (_, Standing::NotYet(..) | Standing::Proved { .. } | Standing::Gone) => refusal,
+                    _ => refusal,
                 };
                 return self.metrics.visitor_refused(refusal);
             }
@@ -693,11 +711,12 @@ impl Guest {
         self.sessions.tell_octets(&flow.session);
         match standing {
             Standing::Refused(refusal) => self.metrics.visitor_refused(refusal),
-            Standing::NotYet(..) | Standing::Proved { .. } | Standing::Gone => {
-                self.metrics.visitor_ended(moved);
-            }
+            Standing::NotYet(..)
+            | Standing::Proved { .. }
+            | Standing::Converses { .. }
+            | Standing::Gone => self.metrics.visitor_ended(moved),
         }
-        // The address of any other may be forged, and then whoever has it was never here.
+        // The address of any other may be forged, and then whoever has it was never here: so it is of who converses at a port.
         if let (Some(recorder), true) = (&self.recorder, was_proved) {
             let device = flow.session.device;
             recorder.record(self.visit.record(device, Kind::Flow, moved));

@@ -59,6 +59,9 @@ const PART_TO_GIVE_WAY: usize = 16;
 /// hello, and would be sent away at its end.
 const PART_WHEN_MEMORY_IS_SHORT: usize = 32;
 
+/// So many converse at public UDP ports of all devices, and never more than there may be visitors. They take no descriptors here.
+const MOST_AT_PORTS: usize = 16_384;
+
 /// Octets held of one hello are not counted up to here. They are held twice, and most hellos have less than two thousand.
 const USUAL_HELLO: usize = 4 * 1024;
 
@@ -94,6 +97,9 @@ struct Counts {
     descriptors_taken: Arc<AtomicUsize>,
     visitors: Arc<AtomicUsize>,
     visitors_by_address: CountsByAddress,
+    /// Those who converse at public UDP ports, whose addresses may be forged all the same.
+    at_ports: Arc<AtomicUsize>,
+    at_ports_by_address: CountsByAddress,
     unnamed: Arc<AtomicUsize>,
     unnamed_by_address: CountsByAddress,
     /// Octets of hellos that are long and not complete.
@@ -127,6 +133,8 @@ impl Limits {
             descriptors_taken: Arc::default(),
             visitors: Arc::default(),
             visitors_by_address: CountsByAddress::default(),
+            at_ports: Arc::default(),
+            at_ports_by_address: CountsByAddress::default(),
             unnamed: Arc::default(),
             unnamed_by_address: CountsByAddress::default(),
             long_hellos: Arc::default(),
@@ -423,6 +431,17 @@ impl Admitted {
         self.served = Some((visitor, of_address.ok_or(Refusal::AddressFull)?));
         Ok(())
     }
+
+    /// It counts as one who converses at a public UDP port, and as no other visitor.
+    pub(crate) fn count_at_port(&mut self) -> Result<(), Refusal> {
+        let counts = &*self.limits.0;
+        let most = counts.bounds.visitors.load(Relaxed).min(MOST_AT_PORTS);
+        let visitor = Counted::below(&counts.at_ports, most).ok_or(Refusal::Full)?;
+        let per_address = most.div_ceil(PART_PER_ADDRESS);
+        let of_address = counts.at_ports_by_address.below(self.from, per_address);
+        self.served = Some((visitor, of_address.ok_or(Refusal::AddressFull)?));
+        Ok(())
+    }
 }
 
 /// A visitor counted among those of its device, until it is dropped.
@@ -438,6 +457,8 @@ pub(crate) struct DeviceVisitor {
 pub(crate) struct DeviceVisitors {
     here: Arc<AtomicUsize>,
     of_device: OfDevice,
+    /// Those who converse at its public UDP ports, who take no places of the others.
+    at_ports: OfDevice,
 }
 
 /// The same over all sessions that the device has.
@@ -447,12 +468,21 @@ struct OfDevice {
     by_address: CountsByAddress,
 }
 
+impl OfDevice {
+    fn place(&self, from: IpAddr, most: usize) -> Option<(Counted, CountedOfAddress)> {
+        let one = Counted::below(&self.all, most)?;
+        let per_address = most.div_ceil(PART_PER_ADDRESS);
+        Some((one, self.by_address.below(from, per_address)?))
+    }
+}
+
 impl DeviceVisitors {
     /// Those of another session of the same device, of which there are none yet.
     pub(crate) fn beside(&self) -> Self {
         Self {
             here: Arc::default(),
             of_device: self.of_device.clone(),
+            at_ports: self.at_ports.clone(),
         }
     }
 
@@ -478,13 +508,18 @@ impl DeviceVisitors {
         from: IpAddr,
         most: usize,
     ) -> bool {
-        let one = Counted::below(&self.of_device.all, most);
-        let per_address = most.div_ceil(PART_PER_ADDRESS);
-        let place = one.and_then(|one| {
-            let of_address = self.of_device.by_address.below(from, per_address)?;
-            Some((one, of_address))
-        });
-        visitor.place = place;
+        visitor.place = self.of_device.place(from, most);
+        visitor.place.is_some()
+    }
+
+    /// The same of those at its public UDP ports.
+    pub(crate) fn give_place_at_port(
+        &self,
+        visitor: &mut DeviceVisitor,
+        from: IpAddr,
+        most: usize,
+    ) -> bool {
+        visitor.place = self.at_ports.place(from, most);
         visitor.place.is_some()
     }
 

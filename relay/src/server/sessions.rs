@@ -47,6 +47,10 @@ const SUPERSEDED_IDLE_MS: u64 = 600_000;
 const PART_FOR_UNPROVED: usize = 8;
 const MOST_UNPROVED: usize = 64;
 
+/// Of a device so many may converse at its public UDP ports, and never more than it may have visitors. Its agent has room for these and for
+/// those who do not converse yet.
+const MOST_AT_PORTS: usize = 448;
+
 /// While a visitor waits, a dead agent is noticed within three seconds.
 const PATIENCE: Patience = Patience {
     quiet: Duration::from_millis(750),
@@ -405,6 +409,19 @@ impl Session {
     ) -> Result<(), OpenError> {
         let most = self.most_visitors.load(Relaxed);
         match self.visitors.give_place(visitor, from, most) {
+            true => Ok(()),
+            false => Err(OpenError::DeviceFull),
+        }
+    }
+
+    /// It converses at a public port: it takes one of the places there are for those.
+    pub(super) fn give_place_at_port(
+        &self,
+        visitor: &mut DeviceVisitor,
+        from: IpAddr,
+    ) -> Result<(), OpenError> {
+        let most = self.most_visitors.load(Relaxed).min(MOST_AT_PORTS);
+        match self.visitors.give_place_at_port(visitor, from, most) {
             true => Ok(()),
             false => Err(OpenError::DeviceFull),
         }
