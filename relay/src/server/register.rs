@@ -529,7 +529,7 @@ fn heed(
         Frame::Ping { sequence } => Ok(Some(Frame::Pong { sequence })),
         Frame::Pong { .. } => Ok(None),
         Frame::WantIds => Ok(session.roaming_ids()),
-        Frame::Publish { ports: those } => {
+        Frame::Publish { ports: those } if session.takes_ports() => {
             ports.publish(session, those);
             Ok(None)
         }
@@ -539,6 +539,7 @@ fn heed(
         | Frame::Dial { .. }
         | Frame::Limits { .. }
         | Frame::Ids { .. }
+        | Frame::Publish { .. }
         | Frame::Published { .. }
         | Frame::Drain { .. }
         | Frame::Open(_)
