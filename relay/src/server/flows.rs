@@ -382,9 +382,9 @@ impl Flows {
             port,
         });
         match &flow.port {
-            Some(port) => port.add(from.address, &flow),
+            Some(port) if !port.add(from.address, &flow) => return Err(Refusal::PortFull),
             None if !self.table.add(from.address, &flow) => return Err(Refusal::PortFull),
-            None => {}
+            Some(_) | None => {}
         }
         let number = flow.port.as_ref().map(|port| port.door.port.number);
         let guest = Guest {
@@ -680,6 +680,7 @@ impl Guest {
         let opened = tokio::select! {
             biased;
             () = flow.gives_way.cancelled() => Err(Refusal::GaveWay),
+            () = flow.loses_its_port() => Err(Refusal::NoFlows),
             opened = timeout(OPEN_TIME, self.begin()) => {
                 opened.ok().flatten().ok_or(Refusal::NoCarrier)
             }

@@ -52,10 +52,10 @@ pub(crate) enum Refusal {
     DeviceFull,
     /// The agent brought no carrier.
     NoCarrier,
-    /// It came over QUIC or to a public port, and its device's tunnel has no datagrams, or its agent takes none, or this relay takes no
-    /// visitors any more.
+    /// It came over QUIC or to a public port, and its device's tunnel has no datagrams, or its agent takes none, or the device has lost
+    /// the port, or this relay takes no visitors any more.
     NoFlows,
-    /// It came over QUIC, and from its port others have come before, as many as may be.
+    /// It came over QUIC, and from its port others have come before, as many as may be. Or it came to a public UDP port twice at once.
     PortFull,
     /// It came to a public UDP port of a device, and so did more others than can be taken in a second.
     PortBusy,

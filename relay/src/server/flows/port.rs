@@ -97,7 +97,20 @@ impl UdpPort {
 
     /// Takes what comes at the calling worker's socket, until `stop`.
     pub(crate) async fn attend(self: Arc<Self>, socket: Arc<PortSocket>, stop: CancellationToken) {
-        *self.socket() = Some(Arc::clone(&socket));
+        {
+            // Another worker attends to it already where that has been stopped before it began.
+            let mut here = self.socket();
+            if stop.is_cancelled() {
+                return;
+            }
+            *here = Some(Arc::clone(&socket));
+        }
+        self.read(&socket, stop).await;
+        // As long as somebody has the socket nobody can bind the port, and a flow lasts until its task has noticed.
+        self.socket().take_if(|here| Arc::ptr_eq(here, &socket));
+    }
+
+    async fn read(self: &Arc<Self>, socket: &PortSocket, stop: CancellationToken) {
         loop {
             let came = poll_fn(|cx| {
                 let now = Instant::now();
@@ -168,8 +181,13 @@ impl UdpPort {
         self.flows.begin(from, session, places, beginning, now)
     }
 
-    pub(super) fn add(&self, visitor: SocketAddr, flow: &Arc<Flow>) {
-        self.by_visitor().insert(visitor, Arc::clone(flow));
+    /// Makes it known that a visitor is there; `false` if it was already, by what another worker has read.
+    pub(super) fn add(&self, visitor: SocketAddr, flow: &Arc<Flow>) -> bool {
+        let mut by_visitor = self.by_visitor();
+        let there = by_visitor
+            .entry(visitor)
+            .or_insert_with(|| Arc::clone(flow));
+        Arc::ptr_eq(there, flow)
     }
 
     pub(super) fn forget(&self, visitor: SocketAddr, flow: &Arc<Flow>) {
