@@ -210,7 +210,8 @@ impl Writer {
         let Some(device) = self.0.table.device(name) else {
             return false;
         };
-        // First those who lose them, so that each is free by the time its next holder hears that it is.
+        // First those who lose them: whoever listens there for one begins to leave before the next may come. Until it has left, the next
+        // tries again.
         let others = self.keep_ports(name, ports);
         for other in others.iter().filter_map(|other| self.0.table.device(other)) {
             self.tell(&Change::Ports(other));

@@ -14,11 +14,14 @@ mod range;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::mem;
 use std::net::{IpAddr, TcpListener, UdpSocket};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
+use std::time::{Duration, Instant};
 
 use directory::{DeviceId, Protocol, PublicPort, Reader};
 use prometheus::IntGauge;
+use tokio::time::timeout;
 use tokio_util::sync::{CancellationToken, DropGuard};
 use tokio_util::task::TaskTracker;
 use wire::Frame;
@@ -34,6 +37,16 @@ use crate::quic::PortSocket;
 use crate::sys;
 use crate::workers::Worker;
 
+/// What an agent publishes is looked at so often at most, and the newest counts: each look may bind many sockets, while nobody else can. What
+/// could not be listened on is tried again then: whoever was there before may take a moment to leave.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// An agent that has another tunnel has its ports for so long before it says there which it has.
+const SILENT_TIME: Duration = Duration::from_secs(5);
+
+/// The operator hears so often at most that a port cannot be listened on.
+const TOLD_EVERY: Duration = Duration::from_secs(600);
+
 /// The public ports of one relay.
 pub(crate) struct Ports {
     pub(super) around: Around,
@@ -42,6 +55,10 @@ pub(crate) struct Ports {
     /// Whose agents have services for any, each at its newest session.
     asking: Mutex<HashSet<DeviceId>>,
     open_by_port: Mutex<OpenByPort>,
+    /// Those that were closed and are still the device's, as long as somebody who has come there is there.
+    left: Mutex<Vec<Weak<PortDoor>>>,
+    /// Which could not be listened on, and when the operator was told.
+    failing: Mutex<HashMap<PublicPort, Option<Instant>>>,
 }
 
 /// What it takes to open one.
@@ -95,8 +112,13 @@ enum PortListener {
 /// What an agent has for public ports, and what it was told.
 #[derive(Debug, Default)]
 pub(super) struct Published {
-    wanted: BTreeSet<PublicPort>,
+    /// Absent until it has said so: then another tunnel of it may have, and what is open stays.
+    wanted: Option<BTreeSet<PublicPort>>,
     told: Vec<PublishedPort>,
+    /// When it was last looked at what it has.
+    looked_at: Option<Instant>,
+    /// That is looked at again soon.
+    again: bool,
 }
 
 type OpenByPort = HashMap<PublicPort, OpenPort>;
@@ -108,6 +130,8 @@ impl Ports {
             fronts: OnceLock::new(),
             asking: Mutex::default(),
             open_by_port: Mutex::default(),
+            left: Mutex::default(),
+            failing: Mutex::default(),
         }
     }
 
@@ -116,30 +140,74 @@ impl Ports {
         open.unwrap_or_else(PoisonError::into_inner)
     }
 
+    fn left(&self) -> MutexGuard<'_, Vec<Weak<PortDoor>>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn asking(&self) -> MutexGuard<'_, HashSet<DeviceId>> {
         self.asking.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The agent of a session has services for these ports and no others.
-    pub(super) fn publish(&self, session: &Arc<Session>, ports: Vec<PublicPort>) {
-        let mut open = self.lock();
-        match ports.is_empty() {
-            true => drop(self.asking().remove(&session.device)),
-            false => drop(self.asking().insert(session.device)),
+    pub(super) fn publish(self: &Arc<Self>, session: &Arc<Session>, ports: Vec<PublicPort>) {
+        let now = Instant::now();
+        {
+            let mut published = session.published();
+            published.wanted = Some(BTreeSet::from_iter(ports));
+            let before = published.looked_at;
+            if before.is_some_and(|before| now.saturating_duration_since(before) < LOOK_EVERY) {
+                return self.look_again(session, &mut published);
+            }
         }
-        session.published().wanted = BTreeSet::from_iter(ports);
+        self.look(session);
+    }
+
+    fn look(self: &Arc<Self>, session: &Arc<Session>) {
+        let mut open = self.lock();
         self.settle(&mut open, session);
         self.count(&open);
     }
 
-    /// Somebody has other ports. Whoever has asked for one of them hears of it.
-    pub(super) fn review_all(&self) {
+    /// Has the session looked at after a while, if it is not to be already.
+    fn look_again(self: &Arc<Self>, session: &Arc<Session>, published: &mut Published) {
+        if mem::replace(&mut published.again, true) {
+            return;
+        }
+        let (ports, looked_at) = (Arc::downgrade(self), Arc::downgrade(session));
+        let stop = self.around.stop.clone();
+        let again = async move {
+            if timeout(LOOK_EVERY, stop.cancelled()).await.is_ok() {
+                return;
+            }
+            if let (Some(ports), Some(session)) = (ports.upgrade(), looked_at.upgrade()) {
+                session.published().again = false;
+                ports.look(&session);
+            }
+        };
+        let runtime = session.home().runtime();
+        self.around.tunnels.spawn_on(again, runtime);
+    }
+
+    /// Somebody has other ports. Whoever has asked for one of them hears of it, and whoever has come to one that was closed leaves it.
+    pub(super) fn review_all(self: &Arc<Self>) {
+        let open = self.lock();
+        self.left().retain(|left| {
+            let door = left.upgrade();
+            door.is_some_and(|door| {
+                let is_given = self.is_given(door.port, &door.device);
+                if !is_given {
+                    door.lost.cancel();
+                }
+                is_given
+            })
+        });
+        drop(open);
         let asking: Vec<_> = self.asking().iter().copied().collect();
         asking.iter().for_each(|device| self.review(device));
     }
 
     /// The device has other ports, or another session, or none.
-    pub(super) fn review(&self, device: &DeviceId) {
+    pub(super) fn review(self: &Arc<Self>, device: &DeviceId) {
         let mut open = self.lock();
         match self.around.sessions.of(device) {
             Some(session) => self.settle(&mut open, &session),
@@ -159,17 +227,34 @@ impl Ports {
     }
 
     /// Opens and closes what has to be, if the session takes visitors, and tells its agent.
-    fn settle(&self, open: &mut OpenByPort, session: &Arc<Session>) {
+    fn settle(self: &Arc<Self>, open: &mut OpenByPort, session: &Arc<Session>) {
         let device = session.device;
         let newest = self.around.sessions.of(&device);
         if !newest.is_some_and(|newest| Arc::ptr_eq(&newest, session)) {
             return;
         }
+        let now = Instant::now();
         let mut published = session.published();
         if session.has_left() {
-            published.wanted.clear(); // to the process after this one, which has them now
+            published.wanted = Some(BTreeSet::new()); // to the process after this one, which has them now
         }
-        let Published { wanted, told } = &mut *published;
+        if published.wanted.is_none() && session.takes_ports() && session.age(now) < SILENT_TIME {
+            self.close(open, &device, |port| {
+                self.is_refused(session, port).is_some()
+            });
+            if open.values().any(|one| one.door.device == device) {
+                self.look_again(session, &mut published);
+            }
+            return;
+        }
+        published.looked_at = published.wanted.is_some().then_some(now);
+        let Published { wanted, told, .. } = &mut *published;
+        let none = BTreeSet::new();
+        let wanted = wanted.as_ref().unwrap_or(&none);
+        match wanted.is_empty() {
+            true => drop(self.asking().remove(&device)),
+            false => drop(self.asking().insert(device)),
+        }
         self.close(open, &device, |port| {
             !wanted.contains(&port) || self.is_refused(session, port).is_some()
         });
@@ -184,6 +269,10 @@ impl Ports {
         if *told != each {
             told.clone_from(&each);
             session.tell(Frame::Published { each });
+        }
+        let unavailable = |one: &PublishedPort| one.state == Ok(PortState::Unavailable);
+        if told.iter().any(unavailable) {
+            self.look_again(session, &mut published);
         }
     }
 
@@ -200,6 +289,10 @@ impl Ports {
                 tracing::debug!(%port, "a public port is closed");
                 if port.protocol == Protocol::Udp || !self.is_given(*port, device) {
                     one.door.lost.cancel();
+                } else {
+                    let mut left = self.left();
+                    left.retain(|left| left.strong_count() > 0);
+                    left.push(Arc::downgrade(&one.door));
                 }
             }
             !closes
@@ -243,7 +336,13 @@ impl Ports {
                 open.insert(port, before);
                 return PortState::Open;
             }
-            let OpenPort { door, socket, .. } = before;
+            let OpenPort {
+                door,
+                socket,
+                _attended: attended,
+                ..
+            } = before;
+            drop(attended);
             return self.attend(open, door, socket, home);
         }
         let door = Arc::new(PortDoor {
@@ -253,7 +352,7 @@ impl Ports {
         });
         match self.bind(&door) {
             Ok(socket) => self.attend(open, door, socket, home),
-            Err(error) => unavailable(port, &error),
+            Err(error) => self.unavailable(port, &error),
         }
     }
 
@@ -295,10 +394,38 @@ impl Ports {
                     _attended: stop.drop_guard(),
                 };
                 open.insert(port, one);
+                self.failing()
+                    .retain(|of, told| *of != port || told.is_some());
                 PortState::Open
             }
-            Err(error) => unavailable(port, &error),
+            Err(error) => self.unavailable(port, &error),
         }
+    }
+
+    fn failing(&self) -> MutexGuard<'_, HashMap<PublicPort, Option<Instant>>> {
+        self.failing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The operator hears of it when it has been tried again.
+    fn unavailable(&self, port: PublicPort, error: &io::Error) -> PortState {
+        let now = Instant::now();
+        let mut failing = self.failing();
+        let is_told = match failing.get(&port) {
+            None => true,
+            Some(Some(told)) => now.saturating_duration_since(*told) < TOLD_EVERY,
+            Some(None) => false,
+        };
+        match is_told {
+            true => {
+                failing.entry(port).or_default();
+                tracing::debug!(%port, %error, "a device's public port cannot be listened on");
+            }
+            false => {
+                failing.insert(port, Some(now));
+                tracing::warn!(%port, %error, "a device's public port cannot be listened on");
+            }
+        }
+        PortState::Unavailable
     }
 
     fn attended(
@@ -330,9 +457,4 @@ impl Ports {
         }
         Ok(())
     }
-}
-
-fn unavailable(port: PublicPort, error: &io::Error) -> PortState {
-    tracing::warn!(%port, %error, "a device's public port cannot be listened on");
-    PortState::Unavailable
 }

@@ -439,7 +439,11 @@ impl Register {
             );
         });
         if let Some(before) = before {
+            let took_ports = before.takes_ports();
             self.displace(before, session);
+            if took_ports {
+                self.ports.review(&session.device);
+            }
         }
         if let Some(predecessor) = &self.predecessor {
             predecessor.attached(session.device, session.instance);
@@ -489,7 +493,11 @@ impl Register {
 }
 
 /// Answers the agent's frames and sends it ours, until something ends the tunnel.
-async fn attend(session: &Arc<Session>, ports: &Ports, control: &mut ControlStream) -> CloseCode {
+async fn attend(
+    session: &Arc<Session>,
+    ports: &Arc<Ports>,
+    control: &mut ControlStream,
+) -> CloseCode {
     let mut ended = pin!(session.ended().cancelled());
     loop {
         let said = poll_fn(|cx| {
@@ -517,7 +525,7 @@ async fn attend(session: &Arc<Session>, ports: &Ports, control: &mut ControlStre
 /// What is to be said to what the agent has said; `Err` is an end.
 fn heed(
     session: &Arc<Session>,
-    ports: &Ports,
+    ports: &Arc<Ports>,
     frame: Result<Frame, ControlError>,
 ) -> Result<Option<Frame>, CloseCode> {
     let frame = frame.map_err(|error| match error {

@@ -629,6 +629,11 @@ impl Session {
         self.left.store(true, Relaxed);
     }
 
+    /// How long it has been there.
+    pub(super) fn age(&self, now: Instant) -> Duration {
+        now.saturating_duration_since(self.started)
+    }
+
     fn has_visitors(&self) -> bool {
         self.visitors.any()
     }
