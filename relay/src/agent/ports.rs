@@ -34,8 +34,10 @@ impl ToldPorts {
     }
 
     /// The relay says so; what is news of it is told the owner.
-    pub(super) fn said(&self, relay: &str, each: Vec<PublishedPort>) {
+    pub(super) fn said(&self, relay: &str, mut each: Vec<PublishedPort>) {
         let mut told = self.lock();
+        // It may say anything, and the owner reads of what is in his file.
+        each.retain(|one| told.asked.contains(&one.port));
         for one in each.iter().filter(|one| !told.said.contains(one)) {
             let PortStatus {
                 port,
@@ -165,5 +167,20 @@ mod tests {
             let PortStatus { problem, mend, .. } = state();
             assert_eq!((problem.is_none(), mend.is_none()), (is_open, is_open));
         }
+    }
+
+    #[test]
+    fn what_a_relay_says_of_ports_that_nobody_asked_for_is_nothing() {
+        let told = ToldPorts::default();
+        let [asked, other]: [PublicPort; 2] =
+            ["20022/tcp", "20023/tcp"].map(|port| port.parse().unwrap());
+        assert!(told.ask(&[asked], true));
+        let each = [other, asked].map(|port| PublishedPort {
+            port,
+            state: Ok(PortState::Open),
+        });
+        told.said("relay", each.into());
+        assert_eq!(told.lock().said, [each[1]]);
+        assert_eq!(told.status()[0].state, "open");
     }
 }
