@@ -33,6 +33,7 @@ use sqlx::sqlite::{
 pub use devices::RegisterError;
 pub use import::ImportError;
 pub use pairing::PairingError;
+pub(crate) use ports::MAX_PORTS;
 pub use ports::PortError;
 pub use relays::Relay;
 

@@ -24,6 +24,8 @@ use relay::server::{Attachment, Transport};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 
+use crate::store::MAX_PORTS;
+
 /// The longest line either side reads, in octets.
 pub(crate) const MAX_LINE: usize = 8 * 1024;
 
@@ -121,9 +123,6 @@ impl Facts {
         }
     }
 }
-
-/// More ports than this are not told: a line has its length.
-const MAX_PORTS: usize = 256;
 
 /// More keys than this no device has: one, or two during a rotation.
 const MAX_KEYS: usize = 2;

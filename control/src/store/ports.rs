@@ -5,6 +5,10 @@ use sqlx::Row as _;
 
 use super::{Store, StoreError};
 
+/// So many ports a device may have, each protocol's counted: relays with a process of their own are told of a device in one line, which has its
+/// length.
+pub(crate) const MAX_PORTS: usize = 256;
+
 /// Why a port was not given.
 #[derive(Debug, thiserror::Error)]
 pub enum PortError {
@@ -14,6 +18,11 @@ pub enum PortError {
     /// It is a device's already.
     #[error("{0} is {1}'s already; `causeway port remove {0}` takes it back")]
     Taken(PublicPort, DeviceName),
+    /// Relays with a process of their own are told no more.
+    #[error(
+        "{0} has {MAX_PORTS} ports, and no device can have more; `causeway port remove` takes one back"
+    )]
+    TooMany(DeviceName),
     /// The database failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -29,7 +38,7 @@ impl Store {
     /// Gives a port to the device of `name`. It may have it already.
     ///
     /// # Errors
-    /// If nobody has the name, or another device the port.
+    /// If nobody has the name, or another device the port, or the device has as many as may be.
     pub async fn give_port(&self, name: &DeviceName, port: PublicPort) -> Result<(), PortError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
         let registration: Option<i64> =
@@ -51,6 +60,13 @@ impl Store {
                 true => Ok(()),
                 false => Err(PortError::Taken(port, holder)),
             };
+        }
+        let count: i64 = sqlx::query_scalar("SELECT count(*) FROM ports WHERE registration = $1")
+            .bind(registration)
+            .fetch_one(&mut *transaction)
+            .await?;
+        if usize::try_from(count).unwrap_or(usize::MAX) >= MAX_PORTS {
+            return Err(PortError::TooMany(name.clone()));
         }
         sqlx::query("INSERT INTO ports (number, protocol, registration) VALUES ($1, $2, $3)")
             .bind(i64::from(port.number.get()))
@@ -99,6 +115,29 @@ impl Store {
 mod tests {
     use super::super::tests::{LATER, NOW, code, name, store};
     use super::*;
+
+    #[tokio::test]
+    async fn a_device_has_no_more_ports_than_every_relay_is_told_of() {
+        let (_directory, store) = store().await;
+        let mynas = name("mynas");
+        store
+            .register(&mynas, &code("a"), NOW, LATER)
+            .await
+            .unwrap();
+        let port = |number: usize| format!("{}/udp", 20_000 + number).parse().unwrap();
+        for number in 0..MAX_PORTS {
+            store.give_port(&mynas, port(number)).await.unwrap();
+        }
+        let more = store.give_port(&mynas, port(MAX_PORTS)).await.unwrap_err();
+        assert!(matches!(more, PortError::TooMany(_)), "{more:?}");
+        assert!(
+            more.to_string().starts_with("mynas has 256 ports"),
+            "{more}"
+        );
+        store.give_port(&mynas, port(0)).await.unwrap();
+        assert!(store.take_port(port(0)).await.unwrap());
+        store.give_port(&mynas, port(MAX_PORTS)).await.unwrap();
+    }
 
     #[tokio::test]
     async fn a_port_is_one_devices_until_it_is_taken_back_or_the_device_is_gone() {
