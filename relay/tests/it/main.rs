@@ -23,6 +23,7 @@ mod nat;
 mod origins;
 mod pace;
 mod port_abuse;
+mod port_changes;
 mod ports;
 mod proxied;
 mod raw;

@@ -1,11 +1,13 @@
 //! Public ports against those who lie: devices, relays, and visitors whose addresses may be forged.
 
 use std::net::Ipv4Addr;
+use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::BytesMut;
-use directory::{Protocol, PublicPort};
+use directory::{DeviceLimits, Protocol, PublicPort};
+use relay::records::SecretKey;
 use relay::server::Transport;
 use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -16,10 +18,11 @@ use tokio_rustls::server::TlsStream;
 use tokio_util::sync::CancellationToken;
 use wire::frame::{Frame, Open, Ticket};
 use wire::ports::PortState;
-use wire::{ALPN_CARRIER, ALPN_TUNNEL, Features, Hello, InstanceId};
+use wire::{ALPN_CARRIER, ALPN_TUNNEL, CloseCode, Features, Hello, InstanceId};
 
 use crate::by_hand;
-use crate::ports::{Echo, OPEN_TCP, OPEN_UDP, Owner, RANGE, at, echoed, said, visitor};
+use crate::ports::{CUT, Echo, OPEN_TCP, OPEN_UDP, Owner, RANGE, at, echoed, lost, said, visitor};
+use crate::records;
 use crate::status::status_json;
 use crate::world::{SOON, World, eventually};
 
@@ -270,4 +273,140 @@ async fn a_flood_of_forged_sources_is_bounded_and_who_is_there_is_still_served()
     eventually(|| busy() > 0).await;
     assert!(sent >= FORGED as u64);
     echoed(&here, b"and after it").await;
+}
+
+#[tokio::test]
+async fn who_does_not_go_on_to_talk_hears_little_more_than_it_has_said() {
+    let world = World::with_ports(Transport::Quic, RANGE);
+    let service = Echo::over_udp(20).await;
+    let text = format!(
+        "[services.loud]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
+        service.address
+    );
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20053/udp"]);
+    world.until_metric(OPEN_UDP, 1).await;
+    let once = visitor(&world, 20_053).await;
+    once.send(&[7; 1000]).await.unwrap();
+    // Of 20,000 octets three times what was said, and 4096: seven datagrams whole.
+    world.until_metric(&lost("unproved"), 13).await;
+    let mut heard = 0;
+    while timeout(Duration::from_millis(200), once.recv(&mut [0; 2048]))
+        .await
+        .is_ok()
+    {
+        heard += 1;
+    }
+    assert_eq!(heard, 7);
+    assert_eq!(world.metric(&lost("unproved")), 13);
+    // It has been answered and goes on, twice: then it converses.
+    let until_all_come = async {
+        loop {
+            once.send(&[7; 1000]).await.unwrap();
+            let mut heard = 0;
+            while timeout(Duration::from_millis(200), once.recv(&mut [0; 2048]))
+                .await
+                .is_ok()
+            {
+                heard += 1;
+            }
+            if heard == 20 {
+                return;
+            }
+        }
+    };
+    timeout(SOON, until_all_come).await.unwrap();
+}
+
+#[tokio::test]
+async fn who_goes_on_to_talk_blindly_hears_no_more_than_so_many_times_what_it_has_said() {
+    const EACH: usize = 100;
+    let world = World::with_ports(Transport::Quic, RANGE);
+    let service = Echo::loud(EACH, Some(1000)).await;
+    let text = format!(
+        "[services.loud]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
+        service.address
+    );
+    let _owner = Owner::of(&world, &text).await;
+    world.give_ports("mynas", &["20053/udp"]);
+    world.until_metric(OPEN_UDP, 1).await;
+    let blind = visitor(&world, 20_053).await;
+    let mut heard = 0;
+    let mut said = 0;
+    while said < 6 {
+        blind.send(&[7; 400]).await.unwrap();
+        said += 1;
+        while let Ok(Ok(length)) =
+            timeout(Duration::from_millis(200), blind.recv(&mut [0; 2048])).await
+        {
+            heard += length;
+        }
+        // 64 times that, and the gift of 4096 once: not the 100,000 that the service says to each.
+        assert!(heard <= said * 64 * 400 + 4096, "{heard} after {said}");
+    }
+    assert!(heard > said * 3 * 400 + 4096, "it converses: {heard}");
+    assert!(world.metric(&lost("unproved")) > 0);
+}
+
+#[tokio::test]
+async fn who_converses_at_a_udp_port_takes_no_place_of_others_and_is_not_recorded() {
+    let folder = tempfile::tempdir().unwrap();
+    let [masked, full] = [(); 2].map(|()| SecretKey::generate().unwrap());
+    let setup = records::setup(folder.path(), &masked, &full);
+    let mut world = World::recording_ports(Transport::Quic, RANGE, setup);
+    let (names, shell) = (Echo::over_udp(1).await, Echo::over_tcp("shell").await);
+    let text = format!(
+        "[services.names]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n[services.shell]\norigin = \"tcp://{}\"\npublic = \
+         \"20022/tcp\"\n",
+        names.address, shell.address
+    );
+    let _owner = Owner::of(&world, &text).await;
+    let limits = DeviceLimits {
+        bytes_per_second: None,
+        visitors: NonZeroU32::new(1),
+    };
+    world.limit("mynas", limits);
+    world.give_ports("mynas", &["20022/tcp", "20053/udp"]);
+    world.until_metric(OPEN_UDP, 1).await;
+    let here = visitor(&world, 20_053).await;
+    for round in 0..5 {
+        echoed(&here, &[round; 40]).await;
+    }
+    assert_eq!(said(&world, 20_022, b"!").await.unwrap(), b"shell!");
+    world.give_ports("mynas", &["20022/tcp"]);
+    world.until_metric(CUT, 1).await;
+    let relay = world.relay.take().unwrap();
+    timeout(SOON, relay.shutdown()).await.unwrap();
+    let records = records::records(folder.path(), &full);
+    let octets: Vec<_> = records.iter().map(|record| record.to_visitor).collect();
+    assert_eq!(octets, [6], "the one over TCP alone");
+}
+
+#[tokio::test]
+async fn who_has_not_said_that_it_knows_ports_and_publishes_one_breaks_the_protocol() {
+    let world = World::with_ports(Transport::Tls, RANGE);
+    world.device("mynas");
+    world.give_ports("mynas", &["20022/tcp"]);
+    let mut agent = by_hand::connect(&world, "mynas", ALPN_TUNNEL).await;
+    let hello = Frame::Hello(Hello {
+        version: 1,
+        features: Features::TLS_CARRIER,
+        instance: InstanceId([9; 16]),
+        software: "by hand/1".to_owned(),
+    });
+    let publish = Frame::Publish {
+        ports: vec!["20022/tcp".parse().unwrap()],
+    };
+    for frame in [hello, publish] {
+        agent.write_all(&frame.encode().unwrap()).await.unwrap();
+    }
+    let code = loop {
+        let frame = by_hand::hear(&mut agent).await;
+        assert!(!matches!(frame, Frame::Published { .. }), "it was obeyed");
+        if let Frame::Close { code } = frame {
+            break code.unwrap();
+        }
+    };
+    assert_eq!(code, CloseCode::Protocol);
+    assert_eq!(world.metric(OPEN_TCP), 0);
 }

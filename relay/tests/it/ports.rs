@@ -3,11 +3,9 @@
 use std::fs;
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use directory::DeviceLimits;
 use relay::agent::ServicesFile;
 use relay::records::SecretKey;
 use relay::resolve::Resolver;
@@ -31,9 +29,9 @@ pub(crate) const OPEN_TCP: &str = "causeway_relay_public_ports{protocol=\"tcp\"}
 pub(crate) const OPEN_UDP: &str = "causeway_relay_public_ports{protocol=\"udp\"}";
 const RAW: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
 const DONE: &str = "causeway_relay_visitors_ended_total{end=\"done\"}";
-const CUT: &str = "causeway_relay_visitors_ended_total{end=\"cut\"}";
+pub(crate) const CUT: &str = "causeway_relay_visitors_ended_total{end=\"cut\"}";
 
-fn lost(reason: &str) -> String {
+pub(crate) fn lost(reason: &str) -> String {
     format!("causeway_relay_flow_datagrams_lost_total{{reason=\"{reason}\"}}")
 }
 
@@ -64,7 +62,7 @@ impl Owner {
         }
     }
 
-    fn says(&mut self, text: &str) {
+    pub(crate) fn says(&mut self, text: &str) {
         fs::write(&self.file, text).unwrap();
         self.services.reload();
     }
@@ -102,7 +100,7 @@ impl Echo {
     }
 
     /// The same, or so many octets of its own.
-    async fn loud(times: usize, length: Option<usize>) -> Self {
+    pub(crate) async fn loud(times: usize, length: Option<usize>) -> Self {
         let socket = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = socket.local_addr().unwrap();
         let serves = async move {
@@ -280,113 +278,6 @@ async fn datagrams_pass_at_a_port_and_so_do_the_answers() {
     one.send(b"still there?").await.unwrap();
     let gone = timeout(SOON, one.recv(&mut [0; 16])).await.unwrap();
     assert_eq!(gone.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
-}
-
-#[tokio::test]
-async fn who_does_not_go_on_to_talk_hears_little_more_than_it_has_said() {
-    let world = World::with_ports(Transport::Quic, RANGE);
-    let service = Echo::over_udp(20).await;
-    let text = format!(
-        "[services.loud]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
-        service.address
-    );
-    let _owner = Owner::of(&world, &text).await;
-    world.give_ports("mynas", &["20053/udp"]);
-    world.until_metric(OPEN_UDP, 1).await;
-    let once = visitor(&world, 20_053).await;
-    once.send(&[7; 1000]).await.unwrap();
-    // Of 20,000 octets three times what was said, and 4096: seven datagrams whole.
-    world.until_metric(&lost("unproved"), 13).await;
-    let mut heard = 0;
-    while timeout(Duration::from_millis(200), once.recv(&mut [0; 2048]))
-        .await
-        .is_ok()
-    {
-        heard += 1;
-    }
-    assert_eq!(heard, 7);
-    assert_eq!(world.metric(&lost("unproved")), 13);
-    // It has been answered and goes on, twice: then it converses.
-    let until_all_come = async {
-        loop {
-            once.send(&[7; 1000]).await.unwrap();
-            let mut heard = 0;
-            while timeout(Duration::from_millis(200), once.recv(&mut [0; 2048]))
-                .await
-                .is_ok()
-            {
-                heard += 1;
-            }
-            if heard == 20 {
-                return;
-            }
-        }
-    };
-    timeout(SOON, until_all_come).await.unwrap();
-}
-
-#[tokio::test]
-async fn who_goes_on_to_talk_blindly_hears_no_more_than_so_many_times_what_it_has_said() {
-    const EACH: usize = 100;
-    let world = World::with_ports(Transport::Quic, RANGE);
-    let service = Echo::loud(EACH, Some(1000)).await;
-    let text = format!(
-        "[services.loud]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
-        service.address
-    );
-    let _owner = Owner::of(&world, &text).await;
-    world.give_ports("mynas", &["20053/udp"]);
-    world.until_metric(OPEN_UDP, 1).await;
-    let blind = visitor(&world, 20_053).await;
-    let mut heard = 0;
-    let mut said = 0;
-    while said < 6 {
-        blind.send(&[7; 400]).await.unwrap();
-        said += 1;
-        while let Ok(Ok(length)) =
-            timeout(Duration::from_millis(200), blind.recv(&mut [0; 2048])).await
-        {
-            heard += length;
-        }
-        // 64 times that, and the gift of 4096 once: not the 100,000 that the service says to each.
-        assert!(heard <= said * 64 * 400 + 4096, "{heard} after {said}");
-    }
-    assert!(heard > said * 3 * 400 + 4096, "it converses: {heard}");
-    assert!(world.metric(&lost("unproved")) > 0);
-}
-
-#[tokio::test]
-async fn who_converses_at_a_udp_port_takes_no_place_of_others_and_is_not_recorded() {
-    let folder = tempfile::tempdir().unwrap();
-    let [masked, full] = [(); 2].map(|()| SecretKey::generate().unwrap());
-    let setup = records::setup(folder.path(), &masked, &full);
-    let mut world = World::recording_ports(Transport::Quic, RANGE, setup);
-    let (names, shell) = (Echo::over_udp(1).await, Echo::over_tcp("shell").await);
-    let text = format!(
-        "[services.names]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n[services.shell]\norigin = \"tcp://{}\"\npublic = \
-         \"20022/tcp\"\n",
-        names.address, shell.address
-    );
-    let _owner = Owner::of(&world, &text).await;
-    let limits = DeviceLimits {
-        bytes_per_second: None,
-        visitors: NonZeroU32::new(1),
-    };
-    world.limit("mynas", limits);
-    world.give_ports("mynas", &["20022/tcp", "20053/udp"]);
-    world.until_metric(OPEN_UDP, 1).await;
-    let here = visitor(&world, 20_053).await;
-    for round in 0..5 {
-        echoed(&here, &[round; 40]).await;
-    }
-    assert_eq!(said(&world, 20_022, b"!").await.unwrap(), b"shell!");
-    world.give_ports("mynas", &["20022/tcp"]);
-    world.until_metric(CUT, 1).await;
-    let relay = world.relay.take().unwrap();
-    timeout(SOON, relay.shutdown()).await.unwrap();
-    let records = records::records(folder.path(), &full);
-    let octets: Vec<_> = records.iter().map(|record| record.to_visitor).collect();
-    assert_eq!(octets, [6], "the one over TCP alone");
 }
 
 #[tokio::test]
