@@ -146,6 +146,7 @@ fn a_relay_with_a_process_of_its_own_has_ports_for_devices_also_while_control_is
 
     // Whose a port is it knows by itself.
     server.process.kill();
+    relay.until_control_is_missed();
     relay.kill_and_start();
     relay.until_metric(OPEN, 1);
     let answer = asked();

@@ -12,10 +12,11 @@ use crate::nginx::Nginx;
 use crate::process::{Process, SOON, output_of, run, until};
 use crate::world::{Place, Server, causeway, metric_at};
 
-/// What control tells agents of a relay has its port, so it cannot be any. Not among those that the kernel gives to others.
+/// What control tells agents of a relay has its port, so it cannot be any. Not among those that the kernel gives to others, nor those that
+/// devices are given.
 fn fixed_port() -> u16 {
     loop {
-        let port = rand::random_range(10_000..32_000);
+        let port = rand::random_range(21_000..32_000);
         let free = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok();
         if free && std::net::UdpSocket::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
             return port;
@@ -91,6 +92,15 @@ impl Relay {
         let ready: Value = serde_json::from_slice(&ready).unwrap();
         let admin = ready["admin"].as_str().unwrap();
         metric_at(admin.parse().unwrap(), line)
+    }
+
+    /// Control is away, and what was known is on the disk: that comes before the next try.
+    pub(crate) fn until_control_is_missed(&self) {
+        let unreachable = "causeway_follow_lost_total{reason=\"unreachable\"}";
+        until(
+            || self.metric(unreachable) > 0,
+            || "control is not missed".to_owned(),
+        );
     }
 
     pub(crate) fn until_metric(&self, line: &str, value: u64) {
