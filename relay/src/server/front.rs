@@ -50,6 +50,7 @@ pub(crate) use returning::Returning;
 use super::CloudDoor;
 use super::handed::{Message, NOBODY, NoMessage};
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent};
+use super::listen;
 use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
 use super::ports::PortDoor;
 use super::predecessor::{Predecessor, Untold};
@@ -143,7 +144,7 @@ pub(crate) async fn accept(
     loop {
         let accepted = tokio::select! {
             biased; // stopping must not wait for a gap between visitors
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             accepted = listener.async_io(Interest::READABLE, accept_one) => accepted,
         };
         match accepted {
@@ -153,6 +154,15 @@ pub(crate) async fn accept(
                 tracing::debug!(%error, "the kernel could not hand over a visitor");
                 sleep(ACCEPT_PAUSE).await;
             }
+        }
+    }
+    // The front's listeners go to the next process, and a port's is closed: whoever is in its queue then would be lost.
+    if door.is_some() {
+        for _ in 0..listen::BACKLOG {
+            let Ok((visitor, address)) = accept_one(listener.get_ref()) else {
+                return;
+            };
+            front.come(visitor, address, door.clone());
         }
     }
 }

@@ -22,7 +22,7 @@ use crate::sys;
 use super::presence::Attachment;
 
 /// Connections waiting to be accepted; the kernel caps it at `net.core.somaxconn`.
-const BACKLOG: i32 = 4096;
+pub(super) const BACKLOG: i32 = 4096;
 
 /// What each UDP socket is to keep each way, in octets.
 const UDP_BUFFER: usize = 7 * 1024 * 1024;
