@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::nginx::certify;
-use crate::process::{Process, run_for};
+use crate::process::{Process, run_for, with_library};
 use crate::world::Server;
 
 /// All calls are over by then.
@@ -16,11 +16,7 @@ const REST: &str = "13";
 
 /// grpcio at work, as `.ci/run` has installed it.
 fn python(script: &str) -> Command {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut python = Command::new("python3");
-    python.env("PYTHONPATH", repository.join("target/python/grpcio"));
-    python.arg(repository.join("control/tests/it/grpc").join(script));
-    python
+    with_library("grpcio", &format!("grpc/{script}"))
 }
 
 /// A service, and the port on which it listens.

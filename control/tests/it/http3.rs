@@ -1,12 +1,12 @@
 //! A device's own HTTP/3 service, by name, through the relay: clients and servers that know nothing of it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::chromium::Chromium;
 use crate::nginx::{Nginx, certify};
-use crate::process::{Process, SOON, output_of, run_for, until};
+use crate::process::{Process, SOON, output_of, run_for, until, with_library};
 use crate::world::{Place, Server};
 
 /// What moves much is done by then.
@@ -16,11 +16,7 @@ const OPENED: &str = "causeway_relay_carriers_opened_total{kind=\"flow\"}";
 
 /// aioquic at work, as `.ci/run` has installed it.
 fn python(script: &str) -> Command {
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
-    let mut python = Command::new("python3");
-    python.env("PYTHONPATH", repository.join("target/python/aioquic"));
-    python.arg(repository.join("control/tests/it/http3").join(script));
-    python
+    with_library("aioquic", &format!("http3/{script}"))
 }
 
 /// A service on the device, with a certificate of its own for the device's name.

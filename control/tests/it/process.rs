@@ -2,6 +2,7 @@
 
 use std::io::{BufRead as _, BufReader, Read};
 use std::os::unix::process::ExitStatusExt as _;
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::{Duration, Instant};
@@ -194,4 +195,13 @@ pub(crate) fn output_of(command: Command) -> String {
         output.status.signal()
     );
     String::from_utf8(output.stdout).unwrap()
+}
+
+/// A script of these tests that needs a library of Python, as `.ci/run` has installed it.
+pub(crate) fn with_library(library: &str, script: &str) -> Command {
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut python = Command::new("python3");
+    python.env("PYTHONPATH", repository.join("target/python").join(library));
+    python.arg(repository.join("control/tests/it").join(script));
+    python
 }

@@ -236,13 +236,7 @@ async fn a_flood_of_forged_sources_is_bounded_and_who_is_there_is_still_served()
     const FORGED: usize = 20_000;
     let world = World::with_ports(Transport::Quic, RANGE);
     let service = Echo::over_udp(1).await;
-    let text = format!(
-        "[services.names]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
-        service.address
-    );
-    let _owner = Owner::of(&world, &text).await;
-    world.give_ports("mynas", &["20053/udp"]);
-    world.until_metric(OPEN_UDP, 1).await;
+    let _owner = Owner::of_udp(&world, &service).await;
     let here = visitor(&world, 20_053).await;
     for round in 0..4 {
         echoed(&here, &[round; 40]).await;
@@ -279,13 +273,7 @@ async fn a_flood_of_forged_sources_is_bounded_and_who_is_there_is_still_served()
 async fn who_does_not_go_on_to_talk_hears_little_more_than_it_has_said() {
     let world = World::with_ports(Transport::Quic, RANGE);
     let service = Echo::over_udp(20).await;
-    let text = format!(
-        "[services.loud]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
-        service.address
-    );
-    let _owner = Owner::of(&world, &text).await;
-    world.give_ports("mynas", &["20053/udp"]);
-    world.until_metric(OPEN_UDP, 1).await;
+    let _owner = Owner::of_udp(&world, &service).await;
     let once = visitor(&world, 20_053).await;
     once.send(&[7; 1000]).await.unwrap();
     // Of 20,000 octets three times what was said, and 4096: seven datagrams whole.
@@ -323,13 +311,7 @@ async fn who_goes_on_to_talk_blindly_hears_no_more_than_so_many_times_what_it_ha
     const EACH: usize = 100;
     let world = World::with_ports(Transport::Quic, RANGE);
     let service = Echo::loud(EACH, Some(1000)).await;
-    let text = format!(
-        "[services.loud]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
-        service.address
-    );
-    let _owner = Owner::of(&world, &text).await;
-    world.give_ports("mynas", &["20053/udp"]);
-    world.until_metric(OPEN_UDP, 1).await;
+    let _owner = Owner::of_udp(&world, &service).await;
     let blind = visitor(&world, 20_053).await;
     let mut heard = 0;
     let mut said = 0;

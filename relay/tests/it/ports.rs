@@ -48,6 +48,17 @@ impl Owner {
     }
 
     /// The same where the relay is there.
+    /// Of a device that has port 20053 of UDP, open for such a service.
+    pub(crate) async fn of_udp(world: &World, service: &Echo) -> Self {
+        let address = service.address;
+        let text =
+            format!("[services.udp]\norigin = \"udp://{address}\"\npublic = \"20053/udp\"\n");
+        let owner = Self::of(world, &text).await;
+        world.give_ports("mynas", &["20053/udp"]);
+        world.until_metric(OPEN_UDP, 1).await;
+        owner
+    }
+
     pub(crate) async fn at(relay: SocketAddr, world: &World, text: &str) -> Self {
         let state = world.device("mynas");
         let file = world.state_of("mynas").join("agent.toml");
@@ -92,6 +103,12 @@ impl Echo {
             address,
             _serves: AbortOnDropHandle::new(tokio::spawn(serves)),
         }
+    }
+
+    /// The file of an owner who has it as the service "shell", at a public port.
+    fn at_port(&self, port: &str) -> String {
+        let origin = self.address;
+        format!("[services.shell]\norigin = \"tcp://{origin}\"\npublic = \"{port}\"\n")
     }
 
     /// One that says each datagram again, so many times.
@@ -159,6 +176,13 @@ pub(crate) async fn echoed(visitor: &UdpSocket, what: &[u8]) {
     timeout(SOON, heard).await.expect("nothing comes back");
 }
 
+/// Waits until the agent says so of its one public port.
+async fn port_is(world: &World, state: &str) {
+    let is_so = async { while status_json(world).await["tunnel"]["ports"][0]["state"] != state {} };
+    let never = |_| panic!("never {state}");
+    timeout(SOON, is_so).await.unwrap_or_else(never);
+}
+
 /// What the doctor says of the device's one public port: the service and the port, its health, what was seen, and what to do.
 async fn diagnosed(world: &World) -> [String; 4] {
     let said = doctor(&world.state_of("mynas"), &["--json"]).await.stdout;
@@ -176,16 +200,9 @@ async fn diagnosed(world: &World) -> [String; 4] {
 async fn the_doctor_names_a_service_whose_port_is_not_open_and_says_what_to_do() {
     let world = World::with_ports(Transport::Quic, RANGE);
     let shell = Echo::over_tcp("shell").await;
-    let file = |port: &str| {
-        let origin = shell.address;
-        format!("[services.shell]\norigin = \"tcp://{origin}\"\npublic = \"{port}\"\n")
-    };
+    let file = |port: &str| shell.at_port(port);
     let mut owner = Owner::of(&world, &file("20022/tcp")).await;
-    let relay_says = async |state: &str| {
-        let is_so =
-            async { while status_json(&world).await["tunnel"]["ports"][0]["state"] != state {} };
-        timeout(SOON, is_so).await.unwrap();
-    };
+    let relay_says = async |state: &str| port_is(&world, state).await;
     let is = async |expected: [&str; 3]| {
         let [subject, health, words, mend] = diagnosed(&world).await;
         assert!(subject.starts_with("service shell, port "), "{subject}");
@@ -255,13 +272,7 @@ async fn a_service_at_a_port_hears_whose_a_connection_is() {
 async fn datagrams_pass_at_a_port_and_so_do_the_answers() {
     let world = World::with_ports(Transport::Quic, RANGE);
     let service = Echo::over_udp(1).await;
-    let text = format!(
-        "[services.names]\norigin = \"udp://{}\"\npublic = \"20053/udp\"\n",
-        service.address
-    );
-    let _owner = Owner::of(&world, &text).await;
-    world.give_ports("mynas", &["20053/udp"]);
-    world.until_metric(OPEN_UDP, 1).await;
+    let _owner = Owner::of_udp(&world, &service).await;
     let (one, other) = (visitor(&world, 20_053).await, visitor(&world, 20_053).await);
     for round in 0..5_u8 {
         echoed(&one, &[round; 700]).await;
@@ -284,18 +295,9 @@ async fn datagrams_pass_at_a_port_and_so_do_the_answers() {
 async fn the_owner_hears_why_a_port_is_not_open_and_it_opens_when_that_is_mended() {
     let world = World::with_ports(Transport::Quic, RANGE);
     let shell = Echo::over_tcp("shell").await;
-    let file = |port: &str| {
-        let origin = shell.address;
-        format!("[services.shell]\norigin = \"tcp://{origin}\"\npublic = \"{port}\"\n")
-    };
+    let file = |port: &str| shell.at_port(port);
     let mut owner = Owner::of(&world, &file("20022/tcp")).await;
-    let state_is = async |state: &str| {
-        let is_so =
-            async { while status_json(&world).await["tunnel"]["ports"][0]["state"] != state {} };
-        timeout(SOON, is_so)
-            .await
-            .unwrap_or_else(|_| panic!("never {state}"));
-    };
+    let state_is = async |state: &str| port_is(&world, state).await;
     state_is("not_given").await;
     let words = status(&world.state_of("mynas"), &[]).await;
     let words = String::from_utf8(words.stdout).unwrap();
