@@ -36,12 +36,12 @@ use rustix::net::{SendAncillaryBuffer, SendFlags, send, sendmsg};
 use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use tokio_util::sync::CancellationToken;
 use wire::ResetCode;
 use wire::frame::Ticket;
 use wire::segment::{self, Notice};
 
-use self::outside::{Cut, Idle};
+pub(crate) use self::outside::Orders;
+use self::outside::{Idle, Ordered};
 use self::sockets::{read_some, when_writable};
 use crate::buffers;
 use crate::carrier::direction::Burst;
@@ -86,6 +86,8 @@ pub(crate) enum End {
     Idle,
     /// The device lost its right to be reached, or the program stops.
     Cut,
+    /// Memory was short, and this was one of the newest.
+    Shed,
 }
 
 /// How a raw connection is had.
@@ -121,17 +123,17 @@ impl Observer for &SignsOfLife {
     }
 }
 
-/// Pumps until both directions have ended, or one has broken, or `cut`. Both connections are to be closed then.
+/// Pumps until both directions have ended, or one has broken, or it is ordered to end. Both connections are to be closed then.
 pub(crate) fn splice<'a>(
     near: &'a TcpStream,
     carrier: &'a mut Carrier,
     raw_way: RawWay,
     paced: Option<Paced<'a>>,
-    cut: &'a CancellationToken,
+    orders: Orders<'a>,
     observer: impl Observer,
 ) -> impl Future<Output = Moved> {
     // Made here and not in an `async fn`, whose arguments would stand beside it for as long as it lives.
-    let pump = Pump::new(near, raw_way, paced, cut, observer);
+    let pump = Pump::new(near, raw_way, paced, orders, observer);
     async move {
         let end = pump.run(carrier).await;
         pump.close(carrier, end).await;
@@ -147,7 +149,7 @@ struct Pump<'a, O> {
     near: &'a TcpStream,
     /// How fast it may go, at the relay.
     paced: Option<Paced<'a>>,
-    cut: &'a CancellationToken,
+    orders: Orders<'a>,
     observer: O,
     raw_way: RawWay,
     raw: OnceLock<TcpStream>,
@@ -205,13 +207,13 @@ impl<'a, O: Observer> Pump<'a, O> {
         near: &'a TcpStream,
         raw_way: RawWay,
         paced: Option<Paced<'a>>,
-        cut: &'a CancellationToken,
+        orders: Orders<'a>,
         observer: O,
     ) -> Self {
         Self {
             near,
             paced,
-            cut,
+            orders,
             observer,
             raw_way,
             raw: OnceLock::new(),
@@ -229,7 +231,7 @@ impl<'a, O: Observer> Pump<'a, O> {
 
     async fn run(&self, carrier: &mut Carrier) -> End {
         let mut parts = pin!(Parts {
-            cut: Cut::by(self.cut),
+            ordered: Ordered::by(self.orders),
             both: self.both(carrier),
             raw: self.bring_raw(),
             idle: Idle::now(),
@@ -269,6 +271,10 @@ impl<'a, O: Observer> Pump<'a, O> {
             }
             End::Cut => {
                 sender.reset(ResetCode::Cut);
+                reset(self.near);
+            }
+            End::Shed => {
+                sender.reset(ResetCode::PeerGone); // for the agent its visitor has left
                 reset(self.near);
             }
         }
@@ -511,7 +517,7 @@ pin_project! {
     /// What one pump does at a time.
     struct Parts<'a, B, R> {
         #[pin]
-        cut: Cut<'a>,
+        ordered: Ordered<'a>,
         #[pin]
         both: B,
         #[pin]
@@ -528,9 +534,9 @@ where
 {
     fn poll<O>(self: Pin<&mut Self>, cx: &mut Context<'_>, pump: &Pump<'_, O>) -> Poll<End> {
         let this = self.project();
-        // First: a cut must not wait for a busy pump.
-        if this.cut.poll(cx).is_ready() {
-            return Poll::Ready(End::Cut);
+        // First: an order must not wait for a busy pump.
+        if let Poll::Ready(end) = this.ordered.poll(cx) {
+            return Poll::Ready(end);
         }
         if let Poll::Ready(end) = this.both.poll(cx) {
             return Poll::Ready(end);

@@ -18,7 +18,7 @@ use wire::{ALPN_CONNECT, ResetCode};
 use crate::carrier::{Carrier, raw};
 use crate::control_stream::read_first;
 use crate::quic::{Connection, IdStock, Losses};
-use crate::splice::{self, RawWay};
+use crate::splice::{self, Orders, RawWay};
 use crate::tls::{self, CertificateSlot, TlsError};
 use crate::turns;
 use crate::workers::{Worker, Workers};
@@ -373,7 +373,11 @@ impl Visitors {
             true => RawWay::Dial(Box::new(raw)),
             false => RawWay::Never,
         };
-        splice::splice(&origin, &mut carrier, raw_way, None, &self.stop, &*signs).await;
+        let orders = Orders {
+            cut: &self.stop,
+            shed: None,
+        };
+        splice::splice(&origin, &mut carrier, raw_way, None, orders, &*signs).await;
         Ok(())
     }
 

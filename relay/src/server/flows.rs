@@ -706,7 +706,7 @@ impl Guest {
         match end {
             End::Done => send.finish(),
             End::Idle | End::NearGone => send.reset(ResetCode::Idle),
-            End::Cut => send.reset(ResetCode::Cut),
+            End::Cut | End::Shed => send.reset(ResetCode::Cut),
             End::FarGone => send.reset(ResetCode::PeerGone),
         }
         self.sessions.tell_octets(&flow.session);

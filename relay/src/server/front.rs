@@ -37,7 +37,7 @@ use crate::carrier::raw::TurnedAway;
 use crate::counts::prefix;
 use crate::pace::Paced;
 use crate::records::Recorder;
-use crate::splice::{self, Moved, RawWay};
+use crate::splice::{self, Moved, Orders, RawWay};
 use crate::tls::{self, Accepted, Prefixed, TlsError};
 use crate::turns;
 use crate::workers::{Served, Worker};
@@ -231,7 +231,7 @@ struct Joined {
     door: Option<Arc<PortDoor>>,
     /// Octets that are on the carrier already.
     hello: usize,
-    _places: (Admitted, DeviceVisitor),
+    places: (Admitted, DeviceVisitor),
 }
 
 /// A visitor that goes no further.
@@ -692,7 +692,7 @@ impl Front {
             session,
             door,
             hello: hello.len(),
-            _places: places,
+            places,
         }))
     }
 
@@ -731,7 +731,10 @@ impl Front {
                 pace: &session.pace,
                 address: prefix(joined.visit.address().ip()),
             }),
-            cut.unwrap_or(session.ended()),
+            Orders {
+                cut: cut.unwrap_or(session.ended()),
+                shed: joined.places.0.shed(),
+            },
             Observed {
                 session,
                 visit: &joined.visit,

@@ -7,6 +7,7 @@
 //! Descriptors are what runs out first, so they are what is counted: those who say nothing can never have so many that none is
 //! left for those who are served. All bounds may change at any time, and hold for whoever comes next.
 
+mod cohorts;
 mod config;
 mod memory;
 mod rate;
@@ -18,11 +19,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::counts::{Amount, Counted, CountedOfAddress, CountsByAddress};
 use crate::program;
 
 use super::metrics::Metrics;
 use super::refusal::Refusal;
+use cohorts::Member;
 pub(crate) use config::VISITORS_PER_DEVICE;
 pub use config::{LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
 use memory::Memory;
@@ -249,6 +253,7 @@ impl Limits {
             descriptors: (Some(descriptor), None),
             unnamed: Some(unnamed),
             served: None,
+            member: None,
         };
         Ok((admitted, most))
     }
@@ -270,6 +275,7 @@ impl Limits {
             descriptors: (None, None),
             unnamed: None,
             served: None,
+            member: None,
         })
     }
 
@@ -294,12 +300,27 @@ impl Limits {
 
     /// Looks how much memory is used. To be called several times a second.
     pub(crate) fn look_at_memory(&self) {
-        self.0.memory.look();
+        self.0.memory.look(Instant::now());
     }
 
-    /// Whether that is more than may be.
+    /// Whether so much is used, or will be, that newcomers are sent away.
     pub(crate) fn memory_is_over(&self) -> bool {
         self.0.memory.is_over()
+    }
+
+    /// Whether so much is used that what is free is to be given back.
+    pub(crate) fn memory_is_short(&self) -> bool {
+        self.0.memory.is_short()
+    }
+
+    /// Whether it is more than the budget.
+    pub(crate) fn memory_is_exceeded(&self) -> bool {
+        self.0.memory.is_exceeded()
+    }
+
+    /// Where more than the budget is used, tells the newest visitors to leave, and says how many.
+    pub(crate) fn shed_newest(&self) -> usize {
+        self.0.memory.shed_newest(Instant::now())
     }
 
     /// Whether one more agent from an address may begin a handshake. An address that has not been `proved` to be real has a
@@ -355,6 +376,8 @@ pub struct Admitted {
     descriptors: (Option<Counted>, Option<Counted>),
     unnamed: Option<Unnamed>,
     served: Option<(Counted, CountedOfAddress)>,
+    /// Absent until it is served.
+    member: Option<Member>,
 }
 
 /// What counts a connection until it has said its name.
@@ -414,7 +437,14 @@ impl Admitted {
         }
         let second = Counted::below(&counts.descriptors_taken, counts.descriptors);
         self.descriptors.1 = Some(second.ok_or(Refusal::Full)?);
-        self.count()
+        self.count()?;
+        self.member = Some(self.limits.0.memory.let_in(Instant::now()));
+        Ok(())
+    }
+
+    /// Cancelled once it is to leave for want of memory. `None`: it is not served, or will not be told.
+    pub(crate) fn shed(&self) -> Option<&CancellationToken> {
+        self.member.as_ref().map(Member::shed)
     }
 
     /// It counts as a visitor, and as one of its address, from now on.

@@ -241,7 +241,14 @@ impl Metrics {
 
     /// A counter that is missing until it first counts cannot be told from one that was never there.
     fn show_all_labels(&self) {
-        for end in [End::Done, End::NearGone, End::FarGone, End::Idle, End::Cut] {
+        for end in [
+            End::Done,
+            End::NearGone,
+            End::FarGone,
+            End::Idle,
+            End::Cut,
+            End::Shed,
+        ] {
             self.visitors_ended.with_label_values(&[end_name(end)]);
         }
         for to in HandedOver::ALL {

@@ -69,5 +69,6 @@ pub(super) fn end(end: splice::End) -> End {
         splice::End::FarGone => End::DeviceGone,
         splice::End::Idle => End::Idle,
         splice::End::Cut => End::Cut,
+        splice::End::Shed => End::Shed,
     }
 }

@@ -17,9 +17,12 @@ use super::sessions::{SWEEP, Sessions};
 /// How often the memory is looked at. Between two looks newcomers are let in, thousands a second if there is a flood of them.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// Above the budget, the allocator is asked this often to give back what is free: it looks through all it has, and whoever wants
+/// Where memory is short, the allocator is asked this often to give back what is free: it looks through all it has, and whoever wants
 /// memory meanwhile may wait for it.
 const GIVE_BACK: Duration = Duration::from_secs(5);
+
+/// The same while more is used than the budget: what is free is not to cost a visitor its place.
+const GIVE_BACK_AT_ONCE: Duration = Duration::from_millis(500);
 
 /// What the relay looks after; clones are the same.
 #[derive(Clone, Debug)]
@@ -69,8 +72,8 @@ impl Upkeep {
         }
     }
 
-    /// What a flood leaves behind is free, but still this process's: above the budget it is given back to the system, so that those
-    /// who come after a flood are not sent away for it.
+    /// What a flood leaves behind is free, but still this process's: where memory is short it is given back to the system, so that
+    /// those who come after a flood are not sent away for it. If even then more is used than the budget, the newest have to leave.
     pub(super) async fn watch_memory(self, until: CancellationToken) {
         let mut ticks = interval(LOOK);
         let mut given_back: Option<Instant> = None;
@@ -79,12 +82,23 @@ impl Upkeep {
                 () = until.cancelled() => return,
                 _ = ticks.tick() => self.limits.look_at_memory(),
             }
-            let is_due = given_back.is_none_or(|at| at.elapsed() >= GIVE_BACK);
-            if is_due && self.limits.memory_is_over() {
+            let pause = match self.limits.memory_is_exceeded() {
+                true => GIVE_BACK_AT_ONCE,
+                false => GIVE_BACK,
+            };
+            let is_due = given_back.is_none_or(|at| at.elapsed() >= pause);
+            if is_due && self.limits.memory_is_short() {
                 // Not here, where visitors are served. That it cannot end but by itself is no loss: it takes well below a second.
                 let _ = spawn_blocking(sys::give_back_memory).await;
                 self.limits.look_at_memory();
                 given_back = Some(Instant::now());
+                let visitors = self.limits.shed_newest();
+                if visitors > 0 {
+                    tracing::warn!(
+                        visitors,
+                        "memory is short: the newest visitors have to leave"
+                    );
+                }
             }
             self.done(&self.memory);
         }

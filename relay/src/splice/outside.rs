@@ -31,37 +31,61 @@ const LOOK: Duration = Duration::from_secs(3);
 /// acknowledges what it gets, whether anybody reads it or not, and says at once that there is no room.
 const DEAF_LOOKS: u8 = 4;
 
+/// Who may order a pump to end.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Orders<'a> {
+    /// Its device has lost the right, or the program stops.
+    pub(crate) cut: &'a CancellationToken,
+    /// There is no memory for it.
+    pub(crate) shed: Option<&'a CancellationToken>,
+}
+
 pin_project! {
-    /// The order to end.
-    pub(super) struct Cut<'a> {
-        token: &'a CancellationToken,
+    /// An order to end, and which it was.
+    pub(super) struct Ordered<'a> {
+        orders: Orders<'a>,
         #[pin]
-        cancelled: WaitForCancellationFuture<'a>,
+        cut: WaitForCancellationFuture<'a>,
+        #[pin]
+        shed: Option<WaitForCancellationFuture<'a>>,
         waits: bool,
     }
 }
 
-impl<'a> Cut<'a> {
-    pub(super) fn by(token: &'a CancellationToken) -> Self {
+impl<'a> Ordered<'a> {
+    pub(super) fn by(orders: Orders<'a>) -> Self {
         Self {
-            token,
-            cancelled: token.cancelled(),
+            orders,
+            cut: orders.cut.cancelled(),
+            shed: orders.shed.map(CancellationToken::cancelled),
             waits: false,
         }
     }
 }
 
-impl Future for Cut<'_> {
-    type Output = ();
+impl Future for Ordered<'_> {
+    type Output = End;
 
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<End> {
         let this = self.project();
-        if !std::mem::replace(this.waits, true) {
-            return this.cancelled.poll(cx);
-        }
-        match this.token.is_cancelled() {
-            true => Poll::Ready(()),
-            false => Poll::Pending,
+        let (is_cut, is_shed) = match std::mem::replace(this.waits, true) {
+            false => {
+                let shed = this.shed.as_pin_mut().map(|shed| shed.poll(cx));
+                (
+                    this.cut.poll(cx).is_ready(),
+                    shed.is_some_and(|shed| shed.is_ready()),
+                )
+            }
+            true => {
+                let shed = this.orders.shed;
+                let is_shed = shed.is_some_and(CancellationToken::is_cancelled);
+                (this.orders.cut.is_cancelled(), is_shed)
+            }
+        };
+        match (is_cut, is_shed) {
+            (true, _) => Poll::Ready(End::Cut),
+            (false, true) => Poll::Ready(End::Shed),
+            (false, false) => Poll::Pending,
         }
     }
 }
@@ -155,7 +179,16 @@ mod tests {
         let near = TcpStream::connect(listener.local_addr().unwrap()).await;
         let (near, signs) = (near.unwrap(), SignsOfLife::default());
         let cut = CancellationToken::new();
-        let pump = Pump::new(&near, RawWay::Never, None, &cut, &signs);
+        let pump = Pump::new(
+            &near,
+            RawWay::Never,
+            None,
+            Orders {
+                cut: &cut,
+                shed: None,
+            },
+            &signs,
+        );
         pump.moved_outwards(1);
         pump.half_closed.store(half_closed, Relaxed);
         let begun = Instant::now();
@@ -177,19 +210,23 @@ mod tests {
 
     #[tokio::test]
     async fn an_order_to_end_is_heard_before_and_after_it_is_waited_for() {
-        let token = CancellationToken::new();
-        let mut cut = pin!(Cut::by(&token));
-        poll_fn(|cx| {
-            assert!(cut.as_mut().poll(cx).is_pending());
-            assert!(cut.as_mut().poll(cx).is_pending());
-            Poll::Ready(())
-        })
-        .await;
-        let (token, waits) = (token.clone(), cut);
-        tokio::spawn(async move { token.cancel() });
-        waits.await;
-        let ended = CancellationToken::new();
-        ended.cancel();
-        Cut::by(&ended).await;
+        for (end, which) in [(End::Cut, 0), (End::Shed, 1)] {
+            let tokens = [CancellationToken::new(), CancellationToken::new()];
+            let orders = Orders {
+                cut: &tokens[0],
+                shed: Some(&tokens[1]),
+            };
+            let mut ordered = pin!(Ordered::by(orders));
+            poll_fn(|cx| {
+                assert!(ordered.as_mut().poll(cx).is_pending());
+                assert!(ordered.as_mut().poll(cx).is_pending());
+                Poll::Ready(())
+            })
+            .await;
+            let given = tokens[which].clone();
+            tokio::spawn(async move { given.cancel() });
+            assert_eq!(ordered.await, end);
+            assert_eq!(Ordered::by(orders).await, end);
+        }
     }
 }

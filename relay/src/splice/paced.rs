@@ -139,7 +139,7 @@ mod tests {
     use tokio::net::{TcpListener, TcpStream};
     use tokio_util::sync::CancellationToken;
 
-    use super::super::RawWay;
+    use super::super::{Orders, RawWay};
     use super::*;
     use crate::liveness::SignsOfLife;
 
@@ -155,11 +155,15 @@ mod tests {
             SignsOfLife::default(),
             CancellationToken::new(),
         );
+        let orders = Orders {
+            cut: &cut,
+            shed: None,
+        };
         let paced = Some(Paced {
             pace: &pace,
             address: Ipv4Addr::LOCALHOST.into(),
         });
-        let pump = Pump::new(&near, RawWay::Never, paced, &cut, &signs);
+        let pump = Pump::new(&near, RawWay::Never, paced, orders, &signs);
         let mut nobody = Context::from_waker(Waker::noop());
         let mut room = || match pin!(pump.room(usize::MAX)).poll(&mut nobody) {
             std::task::Poll::Ready(room) => Some(room),

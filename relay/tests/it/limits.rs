@@ -115,6 +115,13 @@ async fn a_relay_of_its_own() {
     println!("front {}", world.front);
     let answered = tokio::task::spawn_blocking(move || {
         let mut flood = Vec::new();
+        let budget = |budget| {
+            world.relay.as_ref().unwrap().set_limits(&LimitsConfig {
+                memory: Some(budget),
+                ..LimitsConfig::default()
+            });
+            budget
+        };
         for line in lines() {
             let answer = match line.as_str() {
                 "memory" => resident(),
@@ -131,14 +138,10 @@ async fn a_relay_of_its_own() {
                     });
                     resident()
                 }
-                "budget" => {
-                    let budget = resident() + 50_000_000;
-                    world.relay.as_ref().unwrap().set_limits(&LimitsConfig {
-                        memory: Some(budget),
-                        ..LimitsConfig::default()
-                    });
-                    budget
-                }
+                "budget" => budget(resident() + 50_000_000),
+                // An eighth is for those who are here, and half of it is used.
+                "short" => budget(resident() + resident() / 16),
+                "exceeded" => budget(resident() / 2),
                 "gone" => gone(&world),
                 metric => world.metric(metric),
             };
@@ -394,8 +397,63 @@ fn what_a_flood_leaves_behind_is_given_back_and_newcomers_are_let_in_again() {
     assert!(relay.refused("memory") > 0);
 }
 
+#[test]
+fn while_memory_is_short_whoever_is_served_goes_on_and_above_the_budget_has_to_leave() {
+    let mut relay = Process::of("limits::a_relay_of_its_own", &[]);
+    let address: SocketAddr = relay.hear("front").parse().unwrap();
+    let mut served = TcpStream::connect_timeout(&address, SOON).unwrap();
+    served.set_read_timeout(Some(SOON)).unwrap();
+    served.write_all(HELLO).unwrap();
+    let mut heard = vec![0; HELLO.len()];
+    served.read_exact(&mut heard).unwrap();
+    relay.ask("flood");
+    relay.ask("short");
+    assert!(bystander(address).is_err());
+    assert!(relay.refused("memory") > 0);
+    served.write_all(b"goes on").unwrap();
+    let heard = &mut heard[..7];
+    served.read_exact(heard).unwrap();
+    assert_eq!(heard, b"goes on");
+    let shed = "causeway_relay_visitors_ended_total{end=\"shed\"}";
+    assert_eq!(relay.ask(shed), 0);
+
+    relay.ask("exceeded");
+    let broken_off = served.read(heard).unwrap_err();
+    assert_eq!(broken_off.kind(), io::ErrorKind::ConnectionReset);
+    let deadline = Instant::now() + SOON;
+    while relay.ask(shed) != 1 {
+        assert!(Instant::now() < deadline, "nobody counts it");
+    }
+}
+
+/// Downloads that come at once and are not read are let in as far as what they may take leaves room for it.
+#[test]
+fn who_comes_at_once_with_many_others_is_let_in_only_as_there_will_be_memory() {
+    let mut relay = Process::of("limits::a_relay_of_its_own", &[]);
+    let address: SocketAddr = relay.hear("front").parse().unwrap();
+    bystander(address).unwrap();
+    relay.ask("flood");
+    relay.ask("budget"); // 50 MB more than it has, and an eighth of all for those who are here
+    let come = || {
+        let mut visitor = TcpStream::connect_timeout(&address, SOON).unwrap();
+        visitor.set_read_timeout(Some(SOON)).unwrap();
+        visitor.write_all(HELLO).unwrap();
+        let mut heard = vec![0; HELLO.len()];
+        let told = visitor.read_exact(&mut heard);
+        told.map(|()| visitor)
+    };
+    let came: Vec<_> = (0..100).filter_map(|_| come().ok()).collect();
+    assert!((1..60).contains(&came.len()), "{}", came.len());
+    assert!(relay.refused("memory") > 0);
+    drop(came);
+    let deadline = Instant::now() + SOON;
+    while come().is_err() {
+        assert!(Instant::now() < deadline, "who has left is counted");
+    }
+}
+
 #[tokio::test]
-async fn above_the_memory_budget_newcomers_are_told_and_whoever_is_served_goes_on() {
+async fn above_the_memory_budget_newcomers_are_told() {
     let world = World::limited(LimitsConfig::default());
     let (listener, origin) = crate::byte_path::origin("tls").await;
     let _agent = world.agent("demo", &origin).await;
@@ -404,8 +462,6 @@ async fn above_the_memory_budget_newcomers_are_told_and_whoever_is_served_goes_o
         visitor.write_all(HELLO).await.unwrap();
         visitor
     };
-    let mut served = come().await;
-    let (mut stream, _) = timeout(SOON, listener.accept()).await.unwrap().unwrap();
     let budget = |memory| {
         let limits = LimitsConfig {
             memory,
@@ -424,16 +480,6 @@ async fn above_the_memory_budget_newcomers_are_told_and_whoever_is_served_goes_o
     assert_eq!(world.metric("causeway_relay_memory_budget_bytes"), 1);
     assert!(world.metric("causeway_relay_memory_used_bytes") > 1_000_000);
     assert!(world.relay.as_ref().unwrap().upkeep().memory_is_over());
-
-    let mut heard = vec![0; HELLO.len()];
-    stream.read_exact(&mut heard).await.unwrap();
-    stream.write_all(b"goes on").await.unwrap();
-    let heard = &mut heard[..7];
-    timeout(SOON, served.read_exact(heard))
-        .await
-        .unwrap()
-        .unwrap();
-    assert_eq!(heard, b"goes on");
 
     budget(None);
     assert!(!world.relay.as_ref().unwrap().upkeep().memory_is_over());

@@ -146,15 +146,18 @@ pub enum End {
     Idle,
     /// The device lost its right to be reached, or the relay stopped.
     Cut,
+    /// Memory was short at the relay, and this was one of its newest visitors.
+    Shed,
 }
 
 impl End {
-    const ALL: [Self; 5] = [
+    const ALL: [Self; 6] = [
         Self::Done,
         Self::VisitorGone,
         Self::DeviceGone,
         Self::Idle,
         Self::Cut,
+        Self::Shed,
     ];
 
     /// What it is called, in metrics as in records.
@@ -165,6 +168,7 @@ impl End {
             Self::DeviceGone => "device_gone",
             Self::Idle => "idle",
             Self::Cut => "cut",
+            Self::Shed => "shed",
         }
     }
 
@@ -175,6 +179,7 @@ impl End {
             Self::DeviceGone => 2,
             Self::Idle => 3,
             Self::Cut => 4,
+            Self::Shed => 5,
         }
     }
 }

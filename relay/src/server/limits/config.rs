@@ -27,8 +27,8 @@ pub struct LimitsConfig {
     pub tls_handshakes_per_worker: Option<usize>,
     /// With more QUIC handshakes than this under way, an agent must first show that its address is its own.
     pub retry_above: Option<usize>,
-    /// Memory of this process: `"2GiB"`. Newcomers are sent away while less than an eighth of it is left. Absent: three quarters of
-    /// what the machine has or the control group allows.
+    /// Memory of this process: `"2GiB"`. Newcomers are sent away while less than an eighth of it is left or will be, and where
+    /// more is used, the newest visitors. Absent: three quarters of what the machine has or the control group allows.
     #[serde(deserialize_with = "octets::amount")]
     pub memory: Option<u64>,
     /// What all visitors of a device together may move, both ways, in octets a second: `"10MB"`. Absent: no limit.

@@ -1,29 +1,34 @@
 //! How much memory this process may have: newcomers are sent away while there is room yet for those who are here.
 //!
-//! One task looks several times a second; whoever comes meanwhile looks at one flag.
+//! One task looks several times a second. Who is let in between two looks, and takes what can be taken, does not show at once: so
+//! what they [may take](Cohorts::foreseen) counts until it shows. Where those who are here take more than the budget all the same,
+//! the newest have to leave.
 
 use std::fs;
 use std::path::Path;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
 
 use prometheus::IntGauge;
+
+use super::cohorts::{Cohorts, Member};
 
 /// Of the memory of the machine or the control group, in quarters: the rest is the kernel's, for sockets and files, and whoever
 /// else is there.
 const QUARTERS: u64 = 3;
 
-/// Of the budget, in parts, what newcomers leave to those who are here: a visitor who has been let in takes more for a while, and
-/// is not seen to until the next look.
+/// Of the budget, in parts, what newcomers leave to those who are here, who may take more at any time.
 const HEADROOM: u64 = 8;
 
 /// Where there is nothing to be read, which is no Linux that this runs on: no limit.
 const UNKNOWN: u64 = u64::MAX;
 
-/// The budget, and how full it was when last looked at.
+/// The budget, how full it was when last looked at, and who is there.
 #[derive(Debug)]
 pub(super) struct Memory {
     budget: AtomicU64,
-    over: AtomicBool,
+    used: AtomicU64,
+    cohorts: Cohorts,
     used_gauge: IntGauge,
     budget_gauge: IntGauge,
 }
@@ -33,7 +38,8 @@ impl Memory {
     pub(super) fn new(used_gauge: IntGauge, budget_gauge: IntGauge) -> Self {
         Self {
             budget: UNKNOWN.into(),
-            over: false.into(),
+            used: 0.into(),
+            cohorts: Cohorts::default(),
             used_gauge,
             budget_gauge,
         }
@@ -45,23 +51,57 @@ impl Memory {
         self.budget.store(budget, Relaxed);
         self.budget_gauge
             .set(i64::try_from(budget).unwrap_or(i64::MAX));
-        self.look();
+        self.look(Instant::now());
     }
 
-    /// Whether so much is used that newcomers are to be sent away.
+    /// One more is let in, and is foreseen to take memory.
+    pub(super) fn let_in(&self, now: Instant) -> Member {
+        self.cohorts.join(now)
+    }
+
+    /// Whether so much is used, or will be by those who have just come, that newcomers are to be sent away.
     pub(super) fn is_over(&self) -> bool {
-        self.over.load(Relaxed)
+        let used = self.used.load(Relaxed);
+        used.saturating_add(self.cohorts.foreseen()) > self.for_newcomers()
+    }
+
+    /// Whether so much is used already.
+    pub(super) fn is_short(&self) -> bool {
+        self.used.load(Relaxed) > self.for_newcomers()
+    }
+
+    /// Whether more is used than there is.
+    pub(super) fn is_exceeded(&self) -> bool {
+        self.used.load(Relaxed) > self.budget.load(Relaxed)
+    }
+
+    /// Tells as many of the newest to leave as may have taken what is above the budget and what newcomers leave to others, and says
+    /// how many.
+    pub(super) fn shed_newest(&self, now: Instant) -> usize {
+        let used = self.used.load(Relaxed);
+        match self.is_exceeded() {
+            true => self
+                .cohorts
+                .shed(used.saturating_sub(self.for_newcomers()), now),
+            false => 0,
+        }
     }
 
     /// Looks how much is used now.
-    pub(super) fn look(&self) {
+    pub(super) fn look(&self, now: Instant) {
+        self.cohorts.age(now);
         let used = fs::read_to_string("/proc/self/status").ok();
         let Some(used) = used.as_deref().and_then(|text| kibibytes(text, "VmRSS:")) else {
             return; // what was true last stays so
         };
         self.used_gauge.set(i64::try_from(used).unwrap_or(i64::MAX));
+        self.used.store(used, Relaxed);
+    }
+
+    /// So much may be used while there is room for newcomers.
+    fn for_newcomers(&self) -> u64 {
         let budget = self.budget.load(Relaxed);
-        self.over.store(used > budget - budget / HEADROOM, Relaxed);
+        budget - budget / HEADROOM
     }
 }
 
