@@ -11,7 +11,7 @@ mod proxy_header;
 mod returning;
 
 use std::fmt;
-use std::io;
+use std::io::{self, Write as _};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream as StdTcpStream};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -358,10 +358,12 @@ impl Front {
         tracing::debug!(reason = refusal.name(), "a visitor was sent away");
         if let Some((visitor, admitted)) = to_tell
             && refusal.alerts()
-            && let Some(_place) = self.limits.linger(admitted.from())
         {
             // Who has gone meanwhile need not be told.
-            let _ = Box::pin(alert(visitor)).await;
+            let _ = match self.limits.linger(admitted.from()) {
+                Some(_place) => Box::pin(alert(visitor)).await,
+                None => (&visitor).write_all(&tls::UNRECOGNIZED_NAME), // mostly it is heard all the same
+            };
         }
     }
 

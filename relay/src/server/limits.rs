@@ -53,8 +53,12 @@ const PER_VISITOR: usize = 2;
 /// Of the descriptors, those who have not said their name leave at least this part to those who are served.
 const PART_FOR_SERVED: usize = 7;
 
-/// Who is sent away and told keeps a descriptor for a second or two; of one address only so many do, the others hear nothing.
+/// Who is sent away and told keeps a descriptor for a second or two; of one address only so many do. The others' connections are closed
+/// at once, and they may not hear why.
 const LINGERING_PER_ADDRESS: usize = 64;
+
+/// While memory is short, so many do in all: each takes some kilobytes.
+const LINGERING_WHEN_MEMORY_IS_SHORT: usize = 256;
 
 /// So many may be there while others are still about to leave, in parts of the bound.
 const PART_TO_GIVE_WAY: usize = 16;
@@ -109,6 +113,7 @@ struct Counts {
     /// Octets of hellos that are long and not complete.
     long_hellos: Arc<AtomicUsize>,
     /// Those who are being told why they are sent away.
+    lingering: Arc<AtomicUsize>,
     lingering_by_address: CountsByAddress,
     connections: RateByAddress,
     /// Visitors over QUIC, whose addresses may be forged.
@@ -142,6 +147,7 @@ impl Limits {
             unnamed: Arc::default(),
             unnamed_by_address: CountsByAddress::default(),
             long_hellos: Arc::default(),
+            lingering: Arc::default(),
             lingering_by_address: CountsByAddress::default(),
             connections: RateByAddress::new(now),
             flows: RateByAddress::new(now),
@@ -292,10 +298,17 @@ impl Limits {
     }
 
     /// Room for one more from an address who is told why it is sent away, and may take a while to hear it.
-    pub(crate) fn linger(&self, from: IpAddr) -> Option<CountedOfAddress> {
-        self.0
+    pub(crate) fn linger(&self, from: IpAddr) -> Option<(Counted, CountedOfAddress)> {
+        let most = match self.0.memory.is_over() {
+            true => LINGERING_WHEN_MEMORY_IS_SHORT,
+            false => self.0.descriptors,
+        };
+        let one = Counted::below(&self.0.lingering, most)?;
+        let of_address = self
+            .0
             .lingering_by_address
-            .below(from, LINGERING_PER_ADDRESS)
+            .below(from, LINGERING_PER_ADDRESS)?;
+        Some((one, of_address))
     }
 
     /// Looks how much memory is used. To be called several times a second.
@@ -677,6 +690,24 @@ mod tests {
         });
         let (more, refusal) = fill(&limits, "192.0.2.2", |_| Ok(()));
         assert_eq!((27 + more.len(), refusal), (858 + 53, Refusal::UnnamedFull));
+    }
+
+    #[test]
+    fn few_are_told_at_leisure_of_one_address_and_in_all_while_memory_is_short() {
+        let limits = limits(10_000);
+        let told_of = |address: u8, wanted: usize| -> Vec<_> {
+            let from = IpAddr::from([192, 0, 2, address]);
+            (0..wanted).map_while(|_| limits.linger(from)).collect()
+        };
+        assert_eq!(told_of(1, 1000).len(), LINGERING_PER_ADDRESS);
+        limits.set(&LimitsConfig {
+            memory: Some(1),
+            ..LimitsConfig::default()
+        });
+        let told: Vec<_> = (0..=255).flat_map(|address| told_of(address, 4)).collect();
+        assert_eq!(told.len(), LINGERING_WHEN_MEMORY_IS_SHORT);
+        drop(told);
+        assert_eq!(told_of(1, 1000).len(), LINGERING_PER_ADDRESS);
     }
 
     #[test]
