@@ -14,7 +14,6 @@ mod guard;
 mod last_good;
 pub(crate) mod membership;
 mod metrics;
-mod reading;
 mod report;
 
 use std::future::pending;

@@ -10,10 +10,10 @@
 //!
 //! Nothing here is waited for by a visitor or a query.
 
+pub(crate) mod attached;
 mod follow;
 mod history;
 pub(crate) mod join;
-pub(crate) mod message;
 mod registry;
 mod sessions;
 

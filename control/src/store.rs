@@ -33,7 +33,6 @@ use sqlx::sqlite::{
 pub use devices::RegisterError;
 pub use import::ImportError;
 pub use pairing::PairingError;
-pub(crate) use ports::MAX_PORTS;
 pub use ports::PortError;
 pub use relays::Relay;
 

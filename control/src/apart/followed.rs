@@ -4,12 +4,11 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use directory::{DeviceName, Reader, Writer};
+use following::{Facts, Known, Refusal, Snapshot};
 
 use super::guard::{self, Removals};
 use super::last_good::LastGood;
 use super::metrics::Metrics;
-use super::reading::{Refusal, Snapshot};
-use crate::fleet::message::{Facts, Known};
 
 /// Changes are written to the disk with everything else, which takes its time where that is much: at most so large a part of all time
 /// is spent with it.

@@ -12,6 +12,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Instant;
 
+use following::{Follow, MAX_LINE, Reading, Refusal, SILENCE, Step, Token16};
 use relay::agent::{Backoff, CallError};
 use relay::http_client::Answer;
 use relay::server::Presence;
@@ -21,10 +22,8 @@ use tokio::time::{sleep, timeout};
 use super::followed::{self, Followed};
 use super::membership::Membership;
 use super::metrics::{Loss, Metrics};
-use super::reading::{Reading, Refusal, Step};
 use super::report::Reporter;
 use super::{AGAIN, Revoked, guard};
-use crate::fleet::message::{Follow, MAX_LINE, SILENCE, Token16};
 use crate::state::StateDirectory;
 
 /// The file with which the operator has the next snapshot taken, whatever its size.

@@ -4,7 +4,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use super::reading::Refusal;
+use following::Refusal;
 
 /// With fewer known devices than this, few is no sign of anything.
 const MANY: usize = 10;

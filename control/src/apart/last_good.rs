@@ -6,9 +6,10 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::PathBuf;
 
 use directory::Reader;
+use following::{
+    Checksum, Facts, FollowedDevice, Known, MAX_LINE, Reading, Refusal, Snapshot, Step, Told,
+};
 
-use super::reading::{Reading, Refusal, Snapshot, Step};
-use crate::fleet::message::{Checksum, Facts, FollowedDevice, Known, MAX_LINE, Told};
 use crate::state::StateDirectory;
 
 const FILE: &str = "last-good";
@@ -131,7 +132,7 @@ mod tests {
     use directory::{Device, DeviceLimits, DeviceName, Identity, PublicKey, RegistrationId, Zone};
 
     use super::*;
-    use crate::fleet::message::Token16;
+    use following::Token16;
 
     const KNOWN: Known = Known {
         epoch: Token16([7; 16]),

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use directory::DeviceId;
+use following::{BEAT, MAX_REPORTS, Report, Token16};
 use hyper::Method;
 use relay::agent::CallError;
 use relay::server::Presence;
@@ -12,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::{sleep, timeout};
 
 use super::membership::Membership;
-use crate::fleet::message::{BEAT, MAX_REPORTS, Present, Report, Token16};
+use crate::fleet::attached;
 
 /// What happens within this time is told at once.
 const GATHER: Duration = Duration::from_millis(100);
@@ -125,7 +126,7 @@ impl Session {
             }
             if let Some(report) = reports.last_mut() {
                 match attachment {
-                    Some(attachment) => report.came.push(Present::of(device, &attachment)),
+                    Some(attachment) => report.came.push(attached::present(device, &attachment)),
                     None => report.gone.push(Token16(*device.as_bytes())),
                 }
             }

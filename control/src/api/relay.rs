@@ -6,6 +6,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::{IntoResponse as _, Response};
+use following::{Follow, Report};
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -13,7 +14,6 @@ use super::device::CertificateAnswer;
 use super::error::{ApiError, Code, Problem};
 use super::signed::Signed;
 use super::{Cloud, read_json};
-use crate::fleet::message::{Follow, Report};
 
 /// Lines of JSON (RFC 8259), one after the other.
 const JSON_LINES: &str = "application/jsonl";

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, Bytes};
 use directory::{DeviceName, Reader, RelayName};
+use following::{BEAT, Checksum, Facts, FollowedDevice, Known, SILENCE, Told};
 use futures_util::stream::unfold;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -11,7 +12,6 @@ use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::Fleet;
-use super::message::{BEAT, Checksum, Facts, FollowedDevice, Known, SILENCE, Told};
 use super::sessions::{End, Session};
 
 /// Pieces that a slow relay has not taken yet.

@@ -5,9 +5,8 @@ use std::collections::VecDeque;
 use std::sync::{Mutex, PoisonError};
 
 use directory::DeviceName;
+use following::{Known, Token16};
 use tokio::sync::watch;
-
-use super::message::{Known, Token16};
 
 /// Changes remembered. Who has missed more is told everything.
 const MEMORY: usize = 16 * 1024;

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use directory::{DeviceId, DeviceName, RelayName};
+use following::{MAX_REPORTS, Report, SILENCE, Token16};
 use tokio_util::sync::CancellationToken;
 
-use super::message::{MAX_REPORTS, Present, Report, SILENCE, Token16};
+use super::attached;
 use super::{Fleet, Held, Known};
 
 /// A relay that follows now.
@@ -118,7 +119,7 @@ impl Fleet {
         if report.came.len() + report.gone.len() > MAX_REPORTS {
             return Err(ReportError::Nonsense);
         }
-        let came: Option<Vec<_>> = report.came.into_iter().map(Present::read).collect();
+        let came: Option<Vec<_>> = report.came.into_iter().map(attached::attachment).collect();
         let came = came.ok_or(ReportError::Nonsense)?;
         let mut known = self.known();
         let Known { relays, held } = &mut *known;

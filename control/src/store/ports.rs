@@ -1,13 +1,10 @@
 //! Which ports of the relays are whose.
 
 use directory::{DeviceName, PublicPort};
+use following::MAX_PORTS;
 use sqlx::Row as _;
 
 use super::{Store, StoreError};
-
-/// So many ports a device may have, each protocol's counted: relays with a process of their own are told of a device in one line, which has its
-/// length.
-pub(crate) const MAX_PORTS: usize = 256;
 
 /// Why a port was not given.
 #[derive(Debug, thiserror::Error)]

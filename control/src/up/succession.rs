@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use directory::{DeviceId, Writer};
+use following::Present;
 use relay::program::succession::{Ask, Facts, Inheritance, Named, SuccessionError};
 use relay::program::{Inherited, InheritedError};
 use relay::server::{Attachment, Bound};
@@ -18,7 +19,7 @@ use tokio::time::timeout;
 
 use super::{Running, UpError, all_ended};
 use crate::config::Config;
-use crate::fleet::message::Present;
+use crate::fleet::attached;
 use crate::state::{StateDirectory, StateLock};
 
 /// What each descriptor is for.
@@ -209,7 +210,7 @@ pub(crate) fn give_front(relay: &relay::server::Handle, admin: OwnedFd) -> io::R
 fn write_present(present: &[(DeviceId, Attachment)]) -> io::Result<OwnedFd> {
     let present: Vec<_> = present
         .iter()
-        .map(|(device, attachment)| Present::of(device, attachment))
+        .map(|(device, attachment)| attached::present(device, attachment))
         .collect();
     let mut file = File::from(memfd_create("present", MemfdFlags::CLOEXEC)?);
     file.write_all(&serde_json::to_vec(&present)?)?;
@@ -222,7 +223,10 @@ fn read_present(file: OwnedFd) -> io::Result<Vec<(DeviceId, Attachment)>> {
     let mut text = Vec::new();
     File::from(file).read_to_end(&mut text)?;
     let present: Vec<Present> = serde_json::from_slice(&text)?;
-    Ok(present.into_iter().filter_map(Present::read).collect())
+    Ok(present
+        .into_iter()
+        .filter_map(attached::attachment)
+        .collect())
 }
 
 impl Running {

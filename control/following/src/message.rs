@@ -1,65 +1,40 @@
-//! What control and a relay with a process of its own say to each other: lines of JSON.
-//!
-//! ```text
-//!   relay                            control
-//!   POST /api/relay/follow       ─► welcome, then a snapshot unless it has one, then changes, for as long as both live
-//!   POST /api/relay/presence     ─► who has come and who has gone; every few seconds, if only to be heard
-//!   POST /api/relay/certificate  ─► a certificate for <name>.relay.<zone>
-//! ```
-//!
-//! Each request is signed with the relay's key (RFC 9421), as those of devices are with theirs. Nothing that a relay has no
-//! use for is told: neither DDNS keys nor who a device belongs to.
+//! What is said, line by line.
 
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::num::{NonZeroU32, NonZeroU64};
-use std::time::{Duration, SystemTime};
 
 use data_encoding::HEXLOWER;
 use directory::{
     Device, DeviceId, DeviceLimits, DeviceName, Identity, PublicKey, PublicPort, Reader,
     RegistrationId,
 };
-use relay::server::{Attachment, Transport};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use sha2::{Digest as _, Sha256};
 
-use crate::store::MAX_PORTS;
-
-/// The longest line either side reads, in octets.
-pub(crate) const MAX_LINE: usize = 8 * 1024;
-
-/// Reports in one request at most.
-pub(crate) const MAX_REPORTS: usize = 200;
-
-/// How often control says that it is there, and a relay reports at least.
-pub(crate) const BEAT: Duration = Duration::from_secs(1);
-
-/// After this long without a word the other side is taken for gone. Until then names lead to a relay that stands still, and whoever
-/// comes there waits; a path that loses packets needs some seconds now and then.
-pub(crate) const SILENCE: Duration = Duration::from_secs(5);
+use crate::MAX_PORTS;
 
 /// What a relay asks with: what it knows already, if anything.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Follow {
+pub struct Follow {
     /// Up to which change, of which epoch.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub(crate) known: Option<Known>,
+    pub known: Option<Known>,
 }
 
 /// A point in the history of what control knows. A new process of control begins a new epoch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Known {
-    pub(crate) epoch: Token16,
-    pub(crate) version: u64,
+pub struct Known {
+    pub epoch: Token16,
+    pub version: u64,
 }
 
 /// What control tells a relay that follows it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
-pub(crate) enum Told {
+pub enum Told {
     /// The first line. Reports are to quote the session.
     Welcome { session: Token16 },
     /// All that is known comes now, as it is at `version` or later: about so many devices, then [`Told::Complete`].
@@ -86,7 +61,7 @@ pub(crate) enum Told {
 /// What a relay needs to know of a device.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct FollowedDevice {
+pub struct FollowedDevice {
     name: String,
     registration: u64,
     /// Absent until an agent has paired.
@@ -107,15 +82,15 @@ pub(crate) struct FollowedDevice {
 
 /// A device as a relay knows it, with what it may have.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Facts {
-    pub(crate) device: Device,
-    pub(crate) limits: DeviceLimits,
-    pub(crate) ports: BTreeSet<PublicPort>,
+pub struct Facts {
+    pub device: Device,
+    pub limits: DeviceLimits,
+    pub ports: BTreeSet<PublicPort>,
 }
 
 impl Facts {
     /// What is known of a device.
-    pub(crate) fn of(device: Device, directory: &Reader) -> Self {
+    pub fn of(device: Device, directory: &Reader) -> Self {
         Self {
             limits: directory.limits(&device.name),
             ports: directory.ports(&device.name),
@@ -128,7 +103,7 @@ impl Facts {
 const MAX_KEYS: usize = 2;
 
 impl FollowedDevice {
-    pub(crate) fn of(facts: &Facts) -> Self {
+    pub fn of(facts: &Facts) -> Self {
         let Facts {
             device,
             limits,
@@ -153,7 +128,7 @@ impl FollowedDevice {
     }
 
     /// The device and what it may have; `None` if it makes no sense.
-    pub(crate) fn read(&self) -> Option<Facts> {
+    pub fn read(&self) -> Option<Facts> {
         let keys: Option<Vec<_>> = self
             .keys
             .iter()
@@ -189,17 +164,17 @@ impl FollowedDevice {
 
 /// What is computed over a snapshot's devices by whoever writes and whoever reads it.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Checksum(Sha256);
+pub struct Checksum(Sha256);
 
 impl Checksum {
     /// Takes a device's line, without its end.
-    pub(crate) fn take(&mut self, line: &[u8]) {
+    pub fn take(&mut self, line: &[u8]) {
         self.0.update(line);
         self.0.update(b"\n");
     }
 
     /// SHA-256 over all of them, in hexadecimal.
-    pub(crate) fn finish(self) -> String {
+    pub fn finish(self) -> String {
         HEXLOWER.encode(&self.0.finalize())
     }
 }
@@ -208,68 +183,43 @@ impl Checksum {
 /// begins with nobody.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Report {
+pub struct Report {
     /// As in [`Told::Welcome`].
-    pub(crate) session: Token16,
+    pub session: Token16,
     /// 0 for the first of the session, then one more each time: one that got lost is noticed.
-    pub(crate) number: u64,
-    pub(crate) came: Vec<Present>,
-    pub(crate) gone: Vec<Token16>,
+    pub number: u64,
+    pub came: Vec<Present>,
+    pub gone: Vec<Token16>,
 }
 
 /// A device that has a tunnel at the relay that reports.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Present {
-    pub(crate) device: Token16,
-    name: String,
+pub struct Present {
+    /// Whose id it is.
+    pub device: Token16,
+    /// What it is called.
+    pub name: String,
     /// In seconds since 1970.
-    since: u64,
-    transport: String,
-    seen_as: SocketAddr,
-    software: String,
-}
-
-impl Present {
-    pub(crate) fn of(device: &DeviceId, attachment: &Attachment) -> Self {
-        let since = attachment.since.duration_since(SystemTime::UNIX_EPOCH);
-        Self {
-            device: Token16(*device.as_bytes()),
-            name: attachment.name.to_string(),
-            since: since.unwrap_or_default().as_secs(),
-            transport: attachment.transport.name().to_owned(),
-            seen_as: attachment.seen_as,
-            software: attachment.software.clone(),
-        }
-    }
-
-    /// How it is attached; `None` if that makes no sense.
-    pub(crate) fn read(self) -> Option<(DeviceId, Attachment)> {
-        let transport = [Transport::Quic, Transport::Tls]
-            .into_iter()
-            .find(|transport| transport.name() == self.transport)?;
-        let since = Duration::from_secs(self.since);
-        let attachment = Attachment {
-            name: DeviceName::parse(&self.name).ok()?,
-            since: SystemTime::UNIX_EPOCH.checked_add(since)?,
-            transport,
-            seen_as: self.seen_as,
-            software: self.software,
-        };
-        Some((DeviceId::from_bytes(self.device.0), attachment))
-    }
+    pub since: u64,
+    /// `quic` or `tls`.
+    pub transport: String,
+    /// Where its agent comes from.
+    pub seen_as: SocketAddr,
+    /// The agent's program, as it says itself.
+    pub software: String,
 }
 
 /// Sixteen octets, in hexadecimal: a device's id, or a random number that tells one thing from all others of its kind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(crate) struct Token16(pub(crate) [u8; 16]);
+pub struct Token16(pub [u8; 16]);
 
 impl Token16 {
-    pub(crate) fn random() -> Self {
+    pub fn random() -> Self {
         Self(rand::random())
     }
 
-    pub(crate) fn parse(text: &str) -> Option<Self> {
+    pub fn parse(text: &str) -> Option<Self> {
         let octets = HEXLOWER.decode(text.as_bytes()).ok()?;
         Some(Self(octets.try_into().ok()?))
     }
@@ -368,24 +318,5 @@ mod tests {
         ] {
             assert!(serde_json::from_str::<Told>(line).is_err(), "{line}");
         }
-    }
-
-    #[test]
-    fn an_attachment_arrives_as_it_was() {
-        let attachment = Attachment {
-            name: DeviceName::parse("mynas").unwrap(),
-            since: SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000),
-            transport: Transport::Tls,
-            seen_as: ([192, 0, 2, 7], 4711).into(),
-            software: "causeway-agent/1".to_owned(),
-        };
-        let id = DeviceId::from_bytes([9; 16]);
-        assert_eq!(
-            Present::of(&id, &attachment).read(),
-            Some((id, attachment.clone()))
-        );
-        let mut present = Present::of(&id, &attachment);
-        present.transport = "pigeon".to_owned();
-        assert_eq!(present.read(), None);
     }
 }

@@ -5,11 +5,11 @@ use std::collections::HashSet;
 
 use directory::DeviceName;
 
-use crate::fleet::message::{Checksum, Facts, FollowedDevice, Known, Token16, Told};
+use crate::message::{Checksum, Facts, FollowedDevice, Known, Token16, Told};
 
 /// Why what control says is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
-pub(super) enum Refusal {
+pub enum Refusal {
     /// No line of ours, or with fields that nobody knows.
     #[error("a line cannot be understood")]
     Malformed,
@@ -47,7 +47,7 @@ pub(super) enum Refusal {
 
 impl Refusal {
     /// Each, for the metrics.
-    pub(super) const ALL: [Self; 11] = [
+    pub const ALL: [Self; 11] = [
         Self::Malformed,
         Self::Order,
         Self::Version,
@@ -62,7 +62,7 @@ impl Refusal {
     ];
 
     /// The label.
-    pub(super) fn reason(self) -> &'static str {
+    pub fn reason(self) -> &'static str {
         match self {
             Self::Malformed => "malformed",
             Self::Order => "order",
@@ -79,7 +79,7 @@ impl Refusal {
     }
 
     /// Whether a person who means it can have it taken all the same.
-    pub(super) fn can_be_accepted(self) -> bool {
+    pub fn can_be_accepted(self) -> bool {
         matches!(
             self,
             Self::Empty | Self::Loss | Self::Growth | Self::Removals
@@ -89,7 +89,7 @@ impl Refusal {
 
 /// What a line asks for.
 #[derive(Debug)]
-pub(super) enum Step {
+pub enum Step {
     /// Nothing yet, or nothing at all.
     Nothing,
     /// Reports may begin.
@@ -104,15 +104,15 @@ pub(super) enum Step {
 
 /// A snapshot that is complete and sound. Its devices are kept as their lines: they take the least room so.
 #[derive(Debug)]
-pub(super) struct Snapshot {
-    pub(super) known: Known,
-    pub(super) names: HashSet<DeviceName>,
+pub struct Snapshot {
+    pub known: Known,
+    pub names: HashSet<DeviceName>,
     lines: Vec<u8>,
 }
 
 impl Snapshot {
     /// Its devices, in the order they came.
-    pub(super) fn devices(&self) -> impl Iterator<Item = Facts> {
+    pub fn devices(&self) -> impl Iterator<Item = Facts> {
         self.lines
             .split(|octet| *octet == b'\n')
             .filter_map(|line| match serde_json::from_slice(line) {
@@ -131,7 +131,7 @@ struct Coming {
 
 /// What has been said on one connection.
 #[derive(Debug)]
-pub(super) struct Reading {
+pub struct Reading {
     welcomed: bool,
     known: Option<Known>,
     most_devices: u64,
@@ -140,7 +140,7 @@ pub(super) struct Reading {
 
 impl Reading {
     /// Of control, which has been told what is `known`. A snapshot of more than `most_devices` is not read.
-    pub(super) fn of_control(known: Option<Known>, most_devices: u64) -> Self {
+    pub fn of_control(known: Option<Known>, most_devices: u64) -> Self {
         Self {
             welcomed: false,
             known,
@@ -150,7 +150,7 @@ impl Reading {
     }
 
     /// Of the disk, where nothing but a snapshot stands.
-    pub(super) fn of_disk() -> Self {
+    pub fn of_disk() -> Self {
         Self {
             welcomed: true,
             ..Self::of_control(None, u64::MAX)
@@ -158,7 +158,7 @@ impl Reading {
     }
 
     /// Takes the next line, without its end.
-    pub(super) fn take(&mut self, line: &[u8]) -> Result<Step, Refusal> {
+    pub fn take(&mut self, line: &[u8]) -> Result<Step, Refusal> {
         let told = serde_json::from_slice(line).map_err(|_| Refusal::Malformed)?;
         match (told, self.welcomed) {
             (Told::Welcome { session }, false) => {
