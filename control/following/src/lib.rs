@@ -10,6 +10,9 @@
 //! Each request is signed with the relay's key (RFC 9421), as those of devices are with theirs. Nothing that a relay has no
 //! use for is told: neither DDNS keys nor who a device belongs to.
 //!
+//! Neither side takes a line with a word that it does not know: half understood, it could let in whom it is to keep out. So a new word of
+//! control's means that relays are upgraded first, and one of a relay's that control is.
+//!
 //! This crate knows no socket, no clock and no runtime.
 
 #![forbid(unsafe_code)]
