@@ -26,6 +26,7 @@ mod http;
 mod http3;
 mod identity;
 mod keeper;
+mod log_rate;
 mod measured;
 mod origin;
 mod origin_asked;
@@ -82,6 +83,8 @@ use crate::workers::Workers;
 use dial::Dialler;
 use flow::Flows;
 use keeper::TunnelKeeper;
+use log_rate::LogRate;
+use ports::PortsLog;
 use relay_list::RelayList;
 use relays::{RelayAddress, Relays, TUNNELS};
 use services::Hosts;
@@ -249,6 +252,7 @@ pub async fn run(
                 instance,
                 raw_outcomes,
                 losses: visitors.losses(),
+                ports_log: PortsLog::default(),
             }),
             relays: relays.clone(),
             visitors: Arc::clone(&visitors),
@@ -257,6 +261,7 @@ pub async fn run(
             home: workers.next().clone(),
             retire: retire.clone(),
             stop: stop.clone(),
+            log: LogRate::default(),
         };
         let home = keeper.home.runtime().clone();
         kept.spawn_on(keeper.keep(raw_heard), &home);

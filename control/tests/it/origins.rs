@@ -40,6 +40,26 @@ fn an_origin_over_tls_is_trusted_by_its_certificate_or_not_at_all() {
 }
 
 #[test]
+fn visitors_of_a_service_that_is_away_do_not_fill_the_log() {
+    let server = Server::start();
+    let agent = server.pair("mynas").run("http://127.0.0.1:1");
+    let mut curl = server.curl();
+    // One connection, and a request after the other.
+    let urls = server.url("mynas", "/[1-200]");
+    curl.args([
+        "--output",
+        "/dev/null",
+        "--write-out",
+        "%{http_code} ",
+        &urls,
+    ]);
+    assert_eq!(output_of(curl), "502 ".repeat(200));
+    let said = agent.said();
+    let lines = said.matches("the origin gave no answer").count();
+    assert!((1..20).contains(&lines), "{lines} lines");
+}
+
+#[test]
 fn a_service_hears_of_the_visitor_what_the_agent_says_and_nothing_that_the_visitor_says() {
     let server = Server::start();
     let nginx = Nginx::told_of_the_visitor(&Place::Host);

@@ -24,7 +24,7 @@ use crate::tls::{self, AgentCertificate, Prefixed, Roots, TlsError, TlsStream};
 
 use super::SOFTWARE;
 use super::choice::Wanted;
-use super::ports::ToldPorts;
+use super::ports::{PortsLog, ToldPorts};
 use super::pulse::{AGAIN, LATE};
 use super::relays::RelayAddress;
 use super::situation::ToldLimits;
@@ -84,6 +84,8 @@ pub(super) struct Dialler {
     pub(super) raw_outcomes: mpsc::Sender<bool>,
     /// Hears of visitors' datagrams that are lost here.
     pub(super) losses: Arc<dyn Losses>,
+    /// How often it is in the log what relays say of public ports.
+    pub(super) ports_log: PortsLog,
 }
 
 /// What came before a dial.
@@ -204,7 +206,7 @@ impl Dialler {
                 relay: relay.clone(),
                 greeting,
                 limits: ToldLimits::default(),
-                ports: ToldPorts::default(),
+                ports: ToldPorts::new(self.ports_log.clone()),
                 guests: TaskTracker::new(),
                 raw,
                 signs,
@@ -251,7 +253,7 @@ impl Dialler {
                 relay: relay.clone(),
                 greeting,
                 limits: ToldLimits::default(),
-                ports: ToldPorts::default(),
+                ports: ToldPorts::new(self.ports_log.clone()),
                 guests: TaskTracker::new(),
                 raw,
                 signs,
@@ -427,6 +429,7 @@ mod tests {
             instance: InstanceId([7; 16]),
             raw_outcomes,
             losses: Arc::<quic::tests::Lost>::default(),
+            ports_log: PortsLog::default(),
         });
         let relay = RelayAddress::parse("relay.test:443").unwrap();
         let wanted = Wanted {

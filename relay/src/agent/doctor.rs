@@ -43,6 +43,7 @@ use super::RunError;
 use super::cloud::Cloud;
 use super::dial::Dialler;
 use super::flow::Flows;
+use super::ports::PortsLog;
 use super::relays::RelayAddress;
 use super::state::{Pairing, State};
 use super::status::{self, Status};
@@ -105,6 +106,7 @@ fn patient(state: &State, resolver: Resolver) -> Result<Patient, RunError> {
         instance: InstanceId(rand::random()), // nobody hears it
         raw_outcomes: mpsc::channel(1).0,     // no tunnel is attached
         losses: Arc::new(Flows::new(false)),
+        ports_log: PortsLog::default(),
     };
     Ok(Patient {
         cloud: Cloud::new(&pairing.cloud, roots.clone(), resolver)?,

@@ -24,6 +24,7 @@ use crate::quic::{Batch, Flow, Loss, Losses, Opened, Outlet, PlainSocket, Tunnel
 use crate::resolve::Resolver;
 
 use super::http3::Http3;
+use super::log_rate::{Line, LogRate};
 use super::origin::OriginAddress;
 use super::relays::RelayAddress;
 use super::status::FlowsStatus;
@@ -174,6 +175,14 @@ pub(super) struct Flows {
     taken: AtomicU64,
     refused: [AtomicU64; Refused::ALL.len()],
     lost: [AtomicU64; Loss::ALL.len()],
+    log: FlowsLog,
+}
+
+/// How often it is in the log why such visitors are not served.
+#[derive(Debug, Default)]
+struct FlowsLog {
+    unreachable: LogRate,
+    no_http3: LogRate,
 }
 
 impl Losses for Flows {
@@ -194,6 +203,7 @@ impl Flows {
             taken: AtomicU64::new(0),
             refused: Default::default(),
             lost: Default::default(),
+            log: FlowsLog::default(),
         }
     }
 
@@ -255,8 +265,10 @@ impl Flows {
         let _here = here.ok_or(Refused::Full)?;
         let outlet = Arc::new(ToService {
             socket: self.dial(&target).await.map_err(|error| {
-                let Target { host, port, .. } = &target;
-                tracing::warn!(%error, host, port, "the service cannot be reached over UDP");
+                if let Some(Line { left_out }) = self.log.unreachable.line(Instant::now()) {
+                    let Target { host, port, .. } = &target;
+                    tracing::warn!(%error, host, port, left_out, "the service cannot be reached over UDP");
+                }
                 Refused::Unreachable
             })?,
             flows: Arc::clone(self),
@@ -311,7 +323,9 @@ impl Flows {
         let _here = Counted::below(&self.here, MOST).ok_or(Refused::Full)?;
         http3.ids.are_there().await;
         let entrance = http3.enter(open).map_err(|error| {
-            tracing::warn!(%error, "there can be no HTTP/3");
+            if let Some(Line { left_out }) = self.log.no_http3.line(Instant::now()) {
+                tracing::warn!(%error, left_out, "there can be no HTTP/3");
+            }
             Refused::Unreachable
         })?;
         let entrance = Arc::new(entrance);

@@ -37,6 +37,7 @@ use wire::frame::Open;
 use crate::tls;
 
 use super::http3::{Http3, no_offer};
+use super::log_rate::Line;
 use super::origin_failure::OriginFailure;
 use super::pass;
 use super::services::{Hosts, Service};
@@ -344,8 +345,12 @@ impl Exchange {
                 false => self.explain(&error).into(),
             }),
             () = late => {
-                tracing::warn!(origin = %self.service.origin.authority(), "the origin gave no answer in time");
-                self.service.origin.failures().failed(OriginFailure::NoAnswer);
+                let origin = &self.service.origin;
+                if let Some(Line { left_out }) = origin.failures().line(OriginFailure::NoAnswer) {
+                    let origin = origin.authority();
+                    tracing::warn!(%origin, left_out, "the origin gave no answer in time");
+                }
+                origin.failures().failed(OriginFailure::NoAnswer);
                 Err(OriginFailure::NoAnswer.into())
             }
         }
@@ -353,18 +358,22 @@ impl Exchange {
 
     fn explain(&self, error: &ClientError) -> OriginFailure {
         let cause = root_cause(error);
-        tracing::warn!(%cause, origin = %self.service.origin.authority(), "the origin gave no answer");
-        if error.is_connect() {
+        let origin = &self.service.origin;
+        let failure = match error.is_connect() {
             // Noted when it was dialled.
-            return cause
+            true => cause
                 .downcast_ref()
-                .map_or(OriginFailure::NotConnected, OriginFailure::of_connection);
+                .map_or(OriginFailure::NotConnected, OriginFailure::of_connection),
+            false => {
+                origin.failures().failed(OriginFailure::BrokeOff);
+                OriginFailure::BrokeOff
+            }
+        };
+        if let Some(Line { left_out }) = origin.failures().line(failure) {
+            let origin = origin.authority();
+            tracing::warn!(%cause, %origin, left_out, "the origin gave no answer");
         }
-        self.service
-            .origin
-            .failures()
-            .failed(OriginFailure::BrokeOff);
-        OriginFailure::BrokeOff
+        failure
     }
 }
 

@@ -16,6 +16,7 @@ use crate::workers::Worker;
 use super::GOODBYE;
 use super::backoff::Backoff;
 use super::dial::{Before, DialError, Dialler};
+use super::log_rate::{Line, LogRate};
 use super::measured::{Measured, TRY_AGAIN};
 use super::relays::{Berth, Relays, Stands};
 use super::situation::{Standing, TunnelSituation};
@@ -51,6 +52,8 @@ pub(super) struct TunnelKeeper {
     /// No tunnel is dialled any more; the visitors of those that stand may stay.
     pub(super) retire: CancellationToken,
     pub(super) stop: CancellationToken,
+    /// How often it is in the log how its tunnels begin and end.
+    pub(super) log: LogRate,
 }
 
 /// A tunnel, and the right to have it.
@@ -111,7 +114,10 @@ impl TunnelKeeper {
                     });
                 }
                 Turn::Drained(wait, mut old_ended, moving) => {
-                    tracing::info!(relay = %here.relay, "the relay asks this agent to come back");
+                    if let Some(Line { left_out }) = self.line() {
+                        let relay = &here.relay;
+                        tracing::info!(%relay, left_out, "the relay asks this agent to come back");
+                    }
                     let replacement = async {
                         self.pause(wait).await;
                         self.dial(Some(here), Before::Nothing).await
@@ -175,8 +181,10 @@ impl TunnelKeeper {
             match dialled {
                 Ok(tunnel) => return Some(Held { tunnel, berth }),
                 Err(error) => {
-                    if tries == 0 {
-                        tracing::warn!(relay = %berth.relay, %error, "no tunnel; trying on");
+                    if tries == 0
+                        && let Some(Line { left_out }) = self.line()
+                    {
+                        tracing::warn!(relay = %berth.relay, %error, left_out, "no tunnel; trying on");
                     }
                     let wait = match error {
                         DialError::Closed(code) if code.retry() == Retry::Later => LATER,
@@ -280,8 +288,10 @@ impl TunnelKeeper {
         let reasons = self.known.stands(standing.clone());
         let why: Vec<_> = reasons.iter().map(ToString::to_string).collect();
         let why = (!why.is_empty()).then(|| why.join("; "));
-        let transport = transport.name();
-        tracing::info!(transport, why, relay = %tunnel.relay, "attached to the relay");
+        if let Some(Line { left_out }) = self.line() {
+            let (transport, relay) = (transport.name(), &tunnel.relay);
+            tracing::info!(transport, why, %relay, left_out, "attached to the relay");
+        }
         standing
     }
 
@@ -332,18 +342,32 @@ impl TunnelKeeper {
         match ended {
             Ended::Stopped | Ended::Left => {}
             Ended::Closed(code) => {
-                tracing::warn!(code = code.name(), "the relay closed the tunnel: {code}");
+                if let Some(Line { left_out }) = self.line() {
+                    let name = code.name();
+                    tracing::warn!(code = name, left_out, "the relay closed the tunnel: {code}");
+                }
                 match code.retry() {
                     Retry::Later => self.pause(LATER).await,
                     Retry::Soon => self.pause(REDIAL.0).await,
                 }
             }
-            Ended::Silent => tracing::warn!("the relay does not answer any more"),
+            Ended::Silent => {
+                if let Some(Line { left_out }) = self.line() {
+                    tracing::warn!(left_out, "the relay does not answer any more");
+                }
+            }
             Ended::Broken => {
-                tracing::warn!("the connection to the relay broke");
+                if let Some(Line { left_out }) = self.line() {
+                    tracing::warn!(left_out, "the connection to the relay broke");
+                }
                 self.pause(REDIAL.0).await;
             }
         }
+    }
+
+    /// The right to a line in the log: how often a tunnel begins and ends is up to the relay.
+    fn line(&self) -> Option<Line> {
+        self.log.line(tokio::time::Instant::now())
     }
 
     /// Between half and all of `wait`, so that many agents do not come back at once; less when the agent stops or retires.

@@ -5,6 +5,9 @@ use std::io;
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering::Relaxed};
 
 use hyper::StatusCode;
+use tokio::time::Instant;
+
+use super::log_rate::{Line, LogRate};
 
 /// Why there is no answer, or not all of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -129,6 +132,8 @@ pub(super) struct OriginFailures {
     counts: [AtomicU64; OriginFailure::ALL.len()],
     /// Position in `ALL` from 1; 0 if it has answered.
     last: AtomicU8,
+    /// Any visitor can make it fail, as often as he likes.
+    log: [LogRate; OriginFailure::ALL.len()],
 }
 
 impl OriginFailures {
@@ -138,6 +143,13 @@ impl OriginFailures {
             count.fetch_add(1, Relaxed);
             self.last.store(number, Relaxed);
         }
+    }
+
+    /// The right to say in the log that it has failed so.
+    pub(super) fn line(&self, failure: OriginFailure) -> Option<Line> {
+        let mut log = OriginFailure::ALL.iter().zip(&self.log);
+        let (_, rate) = log.find(|(one, _)| **one == failure)?;
+        rate.line(Instant::now())
     }
 
     pub(super) fn answered(&self) {

@@ -25,7 +25,9 @@ use tokio::sync::watch;
 use wire::connect::APPS;
 
 use super::health::{Health, HealthCheck};
+use super::log_rate::Line;
 use super::origin::{Origin, Scheme, VisitorAddress};
+use super::origin_failure::OriginFailure;
 use super::status::{ConfigurationStatus, OriginStatus, ServiceStatus};
 use config::ServiceConfig;
 pub use config::{ConfigError, Fault};
@@ -327,7 +329,11 @@ impl Service {
 
     /// A visitor's connection to it was not to be had.
     pub(super) fn unreachable(&self, error: &io::Error) {
-        tracing::warn!(%error, origin = %self.origin.authority(), "the origin cannot be reached");
+        let failure = OriginFailure::of_connection(error);
+        if let Some(Line { left_out }) = self.origin.failures().line(failure) {
+            let origin = self.origin.authority();
+            tracing::warn!(%error, %origin, left_out, "the origin cannot be reached");
+        }
     }
 
     fn status(&self) -> ServiceStatus {

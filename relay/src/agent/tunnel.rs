@@ -188,6 +188,7 @@ impl Tunnel {
         let mut looks = interval(LOOK);
         looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard_before = 0;
+        let relay = self.relay.to_string();
         let guests = self.guests.clone();
         let http3 = self
             .connection()
@@ -231,7 +232,7 @@ impl Tunnel {
                             self.limits.told(LimitsStatus { bytes_per_second, visitors });
                         }
                         Ok(Frame::Published { each }) => {
-                            self.ports.said(&self.relay.to_string(), each);
+                            self.ports.said(&each);
                         }
                         Ok(Frame::Drain { reconnect_after }) => {
                             if let Some(drain) = drain.take() {
@@ -292,6 +293,7 @@ impl Tunnel {
                     }
                 }
                 () = relays.until_one_is_lost(), if pulse.is_quiet() => pulse.quicken(Instant::now()),
+                () = self.ports.log(&relay) => {}
                 () = sleep_until(alarm) => {
                     let is_quiet = relays.are_all_reached() && guests.is_empty();
                     match pulse.due(Instant::now(), self.heard(), self.way.round_trip(), is_quiet) {
