@@ -201,9 +201,11 @@ impl Door {
             quic::reject(&connection, REJECTED);
             return Err(io::Error::other("its handshake is for another service"));
         }
+        let now = || self.endpoint.proved_visitor(&connection);
         let served = http::serve_http3(
             &connection,
             &open,
+            now,
             &self.hosts,
             &self.patience,
             &self.moving,

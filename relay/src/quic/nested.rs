@@ -503,6 +503,14 @@ impl Nested {
         let visitor = visitors.get(&connection.remote_address())?;
         Some(Arc::clone(&visitor.open))
     }
+
+    /// The same, if it is known to hear what is said to it there: before that it is not known whether it has moved, or somebody else sends
+    /// what it has said.
+    pub(crate) fn proved_visitor(&self, connection: &Connection) -> Option<Arc<Open>> {
+        let visitors = self.port.by_address();
+        let visitor = visitors.get(&connection.remote_address())?;
+        visitor.proof.is_none().then(|| Arc::clone(&visitor.open))
+    }
 }
 
 /// Where one flow's datagrams go in.

@@ -1,8 +1,9 @@
 //! HTTP/3 that the agent speaks itself, for services that do not.
 
 use std::convert::Infallible;
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Buf as _, Bytes};
@@ -28,14 +29,15 @@ use tokio::time::timeout;
 use tokio_util::task::AbortOnDropHandle;
 
 use crate::byte_path::read_head;
-use crate::http3::{Tap, has_heard_nothing};
-use crate::world::{Agent, SOON, World, eventually};
+use crate::world::{Agent, SOON, World};
 
 pub(crate) const HOST: &str = "mynas.nas.localhost";
 
 /// A service that gives back what it is sent, and says whom it has heard of.
 pub(crate) struct Echo {
     address: SocketAddr,
+    /// How many requests have come.
+    pub(crate) asked: Arc<AtomicUsize>,
     _serves: AbortOnDropHandle<()>,
 }
 
@@ -43,15 +45,23 @@ impl Echo {
     pub(crate) async fn start() -> Self {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
+        let asked = Arc::<AtomicUsize>::default();
+        let counted = Arc::clone(&asked);
         let serves = async move {
             while let Ok((stream, _)) = listener.accept().await {
+                let counted = Arc::clone(&counted);
+                let answer = service_fn(move |request| {
+                    counted.fetch_add(1, Relaxed);
+                    echo(request)
+                });
                 let serving = hyper::server::conn::http1::Builder::new()
-                    .serve_connection(TokioIo::new(stream), service_fn(echo));
+                    .serve_connection(TokioIo::new(stream), answer);
                 tokio::spawn(serving);
             }
         };
         Self {
             address,
+            asked,
             _serves: AbortOnDropHandle::new(tokio::spawn(serves)),
         }
     }
@@ -171,7 +181,7 @@ pub(crate) fn payload(length: u32) -> Bytes {
         .collect()
 }
 
-fn said<'a>(head: &'a Response<()>, name: &str) -> &'a str {
+pub(crate) fn said<'a>(head: &'a Response<()>, name: &str) -> &'a str {
     head.headers()[name].to_str().unwrap()
 }
 
@@ -274,95 +284,6 @@ async fn a_head_that_is_longer_than_any_is_not_kept() {
     let (mut again, echoed) = (Visitor::come(&client, world.front, HOST).await, payload(9));
     let (head, _) = again.ask(Method::POST, HOST, &echoed).await;
     assert_eq!(head.status(), StatusCode::OK, "others are served");
-}
-
-const CAME_BACK: &str = "causeway_relay_flows_came_back_total";
-
-#[tokio::test]
-async fn an_upload_goes_on_from_a_wholly_different_address() {
-    let world = World::start(Transport::Quic);
-    let (_agent, _echo) = device(&world, "mynas").await;
-    let client = endpoint(&world, Ipv4Addr::new(127, 0, 0, 2));
-    let mut visitor = Visitor::come(&client, world.front, HOST).await;
-    let request = Request::post(format!("https://{HOST}/")).body(()).unwrap();
-    let stream = visitor.requests.send_request(request).await.unwrap();
-    let (mut sent, mut received) = stream.split();
-    let piece = payload(3 << 20);
-    let elsewhere = [[127, 0, 7, 7], [127, 9, 9, 9]];
-    let uploaded = async {
-        sent.send_data(piece.clone()).await.unwrap();
-        for (moves, address) in elsewhere.into_iter().enumerate() {
-            // From here on nothing more comes to where it was.
-            let socket = UdpSocket::bind((Ipv4Addr::from(address), 0)).unwrap();
-            client.rebind(socket).unwrap();
-            sent.send_data(piece.clone()).await.unwrap();
-            world.until_metric(CAME_BACK, moves as u64 + 1).await;
-        }
-        sent.finish().await.unwrap();
-        // There is room for some of the answer at the client, and it is far more than three times of what is said from there.
-        let socket = UdpSocket::bind((Ipv4Addr::new(127, 3, 3, 3), 0)).unwrap();
-        client.rebind(socket).unwrap();
-    };
-    timeout(SOON, uploaded).await.expect("in time");
-    let answered = async {
-        let head = received.recv_response().await.unwrap();
-        assert_eq!(head.status(), StatusCode::OK);
-        let mut heard = Vec::new();
-        while let Some(part) = received.recv_data().await.unwrap() {
-            heard.extend_from_slice(part.chunk());
-        }
-        heard
-    };
-    let heard = timeout(SOON, answered).await.expect("in time");
-    assert!(
-        heard == piece.repeat(1 + elsewhere.len()),
-        "{}",
-        heard.len()
-    );
-    assert_eq!(world.metric(CAME_BACK), 3, "one flow for each address");
-}
-
-#[tokio::test]
-async fn ids_that_are_made_up_or_seen_lead_nobody_to_an_answer() {
-    const THIEVES: u8 = 200;
-    let world = World::start(Transport::Quic);
-    let (_agent, _echo) = device(&world, "mynas").await;
-    let tap = Tap::before(world.front).await;
-    let client = endpoint(&world, Ipv4Addr::LOCALHOST);
-    let mut visitor = Visitor::come(&client, tap.inside, HOST).await;
-    visitor.ask(Method::POST, HOST, &payload(100_000)).await;
-    // Behind another port it has to take an id that was given to it in private.
-    client
-        .rebind(UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap())
-        .unwrap();
-    visitor.ask(Method::POST, HOST, &payload(100_000)).await;
-    let seen = tap.seen.lock().unwrap().clone();
-    let stray = "causeway_relay_datagrams_dropped_total{reason=\"stray\"}";
-    let (strays, mut thieves) = (world.metric(stray), Vec::new());
-    for number in 0..THIEVES {
-        let thief = UdpSocket::bind((Ipv4Addr::new(127, 1, number, 1), 0)).unwrap();
-        let mut made_up = seen.clone();
-        made_up[9] ^= number | 1;
-        thief.send_to(&made_up, world.front).unwrap();
-        thieves.push(thief);
-    }
-    world.until_metric(stray, strays + u64::from(THIEVES)).await;
-    assert_eq!(world.metric(CAME_BACK), 0);
-    for thief in &thieves {
-        thief.send_to(&seen, world.front).unwrap();
-    }
-    world.until_metric(CAME_BACK, THIEVES.into()).await;
-    let (head, _) = visitor.ask(Method::POST, HOST, &payload(1_000_000)).await;
-    assert_eq!(head.status(), StatusCode::OK, "it is still served");
-    let gave_way = "causeway_relay_visitors_refused_total{reason=\"gave_way\"}";
-    let idle = "causeway_relay_visitors_ended_total{end=\"idle\"}";
-    // All go before long, most of them for others.
-    let gone = || {
-        let left = world.metric("causeway_relay_visitors_ended_total{end=\"visitor_gone\"}");
-        world.metric(gave_way) + world.metric(idle) + left >= THIEVES.into()
-    };
-    eventually(gone).await;
-    thieves.iter().for_each(has_heard_nothing);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@
 )]
 
 mod agent_http3;
+mod agent_http3_moves;
 mod apps;
 mod by_hand;
 mod byte_path;

@@ -36,10 +36,12 @@ const SETTLED: Duration = Duration::from_secs(5);
 /// So many requests may begin and come to nothing before a head is whole: for each the library remembers a little.
 const MOST_UNASKED: usize = 1000;
 
-/// Serves a visitor over HTTP/3 until it leaves or is not waited for any longer.
+/// Serves a visitor over HTTP/3 until it leaves or is not waited for any longer. It has come as `open` says, and may move: `now` tells from
+/// where it speaks, if that is certain.
 pub(in crate::agent) async fn serve(
     connection: &Connection,
     open: &Open,
+    now: impl Fn() -> Option<Arc<Open>>,
     hosts: &Arc<Hosts>,
     patience: &Arc<Patience>,
     moving: &CancellationToken,
@@ -55,8 +57,9 @@ pub(in crate::agent) async fn serve(
     let begun = timeout(SETTLED, builder.build::<_, Bytes>(transport)).await?;
     let mut http = begun.map_err(io::Error::other)?;
     let tasks = Tasks::new();
+    let clients = |open: &Open| Arc::new(Clients::new(open, Arc::clone(hosts), tasks.clone()));
+    let mut here = (open.visitor, clients(open));
     let visit = Arc::new(Visit {
-        clients: Clients::new(open, Arc::clone(hosts), tasks.clone()),
         hosts: Arc::clone(hosts),
         name: open.name.clone(),
         requests: Arc::clone(&requests),
@@ -83,8 +86,12 @@ pub(in crate::agent) async fn serve(
                     if unasked - requests.begun().min(unasked) > MOST_UNASKED {
                         return Err(io::Error::other("too many requests come to nothing"));
                     }
-                    let visit = Arc::clone(&visit);
-                    tasks.spawn(async move { visit.serve(request).await });
+                    // The connections that an origin has heard of before are not for who comes from elsewhere.
+                    if let Some(open) = now().filter(|open| open.visitor != here.0) {
+                        here = (open.visitor, clients(&open));
+                    }
+                    let (visit, clients) = (Arc::clone(&visit), Arc::clone(&here.1));
+                    tasks.spawn(async move { visit.serve(request, &clients).await });
                 }
                 Ok(None) => break,
                 Err(error) if error.is_h3_no_error() => break,
@@ -97,7 +104,6 @@ pub(in crate::agent) async fn serve(
 
 /// What the requests of one visitor share.
 struct Visit {
-    clients: Clients,
     hosts: Arc<Hosts>,
     name: String,
     requests: Arc<Requests>,
@@ -105,14 +111,15 @@ struct Visit {
 }
 
 impl Visit {
-    async fn serve(&self, request: RequestResolver<quic::Http3, Bytes>) {
+    async fn serve(&self, request: RequestResolver<quic::Http3, Bytes>, clients: &Clients) {
         // Whoever breaks off, or says what makes no sense, has been told so.
-        let _ = self.exchange(request).await;
+        let _ = self.exchange(request, clients).await;
     }
 
     async fn exchange(
         &self,
         request: RequestResolver<quic::Http3, Bytes>,
+        clients: &Clients,
     ) -> Result<(), StreamError> {
         let head = async {
             let (request, stream) = request.resolve_request().await?;
@@ -137,7 +144,7 @@ impl Visit {
         let under_way = self.requests.begin();
         let id = sent.send_id();
         let answered = async {
-            let answer = answer(request, &self.name, &self.hosts, &self.clients, under_way);
+            let answer = answer(request, &self.name, &self.hosts, clients, under_way);
             self.send(&mut sent, answer.await, has_body).await
         };
         tokio::select! {
