@@ -340,7 +340,7 @@ impl Octets {
 
 #[cfg(test)]
 mod tests {
-    use super::super::writer::tests::{DAY, record, run, write_run};
+    use super::super::writer::output::tests::{DAY, record, run, write_run};
     use super::*;
 
     struct Kept {
