@@ -150,6 +150,20 @@ fn chromium_hears_of_the_agents_http3_and_comes_back_by_it() {
     assert!(server.metric(OPENED) >= 1);
 }
 
+/// What an answer of `mynas` over TCP says of HTTP/3.
+fn offered(server: &Server) -> Option<String> {
+    let mut curl = server.curl();
+    curl.args(["--silent", "--head", &server.url("mynas", "/")]);
+    let head = output_of(curl).to_ascii_lowercase();
+    let offer = head.lines().find_map(|line| line.strip_prefix("alt-svc: "));
+    offer.map(|offer| offer.trim().to_owned())
+}
+
+fn offer(server: &Server) -> Option<String> {
+    let port = server.ready.front.port();
+    Some(format!("h3=\":{port}\"; ma=3600"))
+}
+
 #[test]
 fn where_udp_is_blocked_no_http3_is_offered() {
     let place = Place::namespace();
@@ -158,17 +172,33 @@ fn where_udp_is_blocked_no_http3_is_offered() {
     std::fs::write(nginx.file("index.html"), "there").unwrap();
     let device = server.pair("mynas");
     let agent = device.run_with(&nginx.origin(), &["--http3", "agent"]);
-    let offered = || {
-        let mut curl = server.curl();
-        curl.args(["--silent", "--head", &server.url("mynas", "/")]);
-        let head = output_of(curl).to_ascii_lowercase();
-        let offer = head.lines().find_map(|line| line.strip_prefix("alt-svc: "));
-        offer.map(|offer| offer.trim().to_owned())
-    };
-    let port = server.ready.front.port();
-    let offer = format!("h3=\":{port}\"; ma=3600");
-    until(|| offered().as_ref() == Some(&offer), || agent.said());
+    until(|| offered(&server) == offer(&server), || agent.said());
     place.block_udp();
     agent.until_said("attached to the relay transport=\"tls\"");
-    until(|| offered().as_deref() == Some("clear"), || agent.said());
+    let is_taken_back = || offered(&server).as_deref() == Some("clear");
+    until(is_taken_back, || agent.said());
+}
+
+#[test]
+fn where_the_path_takes_no_packets_within_packets_no_http3_is_offered() {
+    let place = Place::namespace();
+    let mtu = |octets: &str| {
+        let mut ip = place.command("ip");
+        ip.args(["link", "set", "dev", "lo", "mtu", octets]);
+        output_of(ip);
+    };
+    mtu("1280"); // the least that a path of IPv6 has
+    let server = Server::start_with(place.clone(), &[]);
+    let nginx = Nginx::start(&place);
+    std::fs::write(nginx.file("index.html"), "there").unwrap();
+    let device = server.pair("mynas");
+    let agent = device.run_with(&nginx.origin(), &["--http3", "agent"]);
+    agent.until_said("attached to the relay transport=\"quic\"");
+    for _ in 0..20 {
+        assert_eq!(offered(&server).as_deref(), Some("clear"));
+    }
+    drop(agent);
+    mtu("1500");
+    let agent = device.run_with(&nginx.origin(), &["--http3", "agent"]);
+    until(|| offered(&server) == offer(&server), || agent.said());
 }
