@@ -258,6 +258,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         front,
         http,
         udp,
+        ports: at_ports,
         generation,
         earlier,
         predecessor,
@@ -338,7 +339,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         unproved_at_ports: Unproved::default(),
     });
     let hear_no_more = CancellationToken::new();
-    let ports = Arc::new(Ports::new(Around {
+    let around = Around {
         range: config.ports,
         address: front_address.ip(),
         shares: !predecessor.is_empty(),
@@ -351,7 +352,8 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         stop: hear_no_more.clone(),
         cut: cut.clone(),
         open: metrics.public_ports(),
-    }));
+    };
+    let ports = Arc::new(Ports::new(around, at_ports));
     follow_directory(&parts.directory, &sessions, &ports);
     let mut endpoints = Vec::new();
     let mut fronts = Vec::new();
@@ -465,6 +467,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         let forgotten = async move {
             let _ = timeout(time, cut.cancelled()).await;
             presence.forget_before();
+            ports.forget_inherited();
         };
         tunnels.spawn_on(forgotten, parts.workers.next().runtime());
     }

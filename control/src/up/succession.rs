@@ -30,6 +30,7 @@ const DOT: &str = "dot";
 const FRONT: &str = "front";
 const HTTP: &str = "http";
 const UDP: &str = "udp";
+const PUBLIC_PORT: &str = "public-port";
 const PREDECESSOR: &str = "visitors";
 const PRESENT: &str = "present";
 const ADMIN: &str = "admin";
@@ -165,6 +166,7 @@ pub(crate) async fn take_front(
     let present = present.map_or(Ok(Vec::new()), read_present);
     let bound = Bound {
         udp,
+        ports: given.listeners(PUBLIC_PORT, (config.relay.front.ip(), 0).into())?,
         generation: facts.generation.wrapping_add(1),
         earlier,
         predecessor: given.descriptors(PREDECESSOR),
@@ -180,6 +182,7 @@ pub(crate) fn give_front(relay: &relay::server::Handle, admin: OwnedFd) -> io::R
         front,
         http,
         udp,
+        ports,
         generation: _, // it counts for itself
         earlier,
         predecessor,
@@ -189,12 +192,14 @@ pub(crate) fn give_front(relay: &relay::server::Handle, admin: OwnedFd) -> io::R
     let front = front.into_iter().map(|front| (FRONT, front.into()));
     let http = http.into_iter().map(|http| (HTTP, http.into()));
     let udp = udp.into_iter().map(|udp| (UDP, udp.into()));
+    let ports = ports.into_iter().map(|port| (PUBLIC_PORT, port.into()));
     let predecessor = predecessor.into_iter().map(|way| (PREDECESSOR, way));
     let others = [(PRESENT, write_present(&present)?), (ADMIN, admin)];
     let mut given = named(
         front
             .chain(http)
             .chain(udp)
+            .chain(ports)
             .chain(predecessor)
             .chain(others),
     );

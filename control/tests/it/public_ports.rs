@@ -10,11 +10,11 @@ use crate::several_relays::Relay;
 use crate::sshd::Sshd;
 use crate::world::{Server, causeway_agent};
 
-const OFFERED: &str = "20000-20999";
+pub(crate) const OFFERED: &str = "20000-20999";
 
 /// A port of those that nobody has now, neither of TCP nor of UDP, another one for each test. No program of this machine is given one of
 /// them by itself.
-fn free_of_those_offered() -> u16 {
+pub(crate) fn free_of_those_offered() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let begin = 20_000 + u16::try_from(std::process::id() % 800).unwrap();
     let begin = begin + 50 * NEXT.fetch_add(1, Relaxed);

@@ -1,6 +1,8 @@
 //! A server starts its successor, which takes over its sockets: nobody who comes is refused, and who is there may finish.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -9,8 +11,9 @@ use std::thread;
 
 use crate::nginx::Nginx;
 use crate::process::{Process, SOON, output_of, run_for, until};
+use crate::public_ports::{OFFERED, free_of_those_offered};
 use crate::reload::{Operator, good};
-use crate::several_relays;
+use crate::several_relays::{self, Relay};
 use crate::transfer::{MIB, sha256, write_random};
 use crate::world::{Place, Server, causeway};
 
@@ -374,4 +377,68 @@ fn a_relay_with_a_process_of_its_own_is_followed_and_holds_its_devices_meanwhile
     line.server
         .until_metric("causeway_relay_tunnels{transport=\"quic\"}", 0);
     assert!(!line.server.get(&server, "mynas").status.success());
+}
+
+/// The agent of a device with this public port, which leads to `service`.
+fn at_port(server: &Server, port: u16, service: &Nginx) -> Process {
+    fs::write(service.file("page"), "a page\n").unwrap();
+    let origin = service.origin().replace("http://", "tcp://");
+    let port = format!("{port}/tcp");
+    let device = server.pair("mynas");
+    server.verb(&["port", "add", "mynas", &port], "port");
+    let agent = device.serve(&format!(
+        "[services.page]\norigin = \"{origin}\"\npublic = \"{port}\"\n"
+    ));
+    agent.until_said(&format!("the public port is open port=\"{port}\""));
+    agent
+}
+
+/// Many come to a public port while the process before stands still, so that it accepts none of them.
+fn all_are_answered_while_the_process_before_stands_still<T>(line: &mut Line<T>, port: u16) {
+    const VISITORS: usize = 64;
+    let before = line.id;
+    line.succeed();
+    signal(before, "-STOP");
+    let come = || {
+        let mut visitor = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
+        visitor.set_read_timeout(Some(SOON)).unwrap();
+        visitor.write_all(b"GET /page HTTP/1.0\r\n\r\n").unwrap();
+        visitor
+    };
+    let visitors: Vec<_> = (0..VISITORS).map(|_| come()).collect();
+    for mut visitor in visitors {
+        let mut answer = String::new();
+        visitor.read_to_string(&mut answer).unwrap();
+        assert!(answer.ends_with("\r\n\r\na page\n"), "{answer}");
+    }
+    signal(before, "-CONT");
+    until(
+        || !is_running(before),
+        || format!("the process before does not end:\n{}", line.said()),
+    );
+}
+
+#[test]
+fn nobody_who_comes_to_a_public_port_depends_on_the_process_before() {
+    let offering = format!("[relay]\nports = \"{OFFERED}\"");
+    let Operator { server, .. } = Operator::start(&good().replacen("[relay]", &offering, 1));
+    let (port, service) = (free_of_those_offered(), Nginx::start(&Place::Host));
+    let _agent = at_port(&server, port, &service);
+    let mut line = Line::of(server, of_server);
+    for _ in 0..2 {
+        all_are_answered_while_the_process_before_stands_still(&mut line, port);
+    }
+}
+
+#[test]
+fn nor_at_a_relay_with_a_process_of_its_own() {
+    let server = Server::start();
+    let offers = format!("ports = \"{OFFERED}\"\n");
+    let relay = Relay::join_with(&server, "eu1", &offers);
+    let (port, service) = (free_of_those_offered(), Nginx::start(&Place::Host));
+    let _agent = at_port(&server, port, &service);
+    let mut line = Line::of(relay, |relay| &relay.process);
+    for _ in 0..2 {
+        all_are_answered_while_the_process_before_stands_still(&mut line, port);
+    }
 }

@@ -156,8 +156,11 @@ pub(crate) async fn accept(
             }
         }
     }
-    // The front's listeners go to the next process, and a port's is closed: whoever is in its queue then would be lost.
-    if door.is_some() {
+    // The front's listeners go to the next process, as those of ports do. Whoever is in the queue of a port's when it is closed would be lost.
+    if door
+        .as_ref()
+        .is_some_and(|door| !door.is_attended_to_elsewhere())
+    {
         for _ in 0..listen::BACKLOG {
             let Ok((visitor, address)) = accept_one(listener.get_ref()) else {
                 return;

@@ -22,7 +22,7 @@ const APART: Duration = Duration::from_millis(1);
 const ALL_APART: Duration = Duration::from_secs(10);
 
 /// How long agents may take to come to the successor, at least: to wait until it is their turn, and to dial more than once.
-const MOVE_TIME: Duration = Duration::from_secs(20);
+pub(super) const MOVE_TIME: Duration = Duration::from_secs(20);
 
 impl Handle {
     /// How many processes there have been before this one, one after the other, modulo 256.
@@ -67,10 +67,12 @@ impl Handle {
         }
         let present = self.presence.all().into_iter();
         let present = present.filter_map(|device| Some((device, self.presence.of(&device)?)));
+        let ports = self.fronts.first().map(|front| &front.register.ports);
         Ok(Bound {
             front,
             http,
             udp,
+            ports: ports.map_or_else(Vec::new, |ports| ports.hand_over()),
             generation: self.generation.next().0,
             earlier,
             predecessor,

@@ -47,6 +47,8 @@ pub struct Bound {
     pub udp: Vec<UdpSocket>,
     /// How many processes there have been before this one, one after the other, modulo 256.
     pub generation: u8,
+    /// Of public TCP ports, at the front's address.
+    pub ports: Vec<TcpListener>,
     /// For each UDP socket, the earlier processes that have connections on it: their generations, and where they take packets.
     pub earlier: Vec<Vec<(u8, OwnedFd)>>,
     /// The ways to the process before, one for each of its workers, for whom only that one can serve.
@@ -124,14 +126,22 @@ pub(super) fn tcp(there: Option<TcpListener>, address: SocketAddr) -> io::Result
     Ok(socket.into())
 }
 
-/// A TCP listener at a public port of a device, which nobody shares but, if it `shares`, another process of this relay.
-pub(super) fn tcp_port(address: SocketAddr, shares: bool) -> io::Result<TcpListener> {
-    let socket = at_port(tcp_socket(address)?, address, shares)?;
+/// A TCP listener at a public port of a device: the one that is there already, or else a new one, which nobody shares but, if it
+/// `shares`, another process of this relay.
+pub(super) fn tcp_port(
+    there: Option<TcpListener>,
+    address: SocketAddr,
+    shares: bool,
+) -> io::Result<TcpListener> {
+    let socket = match there {
+        Some(there) => there.into(),
+        None => at_port(tcp_socket(address)?, address, shares)?,
+    };
     listen(&socket)?;
     Ok(socket.into())
 }
 
-/// The same for datagrams.
+/// A socket for datagrams at one, which is shared likewise.
 pub(super) fn udp_port(address: SocketAddr, shares: bool) -> io::Result<UdpSocket> {
     let socket = socket(address, Type::DGRAM, Protocol::UDP)?;
     socket_buffers::ask(&socket, UDP_PORT_BUFFER)?;

@@ -7,9 +7,13 @@
 //!   UDP   flows/port.rs: a datagram ─► its visitor's flow, or a new one ─► the tunnel
 //! ```
 //!
-//! Nobody listens at a port whose device is away: who comes there hears so from the kernel, at once, and the next process of this relay
-//! binds its ports when their devices come to it. What is said there is not encrypted by anybody here, but in the tunnel.
+//! Nobody listens at a port whose device is away: who comes there hears so from the kernel, at once. The next process of this relay has
+//! the same TCP listeners, so that whoever is in the queue of one is taken in by whichever process has the device. Each has a UDP socket
+//! of its own: of one that both read, either would get any visitor's datagrams, and a conversation would be two. So the kernel leads each
+//! visitor to one of them, and when the older process closes its socket those it has begin anew at the other. What is said at a port is
+//! not encrypted by anybody here, but in the tunnel.
 
+mod inherited;
 mod range;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -27,10 +31,12 @@ use tokio_util::task::TaskTracker;
 use wire::Frame;
 use wire::ports::{PortState, PublishedPort};
 
+use inherited::InheritedPorts;
 pub use range::{PortRange, PortRangeError};
 
 use super::flows::{Flows, UdpPort};
 use super::front::{self, Front};
+use super::hand_over::MOVE_TIME;
 use super::listen;
 use super::sessions::{Session, Sessions};
 use crate::quic::PortSocket;
@@ -55,6 +61,7 @@ pub(crate) struct Ports {
     /// Whose agents have services for any, each at its newest session.
     asking: Mutex<HashSet<DeviceId>>,
     open_by_port: Mutex<OpenByPort>,
+    inherited: InheritedPorts,
     /// Those that were closed and are still the device's, as long as somebody who has come there is there.
     left: Mutex<Vec<Weak<PortDoor>>>,
     /// Which could not be listened on, and when the operator was told.
@@ -84,6 +91,15 @@ pub(super) struct Around {
     pub(super) open: [IntGauge; 2],
 }
 
+impl Around {
+    /// Whose the port is.
+    fn holder(&self, port: PublicPort) -> Option<DeviceId> {
+        let name = self.directory.port_holder(port)?;
+        let identity = self.directory.device_by_name(&name)?.identity?;
+        Some(identity.id)
+    }
+}
+
 /// A port, as whoever has come there knows it.
 #[derive(Debug)]
 pub(crate) struct PortDoor {
@@ -92,6 +108,8 @@ pub(crate) struct PortDoor {
     /// Cancelled when those who have come there have to leave: the device has lost the port. A datagram finds nobody any more where
     /// the relay does not listen, so then its visitors leave too.
     pub(crate) lost: CancellationToken,
+    /// Since when the next process has the listener too.
+    handed_over: OnceLock<Instant>,
 }
 
 /// A port at which the relay listens.
@@ -123,13 +141,26 @@ pub(super) struct Published {
 
 type OpenByPort = HashMap<PublicPort, OpenPort>;
 
+impl PortDoor {
+    /// Whether the next process takes in who is in the listener's queue when this one closes it: it keeps what no device has asked for
+    /// no less than for this time.
+    pub(crate) fn is_attended_to_elsewhere(&self) -> bool {
+        let since = self.handed_over.get();
+        since.is_some_and(|since| since.elapsed() < MOVE_TIME)
+    }
+}
+
 impl Ports {
-    pub(super) fn new(around: Around) -> Self {
+    /// With the TCP listeners that the process before has had.
+    pub(super) fn new(around: Around, there: Vec<TcpListener>) -> Self {
+        let holder = |port| around.holder(port);
+        let inherited = InheritedPorts::new(there, around.address, holder);
         Self {
             around,
             fronts: OnceLock::new(),
             asking: Mutex::default(),
             open_by_port: Mutex::default(),
+            inherited,
             left: Mutex::default(),
             failing: Mutex::default(),
         }
@@ -201,6 +232,8 @@ impl Ports {
                 is_given
             })
         });
+        self.inherited
+            .retain(|port, device| self.is_given(port, device));
         drop(open);
         let asking: Vec<_> = self.asking().iter().copied().collect();
         asking.iter().for_each(|device| self.review(device));
@@ -255,9 +288,10 @@ impl Ports {
             true => drop(self.asking().remove(&device)),
             false => drop(self.asking().insert(device)),
         }
-        self.close(open, &device, |port| {
-            !wanted.contains(&port) || self.is_refused(session, port).is_some()
-        });
+        let is_to_be = |port| !wanted.contains(&port) || self.is_refused(session, port).is_some();
+        self.close(open, &device, is_to_be);
+        self.inherited
+            .retain(|port, of| *of != device || !is_to_be(port));
         let each = wanted.iter().map(|port| PublishedPort {
             port: *port,
             state: Ok(match self.is_refused(session, *port) {
@@ -300,10 +334,7 @@ impl Ports {
     }
 
     fn is_given(&self, port: PublicPort, device: &DeviceId) -> bool {
-        let directory = &self.around.directory;
-        let holder = directory.port_holder(port);
-        let holder = holder.and_then(|name| directory.device_by_name(&name)?.identity);
-        holder.is_some_and(|identity| identity.id == *device)
+        self.around.holder(port).as_ref() == Some(device)
     }
 
     /// Why the session's device has no visitors at the port.
@@ -349,6 +380,7 @@ impl Ports {
             port,
             device: session.device,
             lost: CancellationToken::new(),
+            handed_over: OnceLock::new(),
         });
         match self.bind(&door) {
             Ok(socket) => self.attend(open, door, socket, home),
@@ -362,7 +394,10 @@ impl Ports {
         } = self.around;
         let at = (address, door.port.number.get()).into();
         Ok(match door.port.protocol {
-            Protocol::Tcp => PortListener::Tcp(listen::tcp_port(at, shares)?),
+            Protocol::Tcp => {
+                let there = self.inherited.take(door.port, &door.device);
+                PortListener::Tcp(listen::tcp_port(there, at, shares)?)
+            }
             Protocol::Udp => {
                 let socket = listen::udp_port(at, shares)?;
                 let (flows, stop) = (Arc::clone(&self.around.flows), self.around.stop.clone());
@@ -400,6 +435,27 @@ impl Ports {
             }
             Err(error) => self.unavailable(port, &error),
         }
+    }
+
+    /// The TCP listeners, for the next process. One that cannot be had now that one opens itself.
+    pub(super) fn hand_over(&self) -> Vec<TcpListener> {
+        let now = Instant::now();
+        let open = self.lock();
+        let open = open.values().filter_map(|one| match &one.socket {
+            PortListener::Tcp(listener) => {
+                let listener = listener.try_clone().ok()?;
+                let _ = one.door.handed_over.set(now);
+                Some(listener)
+            }
+            PortListener::Udp(..) => None,
+        });
+        let waiting = self.inherited.try_clone().into_iter().flatten();
+        open.chain(waiting).collect()
+    }
+
+    /// Agents have had the time to come: who has waited for one that has not is sent away by the kernel.
+    pub(super) fn forget_inherited(&self) {
+        self.inherited.retain(|_, _| false);
     }
 
     fn failing(&self) -> MutexGuard<'_, HashMap<PublicPort, Option<Instant>>> {

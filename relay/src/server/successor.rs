@@ -126,7 +126,7 @@ impl Front {
 
 async fn let_go(session: Arc<Session>, ports: Arc<Ports>, code: CloseCode) {
     sleep(UNDER_WAY).await;
-    // Until now both processes listened at its public ports.
+    // Until now both processes accepted at its public ports.
     session.leaves();
     ports.review(&session.device);
     session.left_alone().await;

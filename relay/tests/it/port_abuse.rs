@@ -242,6 +242,7 @@ async fn a_flood_of_forged_sources_is_bounded_and_who_is_there_is_still_served()
         echoed(&here, &[round; 40]).await;
     }
     let stop = CancellationToken::new();
+    let _stopped = stop.clone().drop_guard(); // the runtime waits for the flood, whatever happens here
     let (to, until) = (at(&world, 20_053), stop.clone());
     let flood = tokio::task::spawn_blocking(move || {
         let mut sent = 0;

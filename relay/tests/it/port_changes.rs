@@ -1,6 +1,8 @@
 //! When public ports open and close, as devices lose them, tunnels follow one another and others have them.
 
+use std::io;
 use std::net::Ipv4Addr;
+use std::time::Duration;
 
 use relay::server::Transport;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -13,7 +15,7 @@ use wire::{ALPN_TUNNEL, Features, Hello, InstanceId};
 
 use crate::by_hand;
 use crate::ports::{Echo, OPEN_TCP, OPEN_UDP, Owner, RANGE, at, echoed, visitor};
-use crate::world::{SOON, World, eventually};
+use crate::world::{Predecessor, SOON, World, eventually};
 
 /// A tunnel by hand of an agent that knows ports.
 async fn tunnel(world: &World, name: &str) -> TlsStream<TcpStream> {
@@ -145,4 +147,92 @@ async fn who_came_before_its_port_was_closed_leaves_when_the_device_loses_it() {
     world.give_ports("mynas", &[]);
     let cut = timeout(SOON, early.read(&mut [0; 16])).await.unwrap();
     assert!(cut.is_err(), "it was cut, which is no orderly end");
+}
+
+/// A relay that another has taken over from, and that one again, so often: the port of its device is open at none, and closed at the
+/// first when its tunnel has ended.
+async fn handed_over(followers: usize) -> (World, Vec<Predecessor>) {
+    let mut world = World::with_ports(Transport::Tls, RANGE);
+    world.device("mynas");
+    world.give_ports("mynas", &["20022/tcp"]);
+    let mut agent = tunnel(&world, "mynas").await;
+    publish(&mut agent, &["20022/tcp"]).await;
+    world.until_metric(OPEN_TCP, 1).await;
+    let mut before = Vec::new();
+    for _ in 0..followers {
+        let relay = world.take_over();
+        relay.relay.give_way();
+        before.push(relay);
+    }
+    drop(agent);
+    before[0].metric_becomes(OPEN_TCP, 0).await;
+    assert_eq!(world.metric(OPEN_TCP), 0);
+    (world, before)
+}
+
+/// Somebody who comes to the port while no process accepts there, and says something.
+async fn waits(world: &World) -> TcpStream {
+    let mut visitor = TcpStream::connect(at(world, 20_022)).await.unwrap();
+    visitor.write_all(b"!").await.unwrap();
+    visitor.shutdown().await.unwrap();
+    visitor
+}
+
+/// What comes of it.
+async fn heard(mut visitor: TcpStream, within: Duration) -> io::Result<Vec<u8>> {
+    let mut heard = Vec::new();
+    timeout(within, visitor.read_to_end(&mut heard))
+        .await
+        .unwrap()?;
+    Ok(heard)
+}
+
+#[tokio::test]
+async fn who_waits_at_a_port_at_which_no_process_accepts_is_answered_by_the_last() {
+    const WAITING: usize = 50;
+    for followers in 1..=2 {
+        let (world, _before) = handed_over(followers).await;
+        let mut waiting = Vec::new();
+        for _ in 0..WAITING {
+            waiting.push(waits(&world).await);
+        }
+        let shell = Echo::over_tcp("shell").await;
+        let text = shell.at_port("20022/tcp");
+        let _owner = Owner::of(&world, &text).await;
+        for visitor in waiting {
+            assert_eq!(heard(visitor, SOON).await.unwrap(), b"shell!");
+        }
+        assert_eq!(world.metric(OPEN_TCP), 1);
+    }
+}
+
+#[tokio::test]
+async fn nobody_waits_at_a_port_that_the_device_has_no_more_or_does_not_want() {
+    let (world, _before) = handed_over(1).await;
+    let visitor = waits(&world).await;
+    world.give_ports("mynas", &[]);
+    let sent_away = heard(visitor, SOON).await.unwrap_err();
+    assert_eq!(sent_away.kind(), io::ErrorKind::ConnectionReset);
+
+    let (world, _before) = handed_over(1).await;
+    let visitor = waits(&world).await;
+    let mut agent = tunnel(&world, "mynas").await;
+    publish(&mut agent, &["20023/tcp"]).await;
+    let sent_away = heard(visitor, SOON).await.unwrap_err();
+    assert_eq!(sent_away.kind(), io::ErrorKind::ConnectionReset);
+    // It has it again when it wants it.
+    publish(&mut agent, &["20022/tcp"]).await;
+    world.until_metric(OPEN_TCP, 1).await;
+    drop(TcpStream::connect(at(&world, 20_022)).await.unwrap());
+}
+
+#[tokio::test]
+async fn who_waits_for_a_device_that_does_not_come_is_sent_away_when_agents_have_had_their_time() {
+    const AGENTS_TIME: Duration = Duration::from_secs(20);
+    let (world, _before) = handed_over(1).await;
+    let visitor = waits(&world).await;
+    let sent_away = heard(visitor, AGENTS_TIME + SOON).await.unwrap_err();
+    assert_eq!(sent_away.kind(), io::ErrorKind::ConnectionReset);
+    let refused = TcpStream::connect(at(&world, 20_022)).await.unwrap_err();
+    assert_eq!(refused.kind(), io::ErrorKind::ConnectionRefused);
 }

@@ -106,7 +106,7 @@ impl Echo {
     }
 
     /// The file of an owner who has it as the service "shell", at a public port.
-    fn at_port(&self, port: &str) -> String {
+    pub(crate) fn at_port(&self, port: &str) -> String {
         let origin = self.address;
         format!("[services.shell]\norigin = \"tcp://{origin}\"\npublic = \"{port}\"\n")
     }
