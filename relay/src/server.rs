@@ -357,6 +357,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
     follow_directory(&parts.directory, &sessions, &ports);
     let mut endpoints = Vec::new();
     let mut fronts = Vec::new();
+    let (mut agents_come, mut visitors_come) = (Vec::new(), Vec::new());
     let mut accepted_at = Sockets::default();
     let mut listeners = Listeners::default();
     let draining = metrics.measured.draining();
@@ -408,7 +409,7 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
                 .map_err(StartError::Quic)?;
             let accepted =
                 register::accept_quic(Arc::clone(&register), endpoint.clone(), handshakes.clone());
-            listeners.add("QUIC", tunnels.spawn(accepted).abort_handle());
+            agents_come.push((worker.runtime(), accepted));
             endpoints.push(endpoint);
         }
         let front = Arc::new(Front {
@@ -432,13 +433,21 @@ pub fn start(config: Config, parts: Parts, registry: &Registry) -> Result<Handle
         let listener = Arc::new(sys::queue(tcp).map_err(StartError::Listen)?);
         accepted_at.front.push(Arc::downgrade(&listener));
         fronts.push(Arc::clone(&front));
-        let accepted = visitors.spawn(front::accept(front, listener, None, stop.clone()));
-        listeners.add("TCP", accepted.abort_handle());
+        let accepted = front::accept(front, listener, None, stop.clone());
+        visitors_come.push((worker.runtime(), accepted));
     }
-    // Before any agent has come: each has a handshake before it.
     let _ = ports
         .fronts
         .set(fronts.iter().map(Arc::downgrade).collect());
+    // Not before: an agent may have been waiting for this moment, and have ports.
+    for (runtime, accepted) in agents_come {
+        let accepted = tunnels.spawn_on(accepted, runtime);
+        listeners.add("QUIC", accepted.abort_handle());
+    }
+    for (runtime, accepted) in visitors_come {
+        let accepted = visitors.spawn_on(accepted, runtime);
+        listeners.add("TCP", accepted.abort_handle());
+    }
     if let Some(predecessor) = fronts.first().and_then(|front| front.predecessor.as_ref()) {
         pass_on_keys(&parts.directory, predecessor);
     }

@@ -408,7 +408,8 @@ fn all_are_answered_while_the_process_before_stands_still<T>(line: &mut Line<T>,
     let visitors: Vec<_> = (0..VISITORS).map(|_| come()).collect();
     for mut visitor in visitors {
         let mut answer = String::new();
-        visitor.read_to_string(&mut answer).unwrap();
+        let read = visitor.read_to_string(&mut answer);
+        read.unwrap_or_else(|error| panic!("{error}\n{}", line.said()));
         assert!(answer.ends_with("\r\n\r\na page\n"), "{answer}");
     }
     signal(before, "-CONT");
