@@ -112,6 +112,15 @@ fn is_running(id: u32) -> bool {
     status.is_ok_and(|status| !status.contains(") Z "))
 }
 
+/// Whether all threads of a stopped process have heard that it is.
+fn stands_still(id: u32) -> bool {
+    let threads = fs::read_dir(format!("/proc/{id}/task")).unwrap();
+    threads.into_iter().all(|thread| {
+        let status = fs::read_to_string(thread.unwrap().path().join("stat"));
+        status.is_ok_and(|status| status.contains(") T "))
+    })
+}
+
 /// How often a server is succeeded: `CAUSEWAY_SUCCESSIONS` says it.
 fn successions() -> usize {
     let said = std::env::var("CAUSEWAY_SUCCESSIONS");
@@ -399,6 +408,10 @@ fn all_are_answered_while_the_process_before_stands_still<T>(line: &mut Line<T>,
     let before = line.id;
     line.succeed();
     signal(before, "-STOP");
+    until(
+        || stands_still(before),
+        || "the process before does not stand still".to_owned(),
+    );
     let come = || {
         let mut visitor = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).unwrap();
         visitor.set_read_timeout(Some(SOON)).unwrap();
