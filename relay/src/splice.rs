@@ -107,6 +107,10 @@ pub(crate) trait Observer: Sync {
     fn heard(&self, octets: usize);
     /// Octets went to the carrier.
     fn sent(&self, octets: usize);
+    /// A raw connection is wanted: whether there is room for it, so that it is asked for.
+    fn takes_raw(&self) -> bool {
+        true
+    }
     /// The raw connection that was asked for is here, or has not come in time.
     fn raw(&self, _came: bool) {}
     /// There was no pipe, or the kernel would not splice: the bytes were copied.

@@ -51,9 +51,10 @@ use super::CloudDoor;
 use super::handed::{Message, NOBODY, NoMessage};
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent};
 use super::listen;
-use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, end_name};
+use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, RawConnection, end_name};
 use super::ports::PortDoor;
 use super::predecessor::{Predecessor, Untold};
+use super::presence::Transport;
 use super::proxies::Proxies;
 use super::recorded::Visit;
 use super::refusal::Refusal;
@@ -664,6 +665,14 @@ impl Front {
         };
         let mut tried_again = false;
         let carrier = loop {
+            if session.transport() == Transport::Tls
+                && let Err(refusal) = places.0.takes_carrier()
+            {
+                return Err(match door {
+                    Some(_) => SentAway::silently(refusal),
+                    None => SentAway::telling(refusal, visitor, places.0),
+                });
+            }
             let error = match session.open(open.clone(), &hello).await {
                 Ok(carrier) => break carrier,
                 Err(error) => error,
@@ -743,6 +752,7 @@ impl Front {
             Observed {
                 session,
                 visit: &joined.visit,
+                admitted: &joined.places.0,
                 metrics: &self.metrics,
             },
         )
@@ -796,6 +806,7 @@ impl Front {
 struct Observed<'a> {
     session: &'a Session,
     visit: &'a Visit,
+    admitted: &'a Admitted,
     metrics: &'a Metrics,
 }
 
@@ -810,11 +821,23 @@ impl splice::Observer for Observed<'_> {
         self.session.active();
     }
 
-    fn raw(&self, came: bool) {
-        if came {
-            self.visit.uses_raw();
+    fn takes_raw(&self) -> bool {
+        let is_room = self.admitted.takes_raw();
+        if !is_room {
+            self.metrics.raw_connection(RawConnection::NoRoom);
         }
-        self.metrics.raw_connection(came);
+        is_room
+    }
+
+    fn raw(&self, came: bool) {
+        match came {
+            true => self.visit.uses_raw(),
+            false => self.admitted.leaves_raw(),
+        }
+        self.metrics.raw_connection(match came {
+            true => RawConnection::Came,
+            false => RawConnection::Missed,
+        });
     }
 
     fn copied(&self) {

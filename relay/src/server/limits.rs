@@ -1,7 +1,9 @@
 //! Who may come in: bounds on visitors before anything is known of them, on those who are served, and on handshakes.
 //!
 //! ```text
-//!   accept ─► unnamed: one descriptor, so many a second ─► its hello ─► served: two descriptors, and one of a device's places
+//!   accept ─► unnamed: one descriptor, so many a second ─► its hello ─► served: one of a device's places
+//!         a second descriptor, when there is to be one: a tls carrier, without which it is sent away, or a raw connection, without which
+//!         it stays where it is
 //! ```
 //!
 //! Descriptors are what runs out first, so they are what is counted: those who say nothing can never have so many that none is
@@ -15,8 +17,8 @@ mod silent;
 
 use std::net::IpAddr;
 use std::num::NonZeroU64;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio_util::sync::CancellationToken;
@@ -43,12 +45,16 @@ const PART_PER_ADDRESS: usize = 2;
 /// The count of a device's session that takes no visitors any more: above every limit.
 const CLOSED: usize = usize::MAX;
 
-/// Descriptors left for everything that is not a visitor: listeners, files, the database, agents over TLS, pipes, and raw
-/// connections beside tls carriers.
+/// Descriptors left for everything that is not a visitor: listeners, files, the database, agents over TLS, spare tls carriers, and pipes.
 const RESERVED_DESCRIPTORS: u64 = 2048;
 
-/// Descriptors of one who is served: its own, and its tls carrier's or its raw connection's.
-const PER_VISITOR: usize = 2;
+/// Of the descriptors, visitors with one each leave at least this part, to those who are yet to come and to tls carriers; and so do raw
+/// connections, which arrive as everybody does.
+const PART_FOR_OTHERS: usize = 8;
+
+/// Of the descriptors, the carriers and raw connections of one address's visitors have this part: half of those that there are if each
+/// visitor has one.
+const PART_FOR_SECONDS_OF_ADDRESS: usize = 2 * PART_PER_ADDRESS;
 
 /// Of the descriptors, those who have not said their name leave at least this part to those who are served.
 const PART_FOR_SERVED: usize = 7;
@@ -81,6 +87,8 @@ const LONG_HELLOS: usize = 32 * 1024 * 1024;
 struct Bounds {
     visitors: AtomicUsize,
     visitors_per_address: AtomicUsize,
+    /// How many descriptors an address's visitors have beside their own.
+    seconds_per_address: AtomicUsize,
     visitors_per_device: AtomicUsize,
     unnamed: AtomicUsize,
     unnamed_per_address: AtomicUsize,
@@ -105,6 +113,7 @@ struct Counts {
     descriptors_taken: Arc<AtomicUsize>,
     visitors: Arc<AtomicUsize>,
     visitors_by_address: CountsByAddress,
+    seconds_by_address: CountsByAddress,
     /// Those who converse at public UDP ports, whose addresses may be forged all the same.
     at_ports: Arc<AtomicUsize>,
     at_ports_by_address: CountsByAddress,
@@ -142,6 +151,7 @@ impl Limits {
             descriptors_taken: Arc::default(),
             visitors: Arc::default(),
             visitors_by_address: CountsByAddress::default(),
+            seconds_by_address: CountsByAddress::default(),
             at_ports: Arc::default(),
             at_ports_by_address: CountsByAddress::default(),
             unnamed: Arc::default(),
@@ -165,9 +175,10 @@ impl Limits {
             descriptors,
             ..
         } = &*self.0;
-        let possible = (descriptors / PER_VISITOR).max(1);
+        let possible = (descriptors - descriptors / PART_FOR_OTHERS).max(1);
         let visitors = config.visitors.unwrap_or(possible).min(possible);
         let per_address = (visitors / PART_PER_ADDRESS).max(1);
+        let seconds = (descriptors / PART_FOR_SECONDS_OF_ADDRESS).max(1);
         let unnamed = config.unnamed.unwrap_or(config::UNNAMED);
         let unnamed = unnamed.min(descriptors - descriptors / PART_FOR_SERVED);
         for (bound, value) in [
@@ -175,6 +186,12 @@ impl Limits {
             (
                 &bounds.visitors_per_address,
                 config.visitors_per_address.unwrap_or(per_address),
+            ),
+            (
+                &bounds.seconds_per_address,
+                config
+                    .visitors_per_address
+                    .map_or(seconds, |most| most.saturating_mul(2)), // a carrier, and a raw connection beside it
             ),
             (
                 &bounds.visitors_per_device,
@@ -256,7 +273,9 @@ impl Limits {
         let admitted = Admitted {
             limits: self.clone(),
             from,
-            descriptors: (Some(descriptor), None),
+            _descriptor: Some(descriptor),
+            carrier: None,
+            raw: Mutex::default(),
             unnamed: Some(unnamed),
             served: None,
             member: None,
@@ -278,7 +297,9 @@ impl Limits {
         Ok(Admitted {
             limits: self.clone(),
             from,
-            descriptors: (None, None),
+            _descriptor: None,
+            carrier: None,
+            raw: Mutex::default(),
             unnamed: None,
             served: None,
             member: None,
@@ -386,11 +407,22 @@ impl Limits {
 pub struct Admitted {
     limits: Limits,
     from: IpAddr,
-    descriptors: (Option<Counted>, Option<Counted>),
+    _descriptor: Option<Counted>,
+    /// That of its tls carrier, if it has one.
+    carrier: Option<Box<Second>>,
+    /// That of its raw connection.
+    raw: Mutex<Option<Box<Second>>>,
     unnamed: Option<Unnamed>,
     served: Option<(Counted, CountedOfAddress)>,
     /// Absent until it is served.
     member: Option<Member>,
+}
+
+/// One more descriptor of a visitor.
+#[derive(Debug)]
+struct Second {
+    _descriptor: Counted,
+    _of_address: CountedOfAddress,
 }
 
 /// What counts a connection until it has said its name.
@@ -448,8 +480,6 @@ impl Admitted {
         if counts.memory.is_over() {
             return Err(Refusal::Memory); // those who are served keep what they have
         }
-        let second = Counted::below(&counts.descriptors_taken, counts.descriptors);
-        self.descriptors.1 = Some(second.ok_or(Refusal::Full)?);
         self.count()?;
         self.member = Some(self.limits.0.memory.let_in(Instant::now()));
         Ok(())
@@ -458,6 +488,44 @@ impl Admitted {
     /// Cancelled once it is to leave for want of memory. `None`: it is not served, or will not be told.
     pub(crate) fn shed(&self) -> Option<&CancellationToken> {
         self.member.as_ref().map(Member::shed)
+    }
+
+    /// It is to have a tls carrier, which is one more descriptor.
+    pub(crate) fn takes_carrier(&mut self) -> Result<(), Refusal> {
+        if self.carrier.is_none() {
+            let second = self.second(self.limits.0.descriptors)?;
+            self.carrier = Some(Box::new(second));
+        }
+        Ok(())
+    }
+
+    /// Whether it may have a raw connection, for which there is a descriptor then until it [has none](Self::leaves_raw), or leaves.
+    pub(crate) fn takes_raw(&self) -> bool {
+        let descriptors = self.limits.0.descriptors;
+        let second = self.second(descriptors - descriptors / PART_FOR_OTHERS);
+        *self.raw() = second.ok().map(Box::new);
+        self.raw().is_some()
+    }
+
+    /// Its raw connection has not come.
+    pub(crate) fn leaves_raw(&self) {
+        *self.raw() = None;
+    }
+
+    fn raw(&self) -> MutexGuard<'_, Option<Box<Second>>> {
+        self.raw.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A second descriptor, with which there are so many at most.
+    fn second(&self, most: usize) -> Result<Second, Refusal> {
+        let counts = &*self.limits.0;
+        let descriptor = Counted::below(&counts.descriptors_taken, most);
+        let per_address = counts.bounds.seconds_per_address.load(Relaxed);
+        let of_address = counts.seconds_by_address.below(self.from, per_address);
+        Ok(Second {
+            _descriptor: descriptor.ok_or(Refusal::Full)?,
+            _of_address: of_address.ok_or(Refusal::AddressFull)?,
+        })
     }
 
     /// It counts as a visitor, and as one of its address, from now on.
@@ -629,6 +697,11 @@ mod tests {
         admitted.serve()
     }
 
+    fn served_over_tls(admitted: &mut Admitted) -> Result<(), Refusal> {
+        served(admitted)?;
+        admitted.takes_carrier()
+    }
+
     #[test]
     fn one_address_cannot_take_every_place() {
         let limits = limits(usize::MAX);
@@ -666,12 +739,61 @@ mod tests {
         // Nobody here hears that it is to give way.
         assert_eq!((held.len(), refusal), (60 + 3, Refusal::UnnamedFull));
         assert_eq!(visitor.serve(), Ok(()));
+        assert_eq!(visitor.takes_carrier(), Ok(()));
+        assert!(!visitor.takes_raw(), "a carrier may need it");
         drop(held);
+        assert!(visitor.takes_raw());
         let (held, refusal) = fill(&limits, "192.0.2.1", served);
-        // Half of the 35 who can be, and of another address the rest but for the one.
-        assert_eq!((held.len(), refusal), (17, Refusal::AddressFull));
+        // Half of the 62 who can be, and of another address the rest but for the one.
+        assert_eq!((held.len(), refusal), (31, Refusal::AddressFull));
         let (others, refusal) = fill(&limits, "192.0.2.2", served);
-        assert_eq!((others.len(), refusal), (17, Refusal::Full));
+        assert_eq!((others.len(), refusal), (30, Refusal::Full));
+        // Those who have one each leave some to whoever comes, and to carriers.
+        let mut newcomer = limits
+            .admit(ip("192.0.2.3"), &Silent::at_one_of(1))
+            .unwrap();
+        assert_eq!(served(&mut newcomer), Err(Refusal::Full));
+    }
+
+    #[test]
+    fn a_second_descriptor_is_counted_where_there_is_one() {
+        let limits = limits(80);
+        let taken = || limits.0.descriptors_taken.load(Relaxed);
+        let come = |from| {
+            let mut visitor = limits.admit(ip(from), &Silent::at_one_of(1)).unwrap();
+            served(&mut visitor).unwrap();
+            visitor
+        };
+        let mut visitor = come("192.0.2.1");
+        assert_eq!(taken(), 1);
+        visitor.takes_carrier().unwrap();
+        visitor.takes_carrier().unwrap();
+        assert_eq!(taken(), 2, "one, however often it is opened");
+        assert!(visitor.takes_raw());
+        assert_eq!(taken(), 3);
+        visitor.leaves_raw();
+        assert_eq!(taken(), 2);
+        assert!(visitor.takes_raw());
+
+        // Of one address a quarter of all, of which this one has two.
+        let (held, refusal) = fill(&limits, "192.0.2.1", served_over_tls);
+        assert_eq!((held.len(), refusal), (18, Refusal::AddressFull));
+        let same = come("192.0.2.1");
+        assert!(!same.takes_raw());
+        // Raw connections leave an eighth of them.
+        let mut others = Vec::new();
+        while let Some(visitor) = Some(come("192.0.2.2")).filter(Admitted::takes_raw) {
+            others.push(visitor);
+        }
+        assert_eq!((others.len(), taken()), (15, 70));
+        let mut last = come("192.0.2.3");
+        while taken() < 80 {
+            others.push(come("192.0.2.4"));
+        }
+        assert_eq!(last.takes_carrier(), Err(Refusal::Full));
+        drop((visitor, held, same, others, last));
+        assert_eq!(taken(), 0);
+        assert!(limits.0.seconds_by_address.is_empty());
     }
 
     #[test]
@@ -713,8 +835,8 @@ mod tests {
     #[test]
     fn everybody_who_leaves_makes_room_and_leaves_nothing_behind() {
         let limits = limits(4);
-        let first = fill(&limits, "192.0.2.1", served).0;
-        let second = fill(&limits, "192.0.2.2", served).0;
+        let first = fill(&limits, "192.0.2.1", served_over_tls).0;
+        let second = fill(&limits, "192.0.2.2", served_over_tls).0;
         assert_eq!((first.len(), second.len()), (1, 1));
         assert_eq!(
             limits
@@ -723,7 +845,7 @@ mod tests {
             Refusal::Full
         );
         drop(first);
-        let (third, _) = fill(&limits, "192.0.2.3", served);
+        let (third, _) = fill(&limits, "192.0.2.3", served_over_tls);
         assert_eq!(third.len(), 1);
         drop((second, third));
         assert!(limits.0.visitors_by_address.is_empty());
@@ -766,7 +888,7 @@ mod tests {
     fn bounds_that_change_hold_for_whoever_comes_next() {
         let limits = limits(1000);
         let (held, _) = fill(&limits, "192.0.2.1", served);
-        assert_eq!(held.len(), 250);
+        assert_eq!(held.len(), 437);
         let less = LimitsConfig {
             visitors: Some(100),
             ..LimitsConfig::default()

@@ -148,7 +148,7 @@ impl Metrics {
             )?,
             raw_connections: counters(
                 "causeway_relay_raw_connections_total",
-                "Raw connections asked for, by whether they came in time.",
+                "Raw connections wanted for bulk, by whether they were asked for and came in time.",
                 "outcome",
             )?,
             splice_fallback: counter(
@@ -264,8 +264,8 @@ impl Metrics {
         for kind in Kind::ALL {
             self.carriers_opened.with_label_values(&[kind.name()]);
         }
-        for came in [true, false] {
-            self.raw_connections.with_label_values(&[outcome(came)]);
+        for outcome in RawConnection::ALL {
+            self.raw_connections.with_label_values(&[outcome.name()]);
         }
         for reason in TurnedAway::ALL {
             self.raw_turned_away.with_label_values(&[reason.name()]);
@@ -349,9 +349,9 @@ impl Metrics {
         self.carriers_opened.with_label_values(&[kind.name()]).inc();
     }
 
-    pub(crate) fn raw_connection(&self, came: bool) {
+    pub(crate) fn raw_connection(&self, outcome: RawConnection) {
         self.raw_connections
-            .with_label_values(&[outcome(came)])
+            .with_label_values(&[outcome.name()])
             .inc();
     }
 
@@ -486,8 +486,26 @@ fn header_of(is_passed_on: bool) -> &'static str {
     if is_passed_on { "visitor" } else { "proxy" }
 }
 
-fn outcome(came: bool) -> &'static str {
-    if came { "came" } else { "missed" }
+/// What became of a raw connection that was wanted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum RawConnection {
+    Came,
+    /// Not in time.
+    Missed,
+    /// It was not asked for: there was no descriptor for it.
+    NoRoom,
+}
+
+impl RawConnection {
+    const ALL: [Self; 3] = [Self::Came, Self::Missed, Self::NoRoom];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Came => "came",
+            Self::Missed => "missed",
+            Self::NoRoom => "no_room",
+        }
+    }
 }
 
 const TO_DEVICE: &str = "to_device";

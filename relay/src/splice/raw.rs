@@ -68,7 +68,7 @@ impl<O: Observer> Pump<'_, O> {
 
     async fn bring_wanted_raw(&self) -> Infallible {
         let stream = match &self.raw_way {
-            RawWay::Expect(door, key) => {
+            RawWay::Expect(door, key) if self.observer.takes_raw() => {
                 let expected = door.expect(key.clone());
                 self.queue(Notice::Dial(expected.ticket));
                 let arrived = expected.arrived().await;
@@ -82,7 +82,7 @@ impl<O: Observer> Pump<'_, O> {
                     None => None,
                 }
             }
-            RawWay::Never => None,
+            RawWay::Expect(..) | RawWay::Never => None,
         };
         let Some(stream) = stream else {
             return pending().await; // the stream goes on
