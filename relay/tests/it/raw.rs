@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use aws_lc_rs::hmac;
-use relay::server::Transport;
+use relay::server::{LimitsConfig, Transport};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -22,6 +22,7 @@ const HELLO: &[u8] = include_bytes!("../../wire/testdata/chromium.bin");
 pub(crate) const HOST: &str = "demo.nas.localhost";
 
 pub(crate) const CAME: &str = "causeway_relay_raw_connections_total{outcome=\"came\"}";
+const NO_ROOM: &str = "causeway_relay_raw_connections_total{outcome=\"no_room\"}";
 
 pub(crate) fn payload(length: usize) -> Vec<u8> {
     (0..length)
@@ -104,6 +105,29 @@ async fn bulk_arrives_whole_over_a_raw_connection_that_serves_both_ways() {
                 .await;
             world.metric_is(CAME, 1).await;
         }
+    }
+}
+
+#[tokio::test]
+async fn bulk_for_whose_raw_connection_there_is_no_room_arrives_whole_on_its_carrier() {
+    let octets = payload(5_000_000);
+    for transport in TRANSPORTS {
+        let world = World::start(transport);
+        let (listener, address) = origin("tcp").await;
+        let _agent = world.agent("demo", &address).await;
+        let visitor = world.visit(HOST).await;
+        let (stream, _) = listener.accept().await.unwrap();
+        // Whoever is here stays, and has no more descriptors.
+        let relay = world.relay.as_ref().unwrap();
+        relay.set_limits(&LimitsConfig {
+            visitors_per_address: Some(0),
+            ..LimitsConfig::default()
+        });
+        let exchanged = async { tokio::join!(send(stream, &octets), receive(visitor)).1 };
+        let heard = timeout(SOON, exchanged).await.unwrap();
+        assert!(heard == octets, "{transport:?}");
+        world.metric_is(NO_ROOM, 1).await;
+        assert_eq!(world.metric(CAME), 0);
     }
 }
 
