@@ -13,6 +13,7 @@
 //! visitor to one of them, and when the older process closes its socket those it has begin anew at the other. What is said at a port is
 //! not encrypted by anybody here, but in the tunnel.
 
+mod door;
 mod inherited;
 mod range;
 
@@ -31,12 +32,12 @@ use tokio_util::task::TaskTracker;
 use wire::Frame;
 use wire::ports::{PortState, PublishedPort};
 
+pub(crate) use door::PortDoor;
 use inherited::InheritedPorts;
 pub use range::{PortRange, PortRangeError};
 
 use super::flows::{Flows, UdpPort};
 use super::front::{self, Front};
-use super::hand_over::MOVE_TIME;
 use super::listen;
 use super::sessions::{Session, Sessions};
 use crate::quic::PortSocket;
@@ -100,18 +101,6 @@ impl Around {
     }
 }
 
-/// A port, as whoever has come there knows it.
-#[derive(Debug)]
-pub(crate) struct PortDoor {
-    pub(crate) port: PublicPort,
-    pub(crate) device: DeviceId,
-    /// Cancelled when those who have come there have to leave: the device has lost the port. A datagram finds nobody any more where
-    /// the relay does not listen, so then its visitors leave too.
-    pub(crate) lost: CancellationToken,
-    /// Since when the next process has the listener too.
-    handed_over: OnceLock<Instant>,
-}
-
 /// A port at which the relay listens.
 struct OpenPort {
     door: Arc<PortDoor>,
@@ -140,15 +129,6 @@ pub(super) struct Published {
 }
 
 type OpenByPort = HashMap<PublicPort, OpenPort>;
-
-impl PortDoor {
-    /// Whether the next process takes in who is in the listener's queue when this one closes it: it keeps what no device has asked for
-    /// no less than for this time.
-    pub(crate) fn is_attended_to_elsewhere(&self) -> bool {
-        let since = self.handed_over.get();
-        since.is_some_and(|since| since.elapsed() < MOVE_TIME)
-    }
-}
 
 impl Ports {
     /// With the TCP listeners that the process before has had.
@@ -376,12 +356,7 @@ impl Ports {
             drop(attended);
             return self.attend(open, door, socket, home);
         }
-        let door = Arc::new(PortDoor {
-            port,
-            device: session.device,
-            lost: CancellationToken::new(),
-            handed_over: OnceLock::new(),
-        });
+        let door = Arc::new(PortDoor::new(port, session.device));
         match self.bind(&door) {
             Ok(socket) => self.attend(open, door, socket, home),
             Err(error) => self.unavailable(port, &error),
@@ -439,12 +414,11 @@ impl Ports {
 
     /// The TCP listeners, for the next process. One that cannot be had now that one opens itself.
     pub(super) fn hand_over(&self) -> Vec<TcpListener> {
-        let now = Instant::now();
         let open = self.lock();
         let open = open.values().filter_map(|one| match &one.socket {
             PortListener::Tcp(listener) => {
                 let listener = listener.try_clone().ok()?;
-                let _ = one.door.handed_over.set(now);
+                one.door.is_handed_over();
                 Some(listener)
             }
             PortListener::Udp(..) => None,
