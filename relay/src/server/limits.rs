@@ -9,28 +9,29 @@
 //! Descriptors are what runs out first, so they are what is counted: those who say nothing can never have so many that none is
 //! left for those who are served. All bounds may change at any time, and hold for whoever comes next.
 
+mod admitted;
 mod cohorts;
 mod config;
+mod device;
 mod memory;
 mod rate;
 mod silent;
 
 use std::net::IpAddr;
 use std::num::NonZeroU64;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering::Relaxed};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
-
-use tokio_util::sync::CancellationToken;
 
 use crate::counts::{Amount, Counted, CountedOfAddress, CountsByAddress};
 use crate::program;
 
 use super::metrics::Metrics;
 use super::refusal::Refusal;
-use cohorts::Member;
+pub use admitted::Admitted;
 pub(crate) use config::VISITORS_PER_DEVICE;
 pub use config::{LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
+pub(crate) use device::{DeviceVisitor, DeviceVisitors};
 use memory::Memory;
 use rate::RateByAddress;
 pub(crate) use silent::Silent;
@@ -41,9 +42,6 @@ pub(crate) const HELLO_TIME: Duration = Duration::from_secs(5);
 /// Of the visitors in all, and of those of one device, one address may have this part: a household or an office behind one
 /// address is many, but never everybody.
 const PART_PER_ADDRESS: usize = 2;
-
-/// The count of a device's session that takes no visitors any more: above every limit.
-const CLOSED: usize = usize::MAX;
 
 /// Descriptors left for everything that is not a visitor: listeners, files, the database, agents over TLS, spare tls carriers, and pipes.
 const RESERVED_DESCRIPTORS: u64 = 2048;
@@ -265,22 +263,8 @@ impl Limits {
             false => (most, Refusal::UnnamedFull),
         };
         let one = Counted::below(&self.0.unnamed, most + most / PART_TO_GIVE_WAY);
-        let unnamed = Unnamed {
-            _one: one.ok_or(refusal)?,
-            here: None,
-            of_address: None,
-        };
-        let admitted = Admitted {
-            limits: self.clone(),
-            from,
-            _descriptor: Some(descriptor),
-            carrier: None,
-            raw: Mutex::default(),
-            unnamed: Some(unnamed),
-            served: None,
-            member: None,
-        };
-        Ok((admitted, most))
+        let unnamed = one.ok_or(refusal)?;
+        Ok((Admitted::unnamed(self, from, descriptor, unnamed), most))
     }
 
     /// Lets in a visitor who has come over QUIC, or says why not. It takes no descriptor here. Its address may be forged: what that
@@ -294,16 +278,7 @@ impl Limits {
         if self.0.memory.is_over() {
             return Err(Refusal::Memory);
         }
-        Ok(Admitted {
-            limits: self.clone(),
-            from,
-            _descriptor: None,
-            carrier: None,
-            raw: Mutex::default(),
-            unnamed: None,
-            served: None,
-            member: None,
-        })
+        Ok(Admitted::without_descriptor(self, from))
     }
 
     /// Counts the octets of one hello that is not complete, anew whenever there are more of them. Whoever sends no more than is
@@ -402,262 +377,9 @@ impl Limits {
     }
 }
 
-/// A connection counted against the bounds, until it is dropped.
-#[derive(Debug)]
-pub struct Admitted {
-    limits: Limits,
-    from: IpAddr,
-    _descriptor: Option<Counted>,
-    /// That of its tls carrier, if it has one.
-    carrier: Option<Box<Second>>,
-    /// That of its raw connection.
-    raw: Mutex<Option<Box<Second>>>,
-    unnamed: Option<Unnamed>,
-    served: Option<(Counted, CountedOfAddress)>,
-    /// Absent until it is served.
-    member: Option<Member>,
-}
-
-/// One more descriptor of a visitor.
-#[derive(Debug)]
-struct Second {
-    _descriptor: Counted,
-    _of_address: CountedOfAddress,
-}
-
-/// What counts a connection until it has said its name.
-#[derive(Debug)]
-struct Unnamed {
-    _one: Counted,
-    /// At its worker.
-    here: Option<Counted>,
-    /// Absent until its address is known.
-    of_address: Option<CountedOfAddress>,
-}
-
-impl Admitted {
-    /// The address it counts for.
-    pub(crate) fn from(&self) -> IpAddr {
-        self.from
-    }
-
-    /// It is known where it comes from: it counts for that address from now on.
-    pub(crate) fn comes_from(&mut self, from: IpAddr) -> Result<(), Refusal> {
-        let Counts {
-            bounds,
-            unnamed_by_address,
-            connections,
-            ..
-        } = &*self.limits.0;
-        self.from = from;
-        if let Some(unnamed) = &mut self.unnamed {
-            let per_address = bounds.unnamed_per_address.load(Relaxed);
-            let of_address = unnamed_by_address.below(from, per_address);
-            unnamed.of_address = Some(of_address.ok_or(Refusal::AddressBusy)?);
-        }
-        let each_second = bounds.connections_per_second.load(Relaxed);
-        if !connections.take(from, each_second, Instant::now()) {
-            return Err(Refusal::AddressTooFast);
-        }
-        Ok(())
-    }
-
-    /// It waits at a worker where there may be so many; somebody else may have to leave for it.
-    fn waits_among(&mut self, silent: &Silent, most: usize) {
-        if let Some(unnamed) = &mut self.unnamed {
-            unnamed.here = silent.one_more(most);
-        }
-    }
-
-    /// The first octets have come: it is no longer one who says nothing.
-    pub(crate) fn named(&mut self) {
-        self.unnamed = None;
-    }
-
-    /// It is a visitor and is to be served: it counts as one from now on.
-    pub(crate) fn serve(&mut self) -> Result<(), Refusal> {
-        let counts = &*self.limits.0;
-        if counts.memory.is_over() {
-            return Err(Refusal::Memory); // those who are served keep what they have
-        }
-        self.count()?;
-        self.member = Some(self.limits.0.memory.let_in(Instant::now()));
-        Ok(())
-    }
-
-    /// Cancelled once it is to leave for want of memory. `None`: it is not served, or will not be told.
-    pub(crate) fn shed(&self) -> Option<&CancellationToken> {
-        self.member.as_ref().map(Member::shed)
-    }
-
-    /// It is to have a tls carrier, which is one more descriptor.
-    pub(crate) fn takes_carrier(&mut self) -> Result<(), Refusal> {
-        if self.carrier.is_none() {
-            let second = self.second(self.limits.0.descriptors)?;
-            self.carrier = Some(Box::new(second));
-        }
-        Ok(())
-    }
-
-    /// Whether it may have a raw connection, for which there is a descriptor then until it [has none](Self::leaves_raw), or leaves.
-    pub(crate) fn takes_raw(&self) -> bool {
-        let descriptors = self.limits.0.descriptors;
-        let second = self.second(descriptors - descriptors / PART_FOR_OTHERS);
-        *self.raw() = second.ok().map(Box::new);
-        self.raw().is_some()
-    }
-
-    /// Its raw connection has not come.
-    pub(crate) fn leaves_raw(&self) {
-        *self.raw() = None;
-    }
-
-    fn raw(&self) -> MutexGuard<'_, Option<Box<Second>>> {
-        self.raw.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// A second descriptor, with which there are so many at most.
-    fn second(&self, most: usize) -> Result<Second, Refusal> {
-        let counts = &*self.limits.0;
-        let descriptor = Counted::below(&counts.descriptors_taken, most);
-        let per_address = counts.bounds.seconds_per_address.load(Relaxed);
-        let of_address = counts.seconds_by_address.below(self.from, per_address);
-        Ok(Second {
-            _descriptor: descriptor.ok_or(Refusal::Full)?,
-            _of_address: of_address.ok_or(Refusal::AddressFull)?,
-        })
-    }
-
-    /// It counts as a visitor, and as one of its address, from now on.
-    pub(crate) fn count(&mut self) -> Result<(), Refusal> {
-        let bounds = &self.limits.0.bounds;
-        let visitor = Counted::below(&self.limits.0.visitors, bounds.visitors.load(Relaxed));
-        let visitor = visitor.ok_or(Refusal::Full)?;
-        let per_address = bounds.visitors_per_address.load(Relaxed);
-        let of_address = self
-            .limits
-            .0
-            .visitors_by_address
-            .below(self.from, per_address);
-        self.served = Some((visitor, of_address.ok_or(Refusal::AddressFull)?));
-        Ok(())
-    }
-
-    /// It counts as one who converses at a public UDP port, and as no other visitor.
-    pub(crate) fn count_at_port(&mut self) -> Result<(), Refusal> {
-        let counts = &*self.limits.0;
-        let most = counts.bounds.visitors.load(Relaxed).min(MOST_AT_PORTS);
-        let visitor = Counted::below(&counts.at_ports, most).ok_or(Refusal::Full)?;
-        let per_address = most.div_ceil(PART_PER_ADDRESS);
-        let of_address = counts.at_ports_by_address.below(self.from, per_address);
-        self.served = Some((visitor, of_address.ok_or(Refusal::AddressFull)?));
-        Ok(())
-    }
-}
-
-/// A visitor counted among those of its device, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct DeviceVisitor {
-    _here: Counted,
-    /// Absent until it takes one.
-    place: Option<(Counted, CountedOfAddress)>,
-}
-
-/// The visitors of one device.
-#[derive(Debug, Default)]
-pub(crate) struct DeviceVisitors {
-    here: Arc<AtomicUsize>,
-    of_device: OfDevice,
-    /// Those who converse at its public UDP ports, who take no places of the others.
-    at_ports: OfDevice,
-}
-
-/// The same over all sessions that the device has.
-#[derive(Clone, Debug, Default)]
-struct OfDevice {
-    all: Arc<AtomicUsize>,
-    by_address: CountsByAddress,
-}
-
-impl OfDevice {
-    fn place(&self, from: IpAddr, most: usize) -> Option<(Counted, CountedOfAddress)> {
-        let one = Counted::below(&self.all, most)?;
-        let per_address = most.div_ceil(PART_PER_ADDRESS);
-        Some((one, self.by_address.below(from, per_address)?))
-    }
-}
-
-impl DeviceVisitors {
-    /// Those of another session of the same device, of which there are none yet.
-    pub(crate) fn beside(&self) -> Self {
-        Self {
-            here: Arc::default(),
-            of_device: self.of_device.clone(),
-            at_ports: self.at_ports.clone(),
-        }
-    }
-
-    /// Counts a visitor in, until the value is dropped; `None` if the device has `most`, in all or as many of them from there as
-    /// one address may have.
-    pub(crate) fn admit(&self, from: IpAddr, most: usize) -> Option<DeviceVisitor> {
-        let mut visitor = self.admit_without_place()?;
-        self.give_place(&mut visitor, from, most).then_some(visitor)
-    }
-
-    /// The same of one whose address may be forged: the session knows that it is there, but it takes none of the device's places.
-    pub(crate) fn admit_without_place(&self) -> Option<DeviceVisitor> {
-        Some(DeviceVisitor {
-            _here: Counted::below(&self.here, CLOSED)?,
-            place: None,
-        })
-    }
-
-    /// It takes a place now; `false` if there is none for it.
-    pub(crate) fn give_place(
-        &self,
-        visitor: &mut DeviceVisitor,
-        from: IpAddr,
-        most: usize,
-    ) -> bool {
-        visitor.place = self.of_device.place(from, most);
-        visitor.place.is_some()
-    }
-
-    /// The same of those at its public UDP ports.
-    pub(crate) fn give_place_at_port(
-        &self,
-        visitor: &mut DeviceVisitor,
-        from: IpAddr,
-        most: usize,
-    ) -> bool {
-        visitor.place = self.at_ports.place(from, most);
-        visitor.place.is_some()
-    }
-
-    pub(crate) fn any(&self) -> bool {
-        self.now() > 0
-    }
-
-    /// How many there are.
-    pub(crate) fn now(&self) -> usize {
-        match self.here.load(Relaxed) {
-            CLOSED => 0,
-            count => count,
-        }
-    }
-
-    /// Admits nobody any more, from a moment at which there is nobody; `false` if there is somebody now.
-    pub(crate) fn close_if_empty(&self) -> bool {
-        let closed = self.here.compare_exchange(0, CLOSED, Relaxed, Relaxed);
-        closed.is_ok() || closed == Err(CLOSED)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    const MOST: usize = config::VISITORS_PER_DEVICE;
 
     pub(super) fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
@@ -923,59 +645,5 @@ mod tests {
         assert!(hold(USUAL_HELLO).unwrap().is_none());
         drop((growing, rest));
         assert_eq!(limits.0.long_hellos.load(Relaxed), 0);
-    }
-
-    #[test]
-    fn one_address_may_have_half_of_a_device() {
-        let device = DeviceVisitors::default();
-        let from_one: Vec<_> = std::iter::from_fn(|| device.admit(ip("192.0.2.1"), MOST)).collect();
-        assert_eq!(from_one.len(), MOST / PART_PER_ADDRESS);
-        assert!(device.admit(ip("192.0.2.2"), MOST).is_some());
-        assert!(
-            device
-                .admit(ip("192.0.2.2"), MOST / PART_PER_ADDRESS)
-                .is_none()
-        );
-        drop(from_one);
-        assert!(!device.any());
-        assert!(device.admit(ip("192.0.2.1"), 1).is_some());
-    }
-
-    #[test]
-    fn a_device_has_its_places_once_however_many_sessions_it_has() {
-        let older = DeviceVisitors::default();
-        let newer = older.beside();
-        let _visitor = older.admit(ip("192.0.2.1"), 2).unwrap();
-        let other = newer.admit(ip("192.0.2.2"), 2).unwrap();
-        assert!(newer.admit(ip("192.0.2.3"), 2).is_none());
-        assert_eq!((older.now(), newer.now()), (1, 1));
-        drop(other);
-        assert!(newer.close_if_empty(), "of its own it has none");
-        assert!(older.admit(ip("192.0.2.3"), 2).is_some());
-    }
-
-    #[test]
-    fn who_is_let_in_is_there_before_it_closes_or_not_at_all() {
-        let device = DeviceVisitors::default();
-        let visitor = device.admit(ip("192.0.2.1"), MOST).unwrap();
-        assert!(!device.close_if_empty());
-        drop(visitor);
-        assert!(device.close_if_empty());
-        assert!(device.close_if_empty());
-        assert!(!device.any());
-        assert!(device.admit(ip("192.0.2.1"), MOST).is_none());
-    }
-
-    #[test]
-    fn coming_and_closing_at_once_never_both_succeed() {
-        for _ in 0..1000 {
-            let device = DeviceVisitors::default();
-            let (came, closed) = std::thread::scope(|scope| {
-                let comes = scope.spawn(|| device.admit(ip("192.0.2.1"), MOST));
-                let closed = device.close_if_empty();
-                (comes.join().unwrap(), closed)
-            });
-            assert_ne!(came.is_some(), closed);
-        }
     }
 }
