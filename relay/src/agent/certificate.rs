@@ -16,6 +16,9 @@ use super::state::{Certificate, State, StateError};
 /// How often it is looked at whether the time to renew has come. The clock may jump, so no longer sleep is trusted.
 const LOOK: Duration = Duration::from_secs(600);
 
+/// Between two renewals at least, whatever the cloud says of when the next is due; many devices do not come in step.
+const PAUSE: Duration = LOOK;
+
 /// Between two tries for a certificate, at least and at most.
 const RETRY: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(300));
 
@@ -110,29 +113,15 @@ impl Certificates {
         slot: &CertificateSlot,
         mut renewed: impl FnMut(u64),
     ) {
-        let mut backoff = Backoff::new(RETRY.0, RETRY.1);
-        loop {
-            let due = match self.state.certificate() {
-                Ok(kept) => kept.is_none_or(|kept| now() >= kept.renew_at),
-                Err(_) => true,
-            };
-            if !due {
-                sleep(LOOK).await;
-                continue;
-            }
-            match self.renew(identity).await {
-                Ok(new) => {
-                    slot.replace(&new.slot);
-                    renewed(new.not_after);
-                    backoff.reset();
-                    tracing::info!("the certificate has been renewed");
-                }
-                Err(error) => {
-                    tracing::warn!(%error, "the certificate could not be renewed; the old one serves on");
-                    sleep(backoff.next_wait()).await;
-                }
-            }
-        }
+        let is_due = || match self.state.certificate() {
+            Ok(kept) => kept.is_none_or(|kept| now() >= kept.renew_at),
+            Err(_) => true,
+        };
+        let has_renewed = |new: Usable| {
+            slot.replace(&new.slot);
+            renewed(new.not_after);
+        };
+        renew_when_due(is_due, || self.renew(identity), has_renewed).await;
     }
 
     /// Asks for another, and keeps it.
@@ -166,9 +155,88 @@ impl Certificates {
     }
 }
 
+/// Never returns.
+async fn renew_when_due<Renewal>(
+    is_due: impl Fn() -> bool,
+    renew: impl Fn() -> Renewal,
+    mut has_renewed: impl FnMut(Usable),
+) where
+    Renewal: Future<Output = Result<Usable, CertificateError>>,
+{
+    let mut backoff = Backoff::new(RETRY.0, RETRY.1);
+    loop {
+        if !is_due() {
+            sleep(LOOK).await;
+            continue;
+        }
+        match renew().await {
+            Ok(new) => {
+                has_renewed(new);
+                backoff.reset();
+                tracing::info!("the certificate has been renewed");
+                sleep(PAUSE.mul_f64(rand::random_range(1.0..2.0))).await;
+            }
+            Err(error) => {
+                tracing::warn!(%error, "the certificate could not be renewed; the old one serves on");
+                sleep(backoff.next_wait()).await;
+            }
+        }
+    }
+}
+
 fn now() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default()
         .as_secs()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use tokio::time::timeout;
+
+    use super::*;
+
+    /// How long a call takes.
+    const CALL: Duration = Duration::from_millis(20);
+
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
+    fn slot() -> CertificateSlot {
+        let key = rcgen::KeyPair::generate().unwrap();
+        let own = rcgen::CertificateParams::default();
+        let own = own.self_signed(&key).unwrap();
+        CertificateSlot::from_pem(&own.pem(), &key.serialize_pem()).unwrap()
+    }
+
+    /// How often a cloud is asked in a day that always says that the next certificate is due at once.
+    async fn asked_in_a_day(succeeds: impl Fn(u32) -> bool) -> u32 {
+        let (asked, slot) = (Cell::new(0), slot());
+        let renew = || async {
+            sleep(CALL).await;
+            asked.set(asked.get() + 1);
+            let slot = slot.clone();
+            match succeeds(asked.get()) {
+                true => Ok(Usable { slot, not_after: 0 }),
+                false => Err(CallError::BadAddress(String::new()).into()),
+            }
+        };
+        let renewed = renew_when_due(|| true, renew, |_| {});
+        assert!(timeout(DAY, renewed).await.is_err(), "it goes on");
+        asked.get()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_cloud_that_always_wants_the_certificate_renewed_is_asked_now_and_then() {
+        let asked = asked_in_a_day(|_| true).await;
+        assert!((72..=144).contains(&asked), "{asked}");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn so_is_one_that_fails_every_other_time() {
+        let asked = asked_in_a_day(|nth| nth % 2 == 0).await;
+        assert!((2..=2 * 144).contains(&asked), "{asked}");
+    }
 }
