@@ -13,6 +13,7 @@
 
 mod announce;
 mod app;
+mod attended;
 mod backoff;
 mod certificate;
 mod choice;
@@ -35,6 +36,7 @@ mod pair;
 mod pass;
 mod ports;
 mod pulse;
+mod redial;
 mod relay_list;
 mod relays;
 mod services;

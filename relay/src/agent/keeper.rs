@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{Notify, mpsc, oneshot};
-use tokio::task::JoinSet;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use wire::Retry;
@@ -14,24 +13,16 @@ use crate::server::Transport;
 use crate::workers::Worker;
 
 use super::GOODBYE;
+use super::attended::Attended;
 use super::backoff::Backoff;
 use super::dial::{Before, DialError, Dialler};
 use super::log_rate::{Line, LogRate};
 use super::measured::{Measured, TRY_AGAIN};
+use super::redial::{LATER, PATIENT_AFTER, PATIENT_REDIAL, REDIAL, Redials, spread};
 use super::relays::{Berth, Relays, Stands};
 use super::situation::{Standing, TunnelSituation};
 use super::tunnel::{Ended, Orders, Tunnel};
 use super::visitor::Visitors;
-
-/// Between two dials, at least and at most. A restarted relay has its agents back within five seconds.
-const REDIAL: (Duration, Duration) = (Duration::from_millis(250), Duration::from_secs(3));
-
-/// After this many failed dials the relay is away for longer, and the waits may be too.
-const PATIENT_AFTER: u32 = 100;
-const PATIENT_REDIAL: Duration = Duration::from_secs(60);
-
-/// The wait after a close that somebody has to do something about.
-const LATER: Duration = Duration::from_secs(120);
 
 /// How long a tunnel to a relay that is not listed any more is kept for want of one to another relay, though visitors could come
 /// through the other tunnel.
@@ -78,7 +69,8 @@ pub(super) enum Turn {
 impl TunnelKeeper {
     /// Returns when the agent stops, or has retired and has no visitors. `raw_outcomes` tells of each raw connection whether it came.
     pub(super) async fn keep(self, mut raw_outcomes: mpsc::Receiver<bool>) {
-        let mut tunnels = JoinSet::new(); // the newest, and older ones whose visitors finish
+        let mut tunnels = Attended::default();
+        let mut redials = Redials::new();
         let mut next = None;
         let mut berth = None;
         let mut before = Before::Nothing;
@@ -96,13 +88,14 @@ impl TunnelKeeper {
                 berth: here,
             } = held;
             let stands = here.stands();
+            let since = Instant::now();
             let attended = self.attend(tunnel, &here, &mut tunnels, &mut raw_outcomes);
             match attended.await {
                 Turn::Ended(ended) => {
                     self.ended(stands);
                     tokio::select! {
                         biased; // what has happened is said whatever the list says
-                        () = self.rest(ended) => {}
+                        () = self.rest(ended, redials.wait(since.elapsed())) => {}
                         () = here.unlisted() => {} // what one relay demands does not hold for another
                     }
                     if ended == Ended::Silent {
@@ -113,7 +106,8 @@ impl TunnelKeeper {
                         Ended::Stopped | Ended::Left | Ended::Closed(_) => here,
                     });
                 }
-                Turn::Drained(wait, mut old_ended, moving) => {
+                Turn::Drained(asked, mut old_ended, moving) => {
+                    let wait = redials.wait_as_asked(since.elapsed(), asked);
                     if let Some(Line { left_out }) = self.line() {
                         let relay = &here.relay;
                         tracing::info!(%relay, left_out, "the relay asks this agent to come back");
@@ -149,7 +143,7 @@ impl TunnelKeeper {
             sleep(GOODBYE).await;
         };
         tokio::select! {
-            () = async { while tunnels.join_next().await.is_some() {} } => {}
+            () = tunnels.all_have_ended() => {}
             () = too_late => {}
         }
     }
@@ -200,7 +194,7 @@ impl TunnelKeeper {
                         wait
                     };
                     tokio::select! {
-                        () = self.pause(wait) => {}
+                        () = self.pause(spread(wait)) => {}
                         () = berth.unlisted() => {}
                     }
                     at = Some(berth.elsewhere());
@@ -223,26 +217,34 @@ impl TunnelKeeper {
         &self,
         tunnel: Tunnel,
         here: &Berth,
-        tunnels: &mut JoinSet<()>,
+        tunnels: &mut Attended,
         raw_outcomes: &mut mpsc::Receiver<bool>,
     ) -> Turn {
         let standing = self.stands(&tunnel);
         let leave = CancellationToken::new();
         let moving = leave.child_token();
         let (drain, mut drained) = oneshot::channel();
-        let (end, mut ended) = oneshot::channel();
-        let orders = Orders {
-            stop: self.stop.clone(),
-            leave: leave.clone(),
-            moving: moving.clone(),
-            drain,
-            relays: self.relays.clone(),
-        };
-        let attended = tunnel.attend(Arc::clone(&self.visitors), self.home.clone(), orders);
-        tunnels.spawn(async move {
-            // Nobody listens any more if another tunnel has taken over.
-            let _ = end.send(attended.await);
+        let (tell, mut ended) = oneshot::channel();
+        let (visitors, home) = (Arc::clone(&self.visitors), self.home.clone());
+        let one_ends = tunnels.attend(|end| {
+            let orders = Orders {
+                stop: self.stop.clone(),
+                end,
+                leave: leave.clone(),
+                moving: moving.clone(),
+                drain,
+                relays: self.relays.clone(),
+            };
+            let attended = tunnel.attend(visitors, home, orders);
+            async move {
+                // Nobody listens any more if another tunnel has taken over.
+                let _ = tell.send(attended.await);
+            }
         });
+        if one_ends && let Some(Line { left_out }) = self.line() {
+            let relay = &here.relay;
+            tracing::warn!(%relay, left_out, "too many tunnels wait for their visitors to finish; the oldest is closed");
+        }
         let not_before = match standing.transport {
             Transport::Quic => Instant::now(),
             Transport::Tls => Instant::now() + TRY_AGAIN, // QUIC has just been tried
@@ -258,7 +260,7 @@ impl TunnelKeeper {
                 ended = &mut ended => return Turn::Ended(ended.unwrap_or(Ended::Broken)),
                 Ok(wait) = &mut drained, if !drained.is_terminated() => return Turn::Drained(wait, ended, moving),
                 () = here.unlisted() => return Turn::Unlisted(ended, leave),
-                Some(_) = tunnels.join_next() => {}
+                Some(()) = tunnels.one_has_ended() => {}
                 wanted = self.another_is_wanted(&mut measured) => {
                     match self.replace(wanted, &here.relay, &mut ended).await {
                         Some(turn) => return turn,
@@ -337,8 +339,8 @@ impl TunnelKeeper {
         self.tunnel_ended.notify_one();
     }
 
-    /// Waits as the end of a tunnel demands.
-    async fn rest(&self, ended: Ended) {
+    /// Waits as the end of a tunnel demands, or for `wait` if it makes no demand.
+    async fn rest(&self, ended: Ended, wait: Duration) {
         match ended {
             Ended::Stopped | Ended::Left => {}
             Ended::Closed(code) => {
@@ -347,8 +349,8 @@ impl TunnelKeeper {
                     tracing::warn!(code = name, left_out, "the relay closed the tunnel: {code}");
                 }
                 match code.retry() {
-                    Retry::Later => self.pause(LATER).await,
-                    Retry::Soon => self.pause(REDIAL.0).await,
+                    Retry::Later => self.pause(spread(LATER)).await,
+                    Retry::Soon => self.pause(wait).await,
                 }
             }
             Ended::Silent => {
@@ -360,7 +362,7 @@ impl TunnelKeeper {
                 if let Some(Line { left_out }) = self.line() {
                     tracing::warn!(left_out, "the connection to the relay broke");
                 }
-                self.pause(REDIAL.0).await;
+                self.pause(wait).await;
             }
         }
     }
@@ -370,11 +372,11 @@ impl TunnelKeeper {
         self.log.line(tokio::time::Instant::now())
     }
 
-    /// Between half and all of `wait`, so that many agents do not come back at once; less when the agent stops or retires.
+    /// Waits for so long; less when the agent stops or retires.
     async fn pause(&self, wait: Duration) {
         tokio::select! {
             () = self.dials_no_more() => {}
-            () = sleep(wait.mul_f64(rand::random_range(0.5..=1.0))) => {}
+            () = sleep(wait) => {}
         }
     }
 }

@@ -109,6 +109,8 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) struct Orders {
     /// The agent stops.
     pub(super) stop: CancellationToken,
+    /// This tunnel ends at once, whatever visitors it has.
+    pub(super) end: CancellationToken,
     /// Another tunnel takes the new visitors: this one ends with those it has.
     pub(super) leave: CancellationToken,
     /// The visitors had better come by another tunnel, and hear so as far as their protocol has a word for it.
@@ -173,6 +175,7 @@ impl Tunnel {
     async fn serve(&mut self, visitors: &Arc<Visitors>, home: &Worker, orders: Orders) -> Ended {
         let Orders {
             stop,
+            end,
             leave,
             moving,
             drain,
@@ -197,9 +200,15 @@ impl Tunnel {
                 visitors.http3(connection.clone(), guests.clone(), moving.clone())
             });
         let mut last_goes = pin!(async {
-            leave.cancelled().await;
-            guests.close();
-            let _ = timeout(LEAVE_TIME, guests.wait()).await;
+            let is_left = async {
+                leave.cancelled().await;
+                guests.close();
+                let _ = timeout(LEAVE_TIME, guests.wait()).await;
+            };
+            tokio::select! {
+                () = end.cancelled() => {}
+                () = is_left => {}
+            }
         });
         loop {
             let alarm = pulse.alarm();
