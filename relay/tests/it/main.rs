@@ -39,5 +39,6 @@ mod status;
 mod successor;
 mod tunnel;
 mod two_relays;
+mod unruly_relay;
 mod versions;
 mod world;
