@@ -22,6 +22,10 @@ const STEADY: Duration = Duration::from_secs(30);
 /// them too.
 const QUICK: u32 = 8;
 
+/// The same of tunnels that are drained: where one server follows another time and again, who does not come along at once is not
+/// found any more.
+const QUICK_DRAINED: u32 = 64;
+
 /// The waits after the tunnels of one keeper.
 #[derive(Debug)]
 pub(super) struct Redials {
@@ -40,11 +44,15 @@ impl Redials {
 
     /// How long to wait after a tunnel that `stood` for so long.
     pub(super) fn wait(&mut self, stood: Duration) -> Duration {
+        self.wait_beyond(QUICK, stood)
+    }
+
+    fn wait_beyond(&mut self, quick: u32, stood: Duration) -> Duration {
         self.short = match stood < STEADY {
             true => self.short.saturating_add(1),
             false => 0,
         };
-        if self.short <= QUICK {
+        if self.short <= quick {
             self.backoff.reset();
         }
         match self.short > PATIENT_AFTER {
@@ -53,9 +61,10 @@ impl Redials {
         }
     }
 
-    /// The same where its relay asks for a wait.
+    /// The same where its relay has drained it and asks for a wait.
     pub(super) fn wait_as_asked(&mut self, stood: Duration, asked: Duration) -> Duration {
-        self.wait(stood).max(spread(asked.min(LATER)))
+        self.wait_beyond(QUICK_DRAINED, stood)
+            .max(spread(asked.min(LATER)))
     }
 }
 
@@ -110,8 +119,11 @@ mod tests {
         let wait = redials.wait_as_asked(STEADY, asked);
         assert!((asked / 2..=asked).contains(&wait), "{wait:?}");
         assert!(redials.wait_as_asked(STEADY, Duration::MAX) <= LATER);
+        for _ in 0..QUICK_DRAINED {
+            assert!(is_first(redials.wait_as_asked(AT_ONCE, Duration::ZERO)));
+        }
         for _ in 0..200 {
-            redials.wait(AT_ONCE);
+            redials.wait_as_asked(AT_ONCE, Duration::ZERO);
         }
         let wait = redials.wait_as_asked(AT_ONCE, Duration::ZERO);
         assert!(wait >= PATIENT_REDIAL / 2, "{wait:?}");
