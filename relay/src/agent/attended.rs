@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 
 /// So many tunnels are kept beside the newest: a relay may ask for another as often as it likes, and need not ever end one. More than
 /// a relay keeps of one device (four), for several processes of it may follow one another while a visitor stays.
-const MOST_OLDER: usize = 8;
+const MOST_OLDER: usize = 32;
 
 /// The tasks that attend to the tunnels of one keeper. All end when this is dropped.
 #[derive(Debug, Default)]

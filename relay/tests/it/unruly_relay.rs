@@ -19,7 +19,7 @@ use crate::by_hand::hear;
 use crate::world::{Agent, SOON, World};
 
 /// Older tunnels that an agent keeps beside the newest.
-const OLDER: usize = 8;
+const OLDER: usize = 32;
 
 /// So many tunnels in a row that did not stand for long are followed soon.
 const QUICK: usize = 8;
