@@ -176,7 +176,8 @@ impl Plan {
         let mut figures = match (workload, generator) {
             (DnsWorkload::UpdateToVisible, _) => {
                 let length = self.effort.length();
-                let Some((figures, why)) = update_to_visible(server, self.names, length).await?
+                let Some((figures, why)) =
+                    update_to_visible(server, self.movable(), length).await?
                 else {
                     return Ok(());
                 };
@@ -264,7 +265,7 @@ impl Plan {
         };
         let load = Arc::new(Load::default());
         let updates = if workload == DnsWorkload::HitBesideUpdates {
-            Updates::start(server, self.updates, self.names, &load).await?
+            Updates::start(server, self.updates, self.movable(), &load).await?
         } else {
             None
         };
@@ -333,6 +334,11 @@ impl Plan {
             "{rate} queries a second{reason}; their latencies count from when each was due"
         );
         Ok((rate, sentence))
+    }
+
+    /// How many names may be moved: the last stays where it is, for by its address a server is known to have the zone.
+    fn movable(&self) -> u32 {
+        self.names.saturating_sub(1).max(1)
     }
 
     fn is_room_for_all(&self) -> bool {

@@ -42,7 +42,7 @@ impl Plan {
             cost_of_query = alone.relay_cpu.unwrap_or_default() / alone.count.max(1.0);
             askers = Some(started);
         }
-        let Some(flood) = Flood::start(server, self.pipes, self.names, &load).await? else {
+        let Some(flood) = Flood::start(server, self.pipes, self.movable(), &load).await? else {
             return Ok(None);
         };
         // At the moments at which the updates are counted.
@@ -86,7 +86,7 @@ impl Plan {
         let load = Arc::new(Load::default());
         let askers = self.ask_beside(beside, server, &load)?;
         let length = self.effort.length();
-        let followed = many_to_visible(server, self.names, length).await?;
+        let followed = many_to_visible(server, self.movable(), length).await?;
         let answered = askers.answered.load(Relaxed) as f64 / length.as_secs_f64();
         askers.finish()?;
         let Some((mut figures, why)) = followed else {
@@ -129,7 +129,7 @@ impl Plan {
             return Ok(None);
         };
         let (length, folder) = (self.effort.length(), million.folder());
-        let measured = nsupdate::measure(server, program, self.names, length, folder);
+        let measured = nsupdate::measure(server, program, self.movable(), length, folder);
         let Some((figures, why)) = measured.await? else {
             return Ok(None);
         };
