@@ -61,10 +61,14 @@ impl Redials {
         }
     }
 
-    /// The same where its relay has drained it and asks for a wait.
+    /// The same where its relay has drained it and asks for a wait: that is all, as long as it does not do so time and again.
     pub(super) fn wait_as_asked(&mut self, stood: Duration, asked: Duration) -> Duration {
-        self.wait_beyond(QUICK_DRAINED, stood)
-            .max(spread(asked.min(LATER)))
+        let wait = self.wait_beyond(QUICK_DRAINED, stood);
+        let asked = spread(asked.min(LATER));
+        match self.short > QUICK_DRAINED {
+            true => wait.max(asked),
+            false => asked,
+        }
     }
 }
 
@@ -112,15 +116,23 @@ mod tests {
     }
 
     #[test]
-    fn what_a_relay_asks_for_makes_a_wait_longer_and_never_shorter_and_has_a_bound() {
+    fn who_is_drained_waits_as_asked_and_longer_where_that_comes_time_and_again() {
         let mut redials = Redials::new();
-        assert!(is_first(redials.wait_as_asked(STEADY, Duration::ZERO)));
+        assert_eq!(
+            redials.wait_as_asked(STEADY, Duration::ZERO),
+            Duration::ZERO
+        );
         let asked = Duration::from_secs(10);
         let wait = redials.wait_as_asked(STEADY, asked);
         assert!((asked / 2..=asked).contains(&wait), "{wait:?}");
         assert!(redials.wait_as_asked(STEADY, Duration::MAX) <= LATER);
         for _ in 0..QUICK_DRAINED {
-            assert!(is_first(redials.wait_as_asked(AT_ONCE, Duration::ZERO)));
+            let wait = redials.wait_as_asked(AT_ONCE, Duration::ZERO);
+            assert_eq!(
+                wait,
+                Duration::ZERO,
+                "a server that follows another has its agents at once"
+            );
         }
         for _ in 0..200 {
             redials.wait_as_asked(AT_ONCE, Duration::ZERO);
