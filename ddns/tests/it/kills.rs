@@ -119,7 +119,11 @@ impl Mover {
     async fn step(&self, server: SocketAddr) -> u32 {
         match resolve(server, &self.host, "A").await.as_str() {
             "192.0.2.250" => 0, // the relay's: it has not moved yet
-            address => address.parse::<Ipv4Addr>().unwrap().to_bits() - FROM,
+            address => {
+                let parsed = address.parse::<Ipv4Addr>();
+                let at = parsed.unwrap_or_else(|_| panic!("{} is at {address:?}", self.host));
+                at.to_bits() - FROM
+            }
         }
     }
 }
