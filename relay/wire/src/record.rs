@@ -447,7 +447,9 @@ mod tests {
     fn an_unknown_end_carrier_or_family_is_refused() {
         let records = vec![record("192.0.2.1:1")];
         let good = Contents { lost: 0, records }.write(Stream::Masked);
-        for (at, value) in [(4 + 28, 5), (good.len() - 2, 5), (good.len() - 1, 2)] {
+        let no_end = u8::try_from(End::ALL.len()).unwrap();
+        assert!(End::ALL.iter().all(|end| end.to_octet() < no_end));
+        for (at, value) in [(4 + 28, 5), (good.len() - 2, no_end), (good.len() - 1, 2)] {
             let mut octets = good.clone();
             octets[at] = value;
             assert_eq!(Contents::read(Stream::Masked, &octets), None, "{at}");
