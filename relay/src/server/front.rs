@@ -5,7 +5,9 @@
 //! Until it is known which worker is to serve it, a connection is in nobody's event queue: mostly its first octets are there
 //! when it is accepted.
 
+mod cloud;
 mod first_octets;
+mod observed;
 mod port;
 mod proxy_header;
 mod returning;
@@ -23,9 +25,7 @@ use rustix::net::{SocketFlags, acceptfrom_with};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt as _, Interest};
 use tokio::net::TcpStream;
-use tokio::sync::mpsc;
 use tokio::time::{Instant as Deadline, sleep, timeout, timeout_at};
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use wire::frame::Open;
@@ -38,20 +38,21 @@ use crate::counts::prefix;
 use crate::pace::Paced;
 use crate::records::Recorder;
 use crate::splice::{self, Moved, Orders, RawWay};
-use crate::tls::{self, Accepted, Prefixed, TlsError};
-use crate::turns;
+use crate::tls::{self, Prefixed};
 use crate::workers::{Served, Worker};
 
+pub(crate) use cloud::Cloud;
+pub use cloud::CloudVisitor;
 pub(super) use first_octets::HELLO_PORTION;
 use first_octets::{First, FirstOctets, Progressed, name_in};
+use observed::Observed;
 use proxy_header::ProxyHeader;
 pub(crate) use returning::Returning;
 
-use super::CloudDoor;
 use super::handed::{Message, NOBODY, NoMessage};
 use super::limits::{Admitted, DeviceVisitor, HELLO_TIME, Limits, Silent};
 use super::listen;
-use super::metrics::{HandedOver, HandshakeKind, Metrics, Outcome, RawConnection, end_name};
+use super::metrics::{HandedOver, Metrics, end_name};
 use super::ports::PortDoor;
 use super::predecessor::{Predecessor, Untold};
 use super::presence::Transport;
@@ -66,37 +67,6 @@ const ALERT_LINGER: Duration = Duration::from_secs(1);
 
 /// The pause after the kernel could not hand over a connection: descriptors come back when visitors leave.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// A visitor of `cloud.<zone>`, whose TLS has ended here.
-#[derive(Debug)]
-pub struct CloudVisitor {
-    /// What it says and hears.
-    pub stream: Accepted,
-    /// Where it comes from.
-    pub address: SocketAddr,
-    /// Whether its TLS handshake settled on HTTP/2.
-    pub http2: bool,
-    /// Counts the visitor until it has left.
-    pub admitted: Admitted,
-}
-
-/// The way of the visitors of `cloud.<zone>`.
-#[derive(Clone)]
-pub(crate) struct Cloud {
-    acceptor: TlsAcceptor,
-    visitors: mpsc::Sender<CloudVisitor>,
-}
-
-impl Cloud {
-    /// # Errors
-    /// If the certificate cannot be used.
-    pub(crate) fn new(door: CloudDoor) -> Result<Self, TlsError> {
-        Ok(Self {
-            acceptor: tls::operator_acceptor(door.certificate)?,
-            visitors: door.visitors,
-        })
-    }
-}
 
 /// Everything the path of a visitor needs who comes in at one worker.
 pub(crate) struct Front {
@@ -756,92 +726,6 @@ impl Front {
                 metrics: &self.metrics,
             },
         )
-    }
-
-    async fn receive_at(
-        &self,
-        cloud: &Cloud,
-        visitor: Prefixed,
-        address: SocketAddr,
-        mut admitted: Admitted,
-    ) -> Result<Arrived, Box<SentAway>> {
-        if let Err(refusal) = admitted.serve() {
-            return Err(SentAway::silently(refusal));
-        }
-        let Some(_under_way) = self.register.begin_tls(address.ip()) else {
-            let handshakes = &self.metrics.measured;
-            handshakes.handshake(HandshakeKind::Cloud, Outcome::Refused);
-            return Err(SentAway::silently(Refusal::HandshakesBusy));
-        };
-        let accepted = timeout(HELLO_TIME, async {
-            turns::for_a_handshake().await;
-            cloud.acceptor.accept(visitor).await
-        })
-        .await;
-        self.metrics
-            .measured
-            .handshake(HandshakeKind::Cloud, Outcome::of(&accepted));
-        let refusal = match accepted {
-            Ok(Ok(stream)) => {
-                let http2 = tls::protocol(&stream) == Some(tls::HTTP2);
-                let visitor = CloudVisitor {
-                    stream,
-                    address,
-                    http2,
-                    admitted,
-                };
-                match cloud.visitors.try_send(visitor) {
-                    Ok(()) => return Ok(Arrived::HandedOver(HandedOver::Cloud)),
-                    Err(_) => Refusal::CloudBusy,
-                }
-            }
-            Ok(Err(_)) => Refusal::Handshake,
-            Err(_) => Refusal::TooSlow,
-        };
-        Err(SentAway::silently(refusal))
-    }
-}
-
-/// What becomes of a visitor's bytes, for its session and the counters.
-struct Observed<'a> {
-    session: &'a Session,
-    visit: &'a Visit,
-    admitted: &'a Admitted,
-    metrics: &'a Metrics,
-}
-
-impl splice::Observer for Observed<'_> {
-    fn heard(&self, octets: usize) {
-        self.session.octets.to_visitor.add(octets as u64);
-        self.session.active();
-    }
-
-    fn sent(&self, octets: usize) {
-        self.session.octets.to_device.add(octets as u64);
-        self.session.active();
-    }
-
-    fn takes_raw(&self) -> bool {
-        let is_room = self.admitted.takes_raw();
-        if !is_room {
-            self.metrics.raw_connection(RawConnection::NoRoom);
-        }
-        is_room
-    }
-
-    fn raw(&self, came: bool) {
-        match came {
-            true => self.visit.uses_raw(),
-            false => self.admitted.leaves_raw(),
-        }
-        self.metrics.raw_connection(match came {
-            true => RawConnection::Came,
-            false => RawConnection::Missed,
-        });
-    }
-
-    fn copied(&self) {
-        self.metrics.splice_fallback();
     }
 }
 

@@ -32,7 +32,7 @@ pub use admitted::Admitted;
 pub(crate) use config::VISITORS_PER_DEVICE;
 pub use config::{LEAST_BYTES_PER_SECOND, LimitsConfig, MOST_BYTES_PER_SECOND};
 pub(crate) use device::{DeviceVisitor, DeviceVisitors};
-use memory::Memory;
+pub(crate) use memory::Memory;
 use rate::RateByAddress;
 pub(crate) use silent::Silent;
 
@@ -307,29 +307,9 @@ impl Limits {
         Some((one, of_address))
     }
 
-    /// Looks how much memory is used. To be called several times a second.
-    pub(crate) fn look_at_memory(&self) {
-        self.0.memory.look(Instant::now());
-    }
-
-    /// Whether so much is used, or will be, that newcomers are sent away.
-    pub(crate) fn memory_is_over(&self) -> bool {
-        self.0.memory.is_over()
-    }
-
-    /// Whether so much is used that what is free is to be given back.
-    pub(crate) fn memory_is_short(&self) -> bool {
-        self.0.memory.is_short()
-    }
-
-    /// Whether it is more than the budget.
-    pub(crate) fn memory_is_exceeded(&self) -> bool {
-        self.0.memory.is_exceeded()
-    }
-
-    /// Where more than the budget is used, tells the newest visitors to leave, and says how many.
-    pub(crate) fn shed_newest(&self) -> usize {
-        self.0.memory.shed_newest(Instant::now())
+    /// How much memory there may be, and is.
+    pub(crate) fn memory(&self) -> &Memory {
+        &self.0.memory
     }
 
     /// Whether one more agent from an address may begin a handshake. An address that has not been `proved` to be real has a

@@ -423,8 +423,7 @@ impl Ports {
             }
             PortListener::Udp(..) => None,
         });
-        let waiting = self.inherited.try_clone().into_iter().flatten();
-        open.chain(waiting).collect()
+        open.chain(self.inherited.cloned()).collect()
     }
 
     /// Agents have had the time to come: who has waited for one that has not is sent away by the kernel.

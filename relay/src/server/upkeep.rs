@@ -57,7 +57,7 @@ impl Upkeep {
 
     /// Whether newcomers are sent away because as much memory is used as may be.
     pub fn memory_is_over(&self) -> bool {
-        self.limits.memory_is_over()
+        self.limits.memory().is_over()
     }
 
     pub(super) async fn sweep(self, sessions: Arc<Sessions>, until: CancellationToken) {
@@ -75,24 +75,26 @@ impl Upkeep {
     /// What a flood leaves behind is free, but still this process's: where memory is short it is given back to the system, so that
     /// those who come after a flood are not sent away for it. If even then more is used than the budget, the newest have to leave.
     pub(super) async fn watch_memory(self, until: CancellationToken) {
+        let memory = self.limits.memory();
         let mut ticks = interval(LOOK);
         let mut given_back: Option<Instant> = None;
         loop {
             tokio::select! {
                 () = until.cancelled() => return,
-                _ = ticks.tick() => self.limits.look_at_memory(),
+                _ = ticks.tick() => memory.look(Instant::now()),
             }
-            let pause = match self.limits.memory_is_exceeded() {
+            let pause = match memory.is_exceeded() {
                 true => GIVE_BACK_AT_ONCE,
                 false => GIVE_BACK,
             };
             let is_due = given_back.is_none_or(|at| at.elapsed() >= pause);
-            if is_due && self.limits.memory_is_short() {
+            if is_due && memory.is_short() {
                 // Not here, where visitors are served. That it cannot end but by itself is no loss: it takes well below a second.
                 let _ = spawn_blocking(sys::give_back_memory).await;
-                self.limits.look_at_memory();
-                given_back = Some(Instant::now());
-                let visitors = self.limits.shed_newest();
+                let now = Instant::now();
+                memory.look(now);
+                given_back = Some(now);
+                let visitors = memory.shed_newest(now);
                 if visitors > 0 {
                     tracing::warn!(
                         visitors,

@@ -1,14 +1,12 @@
 //! Visitors of the agent's own HTTP/3 who move to another network, or of whom somebody else says so.
 
-use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::net::{Ipv4Addr, UdpSocket};
+use std::sync::atomic::Ordering::Relaxed;
 
 use bytes::{Buf as _, Bytes};
 use hyper::{Method, Request, StatusCode};
 use relay::server::Transport;
 use tokio::time::timeout;
-use tokio_util::task::AbortOnDropHandle;
 
 use crate::agent_http3::{HOST, Visitor, device, endpoint, payload, said};
 use crate::http3::{Tap, has_heard_nothing};
@@ -93,9 +91,9 @@ async fn who_sends_a_visitors_packets_from_elsewhere_does_not_have_the_service_h
  {
     let world = World::start(Transport::Quic);
     let (_agent, echo) = device(&world, "mynas").await;
-    let detour = Detour::before(world.front).await;
+    let tap = Tap::before(world.front).await;
     let client = endpoint(&world, Ipv4Addr::LOCALHOST);
-    let mut visitor = Visitor::come(&client, detour.inside, HOST).await;
+    let mut visitor = Visitor::come(&client, tap.inside, HOST).await;
     let nothing = Bytes::new();
     visitor.ask(Method::GET, HOST, &nothing).await;
     // As in `ids_that_are_made_up_or_seen_lead_nobody_to_an_answer`.
@@ -104,12 +102,12 @@ async fn who_sends_a_visitors_packets_from_elsewhere_does_not_have_the_service_h
     visitor.ask(Method::GET, HOST, &nothing).await;
     let asked = echo.asked.load(Relaxed);
     let came_back = world.metric(CAME_BACK);
-    detour.is_taken.store(true, Relaxed);
+    tap.is_diverted.store(true, Relaxed);
     let stolen = async {
         let has_come = async {
             eventually(|| echo.asked.load(Relaxed) > asked).await;
             assert!(world.metric(CAME_BACK) > came_back, "from elsewhere");
-            detour.is_taken.store(false, Relaxed);
+            tap.is_diverted.store(false, Relaxed);
         };
         tokio::join!(visitor.ask(Method::GET, HOST, &nothing), has_come).0
     };
@@ -160,48 +158,4 @@ async fn ids_that_are_made_up_or_seen_lead_nobody_to_an_answer() {
     };
     eventually(gone).await;
     thieves.iter().for_each(has_heard_nothing);
-}
-
-/// Somebody on the way between one client and the relay.
-struct Detour {
-    inside: SocketAddr,
-    /// What the client sends comes to the relay from 127.6.6.6, where nobody hears the answer.
-    is_taken: Arc<AtomicBool>,
-    _passes: AbortOnDropHandle<()>,
-}
-
-impl Detour {
-    async fn before(relay: SocketAddr) -> Self {
-        let bind = async |ip| tokio::net::UdpSocket::bind((ip, 0)).await.unwrap();
-        let inside = bind(Ipv4Addr::LOCALHOST).await;
-        let (outside, elsewhere) = (
-            bind(Ipv4Addr::LOCALHOST).await,
-            bind(Ipv4Addr::new(127, 6, 6, 6)).await,
-        );
-        let is_taken = Arc::<AtomicBool>::default();
-        let takes = Arc::clone(&is_taken);
-        let address = inside.local_addr().unwrap();
-        let passes = async move {
-            let (mut out, mut back, mut client) = ([0; 2000], [0; 2000], None);
-            loop {
-                tokio::select! {
-                    received = inside.recv_from(&mut out) => {
-                        let (length, from) = received.unwrap();
-                        client = Some(from);
-                        let by = if takes.load(Relaxed) { &elsewhere } else { &outside };
-                        by.send_to(&out[..length], relay).await.unwrap();
-                    }
-                    received = outside.recv(&mut back) => {
-                        let length = received.unwrap();
-                        inside.send_to(&back[..length], client.unwrap()).await.unwrap();
-                    }
-                }
-            }
-        };
-        Self {
-            inside: address,
-            is_taken,
-            _passes: AbortOnDropHandle::new(tokio::spawn(passes)),
-        }
-    }
 }

@@ -307,44 +307,49 @@ pub(crate) struct Tap {
     outside: Arc<tokio::net::UdpSocket>,
     /// The last packet of the client that had a short header.
     pub(crate) seen: Arc<Mutex<Vec<u8>>>,
+    /// What the client sends comes to the relay from 127.6.6.6, where nobody hears the answer.
+    pub(crate) is_diverted: Arc<AtomicBool>,
     _passes: AbortOnDropHandle<()>,
 }
 
 impl Tap {
     pub(crate) async fn before(relay: SocketAddr) -> Self {
-        let inside = tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap();
-        let outside = Arc::new(tokio::net::UdpSocket::bind(LOOPBACK).await.unwrap());
+        let bind = async |ip| tokio::net::UdpSocket::bind((ip, 0)).await.unwrap();
+        let inside = bind(Ipv4Addr::LOCALHOST).await;
+        let outside = Arc::new(bind(Ipv4Addr::LOCALHOST).await);
+        let elsewhere = bind(Ipv4Addr::new(127, 6, 6, 6)).await;
         outside.connect(relay).await.unwrap();
+        elsewhere.connect(relay).await.unwrap();
+        let (address, out) = (inside.local_addr().unwrap(), Arc::clone(&outside));
         let seen = Arc::<Mutex<Vec<u8>>>::default();
-        Self {
-            inside: inside.local_addr().unwrap(),
-            outside: Arc::clone(&outside),
-            seen: Arc::clone(&seen),
-            _passes: AbortOnDropHandle::new(tokio::spawn(pass(inside, outside, seen))),
-        }
-    }
-}
-
-async fn pass(
-    inside: tokio::net::UdpSocket,
-    outside: Arc<tokio::net::UdpSocket>,
-    seen: Arc<Mutex<Vec<u8>>>,
-) {
-    let (mut out, mut back, mut client) = ([0; 2000], [0; 2000], None);
-    loop {
-        tokio::select! {
-            received = inside.recv_from(&mut out) => {
-                let (length, from) = received.unwrap();
-                client = Some(from);
-                if out[0] & 0x80 == 0 {
-                    *seen.lock().unwrap() = out[..length].to_vec();
+        let is_diverted = Arc::<AtomicBool>::default();
+        let (sees, diverts) = (Arc::clone(&seen), Arc::clone(&is_diverted));
+        let passes = async move {
+            let (mut packet, mut answer, mut client) = ([0; 2000], [0; 2000], None);
+            loop {
+                tokio::select! {
+                    received = inside.recv_from(&mut packet) => {
+                        let (length, from) = received.unwrap();
+                        client = Some(from);
+                        if packet[0] & 0x80 == 0 {
+                            *sees.lock().unwrap() = packet[..length].to_vec();
+                        }
+                        let by = if diverts.load(Relaxed) { &elsewhere } else { &*out };
+                        by.send(&packet[..length]).await.unwrap();
+                    }
+                    received = out.recv(&mut answer) => {
+                        let length = received.unwrap();
+                        inside.send_to(&answer[..length], client.unwrap()).await.unwrap();
+                    }
                 }
-                outside.send(&out[..length]).await.unwrap();
             }
-            received = outside.recv(&mut back) => {
-                let length = received.unwrap();
-                inside.send_to(&back[..length], client.unwrap()).await.unwrap();
-            }
+        };
+        Self {
+            inside: address,
+            outside,
+            seen,
+            is_diverted,
+            _passes: AbortOnDropHandle::new(tokio::spawn(passes)),
         }
     }
 }

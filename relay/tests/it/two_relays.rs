@@ -162,7 +162,7 @@ async fn an_agent_is_at_both_and_says_so() {
         }
         agent.stop().await;
         for relay in [&first, &second] {
-            relay.metric_is(&tunnels, 0).await;
+            eventually(|| relay.metric(&tunnels) == 0).await;
             relay.metric_is(LEFT, 1).await;
         }
     }

@@ -144,8 +144,9 @@ impl Admitted {
     pub(crate) fn takes_raw(&self) -> bool {
         let descriptors = self.limits.0.descriptors;
         let second = self.second(descriptors - descriptors / PART_FOR_OTHERS);
+        let is_room = second.is_ok();
         *self.raw() = second.ok().map(Box::new);
-        self.raw().is_some()
+        is_room
     }
 
     /// Its raw connection has not come.

@@ -114,7 +114,7 @@ impl Cohorts {
         self.0.fresh.fetch_sub(shown, Relaxed);
     }
 
-    /// Tells as many of the newest to leave as may have taken `octets` together, and says how many. Nobody is told while there are
+    /// Tells as many of the newest to leave as may have taken this `excess` together, and says how many. Nobody is told while there are
     /// some who are about to leave.
     pub(super) fn shed(&self, excess: u64, now: Instant) -> usize {
         let mut all = self.lock();

@@ -25,7 +25,7 @@ const UNKNOWN: u64 = u64::MAX;
 
 /// The budget, how full it was when last looked at, and who is there.
 #[derive(Debug)]
-pub(super) struct Memory {
+pub(crate) struct Memory {
     budget: AtomicU64,
     used: AtomicU64,
     cohorts: Cohorts,
@@ -60,24 +60,24 @@ impl Memory {
     }
 
     /// Whether so much is used, or will be by those who have just come, that newcomers are to be sent away.
-    pub(super) fn is_over(&self) -> bool {
+    pub(crate) fn is_over(&self) -> bool {
         let used = self.used.load(Relaxed);
         used.saturating_add(self.cohorts.foreseen()) > self.for_newcomers()
     }
 
     /// Whether so much is used already.
-    pub(super) fn is_short(&self) -> bool {
+    pub(crate) fn is_short(&self) -> bool {
         self.used.load(Relaxed) > self.for_newcomers()
     }
 
     /// Whether more is used than there is.
-    pub(super) fn is_exceeded(&self) -> bool {
+    pub(crate) fn is_exceeded(&self) -> bool {
         self.used.load(Relaxed) > self.budget.load(Relaxed)
     }
 
     /// Tells as many of the newest to leave as may have taken what is above the budget and what newcomers leave to others, and says
     /// how many.
-    pub(super) fn shed_newest(&self, now: Instant) -> usize {
+    pub(crate) fn shed_newest(&self, now: Instant) -> usize {
         let used = self.used.load(Relaxed);
         match self.is_exceeded() {
             true => self
@@ -87,8 +87,8 @@ impl Memory {
         }
     }
 
-    /// Looks how much is used now.
-    pub(super) fn look(&self, now: Instant) {
+    /// Looks how much is used now. To be called several times a second.
+    pub(crate) fn look(&self, now: Instant) {
         self.cohorts.age(now);
         let used = fs::read_to_string("/proc/self/status").ok();
         let Some(used) = used.as_deref().and_then(|text| kibibytes(text, "VmRSS:")) else {

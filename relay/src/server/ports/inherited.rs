@@ -5,7 +5,6 @@
 //! device has asked for is closed when agents have had the time to come.
 
 use std::collections::HashMap;
-use std::io;
 use std::net::{IpAddr, TcpListener};
 use std::num::NonZeroU16;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -62,11 +61,12 @@ impl InheritedPorts {
             .retain(|port, waiting| is_to_stay(*port, &waiting.device));
     }
 
-    /// The same once more, for the next process.
-    pub(super) fn try_clone(&self) -> Vec<io::Result<TcpListener>> {
+    /// The same once more, for the next process, as far as they can be had.
+    pub(super) fn cloned(&self) -> Vec<TcpListener> {
         let by_port = self.by_port();
         let each = by_port.values();
-        each.map(|waiting| waiting.listener.try_clone()).collect()
+        each.filter_map(|waiting| waiting.listener.try_clone().ok())
+            .collect()
     }
 }
 
