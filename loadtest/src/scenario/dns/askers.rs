@@ -61,9 +61,23 @@ pub(super) struct Askers {
 
 /// What one of them saw while it was observed.
 pub(super) struct Tally {
+    /// Of the queries that were answered, in microseconds.
     pub(super) latencies: Histogram<u64>,
     pub(super) lost: u64,
     pub(super) wrong: u64,
+}
+
+impl Tally {
+    /// How late, in microseconds, the answer came for which this share of all queries did not wait longer. One that was lost has
+    /// been waited for as long as any is.
+    pub(super) fn latency(&self, quantile: f64) -> u64 {
+        let answered = self.latencies.len() as f64;
+        let quantile = quantile * (answered + self.lost as f64) / answered.max(1.0);
+        match quantile > 1.0 {
+            true => microseconds(LOST),
+            false => self.latencies.value_at_quantile(quantile),
+        }
+    }
 }
 
 impl Askers {
@@ -295,5 +309,29 @@ impl Asker {
         }
         self.tally.lost += waiting(&self.sockets) as u64;
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_lost_query_is_later_than_all_that_were_answered() {
+        let mut tally = Tally {
+            latencies: latencies().unwrap(),
+            lost: 0,
+            wrong: 0,
+        };
+        for latency in 1..=100 {
+            tally.latencies.record(latency).unwrap();
+        }
+        assert_eq!([0.5, 0.99].map(|share| tally.latency(share)), [50, 99]);
+        tally.lost = 1;
+        assert_eq!(tally.latency(0.99), 100);
+        tally.lost = 2;
+        assert_eq!(tally.latency(0.99), microseconds(LOST));
+        tally.lost = 100;
+        assert_eq!(tally.latency(0.5), 100);
     }
 }
