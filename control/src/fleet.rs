@@ -78,6 +78,14 @@ struct Known {
     held: HashMap<DeviceId, Vec<Held>>,
 }
 
+impl Known {
+    fn is_late(&self, relay: &RelayName) -> bool {
+        let registered = self.relays.get(relay);
+        let following = registered.and_then(|registered| registered.following.as_ref());
+        following.is_some_and(|following| following.is_late)
+    }
+}
+
 struct Registered {
     relay: Relay,
     following: Option<Following>,
@@ -243,14 +251,27 @@ impl Fleet {
         self.tasks.wait().await;
     }
 
-    /// Says where the name of a device leads now.
+    /// Says where the name of a device leads now: to all who hold it but those who are late, or to these, where there is nobody else.
     fn lead(&self, known: &Known, device: &DeviceId, name: &DeviceName) {
-        if let Some(leads) = &self.around.leads {
-            let own = self.around.own.of(device).map(|_| None);
-            let others = known.held.get(device).into_iter().flatten();
-            let others = others.map(|held| Some(held.by.clone()));
-            leads.held(name, &own.into_iter().chain(others).collect::<Vec<_>>());
+        let Some(leads) = &self.around.leads else {
+            return;
+        };
+        let mut holders: Vec<_> = self
+            .around
+            .own
+            .of(device)
+            .map(|_| None)
+            .into_iter()
+            .collect();
+        let others = known.held.get(device).into_iter().flatten();
+        let (late, punctual): (Vec<_>, Vec<_>) = others
+            .map(|held| &held.by)
+            .partition(|relay| known.is_late(relay));
+        holders.extend(punctual.into_iter().cloned().map(Some));
+        if holders.is_empty() {
+            holders.extend(late.into_iter().cloned().map(Some));
         }
+        leads.held(name, &holders);
     }
 
     fn registered_changed(&self, known: &Known) {

@@ -1,6 +1,7 @@
 //! A relay is told what there is, and then what changes, for as long as it listens.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use directory::{DeviceName, Reader, RelayName};
@@ -19,6 +20,9 @@ const QUEUE: usize = 4;
 
 /// A piece is sent when it is this long, in octets.
 const PIECE: usize = 32 * 1024;
+
+/// How often it is looked whether a relay has reported.
+const LOOK: Duration = Duration::from_millis(250);
 
 impl Fleet {
     /// What `relay`, which knows everything up to `known`, is told from now on: the body of an answer that ends with the session.
@@ -67,7 +71,7 @@ impl Teller {
     }
 
     async fn silence(&self, session: &Session) {
-        let mut looks = interval(BEAT);
+        let mut looks = interval(LOOK);
         loop {
             looks.tick().await;
             if self.fleet.is_silent(session) {

@@ -2,14 +2,18 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use directory::{DeviceId, DeviceName, RelayName};
-use following::{MAX_REPORTS, Report, SILENCE, Token16};
+use following::{BEAT, MAX_REPORTS, Report, SILENCE, Token16};
 use tokio_util::sync::CancellationToken;
 
 use super::attached;
 use super::{Fleet, Held, Known};
+
+/// A relay is late whose last report is so old. Names lead to it only where no other relay holds the device: agents notice a relay that
+/// stands still before it is taken for gone, and come to another.
+const LATE: Duration = BEAT.saturating_mul(2);
 
 /// A relay that follows now.
 pub(super) struct Following {
@@ -17,6 +21,7 @@ pub(super) struct Following {
     /// The number of the report that comes next.
     next: u64,
     heard: Instant,
+    pub(super) is_late: bool,
     /// The devices that it holds.
     devices: HashSet<DeviceId>,
     end: CancellationToken,
@@ -93,6 +98,7 @@ impl Fleet {
             session: id,
             next: 0,
             heard: Instant::now(),
+            is_late: false,
             devices: HashSet::new(),
             end: end.clone(),
         });
@@ -133,6 +139,9 @@ impl Fleet {
         following.next += 1;
         following.heard = Instant::now();
         let mut changed = Vec::new();
+        if std::mem::take(&mut following.is_late) {
+            changed = names(held, &following.devices);
+        }
         for device in report.gone {
             let device = DeviceId::from_bytes(device.0);
             if following.devices.remove(&device) {
@@ -159,12 +168,22 @@ impl Fleet {
         Ok(())
     }
 
-    /// Whether `session` has been silent for too long.
+    /// Whether `session` has been silent for too long. If it is only late, names lead elsewhere where they can.
     pub(super) fn is_silent(&self, session: &Session) -> bool {
-        let known = self.known();
-        let registered = known.relays.get(&session.relay);
-        let following = registered.and_then(|registered| registered.following.as_ref());
-        following.is_none_or(|following| following.heard.elapsed() > SILENCE)
+        let mut known = self.known();
+        let Known { relays, held } = &mut *known;
+        let registered = relays.get_mut(&session.relay);
+        let following = registered.and_then(|registered| registered.following.as_mut());
+        let Some(following) = following else {
+            return true;
+        };
+        let silence = following.heard.elapsed();
+        if silence > LATE && !following.is_late {
+            following.is_late = true;
+            let changed = names(held, &following.devices);
+            self.tell(&known, &changed);
+        }
+        silence > SILENCE
     }
 
     /// What `relay` has reported is not true any more.
@@ -185,6 +204,18 @@ impl Fleet {
             self.changed.send_modify(|version| *version += 1);
         }
     }
+}
+
+/// The names of `devices` that are held.
+fn names(
+    held: &HashMap<DeviceId, Vec<Held>>,
+    devices: &HashSet<DeviceId>,
+) -> Vec<(DeviceId, DeviceName)> {
+    let names = devices.iter().filter_map(|device| {
+        let holder = held.get(device)?.first()?;
+        Some((*device, holder.attachment.name.clone()))
+    });
+    names.collect()
 }
 
 /// `relay` does not hold `device` any more; says which that is, if it held it.
