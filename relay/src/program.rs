@@ -23,6 +23,7 @@ use tracing_subscriber::EnvFilter;
 
 pub use inherited::{Inherited, InheritedError};
 
+pub use crate::sys::give_back_memory;
 use crate::workers::Workers;
 
 /// How many signs of life come in the time after which a service manager takes the program for dead: one may be late.

@@ -320,7 +320,7 @@ fn one_thread() -> io::Result<()> {
 
 /// Has the allocator give the system back what is free in the middle of its heaps (malloc_trim(3)); other allocators than glibc's
 /// do so by themselves.
-pub(crate) fn give_back_memory() {
+pub fn give_back_memory() {
     #[cfg(target_env = "gnu")]
     // SAFETY: it takes a number and may be called by any thread at any time.
     unsafe {
