@@ -66,7 +66,6 @@ pub(crate) fn bind_dot(
         })
 }
 
-/// TCP first: its port is exclusive, whereas a UDP port can be shared unseen with an older process of ours.
 fn bind_both(listen: SocketAddr, workers: usize) -> Result<Sockets, ListenError> {
     let failed = |transport| {
         move |source| ListenError {
@@ -92,10 +91,20 @@ fn bind_tcp(addr: SocketAddr) -> io::Result<TcpListener> {
     Ok(socket.into())
 }
 
+/// The first is bound alone, which fails where anybody has the port, and only then shares it: a port that is shared from the beginning
+/// is shared unseen with whoever else of this user does so.
 fn bind_all_udp(addr: SocketAddr, workers: usize) -> io::Result<Vec<UdpSocket>> {
-    let sockets = (0..workers)
-        .map(|_| bind_udp(addr))
-        .collect::<io::Result<Vec<_>>>()?;
+    let mut sockets = Vec::with_capacity(workers);
+    for _ in 0..workers {
+        let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
+        take_both_families(&socket, addr)?;
+        prepare_udp(&socket, addr)?;
+        let is_first = sockets.is_empty();
+        socket.set_reuse_port(!is_first)?;
+        socket.bind(&addr.into())?;
+        socket.set_reuse_port(workers > 1)?;
+        sockets.push(socket.into());
+    }
     deal_out(&sockets)?;
     Ok(sockets)
 }
@@ -107,15 +116,6 @@ pub(super) fn deal_out(sockets: &[UdpSocket]) -> io::Result<()> {
         sys::deal_out(first.as_fd(), count)?;
     }
     Ok(())
-}
-
-fn bind_udp(addr: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = Socket::new(Domain::for_address(addr), Type::DGRAM, Some(Protocol::UDP))?;
-    take_both_families(&socket, addr)?;
-    socket.set_reuse_port(true)?;
-    prepare_udp(&socket, addr)?;
-    socket.bind(&addr.into())?;
-    Ok(socket.into())
 }
 
 /// Sets what a worker needs on its socket, and what it has already once more.
@@ -183,5 +183,18 @@ mod tests {
         let error = bind(addr, 1).unwrap_err();
         assert_eq!((error.addr, error.transport), (addr, "UDP"));
         assert!(error.to_string().contains(&addr.port().to_string()));
+    }
+
+    #[test]
+    fn a_port_is_not_shared_with_somebody_who_would() {
+        let other = Socket::new(Domain::IPV4, Type::DGRAM, Some(Protocol::UDP)).unwrap();
+        other.set_reuse_port(true).unwrap();
+        let loopback: SocketAddr = "127.0.0.1:0".parse().unwrap();
+        other.bind(&loopback.into()).unwrap();
+        let addr = other.local_addr().unwrap().as_socket().unwrap();
+        for workers in [1, 3] {
+            let error = bind(addr, workers).unwrap_err();
+            assert_eq!((error.addr, error.transport), (addr, "UDP"));
+        }
     }
 }

@@ -39,7 +39,6 @@ pub(super) fn play(order: Order) -> anyhow::Result<()> {
         Type::DGRAM,
         Some(Protocol::UDP),
     )?;
-    socket.set_reuse_port(true)?;
     let _ = socket.set_recv_buffer_size(BUFFER);
     let _ = socket.set_send_buffer_size(BUFFER);
     socket.bind(&order.listen.into())?;
