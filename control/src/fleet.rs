@@ -2,10 +2,9 @@
 //!
 //! ```text
 //!   registry.rs   the operator adds and removes relays
-//!   message.rs    what is said          join.rs   with what a relay begins
-//!   follow.rs     a relay is told what there is, and what changes
-//!   sessions.rs   a relay that follows reports who is there
-//!   history.rs    what has changed
+//!   join.rs       with what a relay begins
+//!   follow.rs     a relay is told what there is, and what changes      history.rs    what has changed
+//!   sessions.rs   a relay that follows reports who is there            attached.rs   how that is said
 //! ```
 //!
 //! Nothing here is waited for by a visitor or a query.
@@ -23,7 +22,7 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use directory::{Device, DeviceId, DeviceName, OperatorName, PublicKey, Reader, RelayName};
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use relay::server::{Attachment, Presence};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::watch;
@@ -99,6 +98,7 @@ struct Held {
 struct Metrics {
     registered: IntGauge,
     following: IntGauge,
+    late: IntCounter,
     ended: IntCounterVec,
 }
 
@@ -113,6 +113,10 @@ impl Metrics {
                 "causeway_control_relays_following",
                 "Those of them that follow this server now.",
             )?,
+            late: IntCounter::new(
+                "causeway_control_relays_late_total",
+                "Times that a relay was late with its report, and names led elsewhere where they could.",
+            )?,
             ended: IntCounterVec::new(
                 Opts::new(
                     "causeway_control_relay_sessions_ended_total",
@@ -123,6 +127,7 @@ impl Metrics {
         };
         registry.register(Box::new(metrics.registered.clone()))?;
         registry.register(Box::new(metrics.following.clone()))?;
+        registry.register(Box::new(metrics.late.clone()))?;
         registry.register(Box::new(metrics.ended.clone()))?;
         for reason in sessions::End::ALL {
             metrics.ended.with_label_values(&[reason.name()]);

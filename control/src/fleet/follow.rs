@@ -74,7 +74,7 @@ impl Teller {
         let mut looks = interval(LOOK);
         loop {
             looks.tick().await;
-            if self.fleet.is_silent(session) {
+            if self.fleet.notice_silence(session) {
                 return;
             }
         }

@@ -168,8 +168,9 @@ impl Fleet {
         Ok(())
     }
 
-    /// Whether `session` has been silent for too long. If it is only late, names lead elsewhere where they can.
-    pub(super) fn is_silent(&self, session: &Session) -> bool {
+    /// Notices for how long `session` has reported nothing: whether its relay is to be taken for gone. If it is only late, names lead
+    /// elsewhere where they can.
+    pub(super) fn notice_silence(&self, session: &Session) -> bool {
         let mut known = self.known();
         let Known { relays, held } = &mut *known;
         let registered = relays.get_mut(&session.relay);
@@ -180,6 +181,8 @@ impl Fleet {
         let silence = following.heard.elapsed();
         if silence > LATE && !following.is_late {
             following.is_late = true;
+            self.metrics.late.inc();
+            tracing::warn!(relay = %session.relay, "a relay is late with its report");
             let changed = names(held, &following.devices);
             self.tell(&known, &changed);
         }

@@ -213,6 +213,7 @@ fn names_leave_a_relay_that_stands_still_although_nothing_says_so() {
     let stood_still = Instant::now();
     leads_to(&server, &["127.0.0.1"]);
     let noticed = stood_still.elapsed();
+    assert_eq!(server.metric("causeway_control_relays_late_total"), 1);
     server.get(&server.url("mynas", "/page"));
     relay.process.signal("-CONT");
     leads_to(&server, &["127.0.0.1", "127.0.0.2"]);
