@@ -261,13 +261,8 @@ impl Fleet {
         let Some(leads) = &self.around.leads else {
             return;
         };
-        let mut holders: Vec<_> = self
-            .around
-            .own
-            .of(device)
-            .map(|_| None)
-            .into_iter()
-            .collect();
+        let own = self.around.own.of(device).map(|_| None);
+        let mut holders = Vec::from_iter(own);
         let others = known.held.get(device).into_iter().flatten();
         let (late, punctual): (Vec<_>, Vec<_>) = others
             .map(|held| &held.by)

@@ -21,6 +21,7 @@ pub(super) struct Following {
     /// The number of the report that comes next.
     next: u64,
     heard: Instant,
+    /// For [`LATE`] nothing was heard.
     pub(super) is_late: bool,
     /// The devices that it holds.
     devices: HashSet<DeviceId>,
