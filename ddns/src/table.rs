@@ -5,10 +5,12 @@
 //!                   "www", "cloud", …     ──► the same
 //!                   "eu1.relay", …        ──► a relay with a process of its own, if it is known ([`relays`])
 //!                   "mynas"               ──► a device
-//!                   "photos.mynas", …     ──► the same device: its wildcard has no other records
+//!                   "*.mynas"             ──► the same device: its wildcard has no other records
 //!                   "_acme-challenge.mynas", "_acme-challenge.photos.mynas", …
-//!                                         ──► its challenges: always there, and nothing else is
+//!                                         ──► its challenges, while there are some ([`challenged`])
 //! ```
+//!
+//! What is answered follows from these names as RFC 4592 has it, so that a copy of the zone answers alike.
 //!
 //! A device and a record of the operator's never meet: no record is accepted where a device can be.
 //!
@@ -23,6 +25,7 @@ mod challenged;
 mod devices;
 mod slot;
 mod slots;
+mod standing;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -34,7 +37,9 @@ use directory::{DeviceName, OperatorName, RegistrationId, RelayName};
 use self::challenged::Challenged;
 use self::devices::Devices;
 use self::slot::Device;
-use crate::challenges::{Challenges, challenge_host};
+pub(crate) use self::standing::Place;
+use self::standing::{Owner, Standing};
+use crate::challenges::Challenges;
 use crate::own::Own;
 use crate::protocol::{HEADER_LEN, MAX_LABEL, Type};
 use crate::relays::{self, Known, Presence, RelayAddresses, RelaysError};
@@ -98,9 +103,13 @@ impl Table {
     pub fn find(&self, below: &[u8], qtype: Type) -> Found<'_> {
         let (front, label) = split_last_label(below);
         if let Some(device) = self.devices.get(label) {
-            return match challenge_host(front) {
-                Some(host) => self.find_challenges(&device, host, qtype),
-                None => self.find_at_device(label, &device, qtype),
+            return match self.standing(&device, front).owner {
+                Owner::Device => self.find_at_device(label, &device, qtype),
+                Owner::Challenges(set) if qtype == Type::TXT => {
+                    Found::Records(Records::Shared(set))
+                }
+                Owner::Challenges(_) | Owner::Empty => Found::NoData,
+                Owner::Nobody => Found::NoName,
             };
         }
         let node = self.contents.node_by_name.get(below);
@@ -116,6 +125,47 @@ impl Table {
             return Found::Soa;
         }
         find_at_node(node, qtype)
+    }
+
+    /// Where the name stands whose octets before the zone's name are `below`: among the names that there are, or below which of
+    /// them.
+    pub(crate) fn place(&self, below: &[u8]) -> Place {
+        let (front, label) = split_last_label(below);
+        if let Some(device) = self.devices.get(label) {
+            let of_device = below.len().saturating_sub(front.len());
+            return self.standing(&device, front).place(of_device);
+        }
+        let mut rest = below;
+        while !self.has_node(rest) {
+            let Some((&length, behind)) = rest.split_first() else {
+                break;
+            };
+            rest = behind.get(length.into()..).unwrap_or_default();
+        }
+        match rest.len() == below.len() {
+            true => Place::Here,
+            false => Place::Nowhere {
+                encloser: rest.len(),
+            },
+        }
+    }
+
+    /// Whether there is such a name that is no device's.
+    fn has_node(&self, below: &[u8]) -> bool {
+        let (front, label) = split_last_label(below);
+        self.contents.node_by_name.contains_key(below)
+            || label == OperatorName::Relay.label().as_bytes()
+                && self.find_at_relay(front, None, Type::A).is_some()
+    }
+
+    /// Where a name stands whose labels in front of the device's own are `front`.
+    fn standing(&self, device: &Device, front: &[u8]) -> Standing {
+        if device.has_challenges
+            && let Some(standing) = self.challenged.standing(device.registration, front)
+        {
+            return standing;
+        }
+        Standing::below_device(front, 0)
     }
 
     /// Has the processor fetch what the answers to these messages will be made from, all at once. It makes them quicker and no
@@ -210,15 +260,6 @@ impl Table {
             (false, None) => Some(Found::NoData),
             (false, Some(_)) => None,
         }
-    }
-
-    fn find_challenges(&self, device: &Device, host: &[u8], qtype: Type) -> Found<'_> {
-        if qtype != Type::TXT || !device.has_challenges {
-            return Found::NoData;
-        }
-        self.challenged
-            .find(device.registration, host)
-            .map_or(Found::NoData, |set| Found::Records(Records::Shared(set)))
     }
 }
 
@@ -614,6 +655,36 @@ pub(crate) mod tests {
         assert!(matches!(table.find(at_home, Type::A), Found::NoData));
         table.set(&name("home"), RegistrationId(1), &Held::default());
         assert_eq!(txt(at_home), None);
+    }
+
+    #[test]
+    fn every_name_is_found_where_it_stands() {
+        let table = with_devices();
+        table.set(&name("home"), RegistrationId(1), &challenge());
+        let below = |name: &str| {
+            let wire = wire(name);
+            wire[..wire.len() - 1].to_vec()
+        };
+        for (name, place) in [
+            ("", Place::Here),
+            ("cloud", Place::Here),
+            ("away", Place::Here),
+            ("*.away", Place::Here),
+            ("_acme-challenge.home", Place::Here),
+            ("_acme-challenge.away", Place::Wildcard { encloser: 5 }),
+            ("a.b.away", Place::Wildcard { encloser: 5 }),
+            ("x.*.away", Place::Nowhere { encloser: 7 }),
+            ("x._acme-challenge.home", Place::Nowhere { encloser: 21 }),
+            ("x.cloud", Place::Nowhere { encloser: 6 }),
+            ("nobody", Place::Nowhere { encloser: 0 }),
+            ("a.nobody", Place::Nowhere { encloser: 0 }),
+        ] {
+            let below = below(name);
+            assert_eq!(table.place(&below), place, "{name}");
+            let is_nowhere = matches!(place, Place::Nowhere { .. });
+            let found = table.find(&below, Type::A);
+            assert_eq!(matches!(found, Found::NoName), is_nowhere, "{name}");
+        }
     }
 
     #[test]

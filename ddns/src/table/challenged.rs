@@ -1,11 +1,21 @@
 //! The challenges of the few devices that have some, as values for who writes and compiled for who answers.
+//!
+//! A name that is there keeps the wildcard above it from what stands below that name (RFC 4592 section 3.3.1). So that a device is
+//! still reached under names which have a challenge, each of those is there once more with all that the device has, and so is
+//! its wildcard:
+//!
+//! ```text
+//!  "_acme-challenge.photos.mynas"  TXT         "photos.mynas", "*.photos.mynas"  as "mynas"
+//! ```
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use dashmap::DashMap;
 use directory::RegistrationId;
 
-use crate::challenges::{ChallengeHost, Challenges};
+use super::standing::{Owner, Place, Standing, behind_first_label};
+use crate::challenges::{CHALLENGE_LABEL, Challenges};
 use crate::protocol::Type;
 use crate::rrset::Rrset;
 
@@ -19,7 +29,8 @@ pub(super) struct Challenged(DashMap<RegistrationId, Compiled>);
 #[derive(Debug)]
 struct Compiled {
     challenges: Challenges,
-    sets: Vec<(ChallengeHost, Arc<Rrset>)>,
+    /// Who owns the names that there are, by their labels in front of the device's own.
+    owner_by_front: BTreeMap<Box<[u8]>, Owner>,
 }
 
 impl Challenged {
@@ -29,17 +40,9 @@ impl Challenged {
             self.0.remove(&registration);
             return;
         }
-        let sets = challenges.iter().filter_map(|(host, values)| {
-            let strings: Vec<_> = values
-                .iter()
-                .map(|value| string(value.as_bytes()))
-                .collect();
-            let set = Rrset::compile(Type::TXT, TTL, &strings)?;
-            Some((host.clone(), Arc::new(set)))
-        });
         let compiled = Compiled {
             challenges: challenges.clone(),
-            sets: sets.collect(),
+            owner_by_front: owners(challenges),
         };
         self.0.insert(registration, compiled);
     }
@@ -49,16 +52,134 @@ impl Challenged {
         compiled.map_or_else(Challenges::default, |compiled| compiled.challenges.clone())
     }
 
-    /// The TXT records at one name.
-    pub(super) fn find(&self, registration: RegistrationId, host: &[u8]) -> Option<Arc<Rrset>> {
+    /// Where a name of this registration stands; `None` if it has no challenges.
+    pub(super) fn standing(&self, registration: RegistrationId, front: &[u8]) -> Option<Standing> {
         let compiled = self.0.get(&registration)?;
-        let mut sets = compiled.sets.iter();
-        let (_, set) = sets.find(|(there, _)| there.as_wire() == host)?;
-        Some(Arc::clone(set))
+        let mut rest = front;
+        loop {
+            let is_whole = rest.len() == front.len();
+            match compiled.owner_by_front.get(rest) {
+                Some(Owner::Device) => return Some(Standing::below_device(front, rest.len())),
+                Some(owner) if is_whole => {
+                    return Some(Standing {
+                        owner: owner.clone(),
+                        place: Place::Here,
+                    });
+                }
+                // No wildcard stands below a challenge.
+                Some(_) => {
+                    return Some(Standing {
+                        owner: Owner::Nobody,
+                        place: Place::Nowhere {
+                            encloser: rest.len(),
+                        },
+                    });
+                }
+                None if rest.is_empty() => return Some(Standing::below_device(front, 0)),
+                None => rest = behind_first_label(rest),
+            }
+        }
     }
+}
+
+/// The names that challenges make, but for wildcards.
+fn owners(challenges: &Challenges) -> BTreeMap<Box<[u8]>, Owner> {
+    let sets = challenges.iter().filter_map(|(host, values)| {
+        let strings: Vec<_> = values
+            .iter()
+            .map(|value| string(value.as_bytes()))
+            .collect();
+        let set = Rrset::compile(Type::TXT, TTL, &strings)?;
+        let label = [&[CHALLENGE_LABEL.len() as u8], CHALLENGE_LABEL].concat();
+        let front: Box<[u8]> = [&label, host.as_wire()].concat().into();
+        Some((front, Owner::Challenges(Arc::new(set))))
+    });
+    let mut owners: BTreeMap<Box<[u8]>, Owner> = sets.collect();
+    for (host, _) in challenges.iter() {
+        let mut rest = host.as_wire();
+        while !rest.is_empty() {
+            let owner = match is_below_challenge(rest) {
+                true => Owner::Empty,
+                false => Owner::Device,
+            };
+            owners.entry(rest.into()).or_insert(owner);
+            rest = behind_first_label(rest);
+        }
+    }
+    owners
+}
+
+/// Whether one of the labels is that of challenges.
+fn is_below_challenge(labels: &[u8]) -> bool {
+    let mut rest = labels;
+    while let Some((&length, behind)) = rest.split_first() {
+        if behind.get(..length.into()) == Some(CHALLENGE_LABEL) {
+            return true;
+        }
+        rest = behind_first_label(rest);
+    }
+    false
 }
 
 /// A character-string (RFC 1035 section 3.3), which a value is never too long for.
 fn string(value: &[u8]) -> Vec<u8> {
     [&[value.len() as u8], value].concat()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::challenges::{ChallengeHost, ChallengeValue};
+
+    fn front(name: &str) -> Box<[u8]> {
+        let labels: Vec<_> = name.split('.').filter(|label| !label.is_empty()).collect();
+        crate::zone::octets(&labels)
+    }
+
+    #[test]
+    fn names_with_challenges_keep_the_device_reachable_below_them() {
+        let mut challenges = Challenges::default();
+        for host in ["", "photos", "a.b", "_acme-challenge.c"] {
+            let host = ChallengeHost::parse(host).unwrap();
+            challenges
+                .add(&host, &ChallengeValue::new(b"v").unwrap())
+                .unwrap();
+        }
+        let challenged = Challenged::default();
+        challenged.set(RegistrationId(1), &challenges);
+        let is_challenge = |owner: &Owner| matches!(owner, Owner::Challenges(_));
+        let is_device = |owner: &Owner| matches!(owner, Owner::Device);
+        let is_empty = |owner: &Owner| matches!(owner, Owner::Empty);
+        let is_nobody = |owner: &Owner| matches!(owner, Owner::Nobody);
+        type Owns = fn(&Owner) -> bool;
+        let cases: [(&str, Owns, Place); 15] = [
+            ("", is_device, Place::Here),
+            ("_acme-challenge", is_challenge, Place::Here),
+            ("_acme-challenge.photos", is_challenge, Place::Here),
+            ("photos", is_device, Place::Here),
+            ("*.photos", is_device, Place::Here),
+            ("x.photos", is_device, Place::Wildcard { encloser: 7 }),
+            ("b", is_device, Place::Here),
+            ("x.b", is_device, Place::Wildcard { encloser: 2 }),
+            ("y.a.b", is_device, Place::Wildcard { encloser: 4 }),
+            ("other", is_device, Place::Wildcard { encloser: 0 }),
+            ("*", is_device, Place::Here),
+            ("x.*", is_nobody, Place::Nowhere { encloser: 2 }),
+            (
+                "x._acme-challenge",
+                is_nobody,
+                Place::Nowhere { encloser: 16 },
+            ),
+            ("_acme-challenge.c", is_empty, Place::Here),
+            ("c", is_device, Place::Here),
+        ];
+        for (name, owns, place) in cases {
+            let standing = challenged
+                .standing(RegistrationId(1), &front(name))
+                .unwrap();
+            assert!(owns(&standing.owner), "{name}: {:?}", standing.owner);
+            assert_eq!(standing.place, place, "{name}");
+        }
+        assert!(challenged.standing(RegistrationId(2), b"").is_none());
+    }
 }

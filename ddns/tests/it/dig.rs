@@ -96,8 +96,10 @@ async fn dig_agrees_about_every_kind_of_record() {
             vec!["SRV 0 5 22 www.nas.test."],
         ),
         ("home.nas.test CAA", caa.clone()),
-        ("photos.away.nas.test CAA", caa),
-        ("_acme-challenge.home.nas.test CAA", vec![]),
+        ("photos.away.nas.test CAA", caa.clone()),
+        // Without a challenge it is one name below the device like all others.
+        ("_acme-challenge.home.nas.test CAA", caa),
+        ("_acme-challenge.home.nas.test TXT", vec![]),
         ("home.nas.test TXT", vec![]),
         ("nobody.nas.test A", vec![]),
     ];
