@@ -89,6 +89,7 @@ fn context(identity: &Identity) -> Context<'_> {
         client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
         now: 1_800_000_000,
         identity,
+        signing: None,
     }
 }
 

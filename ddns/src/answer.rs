@@ -24,6 +24,8 @@ pub enum Answer<'t> {
     NoData(Soa<'t>),
     /// The name does not exist (RFC 2308 section 2.1).
     NoName(Soa<'t>),
+    /// Nothing but what proves it, because that was asked for.
+    ProofAlone,
     /// No answer from the zone, but a code.
     Refusal(Refusal),
     /// Nothing here and now; it is to be had over TCP (RFC 1035 section 4.1.1, TC).
@@ -38,7 +40,7 @@ pub fn answer<'t>(query: &Query<'_>, table: &'t Table) -> Answer<'t> {
     // Before the look-up: what is said is never older than the serial that it is said with.
     let soa = table.soa();
     let found = match query.qtype {
-        Type::ANY => one_of_any(below, table),
+        Type::ANY => one_of_any(below, table).1,
         qtype => table.find(below, qtype),
     };
     match found {
@@ -49,14 +51,14 @@ pub fn answer<'t>(query: &Query<'_>, table: &'t Table) -> Answer<'t> {
     }
 }
 
-/// RFC 8482 section 4.1: one RRset that exists, a small one, is answer enough to ANY.
-fn one_of_any<'t>(below: &[u8], table: &'t Table) -> Found<'t> {
+/// RFC 8482 section 4.1: one RRset that exists, a small one, is answer enough to ANY. Says of which type it is.
+pub(crate) fn one_of_any<'t>(below: &[u8], table: &'t Table) -> (Type, Found<'t>) {
     const SMALL_FIRST: [Type; 5] = [Type::A, Type::AAAA, Type::SOA, Type::NS, Type::TXT];
     SMALL_FIRST
         .into_iter()
-        .map(|qtype| table.find(below, qtype))
-        .find(|found| !matches!(found, Found::NoData))
-        .unwrap_or(Found::NoData)
+        .map(|qtype| (qtype, table.find(below, qtype)))
+        .find(|(_, found)| !matches!(found, Found::NoData))
+        .unwrap_or((Type::ANY, Found::NoData))
 }
 
 #[cfg(test)]
@@ -88,7 +90,7 @@ mod tests {
             Answer::NoData(_) => "nodata".into(),
             Answer::NoName(_) => "nxdomain".into(),
             Answer::Refusal(refusal) => format!("{:?}", refusal.rcode),
-            Answer::Elsewhere => panic!("an answer is never elsewhere by itself"),
+            Answer::ProofAlone | Answer::Elsewhere => panic!("no answer is so by itself"),
         }
     }
 

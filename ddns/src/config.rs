@@ -9,6 +9,7 @@ use serde::Deserialize;
 use tokio_util::sync::CancellationToken;
 
 pub use self::record::{DeviceRecord, Record, RecordData, RecordName, RecordNameError, ValueError};
+use crate::dnssec;
 use crate::server::Nsid;
 use crate::server::bound::Bound;
 use crate::server::tls::Certificate;
@@ -57,6 +58,8 @@ pub struct Config {
     /// those made by the second are good too. Servers that stand in for each other need the same ones. Default: a secret
     /// of this run alone.
     pub cookie_secret_files: SecretFiles,
+    /// How the zone is signed: `[ddns.dnssec]`, which may be empty. Default: it is not.
+    pub dnssec: Option<dnssec::Config>,
     /// The operator's own records in the zone: `[[ddns.record]]`. Default none.
     pub record: Vec<Record>,
     /// Records that every device has, and every name below one: `[[ddns.device_record]]`, as CAA. Default none.
@@ -79,6 +82,7 @@ impl Default for Config {
             slip: Bounded(2),
             nsid: None,
             cookie_secret_files: SecretFiles::default(),
+            dnssec: None,
             record: Vec::new(),
             device_record: Vec::new(),
         }
@@ -102,6 +106,7 @@ impl Config {
             slip,
             nsid,
             cookie_secret_files,
+            dnssec,
             record,
             device_record,
         } = self;
@@ -137,6 +142,7 @@ impl Config {
                 "cookie_secret_files",
                 *cookie_secret_files != next.cookie_secret_files,
             ),
+            ("dnssec", *dnssec != next.dnssec),
             ("record", *record != next.record),
             ("device_record", *device_record != next.device_record),
         ];
@@ -199,7 +205,7 @@ pub struct Facts {
 /// A whole number that the configuration may set between two limits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "i64")]
-pub struct Bounded<const MIN: u32, const MAX: u32>(u32);
+pub struct Bounded<const MIN: u32, const MAX: u32>(pub(crate) u32);
 
 impl<const MIN: u32, const MAX: u32> Bounded<MIN, MAX> {
     /// The number.

@@ -1,8 +1,33 @@
 //! The zone signed (RFC 4033 to 4035), by P-256 (RFC 6605), when it is asked for.
 //!
 //! ```text
-//!  keys.rs       which keys there are, and which are in force
-//!  rrsig.rs      what a signature is over, and its record
+//!  config.rs      how
+//!  keys.rs        which keys there are, and which are in force
+//!  apex.rs        what the zone says of them
+//!  prove.rs       (Query, Answer) → what proves it
+//!  proof.rs       its records in the message
+//!  compact.rs     why there is nothing else: a record for the name that was asked for
+//!  types.rs       the types at a name, in that record
+//!  signer.rs      a set of records → its signature, kept in signatures.rs
+//!  budget.rs      how many are made
+//!  rrsig.rs       what a signature is over, and its record
 //! ```
 
-pub(crate) mod rrsig;
+mod apex;
+mod budget;
+mod compact;
+pub mod config;
+pub mod keys;
+mod proof;
+mod prove;
+mod rrsig;
+mod signatures;
+mod signer;
+mod types;
+
+pub use config::{Config, DenialKind};
+pub use proof::Proof;
+pub(crate) use proof::MAX_PROOF;
+pub(crate) use prove::Proved;
+pub use signer::{Moment, Signer, SignerError};
+pub(crate) use types::TypeSet;

@@ -1,7 +1,8 @@
-//! (Query, Answer, options, limit) → the octets of the reply. The only place that truncates.
+//! (Query, Answer, proof, options, limit) → the octets of the reply. The only place that truncates.
 //!
 //! ```text
 //!  header 12 │ question, as it came │ answer: an RRset, or nothing │ authority: SOA, or nothing │ OPT, or nothing
+//!                                    and its proof                  and its proof
 //! ```
 
 #![deny(
@@ -16,6 +17,7 @@ mod opt;
 
 use self::opt::{MAX_OPTIONS, OPT_LEN};
 use crate::answer::Answer;
+use crate::dnssec::{MAX_PROOF, Proof};
 use crate::protocol::{HEADER_LEN, Rcode};
 use crate::query::Head;
 use crate::rrset::{MAX_RRSET, Octets, Soa};
@@ -23,7 +25,8 @@ use crate::rrset::{MAX_RRSET, Octets, Soa};
 pub use self::opt::{MAX_NSID, ReplyOptions, ZoneVersion};
 
 /// The most octets a reply of ours can have, over TCP.
-pub const MAX_REPLY: usize = HEADER_LEN + MAX_QUESTION + MAX_RRSET + OPT_LEN + MAX_OPTIONS;
+pub const MAX_REPLY: usize =
+    HEADER_LEN + MAX_QUESTION + MAX_RRSET + MAX_PROOF + OPT_LEN + MAX_OPTIONS;
 
 const MAX_QUESTION: usize = crate::protocol::MAX_NAME + 4;
 
@@ -33,6 +36,7 @@ const MAX_QUESTION: usize = crate::protocol::MAX_NAME + 4;
 pub fn encode(
     head: &Head<'_>,
     answer: &Answer<'_>,
+    proof: Option<&Proof>,
     options: &ReplyOptions<'_>,
     limit: usize,
     out: &mut [u8],
@@ -41,16 +45,16 @@ pub fn encode(
         Answer::Soa(soa) | Answer::NoData(soa) | Answer::NoName(soa) => {
             Some(soa.record(apex_offset(head, soa)?))
         }
-        Answer::Records(_) | Answer::Refusal(_) | Answer::Elsewhere => None,
+        Answer::Records(_) | Answer::ProofAlone | Answer::Refusal(_) | Answer::Elsewhere => None,
     };
-    let (body, counts) = match (answer, &soa) {
-        (Answer::Records(records), _) => (records.octets(), [records.octets().count(), 0]),
-        (Answer::Soa(_), Some(soa)) => (Octets::of_one(soa), [1, 0]),
-        (_, Some(soa)) => (Octets::of_one(soa), [0, 1]),
-        (_, None) => (Octets::default(), [0, 0]),
+    let mut body = match (answer, &soa) {
+        (Answer::Records(records), _) => Body::new(records.octets(), Octets::default(), proof),
+        (Answer::Soa(_), Some(soa)) => Body::new(Octets::of_one(soa), Octets::default(), proof),
+        (_, Some(soa)) => Body::new(Octets::default(), Octets::of_one(soa), proof),
+        (_, None) => Body::new(Octets::default(), Octets::default(), proof),
     };
     let limit = limit.min(out.len());
-    let fits = |body: Octets<'_>, options: &ReplyOptions<'_>| {
+    let fits = |body: &Body<'_>, options: &ReplyOptions<'_>| {
         let opt = head
             .edns
             .map_or(0, |_| OPT_LEN.saturating_add(options.len()));
@@ -61,32 +65,82 @@ pub fn encode(
             <= limit
     };
     let least = options.least();
-    let options = if fits(body, options) { options } else { &least };
-    // RFC 2181 section 9: with TC set the client throws away what is there and asks again over TCP, so nothing is.
-    let truncated = matches!(answer, Answer::Elsewhere) || !fits(body, options);
-    let (body, counts) = if truncated {
-        (Octets::default(), [0, 0])
+    let options = if fits(&body, options) {
+        options
     } else {
-        (body, counts)
+        &least
     };
+    // RFC 2181 section 9: with TC set the client throws away what is there and asks again over TCP, so nothing is.
+    let truncated = matches!(answer, Answer::Elsewhere) || !fits(&body, options);
+    if truncated {
+        body = Body::default();
+    }
     let rcode = rcode(answer);
     let mut writer = Writer { out, len: 0 };
-    writer.put(&header(head, rcode, answer, truncated, counts))?;
+    writer.put(&header(head, rcode, answer, truncated, body.counts()))?;
     writer.put(head.question)?;
-    for piece in body.pieces() {
-        writer.put(piece)?;
-    }
+    body.write(&mut writer)?;
     if let Some(edns) = head.edns {
         options.write(edns, rcode, &mut writer)?;
     }
     (writer.len <= limit).then_some(writer.len)
 }
 
+/// What stands between question and OPT record.
+#[derive(Clone, Copy, Default)]
+struct Body<'b> {
+    answer: Octets<'b>,
+    answer_proof: Octets<'b>,
+    authority: Octets<'b>,
+    authority_proof: Octets<'b>,
+}
+
+impl<'b> Body<'b> {
+    fn new(answer: Octets<'b>, authority: Octets<'b>, proof: Option<&'b Proof>) -> Self {
+        Self {
+            answer,
+            answer_proof: proof.map_or_else(Octets::default, Proof::answer),
+            authority,
+            authority_proof: proof.map_or_else(Octets::default, Proof::authority),
+        }
+    }
+
+    fn parts(&self) -> [Octets<'b>; 4] {
+        [
+            self.answer,
+            self.answer_proof,
+            self.authority,
+            self.authority_proof,
+        ]
+    }
+
+    fn len(&self) -> usize {
+        let len = |sum: usize, part: Octets<'_>| sum.saturating_add(part.len());
+        self.parts().into_iter().fold(0, len)
+    }
+
+    fn counts(&self) -> [u16; 2] {
+        let [answer, answer_proof, authority, authority_proof] =
+            self.parts().map(Octets::count);
+        [
+            answer.saturating_add(answer_proof),
+            authority.saturating_add(authority_proof),
+        ]
+    }
+
+    fn write(&self, writer: &mut Writer<'_>) -> Option<()> {
+        let mut parts = self.parts().into_iter();
+        parts.try_for_each(|part| part.pieces().try_for_each(|piece| writer.put(piece)))
+    }
+}
+
 fn rcode(answer: &Answer<'_>) -> Rcode {
     match answer {
-        Answer::Records(_) | Answer::Soa(_) | Answer::NoData(_) | Answer::Elsewhere => {
-            Rcode::NoError
-        }
+        Answer::Records(_)
+        | Answer::Soa(_)
+        | Answer::NoData(_)
+        | Answer::ProofAlone
+        | Answer::Elsewhere => Rcode::NoError,
         Answer::NoName(_) => Rcode::NxDomain,
         Answer::Refusal(refusal) => refusal.rcode,
     }
@@ -180,6 +234,7 @@ mod tests {
             payload: 1232,
             version,
             dnssec_ok,
+            compact_ok: false,
             options: Options::default(),
         })
     }
@@ -195,7 +250,7 @@ mod tests {
         limit: usize,
     ) -> Vec<u8> {
         let mut out = vec![0; MAX_REPLY];
-        let len = encode(head, answer, options, limit, &mut out).unwrap();
+        let len = encode(head, answer, None, options, limit, &mut out).unwrap();
         out.truncate(len);
         out
     }
@@ -263,6 +318,7 @@ mod tests {
             encode(
                 &head(None),
                 &Answer::Refusal(Rcode::Refused.into()),
+                None,
                 &ReplyOptions::default(),
                 512,
                 &mut out
@@ -279,6 +335,7 @@ mod tests {
             serial: 0x0102_0304,
         }),
         nsid: Some(b"ns1"),
+        compact: false,
     };
 
     #[test]

@@ -41,7 +41,7 @@ pub mod answer;
 pub mod challenges;
 pub mod config;
 pub mod cookie;
-mod dnssec;
+pub mod dnssec;
 pub mod dynamic;
 pub mod encode;
 mod follow;

@@ -46,14 +46,32 @@ impl Type {
     pub const SRV: Self = Self(33);
     /// EDNS (RFC 6891); no type of a question.
     pub const OPT: Self = Self(41);
+    /// The digest of a key of the zone, at its parent (RFC 4034).
+    pub const DS: Self = Self(43);
     /// The fingerprint of an SSH server's key (RFC 4255).
     pub const SSHFP: Self = Self(44);
+    /// A signature of a set of records (RFC 4034).
+    pub const RRSIG: Self = Self(46);
+    /// What there is at a name, and which name is next (RFC 4034).
+    pub const NSEC: Self = Self(47);
+    /// A key of the zone (RFC 4034).
+    pub const DNSKEY: Self = Self(48);
+    /// What there is at a name whose hash this is, and which hash is next (RFC 5155).
+    pub const NSEC3: Self = Self(50);
+    /// How names are hashed for that (RFC 5155).
+    pub const NSEC3PARAM: Self = Self(51);
     /// The certificate of a TLS server (RFC 6698).
     pub const TLSA: Self = Self(52);
+    /// The DS that the parent should have (RFC 7344).
+    pub const CDS: Self = Self(59);
+    /// The key whose DS the parent should have (RFC 7344).
+    pub const CDNSKEY: Self = Self(60);
     /// How a service is reached (RFC 9460).
     pub const SVCB: Self = Self(64);
     /// How a web server is reached (RFC 9460).
     pub const HTTPS: Self = Self(65);
+    /// There is no such name (RFC 9824); only in a bit map, and no type of a question.
+    pub const NXNAME: Self = Self(128);
     /// A signature of the whole message (RFC 8945); no type of a question.
     pub const TSIG: Self = Self(250);
     /// Zone transfer of what changed (RFC 1995).
@@ -163,6 +181,10 @@ pub enum Ede {
     NotAuthoritative,
     /// What is asked for exists nowhere here.
     NotSupported,
+    /// No question asks for this type.
+    InvalidQueryType,
+    /// None of the other reasons: here, that too much has been signed in this second.
+    Other,
 }
 
 impl Ede {
@@ -172,6 +194,8 @@ impl Ede {
             Self::Prohibited => 18,
             Self::NotAuthoritative => 20,
             Self::NotSupported => 21,
+            Self::InvalidQueryType => 30,
+            Self::Other => 0,
         }
     }
 }

@@ -83,6 +83,11 @@ impl Head<'_> {
         self.edns?.options.cookie
     }
 
+    /// Whether the client wants what proves the answer (RFC 4035 section 3.1).
+    pub fn dnssec_ok(&self) -> bool {
+        self.edns.is_some_and(|edns| edns.dnssec_ok)
+    }
+
     /// The most octets this client takes in one datagram.
     pub fn udp_limit(&self) -> usize {
         match self.edns {
@@ -231,6 +236,11 @@ fn parse_question<'m>(mut head: Head<'m>, body: &'m [u8], counts: &Counts) -> Pa
     }
     if question.qclass != CLASS_IN {
         return Parsed::Refuse(head, Refusal::because(Rcode::Refused, Ede::NotSupported));
+    }
+    // RFC 9824 section 3.5
+    if question.qtype == Type::NXNAME {
+        let refusal = Refusal::because(Rcode::FormErr, Ede::InvalidQueryType);
+        return Parsed::Refuse(head, refusal);
     }
     // RFC 5936 section 2.2.1: REFUSED where policy gives nobody the zone.
     if matches!(question.qtype, Type::AXFR | Type::IXFR) {

@@ -14,7 +14,7 @@ use crate::relays::RelayAddresses;
 pub const MAX_RRSET: usize = 4096;
 
 /// Owner, type, class, TTL and length: what stands before the data of a record.
-const RECORD_HEAD: usize = 12;
+pub(crate) const RECORD_HEAD: usize = 12;
 
 /// One RRset: all records of one type at one name.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +47,7 @@ impl Rrset {
 pub enum Records<'t> {
     /// From the zone's own contents.
     Fixed(&'t Rrset),
-    /// A device's challenges, as they are now.
+    /// A device's challenges, or the keys of the zone, as they are now.
     Shared(Arc<Rrset>),
     /// A device's own address.
     Address(AddressRecord),
@@ -93,6 +93,15 @@ impl<'r> Octets<'r> {
         Self {
             first: record,
             first_count: 1,
+            ..Self::default()
+        }
+    }
+
+    /// Of so many records, of whatever type.
+    pub(crate) fn of_many(records: &'r [u8], count: u16) -> Self {
+        Self {
+            first: records,
+            first_count: count,
             ..Self::default()
         }
     }
@@ -226,9 +235,22 @@ impl Soa<'_> {
         record[31..35].copy_from_slice(&self.serial.to_be_bytes());
         record
     }
+
+    /// The record's TTL, and that of what says that something does not exist (RFC 2308 section 5, RFC 9077 section 3).
+    pub(crate) fn ttl(&self) -> u32 {
+        let [.., t0, t1, t2, t3] = *self.template.0.first_chunk::<10>().unwrap_or(&[0; 10]);
+        u32::from_be_bytes([t0, t1, t2, t3])
+    }
+
+    /// The record's data without pointers.
+    pub(crate) fn data(&self, apex: &[u8]) -> Vec<u8> {
+        let record = self.record(0);
+        [&record[12..16], apex, &record[18..29], apex, &record[31..]].concat()
+    }
 }
 
-fn record_head(rtype: Type, ttl: u32, length: u16) -> [u8; RECORD_HEAD] {
+/// A record's head: the pointer to the name in the question, type, class, TTL in seconds, and octets of data.
+pub(crate) fn record_head(rtype: Type, ttl: u32, length: u16) -> [u8; RECORD_HEAD] {
     let [p0, p1] = POINTER_TO_QUESTION;
     let [t0, t1] = rtype.0.to_be_bytes();
     let [c0, c1] = CLASS_IN.to_be_bytes();
@@ -321,5 +343,9 @@ mod tests {
             1, 2, 3, 4, 0, 0, 0x0E, 0x10, 0, 0, 0x02, 0x58, 0, 0x09, 0x3A, 0x80, 0, 0, 0, 30, // the numbers
         ];
         assert_eq!(soa.record(0x12), expected);
+        assert_eq!(soa.ttl(), 30);
+        let apex = b"\x03nas\0";
+        let data = [&expected[12..16], apex, &expected[18..29], apex, &expected[31..]].concat();
+        assert_eq!(soa.data(apex), data);
     }
 }

@@ -27,12 +27,13 @@ pub(crate) mod udp;
 use crate::answer::{Answer, answer};
 use crate::cookie::Judged;
 use crate::encode::{ReplyOptions, ZoneVersion, encode};
-use crate::protocol::{Rcode, TCP_LIMIT};
+use crate::dnssec::{Moment, Proved};
+use crate::protocol::{Rcode, TCP_LIMIT, Type};
 use crate::query::{Head, Name, Options, Parsed, Query, Silence, parse};
 use crate::rrset::Soa;
 use crate::table::Table;
 
-pub use self::context::{Context, Identity, Nsid, NsidError};
+pub use self::context::{Context, Identity, Nsid, NsidError, Signing};
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,14 +91,20 @@ impl Client {
 
 /// Answers one message: parse → answer → encode. `out` should have [`MAX_REPLY`](crate::encode::MAX_REPLY) octets for
 /// TCP, and [`UDP_LIMIT`](crate::protocol::UDP_LIMIT) for UDP.
-pub fn respond(table: &Table, context: &Context<'_>, message: &[u8], out: &mut [u8]) -> Response {
-    let (head, answer, zone_version) = match parse(message) {
+pub fn respond<'t>(
+    table: &'t Table,
+    context: &Context<'t>,
+    message: &[u8],
+    out: &mut [u8],
+) -> Response {
+    let (head, proved, zone_version) = match parse(message) {
         Parsed::Query(query) => {
             let (answer, zone_version) = answer_from(&query, table);
-            (query.head, answer, zone_version)
+            let proved = prove(&query, answer, table, context);
+            (query.head, proved, zone_version)
         }
-        Parsed::CookieOnly(head, cookie) => (head, context.confirm(&cookie), None),
-        Parsed::Refuse(head, refusal) => (head, Answer::Refusal(refusal), None),
+        Parsed::CookieOnly(head, cookie) => (head, Proved::alone(context.confirm(&cookie)), None),
+        Parsed::Refuse(head, refusal) => (head, Proved::alone(Answer::Refusal(refusal)), None),
         Parsed::Signed => return Response::Signed,
         Parsed::Silence(why) => return Response::Silence(why),
     };
@@ -105,15 +112,39 @@ pub fn respond(table: &Table, context: &Context<'_>, message: &[u8], out: &mut [
     let mut options = ReplyOptions {
         cookie: judged.as_ref().map(|judged| judged.reply),
         zone_version,
+        compact: proved.is_compact,
         ..ReplyOptions::default()
     };
-    if let Answer::Refusal(refusal) = &answer {
+    if let Answer::Refusal(refusal) = &proved.answer {
         options.reason = refusal.reason;
     }
     if options_of(&head).nsid {
         options.nsid = context.identity.nsid.as_ref().map(Nsid::octets);
     }
-    send(&head, &answer, &options, judged.as_ref(), context, out)
+    send(&head, &proved, &options, judged.as_ref(), context, out)
+}
+
+/// With what proves it, if the zone is signed and the client wants that. Who asks for signatures themselves wants them in any case.
+fn prove<'t>(
+    query: &Query<'_>,
+    answer: Answer<'t>,
+    table: &'t Table,
+    context: &Context<'t>,
+) -> Proved<'t> {
+    let is_wanted = query.head.dnssec_ok() || matches!(query.qtype, Type::RRSIG | Type::NSEC);
+    match context.signing.filter(|_| is_wanted) {
+        Some(Signing {
+            signer,
+            nanoseconds,
+        }) => {
+            let moment = Moment {
+                unix_seconds: context.now,
+                nanoseconds,
+            };
+            signer.prove(query, answer, table, context.transport, moment)
+        }
+        None => Proved::alone(answer),
+    }
 }
 
 /// Answers a message from a network that has had its share, in no more octets than the message has, but for the 16 of a
@@ -136,7 +167,8 @@ pub fn respond_in_short(context: &Context<'_>, message: &[u8], out: &mut [u8]) -
         cookie: judged.as_ref().map(|judged| judged.reply),
         ..ReplyOptions::default()
     };
-    send(&head, &answer, &options, judged.as_ref(), context, out)
+    let proved = Proved::alone(answer);
+    send(&head, &proved, &options, judged.as_ref(), context, out)
 }
 
 /// The answer, and the version of the zone if the client wants it and the name is there (RFC 9660 section 3.2).
@@ -173,13 +205,14 @@ fn options_of(head: &Head<'_>) -> Options {
 
 fn send(
     head: &Head<'_>,
-    answer: &Answer<'_>,
+    Proved { answer, proof, .. }: &Proved<'_>,
     options: &ReplyOptions<'_>,
     judged: Option<&Judged>,
     context: &Context<'_>,
     out: &mut [u8],
 ) -> Response {
-    match encode(head, answer, options, limit(context.transport, head), out) {
+    let limit = limit(context.transport, head);
+    match encode(head, answer, proof.as_ref(), options, limit, out) {
         Some(len) => Response::Reply {
             len,
             kind: Kind::of(answer),
@@ -278,7 +311,9 @@ impl Kind {
 
     fn of(answer: &Answer<'_>) -> Self {
         match answer {
-            Answer::Records(_) | Answer::Soa(_) | Answer::Elsewhere => Self::NoError,
+            Answer::Records(_) | Answer::Soa(_) | Answer::ProofAlone | Answer::Elsewhere => {
+                Self::NoError
+            }
             Answer::NoData(_) => Self::NoData,
             Answer::NoName(_) => Self::NxDomain,
             Answer::Refusal(refusal) => refusal.rcode.into(),

@@ -26,6 +26,7 @@ pub use self::load::Storage;
 use self::parts::Parts;
 use crate::config::{Bounded, Config, Facts};
 use crate::cookie::{Secret, SecretError, Secrets};
+use crate::dnssec::{Signer, SignerError};
 use crate::dynamic;
 use crate::http::{self, Doors};
 use crate::metrics::Metrics;
@@ -164,6 +165,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// Ours, or the system's.
+    #[error("the zone cannot be signed: {0}")]
+    Signer(#[from] SignerError),
+    /// Ours, or the system's.
     #[error("a thread cannot be started: {0}")]
     Thread(#[source] io::Error),
     /// Ours: a counter's name is taken.
@@ -204,6 +208,7 @@ pub async fn start(
 ) -> Result<Handle, StartError> {
     let contents = Contents::new(directory.zone(), &config, &facts.relay, &facts.nameserver)?;
     let table = Arc::new(Table::new(contents, unix_seconds()));
+    let signer = signer(&config, &table)?;
     let metrics = Arc::new(Metrics::register(registry)?);
     let identity = Arc::new(identity(&config)?);
     let limiter = Limiter::new(config.responses_per_second.get(), config.slip.get())?;
@@ -260,6 +265,7 @@ pub async fn start(
     let service = Service {
         table: Arc::clone(&table),
         identity,
+        signer: signer.clone(),
         limiter: Arc::new(limiter),
         door: Arc::new(door),
         metrics,
@@ -323,9 +329,24 @@ impl OverTls {
 struct Service {
     table: Arc<Table>,
     identity: Arc<Identity>,
+    signer: Option<Arc<Signer>>,
     limiter: Arc<Option<Limiter>>,
     door: Arc<dynamic::Door>,
     metrics: Arc<Metrics>,
+}
+
+/// Signs the zone, if it is to be signed.
+fn signer(config: &Config, table: &Table) -> Result<Option<Arc<Signer>>, StartError> {
+    let Some(config) = &config.dnssec else {
+        return Ok(None);
+    };
+    let now = unix_seconds();
+    let k = Arc::new(crate::dnssec::keys::Key::generate(crate::dnssec::keys::Role::Ksk).unwrap());
+    let z = Arc::new(crate::dnssec::keys::Key::generate(crate::dnssec::keys::Role::Zsk).unwrap());
+    let in_force = crate::dnssec::keys::InForce { zsk: z.clone(), dnskeys: vec![k.clone(), z], ksks: vec![k.clone()], cds: vec![k], next_change: None };
+    let signer = Signer::new(table.apex(), config, &in_force, now)?;
+    signer.use_keys(&in_force, table, now).map_err(SignerError::from)?;
+    Ok(Some(Arc::new(signer)))
 }
 
 /// Reads the secrets, or makes one.
@@ -372,6 +393,7 @@ fn run(
                     &datagrams,
                     &service.table,
                     &service.identity,
+                    service.signer.as_deref(),
                     Option::as_ref(&service.limiter),
                     &service.metrics,
                     &stopping,
@@ -399,6 +421,7 @@ fn run(
     let asked = tcp::Service {
         table: Arc::clone(&service.table),
         identity: Arc::clone(&service.identity),
+        signer: service.signer.clone(),
         door: Arc::clone(&service.door),
         metrics: Arc::clone(&service.metrics),
         admission,

@@ -40,10 +40,11 @@ use self::slot::Device;
 pub(crate) use self::standing::Place;
 use self::standing::{Owner, Standing};
 use crate::challenges::Challenges;
+use crate::dnssec::TypeSet;
 use crate::own::Own;
 use crate::protocol::{HEADER_LEN, MAX_LABEL, Type};
 use crate::relays::{self, Known, Presence, RelayAddresses, RelaysError};
-use crate::rrset::{AddressRecord, Records, Soa};
+use crate::rrset::{AddressRecord, Records, Rrset, Soa};
 use crate::zone::{Contents, Node};
 
 /// Messages that are prepared for at a time, at most.
@@ -56,6 +57,8 @@ pub struct Table {
     devices: Devices,
     challenged: Challenged,
     relays: ArcSwap<Known>,
+    /// What the zone's own name has beside its contents: its keys, if it is signed.
+    keys: ArcSwap<Vec<(Type, Arc<Rrset>)>>,
     /// Held while relays' numbers are given, taken back and written to devices.
     numbering: Mutex<()>,
     serial: AtomicU32,
@@ -121,10 +124,10 @@ impl Table {
         let Some(node) = node else {
             return Found::NoName;
         };
-        if qtype == Type::SOA && below.is_empty() {
-            return Found::Soa;
+        match find_at_node(node, qtype) {
+            Found::NoData if below.is_empty() => self.find_at_apex(qtype),
+            found => found,
         }
-        find_at_node(node, qtype)
     }
 
     /// Where the name stands whose octets before the zone's name are `below`: among the names that there are, or below which of
@@ -148,6 +151,41 @@ impl Table {
                 encloser: rest.len(),
             },
         }
+    }
+
+    /// The types of the records at the name whose octets before the zone's name are `below`, or at the wildcard that answers for it.
+    pub(crate) fn types(&self, below: &[u8]) -> TypeSet {
+        let (front, label) = split_last_label(below);
+        if let Some(device) = self.devices.get(label) {
+            return match self.standing(&device, front).owner {
+                Owner::Device => self.types_at_device(label, &device),
+                Owner::Challenges(_) => TypeSet::default().with(Type::TXT),
+                Owner::Empty | Owner::Nobody => TypeSet::default(),
+            };
+        }
+        let node = self.contents.node_by_name.get(below);
+        let types = node.map_or_else(TypeSet::default, Node::types);
+        if below.is_empty() {
+            let keys = self.keys.load();
+            let keys = keys.iter().map(|(rtype, _)| *rtype);
+            return keys.fold(types.with(Type::SOA), TypeSet::with);
+        }
+        let at_relay = |qtype: &Type| {
+            let found = self.find_at_relay(front, node, *qtype);
+            matches!(found, Some(Found::Records(_)))
+        };
+        match label == OperatorName::Relay.label().as_bytes() {
+            true => with_those(types, &at_relay),
+            false => types,
+        }
+    }
+
+    fn types_at_device(&self, label: &[u8], device: &Device) -> TypeSet {
+        let has = |qtype: &Type| {
+            let found = self.find_at_device(label, device, *qtype);
+            matches!(found, Found::Records(_))
+        };
+        with_those(self.contents.device_types, &has)
     }
 
     /// Whether there is such a name that is no device's.
@@ -213,6 +251,18 @@ impl Table {
         }
     }
 
+    /// What the zone's name has beside its contents.
+    fn find_at_apex(&self, qtype: Type) -> Found<'_> {
+        if qtype == Type::SOA {
+            return Found::Soa;
+        }
+        let keys = self.keys.load();
+        let set = keys.iter().find(|(rtype, _)| *rtype == qtype);
+        set.map_or(Found::NoData, |(_, set)| {
+            Found::Records(Records::Shared(Arc::clone(set)))
+        })
+    }
+
     /// One own address is enough to lead past the relay: a family that the device does not have is then NODATA.
     fn find_at_device(&self, label: &[u8], device: &Device, qtype: Type) -> Found<'_> {
         let own = device.addresses;
@@ -269,6 +319,7 @@ impl Table {
     pub fn new(contents: Contents, serial: u32) -> Self {
         Self {
             relays: ArcSwap::from_pointee(Known::only(contents.relay.clone())),
+            keys: ArcSwap::default(),
             numbering: Mutex::new(()),
             contents,
             devices: Devices::new(),
@@ -348,6 +399,16 @@ impl Table {
             self.challenged.set(registration, &Challenges::default());
         }
         is_held
+    }
+
+    /// Replaces what the zone's own name has beside its contents.
+    pub(crate) fn publish(&self, keys: Vec<(Type, Arc<Rrset>)>) {
+        self.keys.store(Arc::new(keys));
+    }
+
+    /// The zone's name on the wire, in lower case.
+    pub(crate) fn apex(&self) -> &[u8] {
+        &self.contents.apex
     }
 
     /// Replaces the relays with a process of their own. Says whether that changes anything.
@@ -478,6 +539,12 @@ fn found_at_relays<'t>(addresses: Option<RelayAddresses>) -> Found<'t> {
     addresses.map_or(Found::NoData, |addresses| {
         Found::Records(Records::Relays(addresses))
     })
+}
+
+/// With the families of addresses that there are.
+fn with_those(types: TypeSet, has: &dyn Fn(&Type) -> bool) -> TypeSet {
+    let families = [Type::A, Type::AAAA].into_iter().filter(has);
+    families.fold(types, TypeSet::with)
 }
 
 fn is_address(qtype: Type) -> bool {

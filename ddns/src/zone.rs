@@ -16,6 +16,7 @@ use std::net::IpAddr;
 use directory::{OperatorName, Place, Zone};
 
 use crate::config::{Bounded, Config, DeviceRecord, Record, RecordData, RecordName};
+use crate::dnssec::TypeSet;
 use crate::protocol::{MAX_NAME, POINTER_TO_QUESTION, Type};
 use crate::rrset::{MAX_RRSET, Rrset, SoaTemplate};
 
@@ -37,6 +38,8 @@ pub struct Contents {
     /// What every device has: the relay's addresses, unless it has its own or other relays hold it, and the operator's records
     /// for all.
     pub(crate) device: Node,
+    /// The types of the operator's records for all devices.
+    pub(crate) device_types: TypeSet,
     /// The addresses of the server's own relay alone.
     pub(crate) relay: Node,
     /// The TTL of addresses, in seconds.
@@ -76,8 +79,10 @@ impl Contents {
         for host in OperatorName::ALL {
             put(&[host.label()], &relay);
         }
+        let every_devices = Node(every_devices(&config.device_record, ttl)?);
+        let device_types = every_devices.types();
         let mut device = relay.clone();
-        device.0.extend(every_devices(&config.device_record, ttl)?);
+        device.0.extend(every_devices.0);
         let apex = node_by_name.entry(octets(&[])).or_default();
         apex.0.extend(name_server().map(|set| (Type::NS, set)));
         Ok(Self {
@@ -90,6 +95,7 @@ impl Contents {
             soa: SoaTemplate::new(config.negative_ttl_seconds.get()),
             node_by_name,
             device,
+            device_types,
             relay,
             ttl,
         })
@@ -126,6 +132,12 @@ impl Node {
             node.0.push((Type::AAAA, set));
         }
         Ok(node)
+    }
+
+    /// The types of its records.
+    pub(crate) fn types(&self) -> TypeSet {
+        let types = self.0.iter().map(|(rtype, _)| *rtype);
+        types.fold(TypeSet::default(), TypeSet::with)
     }
 
     fn add_addresses(&mut self, addresses: &Self) {

@@ -69,6 +69,7 @@ fuzz_target!(|message: &[u8]| {
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
             now: 1_800_000_000,
             identity: &IDENTITY,
+            signing: None,
         };
         let mut out = vec![0; size];
         let Some((len, _)) = replied(respond(&TABLE, &context, message, &mut out)) else {

@@ -146,7 +146,8 @@ fn presentation(token: &str, value: &str) -> Option<Box<[u8]>> {
         return None;
     };
     let mut octets = Vec::new();
-    record.data().compose_rdata(&mut octets).ok()?;
+    // In the form that signatures are over (RFC 4034 section 6.2).
+    record.data().compose_canonical_rdata(&mut octets).ok()?;
     Some(octets.into())
 }
 
@@ -262,7 +263,7 @@ mod tests {
             ),
             (
                 RecordType::Mx,
-                "10 mail.nas.test",
+                "10 Mail.nas.test",
                 b"\0\x0A\x04mail\x03nas\x04test\0",
             ),
             (

@@ -35,6 +35,8 @@ pub struct ReplyOptions<'s> {
     pub zone_version: Option<ZoneVersion>,
     /// Who answers (RFC 5001 section 2.2), at most [`MAX_NSID`] octets.
     pub nsid: Option<&'s [u8]>,
+    /// That the code of the reply says more than its proof (RFC 9824 section 5.1).
+    pub compact: bool,
 }
 
 /// The version of a zone.
@@ -51,6 +53,7 @@ impl ReplyOptions<'_> {
     pub(super) fn least(&self) -> Self {
         Self {
             cookie: self.cookie,
+            compact: self.compact,
             ..Self::default()
         }
     }
@@ -67,9 +70,20 @@ impl ReplyOptions<'_> {
             .saturating_add(nsid)
     }
 
+    /// RFC 3225 section 3: "The DO bit of the query MUST be copied in the response." The flags of another version of EDNS are not
+    /// ours to read, and no other flag but CO is known here (RFC 6891 section 6.1.4).
+    fn flags(&self, edns: Edns) -> u8 {
+        match (edns.version, edns.dnssec_ok, self.compact) {
+            (0, true, true) => DO | CO,
+            (0, true, false) => DO,
+            _ => 0,
+        }
+    }
+
     /// Writes the record with these options.
     pub(super) fn write(&self, edns: Edns, rcode: Rcode, writer: &mut Writer<'_>) -> Option<()> {
-        writer.put(&head(edns, rcode, u16::try_from(self.len()).ok()?))?;
+        let flags = self.flags(edns);
+        writer.put(&head(flags, rcode, u16::try_from(self.len()).ok()?))?;
         if let Some(cookie) = &self.cookie {
             option(OptionCode::COOKIE, cookie, writer)?;
         }
@@ -98,17 +112,10 @@ fn option(code: OptionCode, octets: &[u8], writer: &mut Writer<'_>) -> Option<()
 }
 
 /// RFC 6891 section 6.1.2: version 0, and what we take.
-fn head(edns: Edns, rcode: Rcode, options: u16) -> [u8; OPT_LEN] {
+fn head(flags: u8, rcode: Rcode, options: u16) -> [u8; OPT_LEN] {
     let [type0, type1] = Type::OPT.0.to_be_bytes();
     #[expect(clippy::cast_possible_truncation, reason = "1232 fits in 16 bits")]
     let [size0, size1] = (UDP_LIMIT as u16).to_be_bytes();
-    // RFC 3225 section 3: "The DO bit of the query MUST be copied in the response." The flags of another version of
-    // EDNS are not ours to read, and no other flag is copied (RFC 6891 section 6.1.4).
-    let flags = if edns.dnssec_ok && edns.version == 0 {
-        DO
-    } else {
-        0
-    };
     let [length0, length1] = options.to_be_bytes();
     [
         0,
@@ -126,3 +133,4 @@ fn head(edns: Edns, rcode: Rcode, options: u16) -> [u8; OPT_LEN] {
 }
 
 const DO: u8 = 0x80;
+const CO: u8 = 0x40;

@@ -13,6 +13,8 @@ pub struct Edns {
     pub version: u8,
     /// DO (RFC 3225).
     pub dnssec_ok: bool,
+    /// CO: it understands NXDOMAIN beside a proof that the name has nothing (RFC 9824 section 5.1).
+    pub compact_ok: bool,
     /// What it asks for by options; nothing in another version, whose data is not ours to read.
     pub options: Options,
 }
@@ -50,12 +52,14 @@ impl Edns {
             payload: record.class,
             version,
             dnssec_ok: flags & DO != 0,
+            compact_ok: flags & CO != 0,
             options,
         })
     }
 }
 
 const DO: u8 = 0x80;
+const CO: u8 = 0x40;
 
 impl Options {
     fn read(data: &[u8]) -> Option<Self> {

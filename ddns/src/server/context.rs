@@ -6,6 +6,7 @@ use serde::Deserialize;
 
 use crate::answer::Answer;
 use crate::cookie::{Cookie, Judged, Secrets, Shown};
+use crate::dnssec::Signer;
 use crate::encode::MAX_NSID;
 use crate::protocol::Rcode;
 use crate::query::Head;
@@ -22,6 +23,17 @@ pub struct Context<'s> {
     pub now: u32,
     /// This server.
     pub identity: &'s Identity,
+    /// Who signs answers, and when on a clock that only goes on; nobody where the zone is not signed.
+    pub signing: Option<Signing<'s>>,
+}
+
+/// Who signs answers, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Signing<'s> {
+    /// Who.
+    pub signer: &'s Signer,
+    /// Nanoseconds on a clock that only goes on.
+    pub nanoseconds: u64,
 }
 
 /// What a server says of itself.

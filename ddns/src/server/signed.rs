@@ -46,6 +46,7 @@ pub(crate) async fn serve(
             client: datagram.client,
             now: unix_seconds(),
             identity: &identity,
+            signing: None, // who has signed its question checks our signature of the answer
         };
         match door.take(&context, &datagram.message) {
             // A signature says who has written a message and not from where it comes, and whoever has seen one can send it from

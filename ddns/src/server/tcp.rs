@@ -19,13 +19,15 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::incoming::Incoming;
 use self::under_way::UnderWay;
+use crate::dnssec::Signer;
 use crate::dynamic::{Door, Reply, Taken};
 use crate::encode::MAX_REPLY;
 use crate::metrics::{Dropped, Metrics, Tally};
 use crate::query::Silence;
 use crate::server::admission::{Admission, Admitted};
 use crate::server::tls::{self, Acceptor};
-use crate::server::{Client, Context, Identity, Response, Transport, respond};
+use crate::server::{Client, Context, Identity, Response, Signing, Transport, respond};
+use crate::sys::coarse_nanoseconds;
 use crate::table::Table;
 use crate::unix_seconds;
 
@@ -54,6 +56,7 @@ const MAX_HANDSHAKES_OF_ONE: usize = 32;
 pub(crate) struct Service {
     pub(crate) table: Arc<Table>,
     pub(crate) identity: Arc<Identity>,
+    pub(crate) signer: Option<Arc<Signer>>,
     pub(crate) door: Arc<Door>,
     pub(crate) metrics: Arc<Metrics>,
     /// Of all listeners together.
@@ -204,6 +207,7 @@ impl Connection {
             transport: self.transport,
             table: &self.service.table,
             identity: &self.service.identity,
+            signer: self.service.signer.as_deref(),
             door: &self.service.door,
             metrics: &self.service.metrics,
         }
@@ -257,6 +261,7 @@ struct Asker<'c> {
     transport: Transport,
     table: &'c Table,
     identity: &'c Identity,
+    signer: Option<&'c Signer>,
     door: &'c Arc<Door>,
     metrics: &'c Metrics,
 }
@@ -369,6 +374,10 @@ fn answer_all(
         client: asker.client,
         now: unix_seconds(),
         identity: asker.identity,
+        signing: asker.signer.map(|signer| Signing {
+            signer,
+            nanoseconds: coarse_nanoseconds(),
+        }),
     };
     let mut tally = Tally::default();
     let mut end = None;
@@ -473,6 +482,7 @@ mod tests {
                 transport: Transport::Tcp,
                 table: &table,
                 identity: &identity,
+                signer: None,
                 door: &door,
                 metrics: &metrics,
             };

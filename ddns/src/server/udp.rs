@@ -10,12 +10,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
+use crate::dnssec::Signer;
 use crate::metrics::{Dropped, Limited, Metrics, Tally};
 use crate::query::Silence;
 use crate::server::rate::{Class, Limiter};
 use crate::server::signed::Datagram;
 use crate::server::{
-    Client, Context, Identity, Kind, Response, Transport, respond, respond_in_short,
+    Client, Context, Identity, Kind, Response, Signing, Transport, respond, respond_in_short,
 };
 use crate::sys::{Batch, Exchange, coarse_nanoseconds, coarse_unix_seconds};
 use crate::table::Table;
@@ -29,6 +30,7 @@ pub(crate) fn work(
     signed: &mpsc::Sender<Datagram>,
     table: &Table,
     identity: &Identity,
+    signer: Option<&Signer>,
     limiter: Option<&Limiter>,
     metrics: &Metrics,
     stopping: &AtomicBool,
@@ -39,6 +41,7 @@ pub(crate) fn work(
         signed,
         table,
         identity,
+        signer,
         limiter,
         unix_seconds: 0,
         nanoseconds: 0,
@@ -77,10 +80,11 @@ struct Worker<'s> {
     signed: &'s mpsc::Sender<Datagram>,
     table: &'s Table,
     identity: &'s Identity,
+    signer: Option<&'s Signer>,
     limiter: Option<&'s Limiter>,
     /// When the batch was received, on the clock of the cookies ...
     unix_seconds: u32,
-    /// ... and on that of the limit.
+    /// ... and on that of the limits.
     nanoseconds: u64,
     /// How many queries were limited, wrapping.
     limited: u32,
@@ -100,6 +104,10 @@ impl Worker<'_> {
             client: source.ip(),
             now: self.unix_seconds,
             identity: self.identity,
+            signing: self.signer.map(|signer| Signing {
+                signer,
+                nanoseconds: self.nanoseconds,
+            }),
         };
         let (message, out) = exchange.parts();
         let mut response = respond(self.table, &context, message, out);

@@ -11,6 +11,7 @@ mod child;
 mod cookies;
 mod dig;
 mod dns;
+mod dnssec;
 mod dot;
 mod fake_disk;
 mod following;

@@ -1,0 +1,361 @@
+//! Signs the sets of the zone when they are asked for, and keeps the signatures.
+//!
+//! A signature is good for eight days and made anew after two, at a time that differs from name to name, so that they do not
+//! all come at once. Where its share of signatures is used up, one that is still good for days is sent instead.
+
+use std::sync::Arc;
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use siphasher::sip::SipHasher13;
+use std::hash::Hasher as _;
+
+use super::apex::KeySets;
+use super::budget::{Budget, Share};
+use super::config::{Config, DenialKind};
+use super::keys::{InForce, Key, SignError};
+use super::rrsig::{Signature, Terms, Validity, labels};
+use super::signatures::{Made, Signatures};
+use crate::cookie::{Secret, SecretError};
+use crate::protocol::{POINTER_TO_QUESTION, Type};
+use crate::rrset::{Octets, Soa};
+use crate::table::Table;
+
+const HOUR: u32 = 3600;
+const DAY: u32 = 24 * HOUR;
+/// How long a signature is sent.
+const PERIOD: u32 = 2 * DAY;
+/// How long it is good, counted from the beginning of its period.
+const LIFE: u32 = 8 * DAY;
+/// How much earlier it begins: clocks differ, ours and theirs.
+const BEFORE: u32 = 3 * HOUR;
+/// A signature that is good for less than this is not sent.
+const LEAST_LEFT: u32 = DAY;
+/// Names that strangers have made up and that are kept for when they come again.
+const PASSING: usize = 65_536;
+/// As long, a signed SOA may be behind the zone: what changes a thousand times a second is signed ten times a second.
+const SOA_BEHIND_NS: u64 = 100_000_000;
+
+/// When something is asked.
+#[derive(Clone, Copy, Debug)]
+pub struct Moment {
+    /// Seconds since 1970, modulo 2^32.
+    pub unix_seconds: u32,
+    /// On a clock that only goes on.
+    pub nanoseconds: u64,
+}
+
+/// Who owns a set of records.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Owner<'n> {
+    /// The name, whole and in lower case.
+    Name(&'n [u8]),
+    /// The wildcard right below it.
+    WildcardBelow(&'n [u8]),
+}
+
+/// A set of records as a message has them, each with the pointer to its owner.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Set<'r> {
+    pub(super) owner: Owner<'r>,
+    pub(super) rtype: Type,
+    pub(super) records: Octets<'r>,
+}
+
+/// A signature with all that its record says.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Rrsig {
+    pub(super) terms: Terms,
+    pub(super) signature: Signature,
+}
+
+/// Why there is no signature.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum NotSigned {
+    /// Too many have been made in this second.
+    OverBudget,
+    /// Ours: the key does not sign.
+    Failed,
+}
+
+/// Signs for one zone.
+pub struct Signer {
+    pub(super) apex: Box<[u8]>,
+    pub(super) denial: DenialKind,
+    /// Keyed: who chooses names shall not know which fall together.
+    hasher: SipHasher13,
+    keys: ArcSwap<Signing>,
+    lasting: Signatures,
+    passing: Signatures,
+    budget: Budget,
+    soa: ArcSwapOption<SignedSoa>,
+}
+
+/// The keys as they are now.
+struct Signing {
+    zsk: Arc<Key>,
+    /// The tags of the keys whose signatures others can check.
+    published: Vec<u16>,
+    sets: KeySets,
+}
+
+#[derive(Clone, Copy)]
+struct SignedSoa {
+    serial: u32,
+    made_ns: u64,
+    rrsig: Rrsig,
+}
+
+impl Signer {
+    /// Signs the zone of this name (on the wire, in lower case) by these keys.
+    ///
+    /// # Errors
+    /// If a key does not sign, or the system has no random numbers.
+    pub(crate) fn new(
+        apex: &[u8],
+        config: &Config,
+        in_force: &InForce,
+        now: u32,
+    ) -> Result<Self, SignerError> {
+        Ok(Self {
+            keys: ArcSwap::from_pointee(Signing::new(apex, in_force, now)?),
+            apex: apex.into(),
+            denial: config.denial,
+            hasher: SipHasher13::new_with_key(Secret::random()?.reveal()),
+            lasting: Signatures::with_most(config.signatures.count()),
+            passing: Signatures::with_most(PASSING),
+            budget: Budget::new(config.signatures_per_second.get()),
+            soa: ArcSwapOption::empty(),
+        })
+    }
+
+    /// From now on signs by these keys, and says so in `table`.
+    ///
+    /// # Errors
+    /// If one does not sign; all is then as it was.
+    pub(crate) fn use_keys(
+        &self,
+        in_force: &InForce,
+        table: &Table,
+        now: u32,
+    ) -> Result<(), SignError> {
+        let signing = Signing::new(&self.apex, in_force, now)?;
+        table.publish(signing.sets.records());
+        self.keys.store(Arc::new(signing));
+        table.changed(now);
+        Ok(())
+    }
+
+    /// How many signatures are kept.
+    pub(crate) fn signatures(&self) -> usize {
+        self.lasting.len().saturating_add(self.passing.len())
+    }
+
+    /// The signatures of the set of keys, or of what tells the parent of them.
+    pub(super) fn of_keys(&self, rtype: Type) -> Option<Arc<crate::rrset::Rrset>> {
+        self.keys.load().sets.signatures(rtype)
+    }
+
+    /// The signature of a set, made now or before.
+    ///
+    /// # Errors
+    /// If there is none, and none can be made.
+    pub(super) fn sign(
+        &self,
+        set: &Set<'_>,
+        share: Share,
+        moment: Moment,
+    ) -> Result<Rrsig, NotSigned> {
+        let of = self.hash_of(set);
+        let content = self.hash_content(set);
+        let validity = validity(of, moment.unix_seconds);
+        let keys = self.keys.load();
+        let signatures = match share {
+            Share::Lasting => &self.lasting,
+            Share::PassingUdp | Share::PassingTcp => &self.passing,
+        };
+        let kept = signatures.get(of).filter(|made| made.content == content);
+        if let Some(made) = kept
+            && made.inception == validity.inception
+            && made.key_tag == keys.zsk.tag()
+        {
+            return Ok(set.rrsig(&made));
+        }
+        if !self.budget.take(share, moment.nanoseconds) {
+            let usable = kept.filter(|made| keys.can_send(made, moment.unix_seconds));
+            return usable
+                .map(|made| set.rrsig(&made))
+                .ok_or(NotSigned::OverBudget);
+        }
+        let terms = set.terms(validity, keys.zsk.tag());
+        let octets = terms.signed_octets(&self.apex, &set.owner.octets(), &set.data(&self.apex));
+        let signature = keys.zsk.sign(&octets).map_err(|_| NotSigned::Failed)?;
+        let made = Made {
+            content,
+            inception: validity.inception,
+            key_tag: terms.key_tag,
+            signature,
+        };
+        signatures.put(of, made);
+        Ok(Rrsig { terms, signature })
+    }
+
+    /// The zone's SOA, signed: as it is, or as it was a tenth of a second ago.
+    ///
+    /// # Errors
+    /// If the key does not sign.
+    pub(super) fn soa<'t>(
+        &self,
+        soa: Soa<'t>,
+        moment: Moment,
+    ) -> Result<(Soa<'t>, Rrsig), NotSigned> {
+        let keys = self.keys.load();
+        let validity = validity(0, moment.unix_seconds);
+        let kept = self.soa.load();
+        if let Some(kept) = kept.as_deref()
+            && kept.rrsig.terms.validity == validity
+            && kept.rrsig.terms.key_tag == keys.zsk.tag()
+            && (kept.serial == soa.serial
+                || moment.nanoseconds.saturating_sub(kept.made_ns) < SOA_BEHIND_NS)
+        {
+            let serial = kept.serial;
+            return Ok((Soa { serial, ..soa }, kept.rrsig));
+        }
+        let terms = Terms {
+            covered: Type::SOA,
+            labels: labels(&self.apex),
+            ttl: soa.ttl(),
+            validity,
+            key_tag: keys.zsk.tag(),
+        };
+        let octets = terms.signed_octets(&self.apex, &self.apex, &[soa.data(&self.apex)]);
+        let signature = keys.zsk.sign(&octets).map_err(|_| NotSigned::Failed)?;
+        let rrsig = Rrsig { terms, signature };
+        self.soa.store(Some(Arc::new(SignedSoa {
+            serial: soa.serial,
+            made_ns: moment.nanoseconds,
+            rrsig,
+        })));
+        Ok((soa, rrsig))
+    }
+
+    fn hash_of(&self, set: &Set<'_>) -> u64 {
+        let mut hasher = self.hasher;
+        let (kind, name) = match set.owner {
+            Owner::Name(name) => (0, name),
+            Owner::WildcardBelow(name) => (1, name),
+        };
+        hasher.write(name);
+        hasher.write_u32((u32::from(set.rtype.0) << 1) | kind);
+        hasher.finish()
+    }
+
+    fn hash_content(&self, set: &Set<'_>) -> u64 {
+        let mut hasher = self.hasher;
+        set.records.pieces().for_each(|piece| hasher.write(piece));
+        hasher.finish()
+    }
+}
+
+impl Signing {
+    fn new(apex: &[u8], in_force: &InForce, now: u32) -> Result<Self, SignError> {
+        Ok(Self {
+            zsk: Arc::clone(&in_force.zsk),
+            published: in_force.dnskeys.iter().map(|key| key.tag()).collect(),
+            sets: KeySets::sign(apex, in_force, validity(0, now))?,
+        })
+    }
+
+    /// Whether a signature of an earlier period, or of a key before, is still good.
+    fn can_send(&self, made: &Made, now: u32) -> bool {
+        let left = made.inception.wrapping_add(BEFORE + LIFE).wrapping_sub(now);
+        self.published.contains(&made.key_tag) && (LEAST_LEFT..=BEFORE + LIFE).contains(&left)
+    }
+}
+
+impl Owner<'_> {
+    fn octets(self) -> Vec<u8> {
+        match self {
+            Self::Name(name) => name.to_vec(),
+            Self::WildcardBelow(name) => [b"\x01*", name].concat(),
+        }
+    }
+
+    fn labels(self) -> u8 {
+        match self {
+            Self::Name(name) | Self::WildcardBelow(name) => labels(name),
+        }
+    }
+}
+
+impl Set<'_> {
+    fn terms(&self, validity: Validity, key_tag: u16) -> Terms {
+        let first = self.records.pieces().next().unwrap_or_default();
+        let ttl = first.get(6..).and_then(<[u8]>::first_chunk);
+        Terms {
+            covered: self.rtype,
+            labels: self.owner.labels(),
+            ttl: ttl.copied().map_or(0, u32::from_be_bytes),
+            validity,
+            key_tag,
+        }
+    }
+
+    fn rrsig(&self, made: &Made) -> Rrsig {
+        Rrsig {
+            terms: self.terms(validity_from(made.inception), made.key_tag),
+            signature: made.signature,
+        }
+    }
+
+    /// The data of each record, without compression.
+    fn data(&self, apex: &[u8]) -> Vec<Vec<u8>> {
+        let records = self.records.pieces().flat_map(|mut rest| {
+            std::iter::from_fn(move || {
+                let (head, behind) = rest.split_first_chunk::<12>()?;
+                let length = u16::from_be_bytes([head[10], head[11]]);
+                let (data, behind) = behind.split_at_checked(length.into())?;
+                rest = behind;
+                Some(data)
+            })
+        });
+        let whole = |data: &[u8]| match data.strip_suffix(&POINTER_TO_QUESTION) {
+            Some(front) if self.rtype == Type::NS => [front, apex].concat(),
+            _ => data.to_vec(),
+        };
+        records.map(whole).collect()
+    }
+}
+
+/// When a signature that is sent at `now` is good. `of` decides at which time of its period a name's begins.
+fn validity(of: u64, now: u32) -> Validity {
+    #[expect(clippy::cast_possible_truncation, reason = "less than a period")]
+    let since = ((u64::from(now) + of % u64::from(PERIOD)) % u64::from(PERIOD)) as u32;
+    validity_from(now.wrapping_sub(since).wrapping_sub(BEFORE))
+}
+
+fn validity_from(inception: u32) -> Validity {
+    Validity {
+        inception,
+        expiration: inception.wrapping_add(BEFORE + LIFE),
+    }
+}
+
+impl std::fmt::Debug for Signer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Signer")
+            .field("denial", &self.denial)
+            .field("signatures", &self.signatures())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Why a zone cannot be signed.
+#[derive(Debug, thiserror::Error)]
+pub enum SignerError {
+    /// Ours, or the system's.
+    #[error(transparent)]
+    Key(#[from] SignError),
+    /// The system's.
+    #[error(transparent)]
+    Random(#[from] SecretError),
+}
