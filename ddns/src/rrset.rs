@@ -134,6 +134,12 @@ impl<'r> Octets<'r> {
         self.pieces().map(<[u8]>::len).sum()
     }
 
+    /// The type of the first one.
+    pub(crate) fn rtype(self) -> Option<Type> {
+        let rtype = self.pieces().next()?.get(2..)?.first_chunk()?;
+        Some(Type(u16::from_be_bytes(*rtype)))
+    }
+
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
         self.first.is_empty() && self.second.is_empty()
@@ -345,7 +351,14 @@ mod tests {
         assert_eq!(soa.record(0x12), expected);
         assert_eq!(soa.ttl(), 30);
         let apex = b"\x03nas\0";
-        let data = [&expected[12..16], apex, &expected[18..29], apex, &expected[31..]].concat();
+        let data = [
+            &expected[12..16],
+            apex,
+            &expected[18..29],
+            apex,
+            &expected[31..],
+        ]
+        .concat();
         assert_eq!(soa.data(apex), data);
     }
 }

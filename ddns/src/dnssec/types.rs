@@ -17,6 +17,11 @@ impl TypeSet {
     /// The most octets that a set has in a record.
     pub(crate) const MAX_LEN: usize = 2 + FIRST + 2 + SECOND;
 
+    /// What a name with challenges has.
+    pub(crate) fn of_challenges() -> Self {
+        Self::default().with(Type::TXT)
+    }
+
     /// With this type too. One from 320 on is left out.
     #[must_use]
     pub(crate) fn with(mut self, rtype: Type) -> Self {
@@ -45,7 +50,8 @@ impl TypeSet {
 
     /// Whether this type is one of them.
     pub(crate) fn has(&self, rtype: Type) -> bool {
-        self.and(&Self::default().with(rtype)) == *self && Self::default().with(rtype) != Self::default()
+        self.and(&Self::default().with(rtype)) == *self
+            && Self::default().with(rtype) != Self::default()
     }
 
     /// The bit maps, window by window: number, length, octets up to the last that is not zero.
@@ -95,10 +101,7 @@ mod tests {
         let types = [Type::A, Type::MX, Type::RRSIG, Type::NSEC, Type(1234)];
         let set = types.into_iter().fold(TypeSet::default(), TypeSet::with);
         let octets = set.octets();
-        assert_eq!(
-            octets.as_ref(),
-            [0, 6, 0x40, 0x01, 0x00, 0x00, 0x00, 0x03]
-        );
+        assert_eq!(octets.as_ref(), [0, 6, 0x40, 0x01, 0x00, 0x00, 0x00, 0x03]);
         assert!(set.has(Type::MX) && !set.has(Type::TXT) && !set.has(Type(1234)));
     }
 

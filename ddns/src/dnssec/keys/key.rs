@@ -69,7 +69,9 @@ pub struct PrivateText(Zeroizing<String>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The file's.
-    #[error("it holds no private key in PEM (`-----BEGIN PRIVATE KEY-----`, PKCS#8), or half of one")]
+    #[error(
+        "it holds no private key in PEM (`-----BEGIN PRIVATE KEY-----`, PKCS#8), or half of one"
+    )]
     NoPem,
     /// The file's.
     #[error("its key is none of P-256, which algorithm 13 takes")]
@@ -108,8 +110,7 @@ impl Key {
     /// # Errors
     /// If it is something else.
     pub fn from_private_text(role: Role, text: &[u8]) -> Result<Self, KeyError> {
-        let mut der =
-            PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| KeyError::NoPem)?;
+        let mut der = PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| KeyError::NoPem)?;
         let pair =
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der());
         der.zeroize();
@@ -123,7 +124,9 @@ impl Key {
     /// If it is something else, or a key of another role.
     pub fn from_public_text(role: Role, text: &str) -> Result<Self, KeyError> {
         let none = KeyError::NoDnskey(role);
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with(';'));
+        let lines = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with(';'));
         let words: Vec<_> = lines.flat_map(str::split_ascii_whitespace).collect();
         let head = words.iter().position(|word| *word == "DNSKEY");
         let data = words.get(head.map_or(0, |head| head + 1)..).ok_or(none)?;
@@ -136,7 +139,9 @@ impl Key {
         if !is_ours {
             return Err(none);
         }
-        let public = BASE64.decode(public.concat().as_bytes()).map_err(|_| none)?;
+        let public = BASE64
+            .decode(public.concat().as_bytes())
+            .map_err(|_| none)?;
         Self::of_public(role, public.try_into().map_err(|_| none)?, None)
     }
 
@@ -257,10 +262,7 @@ impl Key {
         let pair = self.pair.as_ref().ok_or(SignError::Offline(self.tag))?;
         let signature = pair.sign(&SystemRandom::new(), message);
         let signature = signature.map_err(|_| SignError::Failed)?;
-        signature
-            .as_ref()
-            .try_into()
-            .map_err(|_| SignError::Failed)
+        signature.as_ref().try_into().map_err(|_| SignError::Failed)
     }
 
     /// Whether it has signed this message so.
@@ -284,7 +286,11 @@ impl std::fmt::Debug for PrivateText {
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let half = if self.is_offline() { ", public half" } else { "" };
+        let half = if self.is_offline() {
+            ", public half"
+        } else {
+            ""
+        };
         write!(f, "{} {}{half}", self.role.name(), self.tag)
     }
 }
@@ -344,7 +350,11 @@ mod tests {
         let key = of_the_rfc();
         assert_eq!(key.tag(), 55648);
         let digest = "b4c8c1fe2e7477127b27115656ad6256f424625bf5c1e2770ce6d6e37df61d17";
-        let ds = [&[0xD9, 0x60, 13, 2], &HEXLOWER.decode(digest.as_bytes()).unwrap()[..]].concat();
+        let ds = [
+            &[0xD9, 0x60, 13, 2],
+            &HEXLOWER.decode(digest.as_bytes()).unwrap()[..],
+        ]
+        .concat();
         assert_eq!(key.ds_data(APEX), ds);
         assert_eq!(
             key.ds_text(APEX),
@@ -379,7 +389,11 @@ mod tests {
         let public = "AQOeiiR0GOMYkDshWoSKz9XzfwJr1AYtsmx3TGkJaNXVbfi/2pHm822aJ5iI9BMzNXxeYCmZ\
                       DRD99WYwYqUSdjMmmAphXdvxegXd/M5+X7OrzKBaMbCVdFLUUh6DhweJBjEVv5f2wwjM9Xzc\
                       nOf+EPbtG9DMBmADjFDc2w/rljwvFw==";
-        let data = [&[1, 0, 3, 5], &BASE64.decode(public.as_bytes()).unwrap()[..]].concat();
+        let data = [
+            &[1, 0, 3, 5],
+            &BASE64.decode(public.as_bytes()).unwrap()[..],
+        ]
+        .concat();
         assert_eq!(tag_of(&data), 60485);
         assert_eq!(tag_of(&[1, 0, 3, 13, 1]), 0x0100 + 0x030D + 0x0100); // an odd octet counts as the higher
     }
@@ -422,10 +436,16 @@ mod tests {
         for (text, error) in [
             ("", KeyError::NoPem),
             (half, KeyError::NoPem),
-            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", KeyError::NotP256),
+            (
+                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+                KeyError::NotP256,
+            ),
             (&p384.serialize_pem(), KeyError::NotP256),
         ] {
-            assert_eq!(Key::from_private_text(Role::Ksk, text.as_bytes()).unwrap_err(), error);
+            assert_eq!(
+                Key::from_private_text(Role::Ksk, text.as_bytes()).unwrap_err(),
+                error
+            );
         }
         let public = key.dnskey_text();
         for text in [
