@@ -1,6 +1,9 @@
-//! provisional
-use std::sync::Arc;
-pub mod key;
-pub use key::{Key, KeyError, Role, SignError};
-#[derive(Debug, Clone)]
-pub struct InForce { pub zsk: Arc<Key>, pub dnskeys: Vec<Arc<Key>>, pub ksks: Vec<Arc<Key>>, pub cds: Vec<Arc<Key>>, pub next_change: Option<u32> }
+//! keys
+mod folder;
+mod key;
+mod ring;
+mod timing;
+pub use folder::FolderError;
+pub use key::{Key, KeyError, PrivateText, Role, SignError};
+pub use ring::{InForce, Keyring, RingError, RollError};
+pub use timing::{DNSKEY_TTL, Leads, Timing, date};

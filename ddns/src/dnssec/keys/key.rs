@@ -12,18 +12,16 @@ use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// ECDSA P-256 with SHA-256, which every validator knows (RFC 8624).
-pub const ALGORITHM: u8 = 13;
+use crate::dnssec::rrsig::{ALGORITHM, SIGNATURE_LEN};
+
 /// The only value of the protocol field (RFC 4034 section 2.1.2).
 const PROTOCOL: u8 = 3;
 /// SHA-256, the digest that a parent must take (RFC 8624 section 3.3).
-pub const DIGEST_TYPE: u8 = 2;
+const DIGEST_TYPE: u8 = 2;
 /// Octets of a public key: both coordinates of the point (RFC 6605 section 4).
 const PUBLIC_LEN: usize = 64;
 /// What stands before them elsewhere: the point is not compressed (SEC 1 section 2.3.3).
 const UNCOMPRESSED: u8 = 4;
-/// Octets of a signature: r, then s (RFC 6605 section 4).
-pub const SIGNATURE_LEN: usize = 64;
 
 /// What a key signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,13 +41,15 @@ impl Role {
             Self::Zsk => 256,
         }
     }
+}
 
-    /// As people write it.
-    pub fn name(self) -> &'static str {
-        match self {
+/// As people write it.
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
             Self::Ksk => "KSK",
             Self::Zsk => "ZSK",
-        }
+        })
     }
 }
 
@@ -69,13 +69,15 @@ pub struct PrivateText(Zeroizing<String>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The file's.
-    #[error("it holds no private key in PEM (`-----BEGIN PRIVATE KEY-----`, PKCS#8), or half of one")]
+    #[error(
+        "it holds no private key in PEM (`-----BEGIN PRIVATE KEY-----`, PKCS#8), or half of one"
+    )]
     NoPem,
     /// The file's.
     #[error("its key is none of P-256, which algorithm 13 takes")]
     NotP256,
     /// The file's.
-    #[error("it holds no DNSKEY record of a {} with algorithm 13 (`{} 3 13 …`)", .0.name(), .0.flags())]
+    #[error("it holds no DNSKEY record of a {0} with algorithm 13 (`{flags} 3 13 …`)", flags = .0.flags())]
     NoDnskey(Role),
     /// The system's.
     #[error("no key can be made")]
@@ -108,8 +110,7 @@ impl Key {
     /// # Errors
     /// If it is something else.
     pub fn from_private_text(role: Role, text: &[u8]) -> Result<Self, KeyError> {
-        let mut der =
-            PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| KeyError::NoPem)?;
+        let mut der = PrivatePkcs8KeyDer::from_pem_slice(text).map_err(|_| KeyError::NoPem)?;
         let pair =
             EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, der.secret_pkcs8_der());
         der.zeroize();
@@ -123,7 +124,9 @@ impl Key {
     /// If it is something else, or a key of another role.
     pub fn from_public_text(role: Role, text: &str) -> Result<Self, KeyError> {
         let none = KeyError::NoDnskey(role);
-        let lines = text.lines().filter(|line| !line.trim_start().starts_with(';'));
+        let lines = text
+            .lines()
+            .filter(|line| !line.trim_start().starts_with(';'));
         let words: Vec<_> = lines.flat_map(str::split_ascii_whitespace).collect();
         let head = words.iter().position(|word| *word == "DNSKEY");
         let data = words.get(head.map_or(0, |head| head + 1)..).ok_or(none)?;
@@ -136,7 +139,9 @@ impl Key {
         if !is_ours {
             return Err(none);
         }
-        let public = BASE64.decode(public.concat().as_bytes()).map_err(|_| none)?;
+        let public = BASE64
+            .decode(public.concat().as_bytes())
+            .map_err(|_| none)?;
         Self::of_public(role, public.try_into().map_err(|_| none)?, None)
     }
 
@@ -257,10 +262,7 @@ impl Key {
         let pair = self.pair.as_ref().ok_or(SignError::Offline(self.tag))?;
         let signature = pair.sign(&SystemRandom::new(), message);
         let signature = signature.map_err(|_| SignError::Failed)?;
-        signature
-            .as_ref()
-            .try_into()
-            .map_err(|_| SignError::Failed)
+        signature.as_ref().try_into().map_err(|_| SignError::Failed)
     }
 
     /// Whether it has signed this message so.
@@ -284,8 +286,12 @@ impl std::fmt::Debug for PrivateText {
 
 impl std::fmt::Debug for Key {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let half = if self.is_offline() { ", public half" } else { "" };
-        write!(f, "{} {}{half}", self.role.name(), self.tag)
+        let half = if self.is_offline() {
+            ", public half"
+        } else {
+            ""
+        };
+        write!(f, "{} {}{half}", self.role, self.tag)
     }
 }
 
@@ -324,7 +330,7 @@ mod tests {
                           krSqQpF64cYbcB7wNcP+e+MAnLr+Wi9xMWyQLc8NAA==";
     const PRIVATE: &str = "GU6SnQ/Ou+xC5RumuIUIuJZteXT2z0O/ok1s38Et6mQ=";
     const SIGNATURE: &str = "qx6wLYqmh+l9oCKTN6qIc+bw6ya+KJ8oMz0YP107epXA\
-                             yGmt+3SNruPFKG7tZoLBLZUzGGus7ZwmwWep666VCw==";
+                             yGmt+3SNruPFKG7tZoLBLlUzGGus7ZwmwWep666VCw==";
     const APEX: &[u8] = b"\x07example\x03net\0";
 
     fn of_the_rfc() -> Key {
@@ -344,7 +350,11 @@ mod tests {
         let key = of_the_rfc();
         assert_eq!(key.tag(), 55648);
         let digest = "b4c8c1fe2e7477127b27115656ad6256f424625bf5c1e2770ce6d6e37df61d17";
-        let ds = [&[0xD9, 0x60, 13, 2], &HEXLOWER.decode(digest.as_bytes()).unwrap()[..]].concat();
+        let ds = [
+            &[0xD9, 0x60, 13, 2],
+            &HEXLOWER.decode(digest.as_bytes()).unwrap()[..],
+        ]
+        .concat();
         assert_eq!(key.ds_data(APEX), ds);
         assert_eq!(
             key.ds_text(APEX),
@@ -379,7 +389,11 @@ mod tests {
         let public = "AQOeiiR0GOMYkDshWoSKz9XzfwJr1AYtsmx3TGkJaNXVbfi/2pHm822aJ5iI9BMzNXxeYCmZ\
                       DRD99WYwYqUSdjMmmAphXdvxegXd/M5+X7OrzKBaMbCVdFLUUh6DhweJBjEVv5f2wwjM9Xzc\
                       nOf+EPbtG9DMBmADjFDc2w/rljwvFw==";
-        let data = [&[1, 0, 3, 5], &BASE64.decode(public.as_bytes()).unwrap()[..]].concat();
+        let data = [
+            &[1, 0, 3, 5],
+            &BASE64.decode(public.as_bytes()).unwrap()[..],
+        ]
+        .concat();
         assert_eq!(tag_of(&data), 60485);
         assert_eq!(tag_of(&[1, 0, 3, 13, 1]), 0x0100 + 0x030D + 0x0100); // an odd octet counts as the higher
     }
@@ -422,10 +436,16 @@ mod tests {
         for (text, error) in [
             ("", KeyError::NoPem),
             (half, KeyError::NoPem),
-            ("-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", KeyError::NotP256),
+            (
+                "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+                KeyError::NotP256,
+            ),
             (&p384.serialize_pem(), KeyError::NotP256),
         ] {
-            assert_eq!(Key::from_private_text(Role::Ksk, text.as_bytes()).unwrap_err(), error);
+            assert_eq!(
+                Key::from_private_text(Role::Ksk, text.as_bytes()).unwrap_err(),
+                error
+            );
         }
         let public = key.dnskey_text();
         for text in [
