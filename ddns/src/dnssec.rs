@@ -13,5 +13,21 @@
 //!  rrsig.rs       what a signature is over, and its record
 //! ```
 
+mod apex;
+mod budget;
+mod compact;
+pub mod config;
 pub mod keys;
-pub(crate) mod rrsig;
+mod proof;
+mod prove;
+mod rrsig;
+mod signatures;
+mod signer;
+mod types;
+
+pub use config::{Config, DenialKind};
+pub use proof::Proof;
+pub(crate) use proof::MAX_PROOF;
+pub(crate) use prove::Proved;
+pub use signer::{Moment, Signer, SignerError};
+pub(crate) use types::TypeSet;
