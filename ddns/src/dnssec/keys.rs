@@ -1,12 +1,25 @@
-//! provisional
-use std::sync::Arc;
-pub mod key;
-pub use key::{Key, KeyError, Role, SignError};
-#[derive(Debug, Clone)]
-pub struct InForce {
-    pub zsk: Arc<Key>,
-    pub dnskeys: Vec<Arc<Key>>,
-    pub ksks: Vec<Arc<Key>>,
-    pub cds: Vec<Arc<Key>>,
-    pub next_change: Option<u32>,
-}
+//! The keys of a signed zone: a KSK, which signs the set of keys, and a ZSK, which signs the rest, each with moments in its metadata that
+//! say from when to when it does what.
+//!
+//! ```text
+//!  key.rs        one key: its records, its signatures
+//!  timing.rs     its moments, and how long a roll waits for caches
+//!  ring.rs       all keys: what is in force at a moment, and what begins a roll
+//!  folder.rs     the same on the disk
+//!  handle.rs     the same in a running server: told when something changes, by the clock or by the operator
+//!  status.rs     how it stands, in words
+//! ```
+
+mod folder;
+mod handle;
+mod key;
+mod ring;
+mod status;
+mod timing;
+
+pub use folder::FolderError;
+pub use handle::{ChangeError, Keys};
+pub use key::{Key, KeyError, PrivateText, Role, SignError};
+pub use ring::{InForce, Keyring, RingError, RollError};
+pub use status::{DelegatedKey, Delegation, KeyStatus, Status};
+pub use timing::{DNSKEY_TTL, Leads, Timing, date};

@@ -12,18 +12,16 @@ use rustls::pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-/// ECDSA P-256 with SHA-256, which every validator knows (RFC 8624).
-pub const ALGORITHM: u8 = 13;
+use crate::dnssec::rrsig::{ALGORITHM, SIGNATURE_LEN};
+
 /// The only value of the protocol field (RFC 4034 section 2.1.2).
 const PROTOCOL: u8 = 3;
 /// SHA-256, the digest that a parent must take (RFC 8624 section 3.3).
-pub const DIGEST_TYPE: u8 = 2;
+const DIGEST_TYPE: u8 = 2;
 /// Octets of a public key: both coordinates of the point (RFC 6605 section 4).
 const PUBLIC_LEN: usize = 64;
 /// What stands before them elsewhere: the point is not compressed (SEC 1 section 2.3.3).
 const UNCOMPRESSED: u8 = 4;
-/// Octets of a signature: r, then s (RFC 6605 section 4).
-pub const SIGNATURE_LEN: usize = 64;
 
 /// What a key signs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -43,13 +41,15 @@ impl Role {
             Self::Zsk => 256,
         }
     }
+}
 
-    /// As people write it.
-    pub fn name(self) -> &'static str {
-        match self {
+/// As people write it.
+impl std::fmt::Display for Role {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
             Self::Ksk => "KSK",
             Self::Zsk => "ZSK",
-        }
+        })
     }
 }
 
@@ -77,7 +77,7 @@ pub enum KeyError {
     #[error("its key is none of P-256, which algorithm 13 takes")]
     NotP256,
     /// The file's.
-    #[error("it holds no DNSKEY record of a {} with algorithm 13 (`{} 3 13 …`)", .0.name(), .0.flags())]
+    #[error("it holds no DNSKEY record of a {0} with algorithm 13 (`{flags} 3 13 …`)", flags = .0.flags())]
     NoDnskey(Role),
     /// The system's.
     #[error("no key can be made")]
@@ -291,7 +291,7 @@ impl std::fmt::Debug for Key {
         } else {
             ""
         };
-        write!(f, "{} {}{half}", self.role.name(), self.tag)
+        write!(f, "{} {}{half}", self.role, self.tag)
     }
 }
 
@@ -330,7 +330,7 @@ mod tests {
                           krSqQpF64cYbcB7wNcP+e+MAnLr+Wi9xMWyQLc8NAA==";
     const PRIVATE: &str = "GU6SnQ/Ou+xC5RumuIUIuJZteXT2z0O/ok1s38Et6mQ=";
     const SIGNATURE: &str = "qx6wLYqmh+l9oCKTN6qIc+bw6ya+KJ8oMz0YP107epXA\
-                             yGmt+3SNruPFKG7tZoLBLZUzGGus7ZwmwWep666VCw==";
+                             yGmt+3SNruPFKG7tZoLBLlUzGGus7ZwmwWep666VCw==";
     const APEX: &[u8] = b"\x07example\x03net\0";
 
     fn of_the_rfc() -> Key {

@@ -1,0 +1,592 @@
+//! The keys on the disk.
+//!
+//! ```text
+//!  dnssec/               for its owner only
+//!    keys.json           which keys there are, and their moments
+//!    ksk-12345.pem       a key: PKCS#8 in PEM, for its owner only
+//!    ksk-12345.pub       or its public half, where the private one is elsewhere: a DNSKEY record
+//!    zsk-23456.pem
+//!  dnssec.new/           the first keys while they are being written; worthless until it is renamed
+//! ```
+//!
+//! Whatever the moment of a crash, what is there afterwards is a keyring, the one before the change or the one after: a new key's file
+//! lasts before `keys.json` names it, `keys.json` is replaced as a whole, and the only files that go are of keys that were removed from
+//! the zone [long ago](super::timing::KEPT), which `keys.json` may name without them.
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
+
+use super::key::{Key, KeyError, Role};
+use super::ring::{Held, Keyring, RingError, RollError};
+use super::timing::{Leads, Timing};
+
+/// The file that names the others.
+const INDEX: &str = "keys.json";
+/// What is written there first, so that a later program knows what it reads.
+const VERSION: u32 = 1;
+/// Of a key's file, no more is read.
+const MAX_KEY_FILE: u64 = 4096;
+/// Of the file that names them: 64 keys have a tenth of it.
+const MAX_INDEX: u64 = 256 * 1024;
+
+/// Where the keys of a zone are.
+#[derive(Clone, Debug)]
+pub(super) struct Folder(PathBuf);
+
+/// Why the keys cannot be had, or a change cannot be kept. Nothing has changed then.
+#[derive(Debug, thiserror::Error)]
+pub enum FolderError {
+    /// The file system refused.
+    #[error("{}: {source}", path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The operator's.
+    #[error(
+        "{path} can be entered by others: take that right away with `chmod 700 {path}`, and roll the keys in it if somebody may have \
+         read them", path = .0.display()
+    )]
+    OpenFolder(PathBuf),
+    /// The operator's.
+    #[error(
+        "{path} can be read by others: take that right away with `chmod 600 {path}`, and roll this key if somebody may have read it",
+        path = .0.display()
+    )]
+    OpenFile(PathBuf),
+    /// The operator's.
+    #[error(
+        "{} holds other files and no keys.json, which says what the keys are for: put it back from a copy; or, only if no parent has a \
+         DS record of this zone, move the folder away, and new keys are made",
+        .0.display()
+    )]
+    NoIndex(PathBuf),
+    /// The operator's.
+    #[error("{} is not as it was written: {what}; put it back from a copy", path.display())]
+    Index {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: String,
+    },
+    /// The operator's.
+    #[error("{} is missing, and keys.json beside it names it: put it back from a copy", .0.display())]
+    Missing(PathBuf),
+    /// The operator's.
+    #[error("{}: {what}; put it back from a copy", path.display())]
+    Key {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: KeyError,
+    },
+    /// The operator's.
+    #[error("{} holds another key: its tag is {found}; put the right one back from a copy", path.display())]
+    OtherKey {
+        /// Which file.
+        path: PathBuf,
+        /// The tag of the key in it.
+        found: u16,
+    },
+    /// The system's: there were no keys, and none can be made.
+    #[error(transparent)]
+    NotMade(#[from] RollError),
+}
+
+/// `keys.json`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Index {
+    version: u32,
+    keys: Vec<Entry>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Entry {
+    role: Role,
+    tag: u16,
+    /// Whether its private half is elsewhere.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    offline: bool,
+    timing: Timing,
+}
+
+impl Entry {
+    fn of(Held { key, timing }: &Held) -> Self {
+        Self {
+            role: key.role(),
+            tag: key.tag(),
+            offline: key.is_offline(),
+            timing: *timing,
+        }
+    }
+
+    fn file(&self) -> String {
+        let role = match self.role {
+            Role::Ksk => "ksk",
+            Role::Zsk => "zsk",
+        };
+        let end = if self.offline { "pub" } else { "pem" };
+        format!("{role}-{}.{end}", self.tag)
+    }
+}
+
+/// One thing that is done to the folder. Each lasts before the next begins.
+#[derive(Debug)]
+enum Step {
+    /// The file is replaced as a whole.
+    Write(String, Zeroizing<Vec<u8>>),
+    /// The file goes, if it is there.
+    Remove(String),
+}
+
+impl Folder {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// The keys there; if there is nothing yet, the first keys of a zone, which last when this returns.
+    pub(super) fn open(&self, now: u32, leads: Leads) -> Result<Keyring, FolderError> {
+        let is_there = match fs::read_dir(&self.0) {
+            Ok(mut entries) => entries.next().is_some(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+            Err(error) => return Err(self.failed(error)),
+        };
+        if !is_there {
+            self.begin(&Keyring::fresh(now, leads)?)?;
+        }
+        self.read(now)
+    }
+
+    /// Makes the folder, with these keys in it or not at all.
+    fn begin(&self, ring: &Keyring) -> Result<(), FolderError> {
+        let mut new = self.0.clone().into_os_string();
+        new.push(".new");
+        let new = Self(new.into());
+        match fs::remove_dir_all(&new.0) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(new.failed(error)),
+            Ok(()) | Err(_) => {}
+        }
+        let made = DirBuilder::new().mode(0o700).create(&new.0);
+        made.map_err(|error| new.failed(error))?;
+        new.all(steps(None, ring)?)?;
+        let parent = match self.0.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        let renamed = fs::rename(&new.0, &self.0); // in place of an empty one, if that is there
+        let synced = renamed.and_then(|()| File::open(parent)?.sync_all());
+        synced.map_err(|error| self.failed(error))
+    }
+
+    /// The keys as they are there. Those that were removed by `now` do not need their files.
+    pub(super) fn read(&self, now: u32) -> Result<Keyring, FolderError> {
+        let metadata = fs::metadata(&self.0).map_err(|error| self.failed(error))?;
+        if metadata.permissions().mode() & 0o077 != 0 {
+            return Err(FolderError::OpenFolder(self.0.clone()));
+        }
+        let path = self.0.join(INDEX);
+        let text = match read(&path, MAX_INDEX) {
+            Ok((text, _)) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(FolderError::NoIndex(self.0.clone()));
+            }
+            Err(source) => return Err(FolderError::Io { path, source }),
+        };
+        let wrong = |what: String| FolderError::Index {
+            path: path.clone(),
+            what,
+        };
+        let index: Index =
+            serde_json::from_slice(&text).map_err(|error| wrong(error.to_string()))?;
+        if index.version != VERSION {
+            let what = format!("version {} is not known here", index.version);
+            return Err(wrong(what));
+        }
+        let mut held = Vec::new();
+        for entry in index.keys {
+            match self.key(&entry) {
+                Ok(key) => held.push(Held {
+                    key: Arc::new(key),
+                    timing: entry.timing,
+                }),
+                Err(FolderError::Missing(_)) if entry.timing.is_removed(now) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Keyring::new(held).map_err(|error: RingError| wrong(error.to_string()))
+    }
+
+    fn key(&self, entry: &Entry) -> Result<Key, FolderError> {
+        let path = self.0.join(entry.file());
+        let (text, mode) = match read(&path, MAX_KEY_FILE) {
+            Ok(read) => read,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(FolderError::Missing(path));
+            }
+            Err(source) => return Err(FolderError::Io { path, source }),
+        };
+        let key = if entry.offline {
+            let text = String::from_utf8_lossy(&text);
+            Key::from_public_text(entry.role, &text)
+        } else if mode & 0o077 != 0 {
+            return Err(FolderError::OpenFile(path));
+        } else {
+            Key::from_private_text(entry.role, &text)
+        };
+        match key {
+            Ok(key) if key.tag() == entry.tag => Ok(key),
+            Ok(key) => Err(FolderError::OtherKey {
+                path,
+                found: key.tag(),
+            }),
+            Err(what) => Err(FolderError::Key { path, what }),
+        }
+    }
+
+    /// Makes `next` last in place of `before`.
+    pub(super) fn replace(&self, before: &Keyring, next: &Keyring) -> Result<(), FolderError> {
+        self.all(steps(Some(before), next)?)
+    }
+
+    /// Keeps other processes from changing the keys until the file is dropped.
+    pub(super) fn lock(&self) -> Result<File, FolderError> {
+        let locked = File::open(&self.0).and_then(|folder| {
+            folder.lock()?;
+            Ok(folder)
+        });
+        locked.map_err(|error| self.failed(error))
+    }
+
+    fn all(&self, steps: Vec<Step>) -> Result<(), FolderError> {
+        steps.into_iter().try_for_each(|step| self.one(step))
+    }
+
+    fn one(&self, step: Step) -> Result<(), FolderError> {
+        let (Step::Write(name, _) | Step::Remove(name)) = &step;
+        let path = self.0.join(name);
+        let done = match step {
+            Step::Write(_, octets) => self.write(&path, &octets),
+            Step::Remove(_) => match fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+                Ok(()) | Err(_) => Ok(()),
+            },
+        };
+        let lasts = done.and_then(|()| File::open(&self.0)?.sync_all());
+        lasts.map_err(|source| FolderError::Io { path, source })
+    }
+
+    fn write(&self, path: &Path, octets: &[u8]) -> io::Result<()> {
+        let new = path.with_extension("new");
+        match fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {} // of a process that has crashed
+        }
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(0o600)
+            .open(&new)?;
+        file.write_all(octets)?;
+        file.sync_all()?;
+        fs::rename(&new, path)
+    }
+
+    fn failed(&self, source: io::Error) -> FolderError {
+        let path = self.0.clone();
+        FolderError::Io { path, source }
+    }
+}
+
+/// What makes `next` last in place of `before`, in order.
+fn steps(before: Option<&Keyring>, next: &Keyring) -> Result<Vec<Step>, FolderError> {
+    let before = before.map(Keyring::held).unwrap_or_default();
+    let is_in = |held: &[Held], sought: &Held| held.iter().any(|held| held.key == sought.key);
+    let mut steps = Vec::new();
+    for held in next.held().iter().filter(|held| !is_in(before, held)) {
+        let private = held.key.private_text().map_err(RollError::from)?;
+        let text = match private {
+            Some(private) => private.reveal().to_owned(),
+            None => format!("{}\n", held.key.dnskey_text()),
+        };
+        let octets = Zeroizing::new(text.into_bytes());
+        steps.push(Step::Write(Entry::of(held).file(), octets));
+    }
+    let gone = before.iter().filter(|held| !is_in(next.held(), held));
+    steps.extend(gone.map(|held| Step::Remove(Entry::of(held).file())));
+    let index = Index {
+        version: VERSION,
+        keys: next.held().iter().map(Entry::of).collect(),
+    };
+    let index = serde_json::to_vec_pretty(&index).map_err(|error| FolderError::Index {
+        path: INDEX.into(),
+        what: error.to_string(),
+    })?;
+    steps.push(Step::Write(INDEX.to_owned(), Zeroizing::new(index)));
+    Ok(steps)
+}
+
+/// A file, up to a size, and its mode.
+fn read(path: &Path, most: u64) -> io::Result<(Zeroizing<Vec<u8>>, u32)> {
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    if !metadata.is_file() || metadata.len() > most {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            "this is no file of ours",
+        ));
+    }
+    // As large as it will get, so that no part of a secret is left behind in a smaller buffer.
+    let size = usize::try_from(most).unwrap_or(usize::MAX);
+    let mut octets = Zeroizing::new(Vec::with_capacity(size));
+    file.take(most).read_to_end(&mut octets)?;
+    Ok((octets, metadata.permissions().mode()))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::Permissions;
+
+    use super::*;
+
+    const NOW: u32 = 1_796_000_000;
+
+    struct Place {
+        _above: tempfile::TempDir,
+        folder: Folder,
+    }
+
+    impl Place {
+        fn new() -> Self {
+            let above = tempfile::tempdir().unwrap();
+            let folder = Folder::new(above.path().join("dnssec"));
+            Self {
+                _above: above,
+                folder,
+            }
+        }
+
+        fn open(&self) -> Result<Keyring, String> {
+            let opened = self.folder.open(NOW, Leads::NONE);
+            opened.map_err(|error| error.to_string())
+        }
+
+        fn names(&self) -> Vec<String> {
+            let entries = fs::read_dir(&self.folder.0).unwrap();
+            let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
+            let mut names: Vec<_> = names.collect();
+            names.sort_unstable();
+            names
+        }
+
+        fn file(&self, start: &str) -> PathBuf {
+            let names = self.names();
+            let name = names.iter().find(|name| name.starts_with(start)).unwrap();
+            self.folder.0.join(name)
+        }
+    }
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn the_first_keys_are_made_once_for_their_owner_only_and_read_again() {
+        let place = Place::new();
+        let half_made = place.folder.0.with_extension("new");
+        fs::create_dir(&half_made).unwrap();
+        fs::write(half_made.join("ksk-1.pem"), "of a process that has crashed").unwrap();
+        let ring = place.open().unwrap();
+        assert_eq!(place.open().unwrap(), ring);
+        assert!(!half_made.exists());
+        assert_eq!(mode(&place.folder.0), 0o700);
+        let in_force = ring.in_force(NOW);
+        let (ksk, zsk) = (in_force.ksks[0].tag(), in_force.zsk.tag());
+        let keys = [format!("ksk-{ksk}.pem"), format!("zsk-{zsk}.pem")];
+        assert_eq!(place.names(), ["keys.json", &keys[0], &keys[1]]);
+        for name in place.names() {
+            assert_eq!(mode(&place.folder.0.join(name)), 0o600);
+        }
+        assert!(in_force.zsk.sign(b"message").is_ok());
+    }
+
+    #[test]
+    fn what_is_open_to_others_is_refused_and_the_sentence_mends_it() {
+        let place = Place::new();
+        let ring = place.open().unwrap();
+        let refused = |path: &Path, modes: [u32; 3], mend: &str| {
+            for mode in modes {
+                let before = fs::metadata(path).unwrap().permissions();
+                fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+                let error = place.open().unwrap_err();
+                assert!(
+                    error.contains(&format!("`{mend} {}`", path.display())),
+                    "{error}"
+                );
+                fs::set_permissions(path, before).unwrap();
+            }
+        };
+        refused(&place.folder.0, [0o750, 0o701, 0o777], "chmod 700");
+        refused(&place.file("zsk"), [0o640, 0o604, 0o620], "chmod 600");
+        refused(&place.file("ksk"), [0o640, 0o604, 0o644], "chmod 600");
+        assert_eq!(place.open().unwrap(), ring);
+    }
+
+    #[test]
+    fn what_is_not_as_it_was_written_is_refused_and_left_as_it_is() {
+        let place = Place::new();
+        let ring = place.open().unwrap();
+        let (ksk, zsk, index) = (place.file("ksk"), place.file("zsk"), place.file("keys"));
+        let text = |path: &Path| fs::read_to_string(path).unwrap();
+        let index_text = text(&index);
+        let half = |text: String| text[..text.len() / 2].to_owned();
+        let other = Key::generate(Role::Zsk).unwrap();
+        let other_text = other.private_text().unwrap().unwrap().reveal().to_owned();
+        for (path, wrong, sentence) in [
+            (&zsk, half(text(&zsk)), "holds no private key in PEM"),
+            (&zsk, String::new(), "holds no private key in PEM"),
+            (&zsk, "a".repeat(5000), "no file of ours"),
+            (&zsk, other_text, "holds another key"),
+            (&ksk, text(&zsk), "holds another key"),
+            (&index, half(index_text.clone()), "is not as it was written"),
+            (&index, String::new(), "is not as it was written"),
+            (
+                &index,
+                index_text.replace("active", "aktive"),
+                "unknown field `aktive`",
+            ),
+            (
+                &index,
+                index_text.replace("\"keys\"", "\"more\": 1, \"keys\""),
+                "unknown field `more`",
+            ),
+            (
+                &index,
+                index_text.replace("\"version\": 1", "\"version\": 2"),
+                "version 2 is not known",
+            ),
+            (
+                &index,
+                index_text.replace("\"published\": 1", "\"published\": 2"),
+                "do not follow each other",
+            ),
+            (
+                &index,
+                index_text.replace("\"ksk\"", "\"zsk\""),
+                "is missing",
+            ),
+            (
+                &index,
+                "{\"version\": 1, \"keys\": []}".to_owned(),
+                "no ZSK that stays",
+            ),
+        ] {
+            let right = text(path);
+            fs::write(path, &wrong).unwrap();
+            let error = place.open().unwrap_err();
+            assert!(error.contains(sentence), "{sentence}: {error}");
+            let name = path.file_name().unwrap().to_str().unwrap();
+            assert!(error.contains(name) || sentence == "is missing", "{error}");
+            assert_eq!(text(path), wrong);
+            fs::write(path, right).unwrap();
+        }
+        for (path, sentence) in [(&ksk, "is missing"), (&index, "no keys.json")] {
+            let away = path.with_extension("away");
+            fs::rename(path, &away).unwrap();
+            let error = place.open().unwrap_err();
+            assert!(error.contains(sentence), "{error}");
+            fs::rename(&away, path).unwrap();
+        }
+        fs::remove_file(&zsk).unwrap();
+        fs::create_dir(&zsk).unwrap();
+        let error = place.open().unwrap_err();
+        assert!(error.contains("no file of ours"), "{error}");
+        assert_eq!(text(&index), index_text);
+        drop(ring);
+    }
+
+    #[test]
+    fn a_crash_at_any_step_of_a_roll_leaves_the_old_keys_or_the_new() {
+        let place = Place::new();
+        let old = place.open().unwrap();
+        let new = old.another(Role::Zsk).unwrap();
+        let next = old.roll_zsk(NOW, Leads::default(), new).unwrap();
+        let count = steps(Some(&old), &next).unwrap().len();
+        assert_eq!(count, 2);
+        for done in 0..=count {
+            let place = Place::new();
+            place.folder.begin(&old).unwrap();
+            let mut steps = steps(Some(&old), &next).unwrap().into_iter();
+            place
+                .folder
+                .all(steps.by_ref().take(done).collect())
+                .unwrap();
+            if let Some(Step::Write(name, octets)) = steps.next() {
+                // The next one was under way.
+                let torn = place.folder.0.join(name).with_extension("new");
+                fs::write(torn, &octets[..octets.len() / 2]).unwrap();
+            }
+            let expected = if done == count { &next } else { &old };
+            assert_eq!(place.open().unwrap(), *expected, "{done}");
+            // And another try ends as it should.
+            place.folder.replace(&old, &next).unwrap();
+            assert_eq!(place.open().unwrap(), next);
+            assert!(!place.names().iter().any(|name| name.ends_with(".new")));
+        }
+    }
+
+    #[test]
+    fn a_crash_while_an_old_key_goes_leaves_the_zone_as_it_is() {
+        let place = Place::new();
+        let first = place.open().unwrap();
+        let new = first.another(Role::Zsk).unwrap();
+        let rolled = first.roll_zsk(NOW, Leads::NONE, new).unwrap();
+        let later = NOW + super::super::timing::KEPT;
+        let left = rolled.without_history(later);
+        let steps = || steps(Some(&rolled), &left).unwrap();
+        assert!(
+            matches!(&steps()[..], [Step::Remove(name), Step::Write(..)] if name.starts_with("zsk-"))
+        );
+        for done in 0..=2 {
+            let place = Place::new();
+            place.folder.begin(&rolled).unwrap();
+            place
+                .folder
+                .all(steps().into_iter().take(done).collect())
+                .unwrap();
+            let ring = place.folder.read(later).unwrap();
+            assert_eq!(ring.in_force(later), left.in_force(later));
+            place
+                .folder
+                .replace(&ring, &ring.without_history(later))
+                .unwrap();
+            assert_eq!(place.open().unwrap(), left);
+            assert_eq!(place.names().len(), 3);
+        }
+    }
+
+    #[test]
+    fn a_public_half_is_kept_as_a_record() {
+        let place = Place::new();
+        let ring = place.open().unwrap();
+        let elsewhere = Key::generate(Role::Ksk).unwrap();
+        let public = Key::from_public_text(Role::Ksk, &elsewhere.dnskey_text()).unwrap();
+        let next = ring.roll_ksk(NOW, Leads::NONE, public).unwrap();
+        place.folder.replace(&ring, &next).unwrap();
+        assert_eq!(place.open().unwrap(), next);
+        let file = place.folder.0.join(format!("ksk-{}.pub", elsewhere.tag()));
+        assert_eq!(
+            fs::read_to_string(file).unwrap(),
+            format!("{}\n", elsewhere.dnskey_text())
+        );
+    }
+}
