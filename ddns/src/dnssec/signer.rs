@@ -92,9 +92,9 @@ pub struct Signer {
 
 /// The keys as they are now.
 struct Signing {
-    zsk: Arc<Key>,
-    /// The tags of the keys whose signatures others can check.
-    published: Vec<u16>,
+    in_force: InForce,
+    /// When their own signatures are good.
+    validity: Validity,
     sets: KeySets,
 }
 
@@ -106,19 +106,21 @@ struct SignedSoa {
 }
 
 impl Signer {
-    /// Signs the zone of this name (on the wire, in lower case) by these keys.
+    /// Signs the zone of `table` by these keys, and says so there.
     ///
     /// # Errors
     /// If a key does not sign, or the system has no random numbers.
     pub(crate) fn new(
-        apex: &[u8],
+        table: &Table,
         config: &Config,
         in_force: &InForce,
         now: u32,
     ) -> Result<Self, SignerError> {
+        let signing = Signing::new(table.apex(), in_force, now)?;
+        table.publish(signing.sets.records());
         Ok(Self {
-            keys: ArcSwap::from_pointee(Signing::new(apex, in_force, now)?),
-            apex: apex.into(),
+            keys: ArcSwap::from_pointee(signing),
+            apex: table.apex().into(),
             denial: config.denial,
             hasher: SipHasher13::new_with_key(Secret::random()?.reveal()),
             lasting: Signatures::with_most(config.signatures.count()),
@@ -128,7 +130,7 @@ impl Signer {
         })
     }
 
-    /// From now on signs by these keys, and says so in `table`.
+    /// From now on signs by these keys, and says so in `table`, unless it does so already.
     ///
     /// # Errors
     /// If one does not sign; all is then as it was.
@@ -138,6 +140,10 @@ impl Signer {
         table: &Table,
         now: u32,
     ) -> Result<(), SignError> {
+        let before = self.keys.load();
+        if before.in_force == *in_force && before.validity == validity(0, now) {
+            return Ok(());
+        }
         let signing = Signing::new(&self.apex, in_force, now)?;
         table.publish(signing.sets.records());
         self.keys.store(Arc::new(signing));
@@ -176,7 +182,7 @@ impl Signer {
         let kept = signatures.get(of).filter(|made| made.content == content);
         if let Some(made) = kept
             && made.inception == validity.inception
-            && made.key_tag == keys.zsk.tag()
+            && made.key_tag == keys.zsk().tag()
         {
             return Ok(set.rrsig(&made));
         }
@@ -186,9 +192,9 @@ impl Signer {
                 .map(|made| set.rrsig(&made))
                 .ok_or(NotSigned::OverBudget);
         }
-        let terms = set.terms(validity, keys.zsk.tag());
+        let terms = set.terms(validity, keys.zsk().tag());
         let octets = terms.signed_octets(&self.apex, &set.owner.octets(), &set.data(&self.apex));
-        let signature = keys.zsk.sign(&octets).map_err(|_| NotSigned::Failed)?;
+        let signature = keys.zsk().sign(&octets).map_err(|_| NotSigned::Failed)?;
         let made = Made {
             content,
             inception: validity.inception,
@@ -213,7 +219,7 @@ impl Signer {
         let kept = self.soa.load();
         if let Some(kept) = kept.as_deref()
             && kept.rrsig.terms.validity == validity
-            && kept.rrsig.terms.key_tag == keys.zsk.tag()
+            && kept.rrsig.terms.key_tag == keys.zsk().tag()
             && (kept.serial == soa.serial
                 || moment.nanoseconds.saturating_sub(kept.made_ns) < SOA_BEHIND_NS)
         {
@@ -225,10 +231,10 @@ impl Signer {
             labels: labels(&self.apex),
             ttl: soa.ttl(),
             validity,
-            key_tag: keys.zsk.tag(),
+            key_tag: keys.zsk().tag(),
         };
         let octets = terms.signed_octets(&self.apex, &self.apex, &[soa.data(&self.apex)]);
-        let signature = keys.zsk.sign(&octets).map_err(|_| NotSigned::Failed)?;
+        let signature = keys.zsk().sign(&octets).map_err(|_| NotSigned::Failed)?;
         let rrsig = Rrsig { terms, signature };
         self.soa.store(Some(Arc::new(SignedSoa {
             serial: soa.serial,
@@ -258,17 +264,24 @@ impl Signer {
 
 impl Signing {
     fn new(apex: &[u8], in_force: &InForce, now: u32) -> Result<Self, SignError> {
+        let validity = validity(0, now);
         Ok(Self {
-            zsk: Arc::clone(&in_force.zsk),
-            published: in_force.dnskeys.iter().map(|key| key.tag()).collect(),
-            sets: KeySets::sign(apex, in_force, validity(0, now))?,
+            in_force: in_force.clone(),
+            validity,
+            sets: KeySets::sign(apex, in_force, validity)?,
         })
+    }
+
+    fn zsk(&self) -> &Key {
+        &self.in_force.zsk
     }
 
     /// Whether a signature of an earlier period, or of a key before, is still good.
     fn can_send(&self, made: &Made, now: u32) -> bool {
         let left = made.inception.wrapping_add(BEFORE + LIFE).wrapping_sub(now);
-        self.published.contains(&made.key_tag) && (LEAST_LEFT..=BEFORE + LIFE).contains(&left)
+        let mut published = self.in_force.dnskeys.iter();
+        published.any(|key| key.tag() == made.key_tag)
+            && (LEAST_LEFT..=BEFORE + LIFE).contains(&left)
     }
 }
 
