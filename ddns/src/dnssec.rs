@@ -27,6 +27,7 @@ mod signatures;
 mod signer;
 mod types;
 
+pub(crate) use budget::Share;
 pub use config::{Config, DenialKind};
 pub(crate) use nsec3::{Hash, PARAMETERS as NSEC3_PARAMETERS, hash};
 pub(crate) use proof::MAX_PROOF;

@@ -220,8 +220,8 @@ pub async fn start(
 ) -> Result<Handle, StartError> {
     let contents = Contents::new(directory.zone(), &config, &facts.relay, &facts.nameserver)?;
     let table = Arc::new(Table::new(contents, unix_seconds()));
-    let signing = Signing::begin(&config, &facts.storage, directory.zone(), &table)?;
     let metrics = Arc::new(Metrics::register(registry)?);
+    let signing = Signing::begin(&config, &facts.storage, directory.zone(), &table, &metrics)?;
     let identity = Arc::new(identity(&config)?);
     let limiter = Limiter::new(config.responses_per_second.get(), config.slip.get())?;
     let Bound { udp, tcp, dot } = facts.bound;

@@ -16,6 +16,7 @@ use super::keys::{InForce, Key, SignError};
 use super::rrsig::{Signature, Terms, Validity, labels};
 use super::signatures::{Made, Signatures};
 use crate::cookie::{Secret, SecretError};
+use crate::metrics::Metrics;
 use crate::protocol::{POINTER_TO_QUESTION, Type};
 use crate::rrset::{Octets, Soa};
 use crate::table::Table;
@@ -88,6 +89,7 @@ pub struct Signer {
     passing: Signatures,
     budget: Budget,
     soa: ArcSwapOption<SignedSoa>,
+    metrics: Arc<Metrics>,
 }
 
 /// The keys as they are now.
@@ -115,6 +117,7 @@ impl Signer {
         config: &Config,
         in_force: &InForce,
         now: u32,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, SignerError> {
         let signing = Signing::new(table.apex(), in_force, now)?;
         table.publish(signing.sets.records());
@@ -127,6 +130,7 @@ impl Signer {
             passing: Signatures::with_most(PASSING),
             budget: Budget::new(config.signatures_per_second.get()),
             soa: ArcSwapOption::empty(),
+            metrics,
         })
     }
 
@@ -151,9 +155,10 @@ impl Signer {
         Ok(())
     }
 
-    /// How many signatures are kept.
-    pub(crate) fn signatures(&self) -> usize {
-        self.lasting.len().saturating_add(self.passing.len())
+    /// Tells how many signatures are kept.
+    pub(crate) fn count(&self) {
+        let kept = self.lasting.len().saturating_add(self.passing.len());
+        self.metrics.signatures_kept(kept);
     }
 
     /// The signatures of the set of keys, or of what tells the parent of them.
@@ -187,6 +192,7 @@ impl Signer {
             return Ok(set.rrsig(&made));
         }
         if !self.budget.take(share, moment.nanoseconds) {
+            self.metrics.signature_refused(share);
             let usable = kept.filter(|made| keys.can_send(made, moment.unix_seconds));
             return usable
                 .map(|made| set.rrsig(&made))
@@ -194,7 +200,7 @@ impl Signer {
         }
         let terms = set.terms(validity, keys.zsk().tag());
         let octets = terms.signed_octets(&self.apex, &set.owner.octets(), &set.data(&self.apex));
-        let signature = keys.zsk().sign(&octets).map_err(|_| NotSigned::Failed)?;
+        let signature = self.signature(keys.zsk(), &octets, share)?;
         let made = Made {
             content,
             inception: validity.inception,
@@ -234,7 +240,7 @@ impl Signer {
             key_tag: keys.zsk().tag(),
         };
         let octets = terms.signed_octets(&self.apex, &self.apex, &[soa.data(&self.apex)]);
-        let signature = keys.zsk().sign(&octets).map_err(|_| NotSigned::Failed)?;
+        let signature = self.signature(keys.zsk(), &octets, Share::Lasting)?;
         let rrsig = Rrsig { terms, signature };
         self.soa.store(Some(Arc::new(SignedSoa {
             serial: soa.serial,
@@ -242,6 +248,19 @@ impl Signer {
             rrsig,
         })));
         Ok((soa, rrsig))
+    }
+
+    fn signature(&self, zsk: &Key, octets: &[u8], share: Share) -> Result<Signature, NotSigned> {
+        match zsk.sign(octets) {
+            Ok(signature) => {
+                self.metrics.signature_made(share);
+                Ok(signature)
+            }
+            Err(_) => {
+                self.metrics.signature_failed();
+                Err(NotSigned::Failed)
+            }
+        }
     }
 
     fn hash_of(&self, set: &Set<'_>) -> u64 {
@@ -357,7 +376,6 @@ impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Signer")
             .field("denial", &self.denial)
-            .field("signatures", &self.signatures())
             .finish_non_exhaustive()
     }
 }

@@ -9,15 +9,16 @@ use tokio_util::sync::CancellationToken;
 
 use super::{StartError, Storage};
 use crate::config::Config;
+use crate::dnssec::Signer;
 use crate::dnssec::keys::{Keys, Leads};
-use crate::dnssec::{Signer, SignerError};
+use crate::metrics::Metrics;
 use crate::table::Table;
 use crate::unix_seconds;
 
 /// The folder of keys in the state directory.
 const FOLDER: &str = "dnssec";
-/// So often it is looked whether the set of keys is to be signed anew.
-const LOOK: Duration = Duration::from_secs(3600);
+/// So often it is looked whether the set of keys is to be signed anew, and signatures are counted.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// The keys of a zone that is signed, and who signs.
 #[derive(Clone)]
@@ -33,6 +34,7 @@ impl Signing {
         storage: &Storage,
         zone: &Zone,
         table: &Table,
+        metrics: &Arc<Metrics>,
     ) -> Result<Option<Self>, StartError> {
         let Some(config) = &config.dnssec else {
             return Ok(None);
@@ -40,8 +42,7 @@ impl Signing {
         let now = unix_seconds();
         let folder = storage.path().join(FOLDER);
         let keys = Keys::open(folder, zone, Leads::default(), now)?;
-        let signer =
-            Signer::new(table, config, &keys.in_force(), now).map_err(SignerError::from)?;
+        let signer = Signer::new(table, config, &keys.in_force(), now, Arc::clone(metrics))?;
         let signer = Arc::new(signer);
         Ok(Some(Self { keys, signer }))
     }
@@ -55,6 +56,7 @@ impl Signing {
             if let Err(error) = self.signer.use_keys(&in_force, &table, unix_seconds()) {
                 tracing::error!(%error, "the keys of the zone cannot be taken into use");
             }
+            self.signer.count();
             tokio::select! {
                 biased;
                 () = stop.cancelled() => return,

@@ -81,8 +81,6 @@ async fn delv_believes(denial: &str) {
         ("nas.test SOA", "; fully validated"),
         ("nas.test NS", "; fully validated"),
         ("nas.test DNSKEY", "; fully validated"),
-        ("nas.test CDS", "; fully validated"),
-        ("nas.test CDNSKEY", "; fully validated"),
         ("nas.test MX", "; fully validated"),
         ("nas.test TXT", "; fully validated"),
         ("www.nas.test HTTPS", "; fully validated"),
