@@ -133,10 +133,11 @@ impl Table {
         let Some(node) = node else {
             return Found::NoName;
         };
-        match find_at_node(node, qtype) {
-            Found::NoData if below.is_empty() => self.find_at_apex(qtype),
-            found => found,
+        let found = find_at_node(node, qtype);
+        if below.is_empty() && matches!(found, Found::NoData) {
+            return self.find_at_apex(qtype);
         }
+        found
     }
 
     /// Where the name stands whose octets before the zone's name are `below`: among the names that there are, or below which of

@@ -49,6 +49,12 @@ impl From<NoRoom> for Unproved {
 }
 
 impl Signer {
+    /// Whether a question of this type is for a proof itself.
+    pub(crate) fn is_asked_for(&self, qtype: Type) -> bool {
+        let is_compact = self.denial == DenialKind::Compact;
+        qtype == Type::RRSIG || (qtype == Type::NSEC && is_compact)
+    }
+
     /// Proves an answer, or says in its place that it cannot be proved: over UDP that it is to be had over TCP, where there is another
     /// share of signatures, and there that the server fails now.
     pub(crate) fn prove<'t>(
@@ -304,10 +310,8 @@ impl<'t> Proving<'_, 't> {
 
     /// RFC 9824 section 3.4: whoever asks for the record that proves what is not there gets it.
     fn nsec_alone(&self, answer: &Answer<'t>) -> Result<Proved<'t>, Unproved> {
-        let types = match answer {
-            Answer::NoName(_) => None,
-            _ => Some(self.table.types(self.below())),
-        };
+        let is_there = !matches!(answer, Answer::NoName(_));
+        let types = is_there.then(|| self.table.types(self.below()));
         let mut proof = Proof::new();
         self.put_nsec(&mut proof, self.table.soa().ttl(), types)?;
         proof.begin_authority();
