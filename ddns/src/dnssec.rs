@@ -26,8 +26,8 @@ mod signer;
 mod types;
 
 pub use config::{Config, DenialKind};
-pub use proof::Proof;
 pub(crate) use proof::MAX_PROOF;
+pub use proof::Proof;
 pub(crate) use prove::Proved;
 pub use signer::{Moment, Signer, SignerError};
 pub(crate) use types::TypeSet;

@@ -120,8 +120,7 @@ impl<'b> Body<'b> {
     }
 
     fn counts(&self) -> [u16; 2] {
-        let [answer, answer_proof, authority, authority_proof] =
-            self.parts().map(Octets::count);
+        let [answer, answer_proof, authority, authority_proof] = self.parts().map(Octets::count);
         [
             answer.saturating_add(answer_proof),
             authority.saturating_add(authority_proof),

@@ -345,7 +345,14 @@ mod tests {
         assert_eq!(soa.record(0x12), expected);
         assert_eq!(soa.ttl(), 30);
         let apex = b"\x03nas\0";
-        let data = [&expected[12..16], apex, &expected[18..29], apex, &expected[31..]].concat();
+        let data = [
+            &expected[12..16],
+            apex,
+            &expected[18..29],
+            apex,
+            &expected[31..],
+        ]
+        .concat();
         assert_eq!(soa.data(apex), data);
     }
 }

@@ -26,8 +26,8 @@ pub(crate) mod udp;
 
 use crate::answer::{Answer, answer};
 use crate::cookie::Judged;
-use crate::encode::{ReplyOptions, ZoneVersion, encode};
 use crate::dnssec::{Moment, Proved};
+use crate::encode::{ReplyOptions, ZoneVersion, encode};
 use crate::protocol::{Rcode, TCP_LIMIT, Type};
 use crate::query::{Head, Name, Options, Parsed, Query, Silence, parse};
 use crate::rrset::Soa;

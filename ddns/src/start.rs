@@ -343,9 +343,18 @@ fn signer(config: &Config, table: &Table) -> Result<Option<Arc<Signer>>, StartEr
     let now = unix_seconds();
     let k = Arc::new(crate::dnssec::keys::Key::generate(crate::dnssec::keys::Role::Ksk).unwrap());
     let z = Arc::new(crate::dnssec::keys::Key::generate(crate::dnssec::keys::Role::Zsk).unwrap());
-    let in_force = crate::dnssec::keys::InForce { zsk: z.clone(), dnskeys: vec![k.clone(), z], ksks: vec![k.clone()], cds: vec![k], next_change: None };
+    let in_force = crate::dnssec::keys::InForce {
+        zsk: z.clone(),
+        dnskeys: vec![k.clone(), z],
+        ksks: vec![k.clone()],
+        cds: vec![k],
+        premade: Vec::new(),
+        next_change: None,
+    };
     let signer = Signer::new(table.apex(), config, &in_force, now)?;
-    signer.use_keys(&in_force, table, now).map_err(SignerError::from)?;
+    signer
+        .use_keys(&in_force, table, now)
+        .map_err(SignerError::from)?;
     Ok(Some(Arc::new(signer)))
 }
 

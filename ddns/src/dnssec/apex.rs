@@ -31,7 +31,11 @@ impl KeySets {
         in_force: &InForce,
         validity: Validity,
     ) -> Result<Self, SignError> {
-        let dnskey: Vec<_> = in_force.dnskeys.iter().map(|key| key.dnskey_data()).collect();
+        let dnskey: Vec<_> = in_force
+            .dnskeys
+            .iter()
+            .map(|key| key.dnskey_data())
+            .collect();
         let cdnskey: Vec<_> = in_force.cds.iter().map(|key| key.dnskey_data()).collect();
         let cds: Vec<_> = in_force.cds.iter().map(|key| key.ds_data(apex)).collect();
         let sets = [

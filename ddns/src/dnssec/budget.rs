@@ -75,7 +75,9 @@ impl Bucket {
             let after = next.max(now).saturating_add(self.interval_ns);
             (after <= latest).then_some(after)
         };
-        let taken = self.next.try_update(Ordering::Relaxed, Ordering::Relaxed, take);
+        let taken = self
+            .next
+            .try_update(Ordering::Relaxed, Ordering::Relaxed, take);
         taken.is_ok()
     }
 }
@@ -89,7 +91,9 @@ mod tests {
         let budget = Budget::new(1000);
         let taken_in_a_second = |share, begin: u64| {
             let at = |tick| begin + tick * SECOND_NS / 10_000;
-            (0..10_000).filter(|tick| budget.take(share, at(*tick))).count()
+            (0..10_000)
+                .filter(|tick| budget.take(share, at(*tick)))
+                .count()
         };
         let passing = taken_in_a_second(Share::PassingUdp, 0);
         assert!((1000..=1010).contains(&passing), "{passing}");

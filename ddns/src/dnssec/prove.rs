@@ -124,7 +124,9 @@ struct Proving<'s, 't> {
 impl<'t> Proving<'_, 't> {
     fn prove(&self, answer: Answer<'t>) -> Result<Proved<'t>, Unproved> {
         match answer {
-            Answer::Refusal(_) | Answer::Elsewhere | Answer::ProofAlone => Ok(Proved::alone(answer)),
+            Answer::Refusal(_) | Answer::Elsewhere | Answer::ProofAlone => {
+                Ok(Proved::alone(answer))
+            }
             _ if self.query.qtype == Type::RRSIG => self.signatures_alone(),
             _ if self.query.qtype == Type::NSEC && self.signer.denial == DenialKind::Compact => {
                 self.nsec_alone(&answer)
@@ -210,11 +212,7 @@ impl<'t> Proving<'_, 't> {
     }
 
     /// That the name has nothing but these types; `None` is that there is no such name.
-    fn nothing(
-        &self,
-        soa: Soa<'t>,
-        types: Option<TypeSet>,
-    ) -> Result<Proved<'t>, Unproved> {
+    fn nothing(&self, soa: Soa<'t>, types: Option<TypeSet>) -> Result<Proved<'t>, Unproved> {
         let (soa, rrsig) = self.signer.soa(soa, self.moment)?;
         let mut proof = Proof::new();
         proof.begin_authority();
@@ -276,8 +274,8 @@ impl<'t> Proving<'_, 't> {
     }
 
     fn pointer_to_apex(&self) -> Result<[u8; 2], Unproved> {
-        let offset = u16::try_from(HEADER_LEN + self.below().len()).map_err(|_| Unproved::NoRoom)?;
+        let offset =
+            u16::try_from(HEADER_LEN + self.below().len()).map_err(|_| Unproved::NoRoom)?;
         Ok((0xC000 | offset).to_be_bytes())
     }
 }
-

@@ -45,7 +45,8 @@ impl TypeSet {
 
     /// Whether this type is one of them.
     pub(crate) fn has(&self, rtype: Type) -> bool {
-        self.and(&Self::default().with(rtype)) == *self && Self::default().with(rtype) != Self::default()
+        self.and(&Self::default().with(rtype)) == *self
+            && Self::default().with(rtype) != Self::default()
     }
 
     /// The bit maps, window by window: number, length, octets up to the last that is not zero.
@@ -95,10 +96,7 @@ mod tests {
         let types = [Type::A, Type::MX, Type::RRSIG, Type::NSEC, Type(1234)];
         let set = types.into_iter().fold(TypeSet::default(), TypeSet::with);
         let octets = set.octets();
-        assert_eq!(
-            octets.as_ref(),
-            [0, 6, 0x40, 0x01, 0x00, 0x00, 0x00, 0x03]
-        );
+        assert_eq!(octets.as_ref(), [0, 6, 0x40, 0x01, 0x00, 0x00, 0x00, 0x03]);
         assert!(set.has(Type::MX) && !set.has(Type::TXT) && !set.has(Type(1234)));
     }
 

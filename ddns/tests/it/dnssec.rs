@@ -41,7 +41,10 @@ async fn anchor(server: SocketAddr) -> String {
     );
     let arguments = arguments.split(' ').map(str::to_owned).collect();
     let printed = run("dig", arguments).await;
-    let keys = printed.lines().filter_map(|line| line.split_once(" 257 3 13 ").or_else(|| line.split_once("\t257 3 13 ")));
+    let keys = printed.lines().filter_map(|line| {
+        line.split_once(" 257 3 13 ")
+            .or_else(|| line.split_once("\t257 3 13 "))
+    });
     let keys = keys.map(|(_, key)| {
         let key = key.replace(' ', "");
         format!("nas.test. static-key 257 3 13 \"{key}\";")
@@ -77,12 +80,27 @@ async fn delv_believes_every_kind_of_answer() {
         ("x.y.home.nas.test A", "; fully validated"),
         ("*.home.nas.test A", "; fully validated"),
         ("home.nas.test AAAA", "; negative response, fully validated"),
-        ("home.nas.test TYPE1000", "; negative response, fully validated"),
-        ("x.home.nas.test AAAA", "; negative response, fully validated"),
-        ("x.home.nas.test TXT", "; negative response, fully validated"),
-        ("_tcp.www.nas.test A", "; negative response, fully validated"),
+        (
+            "home.nas.test TYPE1000",
+            "; negative response, fully validated",
+        ),
+        (
+            "x.home.nas.test AAAA",
+            "; negative response, fully validated",
+        ),
+        (
+            "x.home.nas.test TXT",
+            "; negative response, fully validated",
+        ),
+        (
+            "_tcp.www.nas.test A",
+            "; negative response, fully validated",
+        ),
         ("nobody.nas.test A", "; negative response, fully validated"),
-        ("a.b.nobody.nas.test A", "; negative response, fully validated"),
+        (
+            "a.b.nobody.nas.test A",
+            "; negative response, fully validated",
+        ),
         ("x.cloud.nas.test A", "; negative response, fully validated"),
         ("nas.test TYPE1000", "; negative response, fully validated"),
     ] {
