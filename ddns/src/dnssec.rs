@@ -6,7 +6,8 @@
 //!  apex.rs        what the zone says of them
 //!  prove.rs       (Query, Answer) → what proves it
 //!  proof.rs       its records in the message
-//!  compact.rs     why there is nothing else: a record for the name that was asked for
+//!  compact.rs     why there is nothing else: a record for the name that was asked for,
+//!  nsec3.rs       or records between the hashes of those that there are
 //!  types.rs       the types at a name, in that record
 //!  signer.rs      a set of records → its signature, kept in signatures.rs
 //!  budget.rs      how many are made
@@ -18,6 +19,7 @@ mod budget;
 mod compact;
 pub mod config;
 pub mod keys;
+mod nsec3;
 mod proof;
 mod prove;
 mod rrsig;
@@ -25,7 +27,9 @@ mod signatures;
 mod signer;
 mod types;
 
+pub(crate) use budget::Share;
 pub use config::{Config, DenialKind};
+pub(crate) use nsec3::{Hash, PARAMETERS as NSEC3_PARAMETERS, hash};
 pub(crate) use proof::MAX_PROOF;
 pub use proof::Proof;
 pub(crate) use prove::Proved;

@@ -66,6 +66,7 @@ impl Follower {
             self.table
                 .put(&device.name, device.registration, held.as_ref());
         });
+        self.table.begin_chain();
         self.table.changed(crate::unix_seconds());
         self.metrics.names(&self.table);
         std::mem::take(&mut *recovered).len()

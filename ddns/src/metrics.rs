@@ -6,6 +6,7 @@ use prometheus::{
     Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, Registry, core::Collector,
 };
 
+use crate::dnssec::Share;
 use crate::server::{Client, Kind, Transport};
 use crate::store::{Disk, Log};
 use crate::table::Table;
@@ -51,6 +52,14 @@ pub(crate) struct Metrics {
     log_records: IntGauge,
     /// Snapshots of the log, by result.
     snapshots: IntCounterVec,
+    /// Signatures made of answers, by share.
+    signatures_made: [IntCounter; Share::COUNT],
+    /// Signatures not made because too many had been in that second, by share.
+    signatures_refused: [IntCounter; Share::COUNT],
+    /// Signatures that the key did not make.
+    signatures_failed: IntCounter,
+    /// Signatures kept for when they are asked for again.
+    signatures_kept: IntGauge,
     /// Devices that have a name.
     names: IntGauge,
     /// Devices that have own addresses; the others lead to a relay.
@@ -59,6 +68,10 @@ pub(crate) struct Metrics {
     relays: IntGauge,
     /// Devices that such relays hold.
     names_at_relays: IntGauge,
+}
+
+fn by_share(counters: &IntCounterVec) -> impl Fn(Share) -> IntCounter {
+    |share| counters.with_label_values(&[share.label()])
 }
 
 /// Why a message got no reply.
@@ -197,6 +210,16 @@ impl Metrics {
             Client::ALL
                 .map(|client| cookies.with_label_values(&[transport.label(), client.label()]))
         };
+        let signatures_made = names.counters(
+            "signatures_made_total",
+            "Signatures made of answers, by what they are of.",
+            &["share"],
+        )?;
+        let signatures_refused = names.counters(
+            "signatures_refused_total",
+            "Signatures not made because too many had been in that second.",
+            &["share"],
+        )?;
         let metrics = Self {
             limited: Limited::ALL.map(|action| limited.with_label_values(&[action.label()])),
             cookies: Transport::ALL.map(by_cookie),
@@ -260,6 +283,13 @@ impl Metrics {
                 "Snapshots of the log of updates.",
                 &["result"],
             )?,
+            signatures_made: Share::ALL.map(by_share(&signatures_made)),
+            signatures_refused: Share::ALL.map(by_share(&signatures_refused)),
+            signatures_failed: names.counter(
+                "signatures_failed_total",
+                "Signatures that the key of the zone did not make.",
+            )?,
+            signatures_kept: names.gauge("signatures_kept", "Signatures of answers in memory.")?,
             names: names.gauge("names", "Devices that have a name.")?,
             names_with_addresses: names
                 .gauge("names_with_addresses", "Devices that have own addresses.")?,
@@ -308,6 +338,26 @@ impl Metrics {
         if tally.truncated > 0 {
             self.truncated.inc_by(tally.truncated.into());
         }
+    }
+
+    /// An answer has been signed.
+    pub(crate) fn signature_made(&self, share: Share) {
+        self.signatures_made[share as usize].inc();
+    }
+
+    /// An answer has not been signed, because too many have been in this second.
+    pub(crate) fn signature_refused(&self, share: Share) {
+        self.signatures_refused[share as usize].inc();
+    }
+
+    /// The key has not signed.
+    pub(crate) fn signature_failed(&self) {
+        self.signatures_failed.inc();
+    }
+
+    /// So many signatures are kept.
+    pub(crate) fn signatures_kept(&self, count: usize) {
+        self.signatures_kept.set(count as i64);
     }
 
     pub(crate) fn tcp_opened(&self, transport: Transport) {

@@ -134,6 +134,12 @@ impl<'r> Octets<'r> {
         self.pieces().map(<[u8]>::len).sum()
     }
 
+    /// The type of the first one.
+    pub(crate) fn rtype(self) -> Option<Type> {
+        let rtype = self.pieces().next()?.get(2..)?.first_chunk()?;
+        Some(Type(u16::from_be_bytes(*rtype)))
+    }
+
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
         self.first.is_empty() && self.second.is_empty()

@@ -3,6 +3,7 @@
 mod hand_over;
 mod load;
 mod parts;
+mod signing;
 
 use std::io;
 use std::net::SocketAddr;
@@ -24,8 +25,10 @@ pub use self::hand_over::{HandOver, StillHeld};
 use self::load::Loading;
 pub use self::load::Storage;
 use self::parts::Parts;
+use self::signing::Signing;
 use crate::config::{Bounded, Config, Facts};
 use crate::cookie::{Secret, SecretError, Secrets};
+use crate::dnssec::keys::{FolderError, Keys};
 use crate::dnssec::{Signer, SignerError};
 use crate::dynamic;
 use crate::http::{self, Doors};
@@ -54,6 +57,7 @@ pub struct Handle {
     dot: Option<SocketAddr>,
     updater: Updater,
     relays: Relays,
+    keys: Option<Keys>,
     router: Router,
     hand_over: HandOver,
     stop: DropGuard,
@@ -79,6 +83,11 @@ impl Handle {
     /// For whoever knows which relays there are, and which devices they hold.
     pub fn relays(&self) -> Relays {
         self.relays.clone()
+    }
+
+    /// The keys of the zone, if it is signed.
+    pub fn keys(&self) -> Option<Keys> {
+        self.keys.clone()
     }
 
     /// The routes for updates (`/nic/update` and others), to be merged into the server of `cloud.<zone>`. That server must put
@@ -164,6 +173,9 @@ pub enum StartError {
         /// What the system says.
         source: io::Error,
     },
+    /// The operator's, or the disk's.
+    #[error("the keys of the zone are not to be had: {0}")]
+    Keys(#[from] FolderError),
     /// Ours, or the system's.
     #[error("the zone cannot be signed: {0}")]
     Signer(#[from] SignerError),
@@ -208,8 +220,8 @@ pub async fn start(
 ) -> Result<Handle, StartError> {
     let contents = Contents::new(directory.zone(), &config, &facts.relay, &facts.nameserver)?;
     let table = Arc::new(Table::new(contents, unix_seconds()));
-    let signer = signer(&config, &table)?;
     let metrics = Arc::new(Metrics::register(registry)?);
+    let signing = Signing::begin(&config, &facts.storage, directory.zone(), &table, &metrics)?;
     let identity = Arc::new(identity(&config)?);
     let limiter = Limiter::new(config.responses_per_second.get(), config.slip.get())?;
     let Bound { udp, tcp, dot } = facts.bound;
@@ -229,8 +241,14 @@ pub async fn start(
     let over_tls = OverTls::new(&config, facts.certificate, dot)?;
     let dot = over_tls.as_ref().map(|over_tls| over_tls.addr);
 
-    let (writer, queue) = Writer::new(facts.alone);
-    let parts = Parts::new(stop.child_token(), queue.clone());
+    let (writer, queue) = Writer::new(facts.alone.clone());
+    let mut parts = Parts::new(stop.child_token(), queue.clone());
+    let keys = signing.as_ref().map(|signing| signing.keys.clone());
+    if let Some(signing) = signing.clone() {
+        let stop = parts.stop.clone();
+        parts.task(signing.keys.clone().keep(facts.alone.clone(), stop.clone()));
+        parts.task(signing.follow(Arc::clone(&table), stop));
+    }
     let loading = Loading {
         storage: facts.storage,
         directory: directory.clone(),
@@ -265,7 +283,7 @@ pub async fn start(
     let service = Service {
         table: Arc::clone(&table),
         identity,
-        signer: signer.clone(),
+        signer: signing.as_ref().map(|signing| Arc::clone(&signing.signer)),
         limiter: Arc::new(limiter),
         door: Arc::new(door),
         metrics,
@@ -281,6 +299,7 @@ pub async fn start(
         dot,
         updater,
         relays,
+        keys,
         router,
         hand_over,
         stop: parts.stop.clone().drop_guard(),
@@ -333,29 +352,6 @@ struct Service {
     limiter: Arc<Option<Limiter>>,
     door: Arc<dynamic::Door>,
     metrics: Arc<Metrics>,
-}
-
-/// Signs the zone, if it is to be signed.
-fn signer(config: &Config, table: &Table) -> Result<Option<Arc<Signer>>, StartError> {
-    let Some(config) = &config.dnssec else {
-        return Ok(None);
-    };
-    let now = unix_seconds();
-    let k = Arc::new(crate::dnssec::keys::Key::generate(crate::dnssec::keys::Role::Ksk).unwrap());
-    let z = Arc::new(crate::dnssec::keys::Key::generate(crate::dnssec::keys::Role::Zsk).unwrap());
-    let in_force = crate::dnssec::keys::InForce {
-        zsk: z.clone(),
-        dnskeys: vec![k.clone(), z],
-        ksks: vec![k.clone()],
-        cds: vec![k],
-        premade: Vec::new(),
-        next_change: None,
-    };
-    let signer = Signer::new(table.apex(), config, &in_force, now)?;
-    signer
-        .use_keys(&in_force, table, now)
-        .map_err(SignerError::from)?;
-    Ok(Some(Arc::new(signer)))
 }
 
 /// Reads the secrets, or makes one.

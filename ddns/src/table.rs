@@ -18,24 +18,31 @@
 //!  devices.rs     every device, by its label
 //!  slots.rs       where each has its place
 //!  slot.rs        the place, read while it is written
+//!  standing.rs    which of the names that there are answers for another
 //!  challenged.rs  the challenges of those who have some
+//!  chain.rs       the names by their hashes, where that proves what is not there
+//!  hashes.rs      these hashes, in order
 //! ```
 
+mod chain;
 mod challenged;
 mod devices;
+mod hashes;
 mod slot;
 mod slots;
 mod standing;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use directory::{DeviceName, OperatorName, RegistrationId, RelayName};
 
+use self::chain::Chain;
 use self::challenged::Challenged;
 use self::devices::Devices;
+pub(crate) use self::hashes::Link;
 use self::slot::Device;
 pub(crate) use self::standing::Place;
 use self::standing::{Owner, Standing};
@@ -59,6 +66,8 @@ pub struct Table {
     relays: ArcSwap<Known>,
     /// What the zone's own name has beside its contents: its keys, if it is signed.
     keys: ArcSwap<Vec<(Type, Arc<Rrset>)>>,
+    /// Where the hashes of names prove what is not there, and once all names are there.
+    chain: OnceLock<Chain>,
     /// Held while relays' numbers are given, taken back and written to devices.
     numbering: Mutex<()>,
     serial: AtomicU32,
@@ -159,7 +168,7 @@ impl Table {
         if let Some(device) = self.devices.get(label) {
             return match self.standing(&device, front).owner {
                 Owner::Device => self.types_at_device(label, &device),
-                Owner::Challenges(_) => TypeSet::default().with(Type::TXT),
+                Owner::Challenges(_) => TypeSet::of_challenges(),
                 Owner::Empty | Owner::Nobody => TypeSet::default(),
             };
         }
@@ -320,6 +329,7 @@ impl Table {
         Self {
             relays: ArcSwap::from_pointee(Known::only(contents.relay.clone())),
             keys: ArcSwap::default(),
+            chain: OnceLock::new(),
             numbering: Mutex::new(()),
             contents,
             devices: Devices::new(),
@@ -357,11 +367,13 @@ impl Table {
         {
             self.forget_challenges(&before);
         }
+        self.rechain(label(name));
     }
 
     /// Takes the name away. Says whether it was there.
     pub fn remove(&self, name: &DeviceName) -> bool {
         let before = self.devices.change(label(name), 0, |_| None);
+        self.rechain(label(name));
         before.is_some_and(|before| {
             self.forget_challenges(&before);
             true
@@ -398,12 +410,14 @@ impl Table {
         if !is_held || (had_challenges && !has_challenges) {
             self.challenged.set(registration, &Challenges::default());
         }
+        self.rechain(label(name));
         is_held
     }
 
     /// Replaces what the zone's own name has beside its contents.
     pub(crate) fn publish(&self, keys: Vec<(Type, Arc<Rrset>)>) {
         self.keys.store(Arc::new(keys));
+        self.rechain_node(b"");
     }
 
     /// The zone's name on the wire, in lower case.
@@ -431,6 +445,9 @@ impl Table {
         known.add(&compiled);
         let is_other = known != *before;
         self.relays.store(Arc::new(known));
+        if is_other {
+            self.rechain_relays(before.labels());
+        }
         Ok(is_other)
     }
 
@@ -447,7 +464,11 @@ impl Table {
         };
         let all_are_known = by.iter().all(|relay| number(relay).is_some());
         let presence = Presence::new(by.iter().filter_map(number));
-        self.devices.hold(label(name), presence) && all_are_known
+        let is_there = self.devices.hold(label(name), presence);
+        if is_there {
+            self.rechain(label(name));
+        }
+        is_there && all_are_known
     }
 
     /// What a device has of its own; `None` if this registration does not hold the name.

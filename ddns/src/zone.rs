@@ -16,7 +16,7 @@ use std::net::IpAddr;
 use directory::{OperatorName, Place, Zone};
 
 use crate::config::{Bounded, Config, DeviceRecord, Record, RecordData, RecordName};
-use crate::dnssec::TypeSet;
+use crate::dnssec::{DenialKind, NSEC3_PARAMETERS, TypeSet};
 use crate::protocol::{MAX_NAME, POINTER_TO_QUESTION, Type};
 use crate::rrset::{MAX_RRSET, Rrset, SoaTemplate};
 
@@ -44,6 +44,8 @@ pub struct Contents {
     pub(crate) relay: Node,
     /// The TTL of addresses, in seconds.
     pub(crate) ttl: u32,
+    /// What is not there is proved by the hashes of names.
+    pub(crate) has_chain: bool,
 }
 
 /// Whether the configured records have a place in `zone`; what a configuration alone cannot say.
@@ -85,6 +87,13 @@ impl Contents {
         device.0.extend(every_devices.0);
         let apex = node_by_name.entry(octets(&[])).or_default();
         apex.0.extend(name_server().map(|set| (Type::NS, set)));
+        let denial = config.dnssec.as_ref().map(|dnssec| dnssec.denial);
+        let has_chain = denial == Some(DenialKind::Nsec3);
+        if has_chain {
+            // RFC 5155 section 4: for secondaries, which no cache is to hold back.
+            let parameters = Rrset::compile(Type::NSEC3PARAM, 0, &[NSEC3_PARAMETERS]);
+            apex.0.extend(parameters.map(|set| (Type::NSEC3PARAM, set)));
+        }
         Ok(Self {
             apex: apex_of(zone),
             soa: SoaTemplate::new(config.negative_ttl_seconds.get()),
@@ -93,6 +102,7 @@ impl Contents {
             device_types,
             relay,
             ttl,
+            has_chain,
         })
     }
 }

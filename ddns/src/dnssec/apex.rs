@@ -2,13 +2,10 @@
 
 use std::sync::Arc;
 
-use super::keys::{InForce, Key, SignError};
+use super::keys::{DNSKEY_TTL, InForce, Key, SignError};
 use super::rrsig::{Terms, Validity, labels};
 use crate::protocol::Type;
 use crate::rrset::Rrset;
-
-/// Seconds. A validator that has the set looks again after that.
-pub(crate) const DNSKEY_TTL: u32 = 3600;
 
 /// DNSKEY (RFC 4034 section 2), CDS and CDNSKEY (RFC 7344 section 3), with their signatures.
 #[derive(Debug)]

@@ -22,6 +22,19 @@ pub(crate) enum Share {
     PassingTcp,
 }
 
+impl Share {
+    pub(crate) const COUNT: usize = 3;
+    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Lasting, Self::PassingUdp, Self::PassingTcp];
+
+    pub(crate) fn label(self) -> &'static str {
+        match self {
+            Self::Lasting => "zone",
+            Self::PassingUdp => "made_up_udp",
+            Self::PassingTcp => "made_up_tcp",
+        }
+    }
+}
+
 /// The shares of all that sign.
 #[derive(Debug)]
 pub(super) struct Budget {

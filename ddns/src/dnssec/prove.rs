@@ -5,6 +5,7 @@
 use super::budget::Share;
 use super::compact::Nsec;
 use super::config::DenialKind;
+use super::nsec3;
 use super::proof::{NoRoom, Proof};
 use super::signer::{Moment, NotSigned, Owner, Rrsig, Set, Signer};
 use super::types::TypeSet;
@@ -13,7 +14,7 @@ use crate::protocol::{Ede, HEADER_LEN, POINTER_TO_QUESTION, Rcode, Refusal, Type
 use crate::query::Query;
 use crate::rrset::{Octets, Records, Soa, record_head};
 use crate::server::Transport;
-use crate::table::{Found, Place, Table};
+use crate::table::{Found, Link, Place, Table};
 
 /// How often an answer is made again because the zone has changed meanwhile.
 const TRIES: usize = 4;
@@ -151,18 +152,21 @@ impl<'t> Proving<'_, 't> {
     }
 
     fn records(&self, records: Records<'t>) -> Result<Proved<'t>, Unproved> {
+        let rtype = records.octets().rtype().unwrap_or(self.query.qtype);
         let mut proof = Proof::new();
-        self.put_signatures(&mut proof, self.query.qtype, records.octets())?;
+        let place = self.put_signatures(&mut proof, rtype, records.octets())?;
         proof.begin_authority();
+        self.put_no_closer_name(&mut proof, place)?;
         Ok(Proved::by(Answer::Records(records), proof))
     }
 
     /// Whoever asks for signatures gets those of one set, as with ANY (RFC 8482 section 4.1).
     fn signatures_alone(&self) -> Result<Proved<'t>, Unproved> {
         let mut proof = Proof::new();
+        let mut place = Place::Here;
         match one_of_any(self.below(), self.table) {
             (rtype, Found::Records(records)) => {
-                self.put_signatures(&mut proof, rtype, records.octets())?;
+                place = self.put_signatures(&mut proof, rtype, records.octets())?;
             }
             (_, Found::Soa) => {
                 let (_, rrsig) = self.signer.soa(self.table.soa(), self.moment)?;
@@ -174,33 +178,50 @@ impl<'t> Proving<'_, 't> {
             (_, Found::NoName) => return self.nothing(self.table.soa(), None),
         }
         proof.begin_authority();
+        self.put_no_closer_name(&mut proof, place)?;
         Ok(Proved::by(Answer::ProofAlone, proof))
     }
 
-    /// The signatures of a set that the name in the question has.
+    /// The signatures of a set that the name in the question has. Says where it stands.
     fn put_signatures(
         &self,
         proof: &mut Proof,
         rtype: Type,
         records: Octets<'_>,
-    ) -> Result<(), Unproved> {
+    ) -> Result<Place, Unproved> {
         if let Some(signatures) = self.of_keys(rtype) {
-            return Ok(proof.put_records(Octets::of(&signatures))?);
+            proof.put_records(Octets::of(&signatures))?;
+            return Ok(Place::Here);
         }
         let name = self.query.name.as_wire();
+        let place = self.table.place(self.below());
+        let (owner, share) = match (place, self.signer.denial) {
+            (Place::Here, _) => (Owner::Name(name), Share::Lasting),
+            (Place::Wildcard { encloser }, DenialKind::Nsec3) => {
+                let encloser = name.len().saturating_sub(self.signer.apex.len() + encloser);
+                let encloser = name.get(encloser..).unwrap_or_default();
+                (Owner::WildcardBelow(encloser), Share::Lasting)
+            }
+            // The answer is signed as if the name were there: that costs no more than to prove that it is not.
+            (Place::Wildcard { .. }, DenialKind::Compact) => (Owner::Name(name), self.passing),
+            (Place::Nowhere { .. }, _) => return Err(Unproved::Moved),
+        };
         let set = Set {
-            owner: Owner::Name(name),
+            owner,
             rtype,
             records,
         };
-        let share = match self.table.place(self.below()) {
-            Place::Here => Share::Lasting,
-            // The answer is signed as if the name were there: that costs no more than to prove that it is not.
-            Place::Wildcard { .. } => self.passing,
-            Place::Nowhere { .. } => return Err(Unproved::Moved),
-        };
         let rrsig = self.signer.sign(&set, share, self.moment)?;
-        self.put_rrsig(proof, &POINTER_TO_QUESTION, &rrsig)
+        self.put_rrsig(proof, &POINTER_TO_QUESTION, &rrsig)?;
+        Ok(place)
+    }
+
+    /// That no name is closer to the one that was asked for than the wildcard that has answered.
+    fn put_no_closer_name(&self, proof: &mut Proof, place: Place) -> Result<(), Unproved> {
+        match (place, self.signer.denial) {
+            (Place::Wildcard { .. }, DenialKind::Nsec3) => self.put_links(proof, place, true),
+            _ => Ok(()),
+        }
     }
 
     /// The signatures of a set of the zone's name that tells of its keys.
@@ -217,14 +238,68 @@ impl<'t> Proving<'_, 't> {
         let mut proof = Proof::new();
         proof.begin_authority();
         self.put_rrsig(&mut proof, &self.pointer_to_apex()?, &rrsig)?;
-        self.put_nsec(&mut proof, soa.ttl(), types)?;
-        // RFC 9824 section 3.1: the proof says that the name has nothing, and so does the code, unless the client knows better.
+        match self.signer.denial {
+            DenialKind::Compact => self.put_nsec(&mut proof, soa.ttl(), types)?,
+            DenialKind::Nsec3 => {
+                let place = self.table.place(self.below());
+                if matches!(place, Place::Nowhere { .. }) != types.is_none() {
+                    return Err(Unproved::Moved);
+                }
+                self.put_links(&mut proof, place, false)?;
+            }
+        }
         let knows = self.query.head.edns.is_some_and(|edns| edns.compact_ok);
-        let answer = match types {
-            None if knows => Answer::NoName(soa),
-            None | Some(_) => Answer::NoData(soa),
+        let answer = match (types, self.signer.denial) {
+            // RFC 9824 section 3.1: the proof says that the name has nothing, and so does the code, unless the client knows better.
+            (None, DenialKind::Compact) if !knows => Answer::NoData(soa),
+            (None, _) => Answer::NoName(soa),
+            (Some(_), _) => Answer::NoData(soa),
         };
         Ok(Proved::by(answer, proof))
+    }
+
+    /// The records between hashes that prove what stands at a place, or does not.
+    fn put_links(
+        &self,
+        proof: &mut Proof,
+        place: Place,
+        is_answered: bool,
+    ) -> Result<(), Unproved> {
+        let links = self.table.links(self.below(), place, is_answered);
+        let links = links.ok_or(Unproved::Moved)?;
+        let asked = match place {
+            Place::Here => links.first(),
+            Place::Wildcard { .. } if !is_answered => links.last(),
+            Place::Wildcard { .. } | Place::Nowhere { .. } => None,
+        };
+        if asked.is_some_and(|link| link.types.has(self.query.qtype)) {
+            return Err(Unproved::Moved);
+        }
+        for (at, link) in links.iter().enumerate() {
+            let is_there = links.iter().take(at).any(|other| other.hash == link.hash);
+            if !is_there {
+                self.put_link(proof, link)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn put_link(&self, proof: &mut Proof, link: &Link) -> Result<(), Unproved> {
+        let label = nsec3::label(&link.hash);
+        let data = nsec3::data(&link.next, &link.types);
+        let ttl = self.table.soa().ttl();
+        let length = u16::try_from(data.len()).map_err(|_| Unproved::NoRoom)?;
+        let record = [&record_head(Type::NSEC3, ttl, length), &data[..]].concat();
+        let owner = [&label, &*self.signer.apex].concat();
+        let set = Set {
+            owner: Owner::Name(&owner),
+            rtype: Type::NSEC3,
+            records: Octets::of_one(&record),
+        };
+        let rrsig = self.signer.sign(&set, Share::Lasting, self.moment)?;
+        let owner = [&label[..], &self.pointer_to_apex()?].concat();
+        proof.put_record(&owner, Type::NSEC3, ttl, &[&data])?;
+        self.put_rrsig(proof, &owner, &rrsig)
     }
 
     /// RFC 9824 section 3.4: whoever asks for the record that proves what is not there gets it.

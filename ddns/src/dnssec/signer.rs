@@ -16,6 +16,7 @@ use super::keys::{InForce, Key, SignError};
 use super::rrsig::{Signature, Terms, Validity, labels};
 use super::signatures::{Made, Signatures};
 use crate::cookie::{Secret, SecretError};
+use crate::metrics::Metrics;
 use crate::protocol::{POINTER_TO_QUESTION, Type};
 use crate::rrset::{Octets, Soa};
 use crate::table::Table;
@@ -88,13 +89,14 @@ pub struct Signer {
     passing: Signatures,
     budget: Budget,
     soa: ArcSwapOption<SignedSoa>,
+    metrics: Arc<Metrics>,
 }
 
 /// The keys as they are now.
 struct Signing {
-    zsk: Arc<Key>,
-    /// The tags of the keys whose signatures others can check.
-    published: Vec<u16>,
+    in_force: InForce,
+    /// When their own signatures are good.
+    validity: Validity,
     sets: KeySets,
 }
 
@@ -106,29 +108,33 @@ struct SignedSoa {
 }
 
 impl Signer {
-    /// Signs the zone of this name (on the wire, in lower case) by these keys.
+    /// Signs the zone of `table` by these keys, and says so there.
     ///
     /// # Errors
     /// If a key does not sign, or the system has no random numbers.
     pub(crate) fn new(
-        apex: &[u8],
+        table: &Table,
         config: &Config,
         in_force: &InForce,
         now: u32,
+        metrics: Arc<Metrics>,
     ) -> Result<Self, SignerError> {
+        let signing = Signing::new(table.apex(), in_force, now)?;
+        table.publish(signing.sets.records());
         Ok(Self {
-            keys: ArcSwap::from_pointee(Signing::new(apex, in_force, now)?),
-            apex: apex.into(),
+            keys: ArcSwap::from_pointee(signing),
+            apex: table.apex().into(),
             denial: config.denial,
             hasher: SipHasher13::new_with_key(Secret::random()?.reveal()),
             lasting: Signatures::with_most(config.signatures.count()),
             passing: Signatures::with_most(PASSING),
             budget: Budget::new(config.signatures_per_second.get()),
             soa: ArcSwapOption::empty(),
+            metrics,
         })
     }
 
-    /// From now on signs by these keys, and says so in `table`.
+    /// From now on signs by these keys, and says so in `table`, unless it does so already.
     ///
     /// # Errors
     /// If one does not sign; all is then as it was.
@@ -138,6 +144,10 @@ impl Signer {
         table: &Table,
         now: u32,
     ) -> Result<(), SignError> {
+        let before = self.keys.load();
+        if before.in_force == *in_force && before.validity == validity(0, now) {
+            return Ok(());
+        }
         let signing = Signing::new(&self.apex, in_force, now)?;
         table.publish(signing.sets.records());
         self.keys.store(Arc::new(signing));
@@ -145,9 +155,10 @@ impl Signer {
         Ok(())
     }
 
-    /// How many signatures are kept.
-    pub(crate) fn signatures(&self) -> usize {
-        self.lasting.len().saturating_add(self.passing.len())
+    /// Tells how many signatures are kept.
+    pub(crate) fn count(&self) {
+        let kept = self.lasting.len().saturating_add(self.passing.len());
+        self.metrics.signatures_kept(kept);
     }
 
     /// The signatures of the set of keys, or of what tells the parent of them.
@@ -176,19 +187,20 @@ impl Signer {
         let kept = signatures.get(of).filter(|made| made.content == content);
         if let Some(made) = kept
             && made.inception == validity.inception
-            && made.key_tag == keys.zsk.tag()
+            && made.key_tag == keys.zsk().tag()
         {
             return Ok(set.rrsig(&made));
         }
         if !self.budget.take(share, moment.nanoseconds) {
+            self.metrics.signature_refused(share);
             let usable = kept.filter(|made| keys.can_send(made, moment.unix_seconds));
             return usable
                 .map(|made| set.rrsig(&made))
                 .ok_or(NotSigned::OverBudget);
         }
-        let terms = set.terms(validity, keys.zsk.tag());
+        let terms = set.terms(validity, keys.zsk().tag());
         let octets = terms.signed_octets(&self.apex, &set.owner.octets(), &set.data(&self.apex));
-        let signature = keys.zsk.sign(&octets).map_err(|_| NotSigned::Failed)?;
+        let signature = self.signature(keys.zsk(), &octets, share)?;
         let made = Made {
             content,
             inception: validity.inception,
@@ -213,7 +225,7 @@ impl Signer {
         let kept = self.soa.load();
         if let Some(kept) = kept.as_deref()
             && kept.rrsig.terms.validity == validity
-            && kept.rrsig.terms.key_tag == keys.zsk.tag()
+            && kept.rrsig.terms.key_tag == keys.zsk().tag()
             && (kept.serial == soa.serial
                 || moment.nanoseconds.saturating_sub(kept.made_ns) < SOA_BEHIND_NS)
         {
@@ -225,10 +237,10 @@ impl Signer {
             labels: labels(&self.apex),
             ttl: soa.ttl(),
             validity,
-            key_tag: keys.zsk.tag(),
+            key_tag: keys.zsk().tag(),
         };
         let octets = terms.signed_octets(&self.apex, &self.apex, &[soa.data(&self.apex)]);
-        let signature = keys.zsk.sign(&octets).map_err(|_| NotSigned::Failed)?;
+        let signature = self.signature(keys.zsk(), &octets, Share::Lasting)?;
         let rrsig = Rrsig { terms, signature };
         self.soa.store(Some(Arc::new(SignedSoa {
             serial: soa.serial,
@@ -236,6 +248,19 @@ impl Signer {
             rrsig,
         })));
         Ok((soa, rrsig))
+    }
+
+    fn signature(&self, zsk: &Key, octets: &[u8], share: Share) -> Result<Signature, NotSigned> {
+        match zsk.sign(octets) {
+            Ok(signature) => {
+                self.metrics.signature_made(share);
+                Ok(signature)
+            }
+            Err(_) => {
+                self.metrics.signature_failed();
+                Err(NotSigned::Failed)
+            }
+        }
     }
 
     fn hash_of(&self, set: &Set<'_>) -> u64 {
@@ -258,17 +283,24 @@ impl Signer {
 
 impl Signing {
     fn new(apex: &[u8], in_force: &InForce, now: u32) -> Result<Self, SignError> {
+        let validity = validity(0, now);
         Ok(Self {
-            zsk: Arc::clone(&in_force.zsk),
-            published: in_force.dnskeys.iter().map(|key| key.tag()).collect(),
-            sets: KeySets::sign(apex, in_force, validity(0, now))?,
+            in_force: in_force.clone(),
+            validity,
+            sets: KeySets::sign(apex, in_force, validity)?,
         })
+    }
+
+    fn zsk(&self) -> &Key {
+        &self.in_force.zsk
     }
 
     /// Whether a signature of an earlier period, or of a key before, is still good.
     fn can_send(&self, made: &Made, now: u32) -> bool {
         let left = made.inception.wrapping_add(BEFORE + LIFE).wrapping_sub(now);
-        self.published.contains(&made.key_tag) && (LEAST_LEFT..=BEFORE + LIFE).contains(&left)
+        let mut published = self.in_force.dnskeys.iter();
+        published.any(|key| key.tag() == made.key_tag)
+            && (LEAST_LEFT..=BEFORE + LIFE).contains(&left)
     }
 }
 
@@ -344,7 +376,6 @@ impl std::fmt::Debug for Signer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Signer")
             .field("denial", &self.denial)
-            .field("signatures", &self.signatures())
             .finish_non_exhaustive()
     }
 }

@@ -17,6 +17,11 @@ impl TypeSet {
     /// The most octets that a set has in a record.
     pub(crate) const MAX_LEN: usize = 2 + FIRST + 2 + SECOND;
 
+    /// What a name with challenges has.
+    pub(crate) fn of_challenges() -> Self {
+        Self::default().with(Type::TXT)
+    }
+
     /// With this type too. One from 320 on is left out.
     #[must_use]
     pub(crate) fn with(mut self, rtype: Type) -> Self {

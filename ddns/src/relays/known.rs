@@ -110,6 +110,11 @@ impl Known {
         self.node_by_number[usize::from(number)].has_addresses()
     }
 
+    /// The labels of those with a process of their own.
+    pub(crate) fn labels(&self) -> impl Iterator<Item = &[u8]> {
+        self.number_by_label.keys().map(|label| &**label)
+    }
+
     /// How many have a process of their own.
     pub(crate) fn len(&self) -> usize {
         self.number_by_label.len()

@@ -1,6 +1,6 @@
 //! The start of the table: the log says what addresses there were, the Directory whose they still are.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use directory::Reader;
@@ -35,6 +35,11 @@ impl Storage {
             }
         });
         Self { path, reading }
+    }
+
+    /// That directory.
+    pub(super) fn path(&self) -> &Path {
+        &self.path
     }
 }
 

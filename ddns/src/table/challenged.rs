@@ -30,8 +30,11 @@ pub(super) struct Challenged(DashMap<RegistrationId, Compiled>);
 struct Compiled {
     challenges: Challenges,
     /// Who owns the names that there are, by their labels in front of the device's own.
-    owner_by_front: BTreeMap<Box<[u8]>, Owner>,
+    owner_by_front: Owners,
 }
+
+/// Who owns names, by their labels in front of a device's own.
+pub(super) type Owners = BTreeMap<Box<[u8]>, Owner>;
 
 impl Challenged {
     /// Replaces all challenges of a registration.
@@ -50,6 +53,12 @@ impl Challenged {
     pub(super) fn challenges(&self, registration: RegistrationId) -> Challenges {
         let compiled = self.0.get(&registration);
         compiled.map_or_else(Challenges::default, |compiled| compiled.challenges.clone())
+    }
+
+    /// The names that the challenges of a registration make, but for wildcards.
+    pub(super) fn owners(&self, registration: RegistrationId) -> Option<Owners> {
+        let compiled = self.0.get(&registration)?;
+        Some(compiled.owner_by_front.clone())
     }
 
     /// Where a name of this registration stands; `None` if it has no challenges.
@@ -83,7 +92,7 @@ impl Challenged {
 }
 
 /// The names that challenges make, but for wildcards.
-fn owners(challenges: &Challenges) -> BTreeMap<Box<[u8]>, Owner> {
+fn owners(challenges: &Challenges) -> Owners {
     let sets = challenges.iter().filter_map(|(host, values)| {
         let strings: Vec<_> = values
             .iter()
@@ -94,7 +103,7 @@ fn owners(challenges: &Challenges) -> BTreeMap<Box<[u8]>, Owner> {
         let front: Box<[u8]> = [&label, host.as_wire()].concat().into();
         Some((front, Owner::Challenges(Arc::new(set))))
     });
-    let mut owners: BTreeMap<Box<[u8]>, Owner> = sets.collect();
+    let mut owners: Owners = sets.collect();
     for (host, _) in challenges.iter() {
         let mut rest = host.as_wire();
         while !rest.is_empty() {

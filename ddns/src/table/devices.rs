@@ -167,6 +167,11 @@ impl Devices {
         self.short.iter().chain(self.long.iter())
     }
 
+    /// The label of every device, in no order.
+    pub(super) fn labels(&self) -> impl Iterator<Item = Box<[u8]>> {
+        self.short.labels().chain(self.long.labels())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.count.load(Ordering::Relaxed)
     }
@@ -302,6 +307,14 @@ impl<const L: usize> Shelf<L> {
             }
         }
         self.slots.store(Arc::new(larger));
+    }
+
+    fn labels(&self) -> impl Iterator<Item = Box<[u8]>> + use<L> {
+        let slots = self.slots.load_full();
+        (0..slots.places()).filter_map(move |at| {
+            let slot = slots.taken_at(at)?;
+            slot.read().map(|_| slot.label().octets())
+        })
     }
 
     fn iter(&self) -> impl Iterator<Item = (Device, u32)> + use<L> {

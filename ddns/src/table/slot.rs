@@ -74,6 +74,13 @@ impl<const L: usize> Label<L> {
         }
         Some(Self(words))
     }
+
+    /// The octets, without the zeros behind them.
+    pub(super) fn octets(&self) -> Box<[u8]> {
+        let octets: Vec<_> = self.0.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let len = octets.iter().rposition(|octet| *octet != 0);
+        octets[..len.map_or(0, |last| last + 1)].into()
+    }
 }
 
 /// The place itself. It has no label until somebody takes it, and keeps that one for ever.
@@ -256,6 +263,8 @@ pub(super) mod tests {
         assert_eq!(slot.read_with_version(), (None, 20));
         assert!(slot.has(&label) && slot.label() == label);
         assert!(!slot.has(&Label::new(b"twenty-four-octets").unwrap()));
+        assert_eq!(&*label.octets(), b"twenty-four-octets-as-it");
+        assert_eq!(&*Label::<3>::new(b"a").unwrap().octets(), b"a");
         for not_a_label in [&b"twenty-five-octets-as-it-"[..], b"zero\0"] {
             assert_eq!(Label::<3>::new(not_a_label), None);
         }

@@ -1,0 +1,184 @@
+//! The chain of all names by their hashes (RFC 5155), for a zone that proves with it what is not there. It follows each name that
+//! changes, and no other.
+
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+
+use super::challenged::Owners;
+use super::hashes::{Hashes, Link};
+use super::standing::{Owner, WILDCARD};
+use super::{Place, Table};
+use crate::dnssec::{Hash, TypeSet, hash};
+
+/// The chain, and what it has of devices beside their own names.
+#[derive(Debug)]
+pub(super) struct Chain {
+    hashes: Hashes,
+    /// Held while a name is brought in line with the table, so that whoever does so last has seen the last of it. What stands in
+    /// front of the labels of devices with challenges.
+    fronts_by_label: Mutex<HashMap<Box<[u8]>, Owners>>,
+}
+
+impl Table {
+    /// From now on the chain is there, and follows, if the zone is one that has it.
+    pub(crate) fn begin_chain(&self) {
+        if !self.contents.has_chain {
+            return;
+        }
+        let relays = self.relays.load();
+        let mut names: Vec<Box<[u8]>> = self.contents.node_by_name.keys().cloned().collect();
+        names.extend(relays.labels().map(name_of_relay));
+        names.sort_unstable();
+        names.dedup(); // the operator's records can stand at a relay's name
+        let mut all: Vec<_> = names
+            .iter()
+            .map(|name| (self.hash(name), self.types(name)))
+            .collect();
+        for label in self.devices.labels() {
+            let name = [&[label.len() as u8], &*label].concat();
+            let types = self.types(&name);
+            all.push((self.hash(&name), types));
+            all.push((self.hash(&[WILDCARD, &name].concat()), types));
+        }
+        let chain = Chain {
+            hashes: Hashes::of(all),
+            fronts_by_label: Mutex::default(),
+        };
+        if self.chain.set(chain).is_ok() {
+            self.devices
+                .labels()
+                .for_each(|label| self.chain_challenges(&label));
+        }
+    }
+
+    fn chain_challenges(&self, label: &[u8]) {
+        if self
+            .devices
+            .get(label)
+            .is_some_and(|device| device.has_challenges)
+        {
+            self.rechain(label);
+        }
+    }
+
+    /// Brings the chain in line with what a device's name has now.
+    pub(super) fn rechain(&self, label: &[u8]) {
+        let Some(chain) = self.chain.get() else {
+            return;
+        };
+        let mut fronts_by_label = chain
+            .fronts_by_label
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let device = self.devices.get(label);
+        let types = device.map(|device| self.types_at_device(label, &device));
+        let set = |front: &[u8], types: Option<TypeSet>| {
+            let name = [front, &[label.len() as u8], label].concat();
+            chain.hashes.set(&self.hash(&name), types);
+        };
+        let set_owned = |front: &[u8], owner: &Owner, is_there: bool| {
+            let types = types.filter(|_| is_there);
+            match owner {
+                Owner::Device => {
+                    set(front, types);
+                    set(&[WILDCARD, front].concat(), types);
+                }
+                Owner::Challenges(_) => {
+                    set(front, types.map(|_| TypeSet::of_challenges()));
+                }
+                Owner::Empty => set(front, types.map(|_| TypeSet::default())),
+                Owner::Nobody => {}
+            }
+        };
+        let after = device.filter(|device| device.has_challenges);
+        let after = after.and_then(|device| self.challenged.owners(device.registration));
+        let before = match &after {
+            Some(after) => fronts_by_label.insert(label.into(), after.clone()),
+            None => fronts_by_label.remove(label),
+        };
+        for (front, owner) in before.iter().flatten() {
+            set_owned(front, owner, false);
+        }
+        for (front, owner) in after.iter().flatten() {
+            set_owned(front, owner, true);
+        }
+        set_owned(b"", &Owner::Device, true);
+    }
+
+    /// The same for a name that is no device's: the zone's own, or a relay's.
+    pub(super) fn rechain_node(&self, below: &[u8]) {
+        if let Some(chain) = self.chain.get() {
+            let types = self.has_node(below).then(|| self.types(below));
+            chain.hashes.set(&self.hash(below), types);
+        }
+    }
+
+    /// The same for all relays that are known now or were before, and for all devices that one of them holds.
+    pub(super) fn rechain_relays<'l>(&self, before: impl Iterator<Item = &'l [u8]>) {
+        if self.chain.get().is_none() {
+            return;
+        }
+        let known = self.relays.load();
+        let names = known.labels().map(name_of_relay);
+        for name in names.chain(before.map(name_of_relay)) {
+            self.rechain_node(&name);
+        }
+        for label in self.devices.labels() {
+            let device = self.devices.get(&label);
+            if device.is_some_and(|device| device.presence.is_elsewhere()) {
+                self.rechain(&label);
+            }
+        }
+    }
+
+    /// The links that prove what stands at a place of the zone, or does not. `None` if the zone has changed meanwhile.
+    pub(crate) fn links(&self, below: &[u8], place: Place, is_answered: bool) -> Option<Vec<Link>> {
+        let hashes = &self.chain.get()?.hashes;
+        let at = |name: &[u8]| hashes.at(&self.hash(name));
+        let covering = |name: &[u8]| hashes.covering(&self.hash(name));
+        Some(match place {
+            Place::Here => vec![at(below)?],
+            Place::Wildcard { encloser } => {
+                let (encloser, next_closer) = around(below, encloser);
+                let covering = covering(next_closer)?;
+                match is_answered {
+                    // RFC 5155 section 7.2.6
+                    true => vec![covering],
+                    // RFC 5155 section 7.2.5
+                    false => vec![at(encloser)?, covering, at(&[WILDCARD, encloser].concat())?],
+                }
+            }
+            // RFC 5155 section 7.2.2
+            Place::Nowhere { encloser } => {
+                let (encloser, next_closer) = around(below, encloser);
+                vec![
+                    at(encloser)?,
+                    covering(next_closer)?,
+                    covering(&[WILDCARD, encloser].concat())?,
+                ]
+            }
+        })
+    }
+
+    fn hash(&self, below: &[u8]) -> Hash {
+        hash(below, &self.contents.apex)
+    }
+}
+
+/// The closest encloser, which is the last octets of a name, and the name that is a label longer.
+fn around(below: &[u8], encloser: usize) -> (&[u8], &[u8]) {
+    let mut next_closer = below;
+    loop {
+        let rest = super::standing::behind_first_label(next_closer);
+        if rest.len() <= encloser {
+            return (rest, next_closer);
+        }
+        next_closer = rest;
+    }
+}
+
+fn name_of_relay(label: &[u8]) -> Box<[u8]> {
+    let relay = directory::OperatorName::Relay.label().as_bytes();
+    let relay = [&[relay.len() as u8], relay].concat();
+    [&[label.len() as u8], label, &relay].concat().into()
+}
