@@ -87,6 +87,8 @@ pub(crate) struct Cloud {
     pub(crate) replays: ReplayGuard,
     /// Absent if another server answers for the zone.
     pub(crate) dns: Option<ddns::update::Updater>,
+    /// The keys of the zone, if it is signed here.
+    pub(crate) keys: Option<ddns::dnssec::keys::Keys>,
     pub(crate) metrics: Metrics,
     /// Ends the event streams.
     pub(crate) stop: CancellationToken,

@@ -1,6 +1,7 @@
 //! The operator's verbs: `causeway device …` and `causeway sign-in` speak to the running `up` over a socket in its state
 //! directory, one line of JSON each way. The socket's permissions are the authorisation.
 
+mod dnssec;
 mod message;
 
 use std::fs::{self, File, Permissions};
@@ -26,9 +27,10 @@ use crate::http::ACCEPT_PAUSE;
 use crate::sign_in::LINK_LIFE;
 use crate::top;
 
+pub use dnssec::{make_ksk, unix_seconds};
 pub use message::{
-    Answer, DeviceVerb, KeyDuty, ListedDevice, ListedPort, ListedRelay, PortVerb, RelayVerb,
-    Secret, ShownKey, ShownLimits, ShownTsig, Verb,
+    Answer, DeviceVerb, DnssecPlan, DnssecVerb, KeyDuty, ListedDevice, ListedPort, ListedRelay,
+    PortVerb, RelayVerb, Secret, ShownKey, ShownLimits, ShownTsig, Verb,
 };
 
 /// The socket's name in the state directory.
@@ -54,8 +56,8 @@ impl Way {
 /// How long either side may take to say its line.
 const LINE_TIME: Duration = Duration::from_secs(10);
 
-/// The longest question, in octets.
-const MAX_QUESTION: u64 = 4096;
+/// The longest question, in octets: the signatures of a KSK for a year, four times over.
+const MAX_QUESTION: u64 = 256 * 1024;
 
 /// Verbs answered at a time.
 const MAX_CLIENTS: usize = 16;
@@ -140,6 +142,10 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
         Verb::Top { .. } => Answer::Refused("nothing passes: no causeway is running".to_owned()),
         Verb::Relay(_) | Verb::ListRelays => {
             Answer::Refused("relays join a running server: no causeway is running".to_owned())
+        }
+        Verb::Dnssec(_) => {
+            let sentence = "a running server has the keys of the zone: no causeway is running";
+            Answer::Refused(sentence.to_owned())
         }
         Verb::Port(verb) => change_port(devices, verb, None).await,
         Verb::ListPorts => ports(devices).await,
@@ -234,6 +240,7 @@ async fn act(cloud: &Cloud, verb: Verb) -> Answer {
             change_port(&cloud.devices, verb, offered).await
         }
         Verb::ListPorts => ports(&cloud.devices).await,
+        Verb::Dnssec(verb) => dnssec::act(cloud, verb).await,
         Verb::Relay(verb) => change_relay(cloud, verb).await,
         Verb::ListRelays => {
             let rows = cloud.fleet.rows().into_iter();

@@ -209,6 +209,9 @@ async fn ask(state: &Path, interval: Duration, most: usize) -> Result<Top, TopEr
         | Answer::RelayAdded { .. }
         | Answer::Relays(_)
         | Answer::RelayRemoved
+        | Answer::Keys(_)
+        | Answer::Delegation(_)
+        | Answer::Request(_)
         | Answer::Link { .. } => Err(TopError::Refused(
             "the answer is to another question".into(),
         )),

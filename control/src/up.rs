@@ -198,6 +198,7 @@ pub async fn start(
         sign_in: SignIn::default(),
         replays: Default::default(),
         dns: ddns.as_ref().map(ddns::Handle::updater),
+        keys: ddns.as_ref().and_then(ddns::Handle::keys),
         metrics: Metrics::register(&registry)?,
         stop: stop.clone(),
     });

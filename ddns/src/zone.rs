@@ -95,12 +95,7 @@ impl Contents {
             apex.0.extend(parameters.map(|set| (Type::NSEC3PARAM, set)));
         }
         Ok(Self {
-            apex: [
-                &octets(&zone.as_str().split('.').collect::<Vec<_>>()),
-                &[0][..],
-            ]
-            .concat()
-            .into(),
+            apex: apex_of(zone),
             soa: SoaTemplate::new(config.negative_ttl_seconds.get()),
             node_by_name,
             device,
@@ -320,6 +315,12 @@ impl RecordData {
 fn name_server() -> Option<Rrset> {
     let data = [&octets(&[NAME_SERVER]), &POINTER_TO_QUESTION[..]].concat();
     Rrset::compile(Type::NS, NS_TTL, &[data])
+}
+
+/// The zone's name on the wire, in lower case.
+pub(crate) fn apex_of(zone: &Zone) -> Box<[u8]> {
+    let labels: Vec<_> = zone.as_str().split('.').collect();
+    [&octets(&labels)[..], &[0]].concat().into()
 }
 
 /// Labels on the wire, without the closing zero.

@@ -6,11 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::Context as _;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use control::config::{AdminConfig, Overrides};
 use control::operator::KeyDuty;
 use control::top;
 use control::up::Source;
+use ddns::dnssec::keys::MOST_DAYS;
 use directory::{PublicPort, Zone};
 use relay::octets;
 
@@ -65,6 +66,11 @@ pub(super) enum Command {
     Port {
         #[command(subcommand)]
         verb: PortCommand,
+    },
+    /// Shows and rolls the keys of a signed zone ([ddns.dnssec]), and tells what its parent needs.
+    Dnssec {
+        #[command(subcommand)]
+        verb: DnssecCommand,
     },
     /// Makes the key of connection records, and reads them.
     Records {
@@ -275,6 +281,109 @@ pub(super) enum PortCommand {
     Remove {
         /// Such as 20022/tcp.
         port: PublicPort,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
+/// Which key is rolled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(super) enum RolledKey {
+    /// What signs the zone. It ends by itself within two days.
+    Zsk,
+    /// What signs the set of keys. Its parent has to be given another DS record, and that has to be said.
+    Ksk,
+}
+
+#[derive(Subcommand)]
+pub(super) enum DnssecCommand {
+    /// Shows the keys, what each does, and what is to be done next.
+    Status {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Prints the DS records that the parent of the zone should have.
+    Ds {
+        /// The DNSKEY records instead, for a parent that makes the DS itself.
+        #[arg(long)]
+        dnskey: bool,
+        /// For programs: both.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Begins to replace a key by a new one, while both are served; or says that the parent has the new DS.
+    Roll {
+        /// Which key.
+        key: RolledKey,
+        /// The parent has the DS of the newest KSK, and no other. Ask the parent's name servers before: the older KSK goes by this.
+        #[arg(long)]
+        ds_published: bool,
+        /// How long others may keep what the parent had before: the TTL of the DS record there.
+        #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration, requires = "ds_published")]
+        ds_ttl: Duration,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Makes a KSK for another machine, and prints its public half.
+    Key {
+        /// Where the private half goes: a new file, not to be kept on the server.
+        file: PathBuf,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Prints what a KSK that is not on the server has to sign, as JSON for `sign`.
+    Request {
+        /// For how many days; have it sign again two weeks before they end.
+        #[arg(long, default_value_t = 90, value_parser = clap::value_parser!(u32).range(1..=MOST_DAYS as i64))]
+        days: u32,
+        /// Plans to replace the ZSK.
+        #[arg(long, group = "plan")]
+        roll_zsk: bool,
+        /// Plans to replace the KSK by one whose public half is in this file.
+        #[arg(long, value_name = "FILE", group = "plan")]
+        roll_ksk: Option<PathBuf>,
+        /// The parent has the DS of the newest KSK, and no other: plans that the older one goes.
+        #[arg(long, group = "plan")]
+        ds_published: bool,
+        /// How long others may keep what the parent had before: the TTL of the DS record there.
+        #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration, requires = "ds_published")]
+        ds_ttl: Duration,
+        /// What is planned begins after so long; until then its signatures have to be imported.
+        #[arg(long, value_name = "DURATION", default_value = "1d", value_parser = humantime::parse_duration, requires = "plan")]
+        begin: Duration,
+        /// For programs, as always.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Signs a request on the machine that has the KSK, which needs no network, and prints the response.
+    Sign {
+        /// The file with the private half.
+        #[arg(long, value_name = "FILE")]
+        ksk: PathBuf,
+        /// The request; - is standard input.
+        request: PathBuf,
+        /// For programs, as always.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Checks what a KSK has signed, and takes it into use.
+    Import {
+        /// The response; - is standard input.
+        response: PathBuf,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
         #[command(flatten)]
         state: StateOption,
     },

@@ -1,6 +1,7 @@
 //! `causeway`: runs the server, checks its configuration, and carries the operator's verbs to it.
 
 mod arguments;
+mod dnssec;
 mod serve;
 mod shown;
 mod verbs;
@@ -64,6 +65,7 @@ async fn act(command: Command, inherited: Inherited) -> anyhow::Result<()> {
         Command::Relay { verb } => relay(verb).await,
         Command::Port { verb } => port(verb).await,
         Command::Records { verb } => records(verb).await,
+        Command::Dnssec { verb } => dnssec::dnssec(verb).await,
         Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
         Command::Top(TopOptions {
             json,

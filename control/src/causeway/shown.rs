@@ -4,6 +4,7 @@ use anyhow::bail;
 use control::operator::{
     Answer, KeyDuty, ListedDevice, ListedPort, ListedRelay, ShownKey, ShownLimits,
 };
+use ddns::dnssec::keys::{Delegation, KeyStatus};
 
 /// Facts go to standard output, one to a line; advice goes beside it.
 pub(super) fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
@@ -66,6 +67,25 @@ pub(super) fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
             }
         }
         Answer::PortRemoved => println!("removed"),
+        Answer::Keys(status) if json => println!("{}", serde_json::to_string_pretty(&status)?),
+        Answer::Keys(status) => {
+            print!("{}", table_of_keys(&status.keys));
+            if let Some(warning) = &status.warning {
+                eprintln!("{warning}");
+            }
+            eprintln!("{}", status.next);
+        }
+        Answer::Delegation(delegation) if json => {
+            println!("{}", serde_json::to_string_pretty(&delegation)?);
+        }
+        Answer::Delegation(delegation) => show_delegation(&delegation, false),
+        Answer::Request(request) => {
+            println!("{}", serde_json::to_string_pretty(&request)?);
+            eprintln!(
+                "On the machine that has the KSK: causeway dnssec sign --ksk FILE REQUEST > RESPONSE; then here: causeway dnssec import \
+                 RESPONSE"
+            );
+        }
         Answer::Link { url, good_for } => {
             println!("{}", url.reveal());
             eprintln!("It works once, within {} minutes.", good_for / 60);
@@ -115,6 +135,31 @@ fn table(devices: &[ListedDevice]) -> String {
         text.push_str(&format!(
             "{:<width$}  {}{transport}{limits}\n",
             device.host, device.state
+        ));
+    }
+    text
+}
+
+/// The records for the parent, one a line, and beside them what to do with them.
+pub(super) fn show_delegation(delegation: &Delegation, dnskey: bool) {
+    for key in &delegation.keys {
+        println!("{}", if dnskey { &key.dnskey } else { &key.ds });
+    }
+    eprintln!("{}", delegation.next);
+}
+
+fn table_of_keys(keys: &[KeyStatus]) -> String {
+    let width = keys.iter().map(|key| key.state.len()).max().unwrap_or(0);
+    let mut text = String::new();
+    for key in keys {
+        let until = key.until.as_ref();
+        let until = until
+            .map(|until| format!(" until {until}"))
+            .unwrap_or_default();
+        let place = if key.offline { "  elsewhere" } else { "" };
+        text.push_str(&format!(
+            "{} {:<5}  {}  {:<width$}  since {}{until}{place}\n",
+            key.role, key.tag, key.algorithm, key.state, key.since
         ));
     }
     text

@@ -2,8 +2,10 @@
 
 use std::net::IpAddr;
 use std::num::{NonZeroU32, NonZeroU64};
+use std::time::Duration;
 
 use clap::ValueEnum;
+use ddns::dnssec::keys::{Delegation, Request, Response, Role, Status};
 use directory::{DeviceLimits, Duty};
 use relay::octets;
 use serde::{Deserialize, Serialize};
@@ -26,6 +28,8 @@ pub enum Verb {
     Port(PortVerb),
     /// List these ports.
     ListPorts,
+    /// Ask something about the keys of the zone, or change them.
+    Dnssec(DnssecVerb),
     /// Make a link to sign in with.
     SignIn,
     /// Measure what passes for each device.
@@ -67,6 +71,52 @@ pub enum PortVerb {
     },
     /// Take it back.
     Remove(String),
+}
+
+/// What can be asked of the keys of a signed zone.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DnssecVerb {
+    /// How it stands with them.
+    Status,
+    /// What the parent is to be told.
+    Ds,
+    /// Begin to roll one.
+    Roll(Role),
+    /// The parent has the DS of the newest KSK, and no other.
+    DsPublished {
+        /// How long others may keep what the parent had before.
+        ttl: Duration,
+    },
+    /// Write down what a KSK elsewhere has to sign.
+    Request {
+        /// With a change of the keys.
+        plan: Option<DnssecPlan>,
+        /// Which is to begin after so long.
+        begin: Duration,
+        /// For how many days.
+        days: u32,
+    },
+    /// Take what it has signed.
+    Import(Response),
+}
+
+/// A change of the keys that a KSK elsewhere has to sign first.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DnssecPlan {
+    /// To a new ZSK.
+    RollZsk,
+    /// To another KSK.
+    RollKsk {
+        /// Its DNSKEY record.
+        public: String,
+    },
+    /// The parent has the DS of the newest KSK, and no other.
+    DsPublished {
+        /// How long others may keep what the parent had before.
+        ttl: Duration,
+    },
 }
 
 /// What can be changed about the device of a name.
@@ -170,6 +220,12 @@ pub enum Answer {
     Ports(Vec<ListedPort>),
     /// The port is no device's any more.
     PortRemoved,
+    /// How it stands with the keys of the zone, after the change if there was one.
+    Keys(Status),
+    /// What the parent is to be told.
+    Delegation(Delegation),
+    /// What a KSK elsewhere has to sign.
+    Request(Request),
     /// The link is made.
     Link {
         /// Opens the pages, once.

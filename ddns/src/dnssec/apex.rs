@@ -53,7 +53,11 @@ impl KeySets {
                 let signature = ksk.sign(&terms.signed_octets(apex, apex, &data))?;
                 Ok([&terms.octets(), apex, &signature].concat())
             };
-            let signatures: Result<Vec<_>, SignError> = in_force.ksks.iter().map(sign).collect();
+            let premade = in_force.premade.iter();
+            let premade = premade.filter_map(|premade| premade.rrsig_data(rtype));
+            let here = in_force.ksks.iter().map(sign);
+            let all = here.chain(premade.map(|data| Ok(data.to_vec())));
+            let signatures: Result<Vec<_>, SignError> = all.collect();
             let set = |rtype, data: &[Vec<u8>]| {
                 Rrset::compile(rtype, DNSKEY_TTL, data)
                     .map(Arc::new)

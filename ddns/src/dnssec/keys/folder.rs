@@ -23,7 +23,8 @@ use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use super::key::{Key, KeyError, Role};
-use super::ring::{Held, Keyring, RingError, RollError};
+use super::premade::{Premade, SignedPeriod};
+use super::ring::{Held, Keyring, RollError};
 use super::timing::{Leads, Timing};
 
 /// The file that names the others.
@@ -32,12 +33,16 @@ const INDEX: &str = "keys.json";
 const VERSION: u32 = 1;
 /// Of a key's file, no more is read.
 const MAX_KEY_FILE: u64 = 4096;
-/// Of the file that names them: 64 keys have a tenth of it.
-const MAX_INDEX: u64 = 256 * 1024;
+/// Of the file that names them: 64 keys and two years of signatures have half of it.
+const MAX_INDEX: u64 = 1024 * 1024;
 
 /// Where the keys of a zone are.
 #[derive(Clone, Debug)]
-pub(super) struct Folder(PathBuf);
+pub(super) struct Folder {
+    path: PathBuf,
+    /// The zone's name on the wire, in lower case.
+    apex: Box<[u8]>,
+}
 
 /// Why the keys cannot be had, or a change cannot be kept. Nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -78,10 +83,10 @@ pub enum FolderError {
         what: String,
     },
     /// The operator's.
-    #[error("{} is missing, and keys.json beside it names it: put it back from a copy", .0.display())]
+    #[error("{} is missing; if keys.json beside it names it, put it back from a copy", .0.display())]
     Missing(PathBuf),
     /// The operator's.
-    #[error("{}: {what}; put it back from a copy", path.display())]
+    #[error("{}: {what}; if it was another once, put that back from a copy", path.display())]
     Key {
         /// Which file.
         path: PathBuf,
@@ -107,6 +112,37 @@ pub enum FolderError {
 struct Index {
     version: u32,
     keys: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    premade: Vec<SignedBy>,
+    /// What the keys are to be when KSKs elsewhere have signed it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    planned: Option<Planned>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Planned {
+    keys: Vec<Entry>,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    premade: Vec<SignedBy>,
+}
+
+/// What a KSK has signed elsewhere.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SignedBy {
+    key: u16,
+    signed: SignedPeriod,
+}
+
+impl SignedBy {
+    fn all(premade: &[Arc<Premade>]) -> Vec<Self> {
+        let one = |premade: &Arc<Premade>| Self {
+            key: premade.key().tag(),
+            signed: premade.signed().clone(),
+        };
+        premade.iter().map(one).collect()
+    }
 }
 
 #[derive(Serialize, Deserialize)]
@@ -150,13 +186,13 @@ enum Step {
 }
 
 impl Folder {
-    pub(super) fn new(path: PathBuf) -> Self {
-        Self(path)
+    pub(super) fn new(path: PathBuf, apex: Box<[u8]>) -> Self {
+        Self { path, apex }
     }
 
     /// The keys there; if there is nothing yet, the first keys of a zone, which last when this returns.
     pub(super) fn open(&self, now: u32, leads: Leads) -> Result<Keyring, FolderError> {
-        let is_there = match fs::read_dir(&self.0) {
+        let is_there = match fs::read_dir(&self.path) {
             Ok(mut entries) => entries.next().is_some(),
             Err(error) if error.kind() == io::ErrorKind::NotFound => false,
             Err(error) => return Err(self.failed(error)),
@@ -169,36 +205,36 @@ impl Folder {
 
     /// Makes the folder, with these keys in it or not at all.
     fn begin(&self, ring: &Keyring) -> Result<(), FolderError> {
-        let mut new = self.0.clone().into_os_string();
+        let mut new = self.path.clone().into_os_string();
         new.push(".new");
-        let new = Self(new.into());
-        match fs::remove_dir_all(&new.0) {
+        let new = Self::new(new.into(), self.apex.clone());
+        match fs::remove_dir_all(&new.path) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(new.failed(error)),
             Ok(()) | Err(_) => {}
         }
-        let made = DirBuilder::new().mode(0o700).create(&new.0);
+        let made = DirBuilder::new().mode(0o700).create(&new.path);
         made.map_err(|error| new.failed(error))?;
         new.all(steps(None, ring)?)?;
-        let parent = match self.0.parent() {
+        let parent = match self.path.parent() {
             Some(parent) if !parent.as_os_str().is_empty() => parent,
             _ => Path::new("."),
         };
-        let renamed = fs::rename(&new.0, &self.0); // in place of an empty one, if that is there
+        let renamed = fs::rename(&new.path, &self.path); // in place of an empty one, if that is there
         let synced = renamed.and_then(|()| File::open(parent)?.sync_all());
         synced.map_err(|error| self.failed(error))
     }
 
     /// The keys as they are there. Those that were removed by `now` do not need their files.
     pub(super) fn read(&self, now: u32) -> Result<Keyring, FolderError> {
-        let metadata = fs::metadata(&self.0).map_err(|error| self.failed(error))?;
+        let metadata = fs::metadata(&self.path).map_err(|error| self.failed(error))?;
         if metadata.permissions().mode() & 0o077 != 0 {
-            return Err(FolderError::OpenFolder(self.0.clone()));
+            return Err(FolderError::OpenFolder(self.path.clone()));
         }
-        let path = self.0.join(INDEX);
+        let path = self.path.join(INDEX);
         let text = match read(&path, MAX_INDEX) {
             Ok((text, _)) => text,
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(FolderError::NoIndex(self.0.clone()));
+                return Err(FolderError::NoIndex(self.path.clone()));
             }
             Err(source) => return Err(FolderError::Io { path, source }),
         };
@@ -212,8 +248,26 @@ impl Folder {
             let what = format!("version {} is not known here", index.version);
             return Err(wrong(what));
         }
+        let ring = |keys, premade| match self.ring(keys, premade, now) {
+            Ok(ring) => ring.map_err(wrong),
+            Err(error) => Err(error),
+        };
+        let mut now_in_force = ring(index.keys, index.premade)?;
+        if let Some(planned) = index.planned {
+            now_in_force.planned = Some(Box::new(ring(planned.keys, planned.premade)?));
+        }
+        Ok(now_in_force)
+    }
+
+    /// A keyring, or what is wrong with `keys.json`.
+    fn ring(
+        &self,
+        keys: Vec<Entry>,
+        premade: Vec<SignedBy>,
+        now: u32,
+    ) -> Result<Result<Keyring, String>, FolderError> {
         let mut held = Vec::new();
-        for entry in index.keys {
+        for entry in keys {
             match self.key(&entry) {
                 Ok(key) => held.push(Held {
                     key: Arc::new(key),
@@ -223,33 +277,35 @@ impl Folder {
                 Err(error) => return Err(error),
             }
         }
-        Keyring::new(held).map_err(|error: RingError| wrong(error.to_string()))
+        let mut ring = match Keyring::new(held) {
+            Ok(ring) => ring,
+            Err(error) => return Ok(Err(error.to_string())),
+        };
+        for SignedBy { key: tag, signed } in premade {
+            let signer = ring.held().iter().find(|held| held.key.tag() == tag);
+            let Some(Held { key, .. }) = signer else {
+                continue; // whose file has gone
+            };
+            match Premade::new(key, signed, &self.apex) {
+                Ok(premade) => ring.premade.push(Arc::new(premade)),
+                Err(error) => return Ok(Err(error.to_string())),
+            }
+        }
+        Ok(Ok(ring))
     }
 
     fn key(&self, entry: &Entry) -> Result<Key, FolderError> {
-        let path = self.0.join(entry.file());
-        let (text, mode) = match read(&path, MAX_KEY_FILE) {
-            Ok(read) => read,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                return Err(FolderError::Missing(path));
-            }
-            Err(source) => return Err(FolderError::Io { path, source }),
+        let path = self.path.join(entry.file());
+        let key = match entry.offline {
+            true => public_key(entry.role, &path)?,
+            false => private_key(entry.role, &path)?,
         };
-        let key = if entry.offline {
-            let text = String::from_utf8_lossy(&text);
-            Key::from_public_text(entry.role, &text)
-        } else if mode & 0o077 != 0 {
-            return Err(FolderError::OpenFile(path));
-        } else {
-            Key::from_private_text(entry.role, &text)
-        };
-        match key {
-            Ok(key) if key.tag() == entry.tag => Ok(key),
-            Ok(key) => Err(FolderError::OtherKey {
+        match key.tag() == entry.tag {
+            true => Ok(key),
+            false => Err(FolderError::OtherKey {
                 path,
                 found: key.tag(),
             }),
-            Err(what) => Err(FolderError::Key { path, what }),
         }
     }
 
@@ -260,7 +316,7 @@ impl Folder {
 
     /// Keeps other processes from changing the keys until the file is dropped.
     pub(super) fn lock(&self) -> Result<File, FolderError> {
-        let locked = File::open(&self.0).and_then(|folder| {
+        let locked = File::open(&self.path).and_then(|folder| {
             folder.lock()?;
             Ok(folder)
         });
@@ -273,7 +329,7 @@ impl Folder {
 
     fn one(&self, step: Step) -> Result<(), FolderError> {
         let (Step::Write(name, _) | Step::Remove(name)) = &step;
-        let path = self.0.join(name);
+        let path = self.path.join(name);
         let done = match step {
             Step::Write(_, octets) => self.write(&path, &octets),
             Step::Remove(_) => match fs::remove_file(&path) {
@@ -281,7 +337,7 @@ impl Folder {
                 Ok(()) | Err(_) => Ok(()),
             },
         };
-        let lasts = done.and_then(|()| File::open(&self.0)?.sync_all());
+        let lasts = done.and_then(|()| File::open(&self.path)?.sync_all());
         lasts.map_err(|source| FolderError::Io { path, source })
     }
 
@@ -302,17 +358,17 @@ impl Folder {
     }
 
     fn failed(&self, source: io::Error) -> FolderError {
-        let path = self.0.clone();
+        let path = self.path.clone();
         FolderError::Io { path, source }
     }
 }
 
 /// What makes `next` last in place of `before`, in order.
 fn steps(before: Option<&Keyring>, next: &Keyring) -> Result<Vec<Step>, FolderError> {
-    let before = before.map(Keyring::held).unwrap_or_default();
-    let is_in = |held: &[Held], sought: &Held| held.iter().any(|held| held.key == sought.key);
+    let (was, is) = (before.map(all).unwrap_or_default(), all(next));
+    let is_in = |all: &[&Held], sought: &Held| all.iter().any(|held| held.key == sought.key);
     let mut steps = Vec::new();
-    for held in next.held().iter().filter(|held| !is_in(before, held)) {
+    for held in is.iter().filter(|held| !is_in(&was, held)) {
         let private = held.key.private_text().map_err(RollError::from)?;
         let text = match private {
             Some(private) => private.reveal().to_owned(),
@@ -321,18 +377,75 @@ fn steps(before: Option<&Keyring>, next: &Keyring) -> Result<Vec<Step>, FolderEr
         let octets = Zeroizing::new(text.into_bytes());
         steps.push(Step::Write(Entry::of(held).file(), octets));
     }
-    let gone = before.iter().filter(|held| !is_in(next.held(), held));
-    steps.extend(gone.map(|held| Step::Remove(Entry::of(held).file())));
+    let gone = was.iter().filter(|held| !is_in(&is, held));
+    // What was planned and never came, `keys.json` may not name without its file.
+    let (history, dropped): (Vec<_>, Vec<_>) = gone.partition(|held| held.timing.removed.is_some());
+    let remove = |held: &&&Held| Step::Remove(Entry::of(held).file());
+    steps.extend(history.iter().map(remove));
+    let keys = |ring: &Keyring| ring.held().iter().map(Entry::of).collect();
     let index = Index {
         version: VERSION,
-        keys: next.held().iter().map(Entry::of).collect(),
+        keys: keys(next),
+        premade: SignedBy::all(&next.premade),
+        planned: next.planned.as_deref().map(|planned| Planned {
+            keys: keys(planned),
+            premade: SignedBy::all(&planned.premade),
+        }),
     };
     let index = serde_json::to_vec_pretty(&index).map_err(|error| FolderError::Index {
         path: INDEX.into(),
         what: error.to_string(),
     })?;
     steps.push(Step::Write(INDEX.to_owned(), Zeroizing::new(index)));
+    steps.extend(dropped.iter().map(remove));
     Ok(steps)
+}
+
+/// All keys of a ring, those that are only planned behind the others.
+fn all(ring: &Keyring) -> Vec<&Held> {
+    let planned = ring.planned.as_deref().map(Keyring::held);
+    ring.held()
+        .iter()
+        .chain(planned.unwrap_or_default())
+        .collect()
+}
+
+/// The key in a file that only its owner can read.
+///
+/// # Errors
+/// If others can read it, or it holds something else.
+pub fn private_key(role: Role, path: &Path) -> Result<Key, FolderError> {
+    let (text, mode) = key_file(path)?;
+    if mode & 0o077 != 0 {
+        return Err(FolderError::OpenFile(path.into()));
+    }
+    Key::from_private_text(role, &text).map_err(|what| FolderError::Key {
+        path: path.into(),
+        what,
+    })
+}
+
+/// The public half of a key, in a file with a DNSKEY record.
+///
+/// # Errors
+/// If it holds something else.
+pub fn public_key(role: Role, path: &Path) -> Result<Key, FolderError> {
+    let (text, _) = key_file(path)?;
+    let text = String::from_utf8_lossy(&text);
+    Key::from_public_text(role, &text).map_err(|what| FolderError::Key {
+        path: path.into(),
+        what,
+    })
+}
+
+fn key_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), FolderError> {
+    read(path, MAX_KEY_FILE).map_err(|source| match source.kind() {
+        io::ErrorKind::NotFound => FolderError::Missing(path.into()),
+        _ => FolderError::Io {
+            path: path.into(),
+            source,
+        },
+    })
 }
 
 /// A file, up to a size, and its mode.
@@ -359,6 +472,7 @@ mod tests {
     use super::*;
 
     const NOW: u32 = 1_796_000_000;
+    const APEX: &[u8] = b"\x03nas\x07example\0";
 
     struct Place {
         _above: tempfile::TempDir,
@@ -368,7 +482,7 @@ mod tests {
     impl Place {
         fn new() -> Self {
             let above = tempfile::tempdir().unwrap();
-            let folder = Folder::new(above.path().join("dnssec"));
+            let folder = Folder::new(above.path().join("dnssec"), APEX.into());
             Self {
                 _above: above,
                 folder,
@@ -381,7 +495,7 @@ mod tests {
         }
 
         fn names(&self) -> Vec<String> {
-            let entries = fs::read_dir(&self.folder.0).unwrap();
+            let entries = fs::read_dir(&self.folder.path).unwrap();
             let names = entries.map(|entry| entry.unwrap().file_name().into_string().unwrap());
             let mut names: Vec<_> = names.collect();
             names.sort_unstable();
@@ -391,7 +505,7 @@ mod tests {
         fn file(&self, start: &str) -> PathBuf {
             let names = self.names();
             let name = names.iter().find(|name| name.starts_with(start)).unwrap();
-            self.folder.0.join(name)
+            self.folder.path.join(name)
         }
     }
 
@@ -402,19 +516,19 @@ mod tests {
     #[test]
     fn the_first_keys_are_made_once_for_their_owner_only_and_read_again() {
         let place = Place::new();
-        let half_made = place.folder.0.with_extension("new");
+        let half_made = place.folder.path.with_extension("new");
         fs::create_dir(&half_made).unwrap();
         fs::write(half_made.join("ksk-1.pem"), "of a process that has crashed").unwrap();
         let ring = place.open().unwrap();
         assert_eq!(place.open().unwrap(), ring);
         assert!(!half_made.exists());
-        assert_eq!(mode(&place.folder.0), 0o700);
+        assert_eq!(mode(&place.folder.path), 0o700);
         let in_force = ring.in_force(NOW);
         let (ksk, zsk) = (in_force.ksks[0].tag(), in_force.zsk.tag());
         let keys = [format!("ksk-{ksk}.pem"), format!("zsk-{zsk}.pem")];
         assert_eq!(place.names(), ["keys.json", &keys[0], &keys[1]]);
         for name in place.names() {
-            assert_eq!(mode(&place.folder.0.join(name)), 0o600);
+            assert_eq!(mode(&place.folder.path.join(name)), 0o600);
         }
         assert!(in_force.zsk.sign(b"message").is_ok());
     }
@@ -435,7 +549,7 @@ mod tests {
                 fs::set_permissions(path, before).unwrap();
             }
         };
-        refused(&place.folder.0, [0o750, 0o701, 0o777], "chmod 700");
+        refused(&place.folder.path, [0o750, 0o701, 0o777], "chmod 700");
         refused(&place.file("zsk"), [0o640, 0o604, 0o620], "chmod 600");
         refused(&place.file("ksk"), [0o640, 0o604, 0o644], "chmod 600");
         assert_eq!(place.open().unwrap(), ring);
@@ -532,7 +646,7 @@ mod tests {
                 .unwrap();
             if let Some(Step::Write(name, octets)) = steps.next() {
                 // The next one was under way.
-                let torn = place.folder.0.join(name).with_extension("new");
+                let torn = place.folder.path.join(name).with_extension("new");
                 fs::write(torn, &octets[..octets.len() / 2]).unwrap();
             }
             let expected = if done == count { &next } else { &old };
@@ -583,7 +697,10 @@ mod tests {
         let next = ring.roll_ksk(NOW, Leads::NONE, public).unwrap();
         place.folder.replace(&ring, &next).unwrap();
         assert_eq!(place.open().unwrap(), next);
-        let file = place.folder.0.join(format!("ksk-{}.pub", elsewhere.tag()));
+        let file = place
+            .folder
+            .path
+            .join(format!("ksk-{}.pub", elsewhere.tag()));
         assert_eq!(
             fs::read_to_string(file).unwrap(),
             format!("{}\n", elsewhere.dnskey_text())

@@ -9,6 +9,7 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
+use super::elsewhere::{ImportError, Plan, Request, Response};
 use super::folder::{Folder, FolderError};
 use super::key::Role;
 use super::ring::{InForce, Keyring, RollError};
@@ -40,6 +41,9 @@ pub enum ChangeError {
     /// The operator's to wait for.
     #[error(transparent)]
     Roll(#[from] RollError),
+    /// Whoever has signed what does not fit.
+    #[error(transparent)]
+    Import(#[from] ImportError),
     /// The disk's, or the operator's to mend.
     #[error(transparent)]
     Folder(#[from] FolderError),
@@ -51,14 +55,14 @@ impl Keys {
     /// # Errors
     /// If there are keys, and they cannot be used; or none can be made.
     pub fn open(path: PathBuf, zone: &Zone, leads: Leads, now: u32) -> Result<Self, FolderError> {
-        let folder = Folder::new(path);
+        let apex = crate::zone::apex_of(zone);
+        let folder = Folder::new(path, apex.clone());
         let ring = folder.open(now, leads)?;
-        let labels: Vec<_> = zone.as_str().split('.').collect();
         let (told, _) = watch::channel(Arc::new(ring.in_force(now)));
         Ok(Self(Arc::new(Inner {
             folder,
             zone: zone.as_str().to_owned(),
-            apex: [&crate::zone::octets(&labels)[..], &[0]].concat().into(),
+            apex,
             leads,
             ring: Mutex::new(ring),
             told,
@@ -91,11 +95,13 @@ impl Keys {
     /// If a roll is under way, or the disk does not take it.
     pub fn roll(&self, role: Role, now: u32) -> Result<Status, ChangeError> {
         self.change(now, |ring, leads| {
-            let new = ring.another(role)?;
-            match role {
-                Role::Zsk => ring.roll_zsk(now, leads, new),
-                Role::Ksk => ring.roll_ksk(now, leads, new),
-            }
+            let new = ring.another(role).map_err(RollError::from)?;
+            let next = match role {
+                Role::Zsk => ring.roll_zsk(now, leads, new)?,
+                Role::Ksk => ring.roll_ksk(now, leads, new)?,
+            };
+            next.can_follow(ring, now)?;
+            Ok(next)
         })
     }
 
@@ -105,7 +111,40 @@ impl Keys {
     /// # Errors
     /// If that was said before, or cannot be, or the disk does not take it.
     pub fn ds_published(&self, ttl: u32, now: u32) -> Result<Status, ChangeError> {
-        self.change(now, |ring, leads| ring.ds_published(now, leads, ttl))
+        self.change(now, |ring, leads| {
+            let next = ring.ds_published(now, leads, ttl)?;
+            next.can_follow(ring, now)?;
+            Ok(next)
+        })
+    }
+
+    /// What KSKs that are elsewhere have to sign for so many days, with `plan`, which is to begin at `begin`; or with what was planned
+    /// before, if that can still begin.
+    ///
+    /// # Errors
+    /// If there are no such keys, another roll is under way, or the disk does not take the plan.
+    pub fn request(
+        &self,
+        plan: Option<Plan>,
+        begin: u32,
+        days: u32,
+        now: u32,
+    ) -> Result<Request, ChangeError> {
+        self.change(now, |ring, leads| match plan {
+            Some(plan) => Ok(ring.with_plan(plan, begin, now, leads)?),
+            None => Ok(ring.without_late_plan(now)),
+        })?;
+        Ok(Request::of(&self.ring(), &self.0.zone, days, now)?)
+    }
+
+    /// Takes what a KSK has signed elsewhere. What was planned comes into force if all have signed it.
+    ///
+    /// # Errors
+    /// If it is not what it should have signed, or not signed by it, or the disk does not take it.
+    pub fn import(&self, response: &Response, now: u32) -> Result<Status, ChangeError> {
+        self.change(now, |ring, _| {
+            Ok(ring.import(response, &self.0.zone, &self.0.apex, now)?)
+        })
     }
 
     /// Reads them again, as the process before this one has left them.
@@ -153,7 +192,7 @@ impl Keys {
     fn change(
         &self,
         now: u32,
-        change: impl FnOnce(&Keyring, Leads) -> Result<Keyring, RollError>,
+        change: impl FnOnce(&Keyring, Leads) -> Result<Keyring, ChangeError>,
     ) -> Result<Status, ChangeError> {
         let mut ring = self.ring();
         let _lock = self.0.folder.lock()?;

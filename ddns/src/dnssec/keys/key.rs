@@ -123,7 +123,22 @@ impl Key {
     /// # Errors
     /// If it is something else, or a key of another role.
     pub fn from_public_text(role: Role, text: &str) -> Result<Self, KeyError> {
-        let none = KeyError::NoDnskey(role);
+        let key = Self::from_dnskey_text(text).map_err(|error| match error {
+            KeyError::NotP256 => KeyError::NotP256,
+            KeyError::NoDnskey(_) | KeyError::NoPem | KeyError::NotMade => KeyError::NoDnskey(role),
+        })?;
+        match key.role == role {
+            true => Ok(key),
+            false => Err(KeyError::NoDnskey(role)),
+        }
+    }
+
+    /// The same for a key of either role.
+    ///
+    /// # Errors
+    /// If it is something else.
+    pub fn from_dnskey_text(text: &str) -> Result<Self, KeyError> {
+        let none = KeyError::NoDnskey(Role::Ksk);
         let lines = text
             .lines()
             .filter(|line| !line.trim_start().starts_with(';'));
@@ -133,33 +148,16 @@ impl Key {
         let [flags, protocol, algorithm, public @ ..] = data else {
             return Err(none);
         };
-        let is_ours = *flags == role.flags().to_string()
-            && *protocol == PROTOCOL.to_string()
-            && *algorithm == ALGORITHM.to_string();
-        if !is_ours {
+        let role = [Role::Ksk, Role::Zsk]
+            .into_iter()
+            .find(|role| *flags == role.flags().to_string())
+            .ok_or(none)?;
+        if *protocol != PROTOCOL.to_string() || *algorithm != ALGORITHM.to_string() {
             return Err(none);
         }
-        let public = BASE64
-            .decode(public.concat().as_bytes())
-            .map_err(|_| none)?;
-        Self::of_public(role, public.try_into().map_err(|_| none)?, None)
-    }
-
-    /// From the data of a DNSKEY record.
-    ///
-    /// # Errors
-    /// If it is that of another algorithm, or no key.
-    pub fn from_dnskey_data(data: &[u8]) -> Result<Self, KeyError> {
-        let none = KeyError::NoDnskey(Role::Ksk);
-        let [f0, f1, PROTOCOL, ALGORITHM, public @ ..] = data else {
-            return Err(none);
-        };
-        let role = match u16::from_be_bytes([*f0, *f1]) {
-            257 => Role::Ksk,
-            256 => Role::Zsk,
-            _ => return Err(none),
-        };
-        Self::of_public(role, public.try_into().map_err(|_| none)?, None)
+        let public = BASE64.decode(public.concat().as_bytes());
+        let public = public.map_err(|_| none)?.try_into().map_err(|_| none)?;
+        Self::of_public(role, public, None)
     }
 
     fn of_pair(role: Role, pair: EcdsaKeyPair) -> Result<Self, KeyError> {
@@ -409,9 +407,9 @@ mod tests {
         assert_eq!(format!("{text:?}"), "PrivateText(_)");
         assert_eq!(format!("{key:?}"), format!("ZSK {}", key.tag()));
         assert_ne!(Key::generate(Role::Zsk).unwrap(), key);
-        let data = Key::from_dnskey_data(&key.dnskey_data()).unwrap();
-        assert_eq!(data, key);
-        assert!(data.is_offline());
+        let public = Key::from_dnskey_text(&key.dnskey_text()).unwrap();
+        assert_eq!(public, key);
+        assert!(public.is_offline());
     }
 
     #[test]
@@ -462,6 +460,5 @@ mod tests {
         let nowhere = format!("257 3 13 {}", BASE64.encode(&[1; 64])); // on no curve
         let error = Key::from_public_text(Role::Ksk, &nowhere).unwrap_err();
         assert_eq!(error, KeyError::NotP256);
-        assert!(Key::from_dnskey_data(&[1, 1, 3, 13]).is_err());
     }
 }

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::key::{Key, KeyError, Role};
+use super::premade::Premade;
 use super::timing::{Leads, Timing, date};
 
 /// More keys than 30 days of rolls leave behind. Of each role two are published at most.
@@ -21,6 +22,10 @@ pub struct Keyring {
     held: Vec<Held>,
     zsk: Arc<Key>,
     ksk: Arc<Key>,
+    /// What KSKs have signed elsewhere.
+    pub(super) premade: Vec<Arc<Premade>>,
+    /// What this is to become when KSKs have signed it elsewhere.
+    pub(super) planned: Option<Box<Self>>,
 }
 
 /// What is in force at a moment.
@@ -30,8 +35,10 @@ pub struct InForce {
     pub zsk: Arc<Key>,
     /// What the DNSKEY set has: KSKs first.
     pub dnskeys: Vec<Arc<Key>>,
-    /// What signs the DNSKEY, CDS and CDNSKEY sets (RFC 7344 section 4.1).
+    /// What signs the DNSKEY, CDS and CDNSKEY sets here (RFC 7344 section 4.1).
     pub ksks: Vec<Arc<Key>>,
+    /// Signatures of these sets by KSKs whose private halves are elsewhere.
+    pub premade: Vec<Arc<Premade>>,
     /// Whose DS the parent should have: the CDS and CDNSKEY sets. None while it should not have any yet, and then there are no such sets.
     pub cds: Vec<Arc<Key>>,
     /// When something will be different.
@@ -100,6 +107,15 @@ pub enum RollError {
         /// When.
         at: u32,
     },
+    /// It changes what a key has to sign that is elsewhere.
+    #[error(
+        "key {0} signs elsewhere, and has to sign this first: plan it with `causeway dnssec request`, which has --roll-zsk, --roll-ksk \
+         FILE and --ds-published"
+    )]
+    Elsewhere(u16),
+    /// There is nothing to be asked.
+    #[error("no KSK of this zone signs elsewhere: the server signs for itself")]
+    NoneElsewhere,
     /// The new key is one of the old, or looks like it.
     #[error("a key with the tag {0} is there already; take another")]
     SameTag(u16),
@@ -139,6 +155,8 @@ impl Keyring {
             zsk: Arc::clone(&zsk.key),
             ksk: Arc::clone(&ksk.key),
             held,
+            premade: Vec::new(),
+            planned: None,
         })
     }
 
@@ -183,12 +201,12 @@ impl Keyring {
         let zsk = Arc::clone(zsk.map_or(&self.zsk, |held| &held.key));
 
         let signing = of(Role::Ksk).filter(|held| held.timing.is_signing(now));
-        let mut ksks: Vec<_> = signing.map(|held| Arc::clone(&held.key)).collect();
-        if ksks.is_empty() {
-            ksks.push(Arc::clone(&self.ksk)); // the clock is before its time
+        let mut signing: Vec<_> = signing.map(|held| Arc::clone(&held.key)).collect();
+        if signing.is_empty() {
+            signing.push(Arc::clone(&self.ksk)); // the clock is before its time
         }
         let is_published = |held: &&Held| {
-            held.timing.is_published(now) || held.key == zsk || ksks.contains(&held.key)
+            held.timing.is_published(now) || held.key == zsk || signing.contains(&held.key)
         };
         let published = self.held.iter().filter(is_published);
         let mut dnskeys: Vec<_> = published.map(|held| Arc::clone(&held.key)).collect();
@@ -197,17 +215,48 @@ impl Keyring {
         let wanted = of(Role::Ksk).filter(|held| held.timing.is_published(now));
         let wanted = wanted.filter(|held| held.timing.wants_ds(now));
         let wanted = wanted.max_by_key(|held| held.timing.ds_wanted);
-        let moments = self.held.iter().flat_map(|held| held.timing.moments());
-        InForce {
+        let (offline, ksks): (Vec<_>, _) = signing.into_iter().partition(|key| key.is_offline());
+        let in_force = InForce {
             zsk,
             dnskeys,
             ksks,
+            premade: Vec::new(),
             cds: wanted
                 .map(|held| Arc::clone(&held.key))
                 .into_iter()
                 .collect(),
-            next_change: moments.filter(|moment| *moment > now).min(),
+            next_change: self.moments().filter(|moment| *moment > now).min(),
+        };
+        let premade = offline.iter().filter_map(|key| {
+            // Those of an earlier period may still be good where those of this one are missing.
+            let begun = self.premade.iter().filter(|premade| premade.key() == key);
+            let begun = begun.filter(|premade| premade.period().from <= now);
+            let same = begun.filter(|premade| premade.period().is_of(&in_force));
+            same.max_by_key(|premade| premade.period().from)
+        });
+        InForce {
+            premade: premade.cloned().collect(),
+            ..in_force
         }
+    }
+
+    /// The moments at which something becomes different.
+    fn moments(&self) -> impl Iterator<Item = u32> {
+        let periods = self.premade.iter().map(|premade| premade.period().from);
+        self.changes().chain(periods)
+    }
+
+    /// The moments at which what the zone says becomes different.
+    pub(super) fn changes(&self) -> impl Iterator<Item = u32> {
+        self.held.iter().flat_map(|held| held.timing.moments())
+    }
+
+    /// The KSKs that sign at `now`, but not here.
+    pub(super) fn signing_elsewhere(&self, now: u32) -> impl Iterator<Item = &Arc<Key>> {
+        let ksks = self.held.iter().filter(|held| held.key.role() == Role::Ksk);
+        let signing = ksks.filter(move |held| held.timing.is_signing(now));
+        let keys = signing.map(|held| &held.key);
+        keys.filter(|key| key.is_offline())
     }
 
     /// Begins to roll the ZSK to `new`, which ends by itself.
@@ -219,7 +268,7 @@ impl Keyring {
             held.timing.retired = Some(active);
             held.timing.removed = Some(leads.forgotten(active));
         }
-        Ok(Self::new(next)?)
+        self.with_held(next)
     }
 
     /// Begins to roll the KSK to `new`.
@@ -229,7 +278,7 @@ impl Keyring {
             ds_wanted: Some(leads.visible(now)),
             ..Timing::staying(now, now)
         };
-        Ok(Self::new(self.with(new, timing)?)?)
+        self.with_held(self.with(new, timing)?)
     }
 
     /// The operator says that the parent has the DS of the KSK that stays, and of no other. `ttl` is for how long others may keep
@@ -256,17 +305,42 @@ impl Keyring {
                 held.timing.removed = Some(gone);
             }
         }
-        Ok(Self::new(next)?)
+        self.with_held(next)
     }
 
     /// The same without keys that were removed long ago.
     pub(super) fn without_history(&self, now: u32) -> Self {
-        let held = self.held.iter().filter(|held| !held.timing.is_history(now));
-        Self {
-            held: held.cloned().collect(),
-            zsk: Arc::clone(&self.zsk),
-            ksk: Arc::clone(&self.ksk),
+        let mut next = self.clone();
+        next.held.retain(|held| !held.timing.is_history(now));
+        // The last one of a key may be in use beyond its period.
+        let is_past = |premade: &Premade| premade.period().expiration < now;
+        next.premade.retain(|premade| !is_past(premade));
+        if let Some(planned) = &mut next.planned {
+            **planned = planned.without_history(now);
         }
+        next
+    }
+
+    /// The same with other keys. What was planned was a change of the keys as they were.
+    fn with_held(&self, held: Vec<Held>) -> Result<Self, RollError> {
+        Ok(Self {
+            premade: self.premade.clone(),
+            ..Self::new(held)?
+        })
+    }
+
+    /// Whether this can come into force in place of `before` without a KSK's signing elsewhere.
+    pub(super) fn can_follow(&self, before: &Self, now: u32) -> Result<(), RollError> {
+        let changes = before.changes().chain(self.changes());
+        let moments = changes.filter(|moment| *moment > now).chain([now]);
+        for moment in moments {
+            let (then, was) = (self.in_force(moment), before.in_force(moment));
+            let same = (&then.dnskeys, &then.cds) == (&was.dnskeys, &was.cds);
+            if !same && let Some(key) = self.signing_elsewhere(moment).next() {
+                return Err(RollError::Elsewhere(key.tag()));
+            }
+        }
+        Ok(())
     }
 
     /// The KSKs that are still published beside the one that stays.

@@ -67,16 +67,26 @@ const MNEMONIC: &str = "ECDSAP256SHA256";
 
 impl Status {
     pub(super) fn of(ring: &Keyring, zone: &str, now: u32) -> Self {
-        let mut held: Vec<_> = ring.held().iter().collect();
-        held.sort_by_key(|held| held.key.role()); // and else as they are
+        let planned = ring.planned.as_deref().map(Keyring::held);
+        let planned = planned.unwrap_or_default().iter();
+        let is_new = |held: &&Held| ring.held().iter().all(|other| other.key != held.key);
+        let keys = ring
+            .held()
+            .iter()
+            .map(|held| KeyStatus::of(held, ring, now));
+        let planned = planned.filter(is_new).map(|held| KeyStatus {
+            state: "planned".to_owned(),
+            since: date(held.timing.published),
+            until: None,
+            ..KeyStatus::of(held, ring, now)
+        });
+        let mut keys: Vec<_> = keys.chain(planned).collect();
+        keys.sort_by(|one, other| one.role.cmp(&other.role)); // and else as they are
         Self {
             zone: zone.to_owned(),
-            keys: held
-                .into_iter()
-                .map(|held| KeyStatus::of(held, ring, now))
-                .collect(),
+            keys,
             next: next(ring, now),
-            warning: None,
+            warning: ring.warning(now),
         }
     }
 }
@@ -160,6 +170,17 @@ fn state(
 
 /// What somebody has to do next.
 fn next(ring: &Keyring, now: u32) -> String {
+    if let Some(begins) = ring.plan_begins().filter(|begins| *begins > now)
+        && let Some((key, _)) = ring
+            .planned
+            .as_deref()
+            .and_then(|plan| plan.not_signed(now))
+    {
+        return format!(
+            "What is planned for {} waits for signatures of key {key}: import what it has signed (`causeway dnssec import`) before.",
+            date(begins)
+        );
+    }
     let ksks = ring
         .held()
         .iter()
