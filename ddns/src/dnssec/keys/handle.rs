@@ -162,11 +162,13 @@ impl Keys {
     /// keys, if there is one.
     pub async fn keep(self, alone: Option<CancellationToken>, stop: CancellationToken) {
         let mut predecessor = alone;
+        let mut told = self.watch();
         loop {
             let now = unix_seconds();
             let next = {
                 let ring = self.ring();
                 self.tell(&ring, now);
+                told.mark_unchanged();
                 ring.in_force(now).next_change
             };
             let wait = next.map_or(LOOK, |next| {
@@ -183,6 +185,8 @@ impl Keys {
                         tracing::error!(%error, "the keys of the zone cannot be read again; those that were are in force on");
                     }
                 }
+                // The operator has: something else is next.
+                _ = told.changed() => {}
                 () = sleep(wait.min(LOOK)) => {}
             }
         }

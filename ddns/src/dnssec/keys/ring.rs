@@ -274,8 +274,11 @@ impl Keyring {
     /// Begins to roll the KSK to `new`.
     pub(super) fn roll_ksk(&self, now: u32, leads: Leads, new: Key) -> Result<Self, RollError> {
         self.is_quiet(Role::Ksk, now)?;
+        let mut before = self.held.iter().filter(|held| held.key == self.ksk);
+        // Where the parent is not to have any yet, it is not to have this one sooner.
+        let first = before.find_map(|held| held.timing.ds_wanted);
         let timing = Timing {
-            ds_wanted: Some(leads.visible(now)),
+            ds_wanted: Some(leads.visible(now).max(first.unwrap_or(0))),
             ..Timing::staying(now, now)
         };
         self.with_held(self.with(new, timing)?)
@@ -554,6 +557,16 @@ mod tests {
             ring.roll_zsk(said, LEADS, ring.another(Role::Zsk).unwrap())
                 .is_ok()
         );
+    }
+
+    #[test]
+    fn a_roll_does_not_bring_the_first_ds_forward() {
+        let first = Keyring::fresh(START, LEADS).unwrap();
+        let new = first.another(Role::Ksk).unwrap();
+        let ring = first.roll_ksk(START, LEADS, new).unwrap();
+        let from = START + DAY + 7200;
+        assert!(ring.in_force(from - 1).cds.is_empty());
+        assert_eq!(ring.in_force(from).cds, [Arc::clone(&ring.ksk)]);
     }
 
     #[test]

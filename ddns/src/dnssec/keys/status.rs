@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::{Key, Role};
 use super::ring::{Held, Keyring};
-use super::timing::{KEPT, Timing, date};
+use super::timing::{DNSKEY_TTL, KEPT, Timing, date};
 
 /// How it stands with the keys of a zone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ pub struct Delegation {
 pub struct DelegatedKey {
     /// Its tag.
     pub tag: u16,
-    /// Its DS record, as a zone file has it.
+    /// Its DS record, as a zone file has it; its TTL is the parent's choice.
     pub ds: String,
     /// Its DNSKEY record, for parents that make the DS themselves.
     pub dnskey: String,
@@ -116,7 +116,7 @@ impl Delegation {
         let delegated = |key: &Arc<Key>| DelegatedKey {
             tag: key.tag(),
             ds: format!("{zone}. IN DS {}", key.ds_text(apex)),
-            dnskey: format!("{zone}. IN DNSKEY {}", key.dnskey_text()),
+            dnskey: format!("{zone}. {DNSKEY_TTL} IN DNSKEY {}", key.dnskey_text()),
         };
         Self {
             zone: zone.to_owned(),
@@ -344,7 +344,8 @@ mod tests {
             "{key:?}"
         );
         assert!(
-            key.dnskey.starts_with("nas.example. IN DNSKEY 257 3 13 "),
+            key.dnskey
+                .starts_with("nas.example. 3600 IN DNSKEY 257 3 13 "),
             "{key:?}"
         );
     }
