@@ -199,9 +199,14 @@ fn next(ring: &Keyring, now: u32) -> String {
             Some(wanted) => format!("Wait until {}, then give", date(wanted)),
             None => "Give".to_owned(),
         };
+        // What changes the set of keys, a KSK elsewhere has to sign before.
+        let verb = match key.is_offline() {
+            true => "request",
+            false => "roll ksk",
+        };
         return format!(
             "{when} the parent the DS record of key {tag}{instead} (`causeway dnssec ds`), unless it takes it from the CDS records by \
-             itself; when it has it, say so: `causeway dnssec roll ksk --ds-published`."
+             itself; when it has it, say so: `causeway dnssec {verb} --ds-published`."
         );
     }
     let going = ring
