@@ -9,10 +9,13 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::elsewhere::{ImportError, Plan, Request, Response};
-use super::folder::{Folder, FolderError};
+use super::elsewhere::{ImportError, Plan};
+use super::file::FolderError;
+use super::folder::Folder;
 use super::key::Role;
-use super::ring::{InForce, Keyring, RollError};
+use super::request::{Request, Response};
+use super::ring::{InForce, Keyring};
+use super::roll::RollError;
 use super::status::{Delegation, Status};
 use super::timing::Leads;
 use crate::unix_seconds;
