@@ -1,12 +1,13 @@
 //! The keys of a signed zone: verbs for the running server, and what a KSK does on a machine of its own.
 
+use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::path::Path;
 
 use anyhow::{Context as _, bail};
 use control::operator::{self, Answer, DnssecPlan, DnssecVerb, Verb};
-use ddns::dnssec::keys::{Request, Response, Role, date, private_key, public_key};
+use ddns::dnssec::keys::{Key, Request, Response, Role, date, private_key, public_key};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -117,21 +118,21 @@ fn sign(ksk: &Path, request: &Path) -> anyhow::Result<()> {
         periods().map(|one| one.from).min(),
         periods().map(|one| one.expiration).max(),
     );
-    let mut zsks: Vec<_> = periods()
-        .flat_map(|period| &period.dnskey)
-        .filter(|text| text.starts_with("256 "))
+    let keys = periods().flat_map(|period| &period.dnskey);
+    let keys = keys.filter_map(|text| Key::from_dnskey_text(text).ok());
+    let zsks: BTreeSet<_> = keys
+        .filter(|key| key.role() == Role::Zsk)
+        .map(|key| key.tag())
         .collect();
-    zsks.sort_unstable();
-    zsks.dedup();
+    let zsks: Vec<_> = zsks.iter().map(ToString::to_string).collect();
     eprintln!(
-        "Key {} of {} has signed {} periods, with {} ZSKs, from {} on; the last signature is good until {}. Whoever has the private \
-         halves of these ZSKs can sign for the zone until then.",
+        "Key {} of {} has signed the keys of the zone from {} on; the last signature is good until {}. Until then whoever has the private \
+         half of ZSK {} can sign for the zone: see that `causeway dnssec status` shows no other.",
         signed.key,
         signed.zone,
-        signed.periods.len(),
-        zsks.len(),
         date(from.unwrap_or_default()),
         date(until.unwrap_or_default()),
+        zsks.join(", "),
     );
     Ok(())
 }

@@ -19,6 +19,7 @@ mod chromium;
 mod clients;
 mod crash;
 mod dns;
+mod dnssec;
 mod doctor;
 mod dot;
 mod first_light;

@@ -14,25 +14,23 @@
 //! the zone [long ago](super::timing::KEPT), which `keys.json` may name without them.
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
-use super::key::{Key, KeyError, Role};
-use super::premade::{Premade, SignedPeriod};
-use super::ring::{Held, Keyring, RollError};
-use super::timing::{Leads, Timing};
+use super::file::{FolderError, private_key, public_key, read};
+use super::index::{Entry, Index, Planned, SignedBy, VERSION};
+use super::key::Key;
+use super::premade::Premade;
+use super::ring::{Held, Keyring};
+use super::roll::RollError;
+use super::timing::Leads;
 
 /// The file that names the others.
 const INDEX: &str = "keys.json";
-/// What is written there first, so that a later program knows what it reads.
-const VERSION: u32 = 1;
-/// Of a key's file, no more is read.
-const MAX_KEY_FILE: u64 = 4096;
 /// Of the file that names them: 64 keys and two years of signatures have half of it.
 const MAX_INDEX: u64 = 1024 * 1024;
 
@@ -42,138 +40,6 @@ pub(super) struct Folder {
     path: PathBuf,
     /// The zone's name on the wire, in lower case.
     apex: Box<[u8]>,
-}
-
-/// Why the keys cannot be had, or a change cannot be kept. Nothing has changed then.
-#[derive(Debug, thiserror::Error)]
-pub enum FolderError {
-    /// The file system refused.
-    #[error("{}: {source}", path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The operator's.
-    #[error(
-        "{path} can be entered by others: take that right away with `chmod 700 {path}`, and roll the keys in it if somebody may have \
-         read them", path = .0.display()
-    )]
-    OpenFolder(PathBuf),
-    /// The operator's.
-    #[error(
-        "{path} can be read by others: take that right away with `chmod 600 {path}`, and roll this key if somebody may have read it",
-        path = .0.display()
-    )]
-    OpenFile(PathBuf),
-    /// The operator's.
-    #[error(
-        "{} holds other files and no keys.json, which says what the keys are for: put it back from a copy; or, only if no parent has a \
-         DS record of this zone, move the folder away, and new keys are made",
-        .0.display()
-    )]
-    NoIndex(PathBuf),
-    /// The operator's.
-    #[error("{} is not as it was written: {what}; put it back from a copy", path.display())]
-    Index {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: String,
-    },
-    /// The operator's.
-    #[error("{} is missing; if keys.json beside it names it, put it back from a copy", .0.display())]
-    Missing(PathBuf),
-    /// The operator's.
-    #[error("{}: {what}; if it was another once, put that back from a copy", path.display())]
-    Key {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        what: KeyError,
-    },
-    /// The operator's.
-    #[error("{} holds another key: its tag is {found}; put the right one back from a copy", path.display())]
-    OtherKey {
-        /// Which file.
-        path: PathBuf,
-        /// The tag of the key in it.
-        found: u16,
-    },
-    /// The system's: there were no keys, and none can be made.
-    #[error(transparent)]
-    NotMade(#[from] RollError),
-}
-
-/// `keys.json`.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Index {
-    version: u32,
-    keys: Vec<Entry>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    premade: Vec<SignedBy>,
-    /// What the keys are to be when KSKs elsewhere have signed it.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    planned: Option<Planned>,
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Planned {
-    keys: Vec<Entry>,
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    premade: Vec<SignedBy>,
-}
-
-/// What a KSK has signed elsewhere.
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct SignedBy {
-    key: u16,
-    signed: SignedPeriod,
-}
-
-impl SignedBy {
-    fn all(premade: &[Arc<Premade>]) -> Vec<Self> {
-        let one = |premade: &Arc<Premade>| Self {
-            key: premade.key().tag(),
-            signed: premade.signed().clone(),
-        };
-        premade.iter().map(one).collect()
-    }
-}
-
-#[derive(Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Entry {
-    role: Role,
-    tag: u16,
-    /// Whether its private half is elsewhere.
-    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
-    offline: bool,
-    timing: Timing,
-}
-
-impl Entry {
-    fn of(Held { key, timing }: &Held) -> Self {
-        Self {
-            role: key.role(),
-            tag: key.tag(),
-            offline: key.is_offline(),
-            timing: *timing,
-        }
-    }
-
-    fn file(&self) -> String {
-        let role = match self.role {
-            Role::Ksk => "ksk",
-            Role::Zsk => "zsk",
-        };
-        let end = if self.offline { "pub" } else { "pem" };
-        format!("{role}-{}.{end}", self.tag)
-    }
 }
 
 /// One thing that is done to the folder. Each lasts before the next begins.
@@ -282,7 +148,7 @@ impl Folder {
             Err(error) => return Ok(Err(error.to_string())),
         };
         for SignedBy { key: tag, signed } in premade {
-            let signer = ring.held().iter().find(|held| held.key.tag() == tag);
+            let signer = ring.held.iter().find(|held| held.key.tag() == tag);
             let Some(Held { key, .. }) = signer else {
                 continue; // whose file has gone
             };
@@ -382,7 +248,7 @@ fn steps(before: Option<&Keyring>, next: &Keyring) -> Result<Vec<Step>, FolderEr
     let (history, dropped): (Vec<_>, Vec<_>) = gone.partition(|held| held.timing.removed.is_some());
     let remove = |held: &&&Held| Step::Remove(Entry::of(held).file());
     steps.extend(history.iter().map(remove));
-    let keys = |ring: &Keyring| ring.held().iter().map(Entry::of).collect();
+    let keys = |ring: &Keyring| ring.held.iter().map(Entry::of).collect();
     let index = Index {
         version: VERSION,
         keys: keys(next),
@@ -403,72 +269,19 @@ fn steps(before: Option<&Keyring>, next: &Keyring) -> Result<Vec<Step>, FolderEr
 
 /// All keys of a ring, those that are only planned behind the others.
 fn all(ring: &Keyring) -> Vec<&Held> {
-    let planned = ring.planned.as_deref().map(Keyring::held);
-    ring.held()
+    let planned = ring.planned.as_deref().map(|ring| &ring.held[..]);
+    ring.held
         .iter()
         .chain(planned.unwrap_or_default())
         .collect()
-}
-
-/// The key in a file that only its owner can read.
-///
-/// # Errors
-/// If others can read it, or it holds something else.
-pub fn private_key(role: Role, path: &Path) -> Result<Key, FolderError> {
-    let (text, mode) = key_file(path)?;
-    if mode & 0o077 != 0 {
-        return Err(FolderError::OpenFile(path.into()));
-    }
-    Key::from_private_text(role, &text).map_err(|what| FolderError::Key {
-        path: path.into(),
-        what,
-    })
-}
-
-/// The public half of a key, in a file with a DNSKEY record.
-///
-/// # Errors
-/// If it holds something else.
-pub fn public_key(role: Role, path: &Path) -> Result<Key, FolderError> {
-    let (text, _) = key_file(path)?;
-    let text = String::from_utf8_lossy(&text);
-    Key::from_public_text(role, &text).map_err(|what| FolderError::Key {
-        path: path.into(),
-        what,
-    })
-}
-
-fn key_file(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), FolderError> {
-    read(path, MAX_KEY_FILE).map_err(|source| match source.kind() {
-        io::ErrorKind::NotFound => FolderError::Missing(path.into()),
-        _ => FolderError::Io {
-            path: path.into(),
-            source,
-        },
-    })
-}
-
-/// A file, up to a size, and its mode.
-fn read(path: &Path, most: u64) -> io::Result<(Zeroizing<Vec<u8>>, u32)> {
-    let file = File::open(path)?;
-    let metadata = file.metadata()?;
-    if !metadata.is_file() || metadata.len() > most {
-        return Err(io::Error::new(
-            io::ErrorKind::InvalidData,
-            "this is no file of ours",
-        ));
-    }
-    // As large as it will get, so that no part of a secret is left behind in a smaller buffer.
-    let size = usize::try_from(most).unwrap_or(usize::MAX);
-    let mut octets = Zeroizing::new(Vec::with_capacity(size));
-    file.take(most).read_to_end(&mut octets)?;
-    Ok((octets, metadata.permissions().mode()))
 }
 
 #[cfg(test)]
 mod tests {
     use std::fs::Permissions;
 
+    use super::super::elsewhere::Plan;
+    use super::super::key::Role;
     use super::*;
 
     const NOW: u32 = 1_796_000_000;
@@ -686,6 +499,32 @@ mod tests {
             assert_eq!(place.open().unwrap(), left);
             assert_eq!(place.names().len(), 3);
         }
+    }
+
+    #[test]
+    fn a_plan_that_another_takes_the_place_of_leaves_no_key_behind_whenever_that_crashes() {
+        let place = Place::new();
+        let fresh = place.open().unwrap();
+        let elsewhere = Key::generate(Role::Ksk).unwrap();
+        let plan = || {
+            let public = Key::from_public_text(Role::Ksk, &elsewhere.dnskey_text()).unwrap();
+            let planned = fresh.with_plan(Plan::RollKsk(public), NOW + 1, NOW, Leads::NONE);
+            planned.unwrap()
+        };
+        let first = plan();
+        place.folder.replace(&fresh, &first).unwrap();
+        assert_eq!(place.open().unwrap(), first);
+        assert_eq!(place.names().len(), 4);
+        for done in 0..=2 {
+            let place = Place::new();
+            place.folder.begin(&first).unwrap();
+            let steps = steps(Some(&first), &fresh).unwrap().into_iter();
+            place.folder.all(steps.take(done).collect()).unwrap();
+            let expected = if done == 0 { &first } else { &fresh };
+            assert_eq!(place.open().unwrap(), *expected, "{done}");
+        }
+        place.folder.replace(&first, &fresh).unwrap();
+        assert_eq!(place.names().len(), 3);
     }
 
     #[test]

@@ -9,16 +9,21 @@ use tokio::sync::watch;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::elsewhere::{ImportError, Plan, Request, Response};
-use super::folder::{Folder, FolderError};
+use super::elsewhere::{ImportError, Plan};
+use super::file::FolderError;
+use super::folder::Folder;
 use super::key::Role;
-use super::ring::{InForce, Keyring, RollError};
+use super::request::{Request, Response};
+use super::ring::{InForce, Keyring};
+use super::roll::RollError;
 use super::status::{Delegation, Status};
 use super::timing::Leads;
 use crate::unix_seconds;
 
 /// At least so often the clock is looked at: it may have been set.
 const LOOK: Duration = Duration::from_secs(60);
+/// So often what was removed long ago is forgotten, and what goes wrong soon is said.
+const UPKEEP: u32 = 86_400;
 
 /// The keys of the zone. A clone is the same keys. What changes something waits for the disk: not to be called on a thread that others
 /// wait for.
@@ -31,7 +36,10 @@ struct Inner {
     zone: String,
     apex: Box<[u8]>,
     leads: Leads,
+    /// Held for moments only: the runtime waits for it.
     ring: Mutex<Keyring>,
+    /// Held while the disk is.
+    changing: Mutex<()>,
     told: watch::Sender<Arc<InForce>>,
 }
 
@@ -65,6 +73,7 @@ impl Keys {
             apex,
             leads,
             ring: Mutex::new(ring),
+            changing: Mutex::default(),
             told,
         })))
     }
@@ -152,9 +161,8 @@ impl Keys {
     /// # Errors
     /// If they cannot be used; those that were are in force on.
     pub fn read_again(&self, now: u32) -> Result<(), FolderError> {
-        let mut ring = self.ring();
-        *ring = self.0.folder.read(now)?;
-        self.tell(&ring, now);
+        let _changing = self.changing();
+        self.put(self.0.folder.read(now)?, now);
         Ok(())
     }
 
@@ -162,13 +170,22 @@ impl Keys {
     /// keys, if there is one.
     pub async fn keep(self, alone: Option<CancellationToken>, stop: CancellationToken) {
         let mut predecessor = alone;
+        let mut told = self.watch();
+        let mut upkeep = 0;
         loop {
             let now = unix_seconds();
             let next = {
                 let ring = self.ring();
                 self.tell(&ring, now);
+                told.mark_unchanged();
                 ring.in_force(now).next_change
             };
+            if now >= upkeep {
+                upkeep = now.saturating_add(UPKEEP);
+                let keys = self.clone();
+                // A bug there has said so itself.
+                let _ = tokio::task::spawn_blocking(move || keys.upkeep(now)).await;
+            }
             let wait = next.map_or(LOOK, |next| {
                 Duration::from_secs(next.saturating_sub(now).into())
             });
@@ -183,6 +200,8 @@ impl Keys {
                         tracing::error!(%error, "the keys of the zone cannot be read again; those that were are in force on");
                     }
                 }
+                // The operator has: something else is next.
+                _ = told.changed() => {}
                 () = sleep(wait.min(LOOK)) => {}
             }
         }
@@ -194,14 +213,33 @@ impl Keys {
         now: u32,
         change: impl FnOnce(&Keyring, Leads) -> Result<Keyring, ChangeError>,
     ) -> Result<Status, ChangeError> {
-        let mut ring = self.ring();
+        let _changing = self.changing();
         let _lock = self.0.folder.lock()?;
         let before = self.0.folder.read(now)?;
         let next = change(&before, self.0.leads)?.without_history(now);
         self.0.folder.replace(&before, &next)?;
+        let status = Status::of(&next, &self.0.zone, now);
+        self.put(next, now);
+        Ok(status)
+    }
+
+    fn upkeep(&self, now: u32) {
+        let (has_history, warning) = {
+            let ring = self.ring();
+            (ring.without_history(now) != *ring, ring.warning(now))
+        };
+        if has_history && let Err(error) = self.change(now, |ring, _| Ok(ring.clone())) {
+            tracing::warn!(%error, "keys that were removed from the zone long ago are still on the disk");
+        }
+        if let Some(warning) = warning {
+            tracing::warn!("{warning}");
+        }
+    }
+
+    fn put(&self, next: Keyring, now: u32) {
+        let mut ring = self.ring();
         self.tell(&next, now);
         *ring = next;
-        Ok(Status::of(&ring, &self.0.zone, now))
     }
 
     fn tell(&self, ring: &Keyring, now: u32) {
@@ -211,6 +249,11 @@ impl Keys {
             *told = Arc::new(in_force);
             is_other
         });
+    }
+
+    fn changing(&self) -> MutexGuard<'_, ()> {
+        let locked = self.0.changing.lock();
+        locked.unwrap_or_else(PoisonError::into_inner)
     }
 
     /// A panic elsewhere leaves a whole keyring: it is only ever replaced.
@@ -260,6 +303,34 @@ mod tests {
         assert_ne!(last.ksks, before.ksks);
         assert_eq!(open(&folder, Leads::NONE).in_force(), last);
         assert_eq!(keys.delegation(now).keys[0].tag, last.ksks[0].tag());
+    }
+
+    #[tokio::test]
+    async fn the_file_of_a_key_goes_thirty_days_after_the_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let zone = Zone::parse("nas.example").unwrap();
+        let path = folder.path().join("dnssec");
+        let long_ago = unix_seconds() - 31 * 86_400;
+        let keys = Keys::open(path.clone(), &zone, Leads::NONE, long_ago).unwrap();
+        let old = keys.in_force().zsk.tag();
+        keys.roll(Role::Zsk, long_ago).unwrap();
+        let file = path.join(format!("zsk-{old}.pem"));
+        assert!(file.exists());
+        let stop = CancellationToken::new();
+        let kept = tokio::spawn(keys.clone().keep(None, stop.clone()));
+        let gone = async {
+            while keys.status(unix_seconds()).keys.len() > 2 {
+                tokio::task::yield_now().await;
+            }
+        };
+        timeout(IN_TIME, gone).await.unwrap();
+        assert!(!file.exists());
+        assert_eq!(
+            open(&folder, Leads::NONE).in_force().zsk,
+            keys.in_force().zsk
+        );
+        stop.cancel();
+        timeout(IN_TIME, kept).await.unwrap().unwrap();
     }
 
     #[test]

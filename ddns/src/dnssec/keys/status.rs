@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use super::key::{Key, Role};
 use super::ring::{Held, Keyring};
-use super::timing::{KEPT, Timing, date};
+use super::timing::{DNSKEY_TTL, KEPT, Timing, date};
 
 /// How it stands with the keys of a zone.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,7 +57,7 @@ pub struct Delegation {
 pub struct DelegatedKey {
     /// Its tag.
     pub tag: u16,
-    /// Its DS record, as a zone file has it.
+    /// Its DS record, as a zone file has it; its TTL is the parent's choice.
     pub ds: String,
     /// Its DNSKEY record, for parents that make the DS themselves.
     pub dnskey: String,
@@ -67,13 +67,10 @@ const MNEMONIC: &str = "ECDSAP256SHA256";
 
 impl Status {
     pub(super) fn of(ring: &Keyring, zone: &str, now: u32) -> Self {
-        let planned = ring.planned.as_deref().map(Keyring::held);
+        let planned = ring.planned.as_deref().map(|ring| &ring.held[..]);
         let planned = planned.unwrap_or_default().iter();
-        let is_new = |held: &&Held| ring.held().iter().all(|other| other.key != held.key);
-        let keys = ring
-            .held()
-            .iter()
-            .map(|held| KeyStatus::of(held, ring, now));
+        let is_new = |held: &&Held| ring.held.iter().all(|other| other.key != held.key);
+        let keys = ring.held.iter().map(|held| KeyStatus::of(held, ring, now));
         let planned = planned.filter(is_new).map(|held| KeyStatus {
             state: "planned".to_owned(),
             since: date(held.timing.published),
@@ -94,7 +91,7 @@ impl Status {
 impl KeyStatus {
     fn of(held: &Held, ring: &Keyring, now: u32) -> Self {
         let Held { key, timing } = held;
-        let (state, since, until) = state(key, timing, key == ring.ksk(), now);
+        let (state, since, until) = state(key, timing, *key == ring.ksk, now);
         Self {
             role: key.role().to_string(),
             tag: key.tag(),
@@ -111,12 +108,12 @@ impl Delegation {
     pub(super) fn of(ring: &Keyring, zone: &str, apex: &[u8], now: u32) -> Self {
         let mut keys = ring.in_force(now).cds;
         if keys.is_empty() {
-            keys.push(Arc::clone(ring.ksk()));
+            keys.push(Arc::clone(&ring.ksk));
         }
         let delegated = |key: &Arc<Key>| DelegatedKey {
             tag: key.tag(),
             ds: format!("{zone}. IN DS {}", key.ds_text(apex)),
-            dnskey: format!("{zone}. IN DNSKEY {}", key.dnskey_text()),
+            dnskey: format!("{zone}. {DNSKEY_TTL} IN DNSKEY {}", key.dnskey_text()),
         };
         Self {
             zone: zone.to_owned(),
@@ -181,11 +178,8 @@ fn next(ring: &Keyring, now: u32) -> String {
             date(begins)
         );
     }
-    let ksks = ring
-        .held()
-        .iter()
-        .filter(|held| held.key.role() == Role::Ksk);
-    let staying = ring.held().iter().find(|held| held.key == *ring.ksk());
+    let ksks = ring.held.iter().filter(|held| held.key.role() == Role::Ksk);
+    let staying = ring.held.iter().find(|held| held.key == ring.ksk);
     if let Some(Held { key, timing }) = staying
         && timing.ds_published.is_none()
     {
@@ -199,15 +193,17 @@ fn next(ring: &Keyring, now: u32) -> String {
             Some(wanted) => format!("Wait until {}, then give", date(wanted)),
             None => "Give".to_owned(),
         };
+        // What changes the set of keys, a KSK elsewhere has to sign before.
+        let verb = match key.is_offline() {
+            true => "request",
+            false => "roll ksk",
+        };
         return format!(
             "{when} the parent the DS record of key {tag}{instead} (`causeway dnssec ds`), unless it takes it from the CDS records by \
-             itself; when it has it, say so: `causeway dnssec roll ksk --ds-published`."
+             itself; when it has it, say so: `causeway dnssec {verb} --ds-published`."
         );
     }
-    let going = ring
-        .held()
-        .iter()
-        .filter(|held| !held.timing.is_removed(now));
+    let going = ring.held.iter().filter(|held| !held.timing.is_removed(now));
     let going = going.filter_map(|held| Some((held.timing.removed?, &held.key)));
     match going.min_by_key(|(removed, _)| *removed) {
         Some((removed, key)) => format!(
@@ -240,7 +236,7 @@ mod tests {
     fn each_step_of_a_ksks_roll_says_what_is_to_be_done() {
         let leads = Leads::default();
         let ring = Keyring::fresh(START, leads).unwrap();
-        let old = ring.ksk().tag();
+        let old = ring.ksk.tag();
         assert_eq!(
             states(&ring, START),
             ["KSK signs, not for the parent yet", "ZSK signs"]
@@ -337,14 +333,15 @@ mod tests {
         let [key] = &delegation.keys[..] else {
             panic!("{delegation:?}");
         };
-        let tag = ring.ksk().tag();
+        let tag = ring.ksk.tag();
         assert!(
             key.ds
                 .starts_with(&format!("nas.example. IN DS {tag} 13 2 ")),
             "{key:?}"
         );
         assert!(
-            key.dnskey.starts_with("nas.example. IN DNSKEY 257 3 13 "),
+            key.dnskey
+                .starts_with("nas.example. 3600 IN DNSKEY 257 3 13 "),
             "{key:?}"
         );
     }
