@@ -12,7 +12,7 @@ use super::types::TypeSet;
 use crate::answer::{Answer, answer, one_of_any};
 use crate::protocol::{Ede, HEADER_LEN, POINTER_TO_QUESTION, Rcode, Refusal, Type};
 use crate::query::Query;
-use crate::rrset::{Octets, Records, Soa, record_head};
+use crate::rrset::{Octets, RECORD_HEAD, Records, Soa, record_head};
 use crate::server::Transport;
 use crate::table::{Found, Link, Place, Table};
 
@@ -292,10 +292,8 @@ impl<'t> Proving<'_, 't> {
 
     fn put_link(&self, proof: &mut Proof, link: &Link) -> Result<(), Unproved> {
         let label = nsec3::label(&link.hash);
-        let data = nsec3::data(&link.next, &link.types);
         let ttl = self.table.soa().ttl();
-        let length = u16::try_from(data.len()).map_err(|_| Unproved::NoRoom)?;
-        let record = [&record_head(Type::NSEC3, ttl, length), &data[..]].concat();
+        let record = nsec3::record(&link.next, &link.types, ttl);
         let owner = [&label, &*self.signer.apex].concat();
         let set = Set {
             owner: Owner::Name(&owner),
@@ -304,7 +302,8 @@ impl<'t> Proving<'_, 't> {
         };
         let rrsig = self.signer.sign(&set, Share::Lasting, self.moment)?;
         let owner = [&label[..], &self.pointer_to_apex()?].concat();
-        proof.put_record(&owner, Type::NSEC3, ttl, &[&data])?;
+        let data = record.get(RECORD_HEAD..).unwrap_or_default();
+        proof.put_record(&owner, Type::NSEC3, ttl, &[data])?;
         self.put_rrsig(proof, &owner, &rrsig)
     }
 
