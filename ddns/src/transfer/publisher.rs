@@ -57,7 +57,7 @@ pub(crate) enum Given {
     /// These messages, one after the other.
     Transfer(Box<Transfer>),
     /// Nothing but a code, to be signed.
-    Code(Rcode, tsig::Signer),
+    Code(Rcode, Box<tsig::Signer>),
 }
 
 impl Desk {
@@ -112,7 +112,7 @@ impl Desk {
     ) -> Given {
         let refused = |result, rcode, signer| {
             self.metrics.transfer(result);
-            Given::Code(rcode, signer)
+            Given::Code(rcode, Box::new(signer))
         };
         if over_udp && asked.qtype == Type::AXFR {
             return refused("over_udp", Rcode::Refused, signer);
@@ -190,9 +190,9 @@ impl Publisher {
         let mut changed = Vec::new();
         if marked.others {
             nodes.extend(self.table.other_names());
-            let of_node =
-                |name: &Box<[u8]>| (Whose::Node(name.clone()), self.contents().node(name));
-            changed.extend(nodes.iter().map(of_node));
+            for name in nodes.iter() {
+                changed.push((Whose::Node(name.clone()), self.contents().node(name)));
+            }
         }
         let devices: Vec<_> = marked.devices.into_iter().collect();
         for devices in devices.chunks(AT_ONCE) {
