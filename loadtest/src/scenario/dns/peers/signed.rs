@@ -34,7 +34,8 @@ static FLOOD: Column = Column::new("flood_per_s", "flood/s", 0);
 static FLOOD_CPU: Column = Column::new("server_cpu_us_per_flood_query", "its CPU µs", 2);
 static MADE: Column = Column::new("signatures_per_s", "signatures/s", 0);
 static REFUSED: Column = Column::new("signatures_refused_per_s", "refused/s", 0);
-static KEPT: Column = Column::new("signatures", "signatures", 0);
+static OF_NAMES: Column = Column::new("rss_of_names_mib", "RSS MiB, names that exist", 1);
+static MADE_IN_ALL: Column = Column::new("signatures", "signatures made", 0);
 
 impl Plan {
     /// Queries for names that exist at a fixed rate, alone and then beside as many for made-up names as the server answers. What the
@@ -95,13 +96,15 @@ impl Plan {
     /// What the server takes when every name that exists, and as many that do not, have been asked for.
     pub(super) async fn signed_memory(&self, server: &NameServer) -> Result<Round, ScenarioError> {
         warm(server.address, 0..self.names, Those::Exist).await?;
-        let mut figures = figures_of_memory(&server.process.memory()?);
+        let resident = server.process.memory()?.resident as f64 / f64::from(1 << 20);
         warm(server.address, 0..self.names, Those::Missing).await?;
-        let with_missing = figures_of_memory(&server.process.memory()?);
-        figures.truncate(1);
-        figures.extend(with_missing);
+        let mut figures = vec![(&OF_NAMES, resident)];
+        figures.extend(figures_of_memory(&server.process.memory()?));
         if let Some(admin) = server.admin {
-            figures.push((&KEPT, Metrics::ask(admin).await?.sum(SIGNATURES_MADE)));
+            figures.push((
+                &MADE_IN_ALL,
+                Metrics::ask(admin).await?.sum(SIGNATURES_MADE),
+            ));
         }
         Ok(figures)
     }

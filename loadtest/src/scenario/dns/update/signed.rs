@@ -17,7 +17,8 @@ use crate::scenario::{FAILURES, ScenarioError, latencies, microseconds};
 use crate::world::NameServer;
 use crate::world::million::host;
 
-/// The last names are not moved: their signatures, and those of as many names that do not exist, are to be as they were.
+/// So many of the last names, half of them at most, are not moved: their signatures, and those of as many names that do not exist,
+/// are to be as they were. Only the SOA that says so has another serial.
 const NEIGHBOURS: u32 = 10_000;
 
 /// What our server counts.
@@ -25,10 +26,11 @@ pub(in crate::scenario::dns) const SIGNATURES_MADE: &str = "causeway_ddns_signat
 
 static CPU_WITH_QUERY: Column =
     Column::new("server_cpu_us_per_update_and_query", "with its DO query", 1);
-static SIGNATURES: Column = Column::new("signatures_per_update", "signatures of updates", 0);
-static OF_QUERIES: Column = Column::new("signatures_of_queries", "of queries", 0);
 static QUERIES: Column = Column::new("queries", "queries", 0);
+static OF_UPDATES: Column = Column::new("signatures_of_updates", "signatures of updates", 0);
+static OF_QUERIES: Column = Column::new("signatures_of_queries", "of queries", 0);
 static OF_OTHERS: Column = Column::new("signatures_of_others", "of other names", 0);
+static OF_MISSING: Column = Column::new("signatures_of_missing", "of missing names", 0);
 
 /// Moves names for so long, and then as long names that are asked for at once with the DO bit, each answer verified. `None` where
 /// names cannot be moved.
@@ -44,31 +46,31 @@ pub(in crate::scenario::dns) async fn signed_update(
         return Ok(None);
     };
     let made = async || Ok::<_, ScenarioError>(Metrics::ask(admin).await?.sum(SIGNATURES_MADE));
-    let first_neighbour = names.saturating_sub(NEIGHBOURS).max(1);
-    let neighbours = async || {
-        warm(server.address, first_neighbour..names, Those::Exist).await?;
-        warm(server.address, first_neighbour..names, Those::Missing).await
-    };
+    let moved = names.saturating_sub(NEIGHBOURS.min(names / 2));
+    let neighbours = async |those| warm(server.address, moved..names, those).await;
     let mut moves = Moves {
         mover,
         verifier: Verifier::ask(server.address).await?,
         client: UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).await?,
-        names: first_neighbour,
+        names: moved,
         count: rand::random_range(0..1 << 20),
         failures: 0,
         wrong: 0,
         why: None,
     };
     moves.client.connect(server.address).await?;
-    neighbours().await?;
+    neighbours(Those::Exist).await?;
+    neighbours(Those::Missing).await?;
 
     let before = made().await?;
     let alone = moves.run(server, length, false).await?;
     let after_updates = made().await?;
     let with_query = moves.run(server, length, true).await?;
     let after_queries = made().await?;
-    neighbours().await?;
-    let after = made().await?;
+    neighbours(Those::Exist).await?;
+    let after_others = made().await?;
+    neighbours(Those::Missing).await?;
+    let after_missing = made().await?;
 
     let round = vec![
         (&UPDATES, alone.count / alone.seconds),
@@ -78,9 +80,10 @@ pub(in crate::scenario::dns) async fn signed_update(
         (&QUERIES, with_query.count),
         (&WRONG, moves.wrong as f64),
         (&FAILURES, moves.failures as f64),
-        (&SIGNATURES, after_updates - before),
+        (&OF_UPDATES, after_updates - before),
         (&OF_QUERIES, after_queries - after_updates),
-        (&OF_OTHERS, after - after_queries),
+        (&OF_OTHERS, after_others - after_queries),
+        (&OF_MISSING, after_missing - after_others),
     ];
     Ok(Some((round, moves.why)))
 }
