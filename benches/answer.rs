@@ -12,16 +12,22 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use ddns::Config;
 use ddns::addresses::Addresses;
 use ddns::cookie::{Secret, Secrets};
+use ddns::dnssec::keys::{Keys, Leads};
+use ddns::dnssec::{self, DenialKind, Signer};
 use ddns::own::Own;
 use ddns::protocol::{CLASS_IN, Type, UDP_LIMIT};
-use ddns::server::{Client, Context, Identity, Kind, Response, Transport, respond};
+use ddns::server::{Client, Context, Identity, Kind, Response, Signing, Transport, respond};
 use ddns::table::{Held, Table};
 use ddns::zone::Contents;
 use directory::{DeviceName, RegistrationId, Zone};
 use divan::{Bencher, black_box};
+use prometheus::Registry;
 
 const ZONE: &str = "nas.example.com";
 const DEVICES: u32 = 100_000;
+
+/// Seconds since 1970.
+const NOW: u32 = 1_800_000_000;
 
 /// How far the next name is from the last one, in the order of registration: prime, so that every name has its turn.
 const STRIDE: usize = 61_813;
@@ -51,19 +57,72 @@ fn with_a_cookie(bencher: Bencher<'_, '_>) {
     measure(bencher, &identity, Kind::NoError, queries.collect());
 }
 
-fn measure(bencher: Bencher<'_, '_>, identity: &Identity, expected: Kind, queries: Vec<Vec<u8>>) {
-    let table = table();
-    let context = context(identity);
+/// Signed, and every signature made before.
+#[divan::bench(sample_count = 4000, sample_size = 250, args = [DenialKind::Compact, DenialKind::Nsec3])]
+fn with_do(bencher: Bencher<'_, '_>, denial: DenialKind) {
+    let dnssec = dnssec::Config {
+        denial,
+        ..dnssec::Config::default()
+    };
+    let table = table(Some(dnssec.clone()));
+    let folder = tempfile::tempdir().unwrap();
+    let zone = Zone::parse(ZONE).unwrap();
+    let keys = Keys::open(folder.path().join("keys"), &zone, Leads::default(), NOW).unwrap();
+    let registry = Registry::new();
+    let signer = Signer::for_table(&table, &dnssec, &keys.in_force(), NOW, &registry).unwrap();
+    let queries = (0..DEVICES).map(|number| with_do_bit(query(number)));
+    let expected = Expected {
+        kind: Kind::NoError,
+        is_signed: true,
+    };
+    measure_signed(
+        bencher,
+        &table,
+        Some(&signer),
+        &identity(),
+        &expected,
+        queries.collect(),
+    );
+}
+
+fn measure(bencher: Bencher<'_, '_>, identity: &Identity, kind: Kind, queries: Vec<Vec<u8>>) {
+    let expected = Expected {
+        kind,
+        is_signed: false,
+    };
+    measure_signed(bencher, &table(None), None, identity, &expected, queries);
+}
+
+/// What is answered.
+struct Expected {
+    kind: Kind,
+    is_signed: bool,
+}
+
+fn measure_signed(
+    bencher: Bencher<'_, '_>,
+    table: &Table,
+    signer: Option<&Signer>,
+    identity: &Identity,
+    expected: &Expected,
+    queries: Vec<Vec<u8>>,
+) {
+    let mut context = context(identity);
     let mut out = [0; UDP_LIMIT];
-    for query in &queries {
-        let response = respond(&table, &context, query, &mut out);
+    for (query, second) in queries.iter().zip(0..) {
+        // So slowly that none is too much for one second.
+        context.signing = signer.map(|signer| Signing {
+            signer,
+            nanoseconds: second * 1_000_000_000,
+        });
+        let response = respond(table, &context, query, &mut out);
         let good = matches!(
             response,
             Response::Reply {
                 kind,
                 client: Client::Unknown | Client::Proven,
                 ..
-            } if kind == expected
+            } if kind == expected.kind && (out[7] == 2) == expected.is_signed
         );
         assert!(good, "what is measured must be right: {response:?}");
     }
@@ -73,7 +132,7 @@ fn measure(bencher: Bencher<'_, '_>, identity: &Identity, expected: Kind, querie
             next = (next + STRIDE) % queries.len();
             queries[next].clone() // warm, as if just received
         })
-        .bench_local_refs(|query| respond(&table, &context, query, black_box(&mut out)));
+        .bench_local_refs(|query| respond(table, &context, query, black_box(&mut out)));
 }
 
 fn identity() -> Identity {
@@ -87,7 +146,7 @@ fn context(identity: &Identity) -> Context<'_> {
     Context {
         transport: Transport::Udp,
         client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-        now: 1_800_000_000,
+        now: NOW,
         identity,
         signing: None,
     }
@@ -97,7 +156,7 @@ fn context(identity: &Identity) -> Context<'_> {
 fn learnt(identity: &Identity) -> Vec<u8> {
     let first = with_cookie(&query(0), &[7; 8]);
     let mut out = [0; UDP_LIMIT];
-    let Response::Reply { len, .. } = respond(&table(), &context(identity), &first, &mut out)
+    let Response::Reply { len, .. } = respond(&table(None), &context(identity), &first, &mut out)
     else {
         unreachable!("a query is answered");
     };
@@ -112,10 +171,14 @@ fn with_cookie(query: &[u8], cookie: &[u8]) -> Vec<u8> {
 }
 
 /// A zone whose devices all have an address of their own in both families.
-fn table() -> Table {
+fn table(dnssec: Option<dnssec::Config>) -> Table {
     let zone = Zone::parse(ZONE).unwrap();
     let public = [Ipv4Addr::new(203, 0, 113, 10).into()];
-    let contents = Contents::new(&zone, &Config::default(), &public, &public).unwrap();
+    let config = Config {
+        dnssec,
+        ..Config::default()
+    };
+    let contents = Contents::new(&zone, &config, &public, &public).unwrap();
     let table = Table::new(contents, 1);
     for number in 0..DEVICES {
         let addresses = Addresses {
@@ -146,6 +209,13 @@ fn query(number: u32) -> Vec<u8> {
     query.extend_from_slice(&Type::A.0.to_be_bytes());
     query.extend_from_slice(&CLASS_IN.to_be_bytes());
     query.extend_from_slice(&[0, 0, 41, 0x04, 0xd0, 0, 0, 0, 0, 0, 0]);
+    query
+}
+
+/// The query with the DO bit (RFC 3225) in its OPT record.
+fn with_do_bit(mut query: Vec<u8>) -> Vec<u8> {
+    let flags = query.len() - 4;
+    query[flags] |= 0x80;
     query
 }
 

@@ -309,13 +309,18 @@ async fn compare_name_servers(
     progress: &Progress,
 ) -> anyhow::Result<Vec<Table>> {
     let effort = pace.effort(wanted.sockets);
-    let plan = wanted.plan(effort, half_of_the_cores(), |missing| {
+    let mut plans = Vec::from(wanted.plans(effort, half_of_the_cores(), |missing| {
         progress.note(missing)
-    });
-    if plan.servers.is_empty() {
+    }));
+    plans.retain(|plan| !plan.servers.is_empty());
+    if plans.is_empty() {
         bail!("none of the name servers asked for is here");
     }
-    Ok(plan.run(progress).await?)
+    let mut tables = Vec::new();
+    for plan in plans {
+        tables.extend(plan.run(progress).await?);
+    }
+    Ok(tables)
 }
 
 /// Runs one after the other. Of several, those whose addresses are not given are left out.

@@ -198,6 +198,9 @@ pub(crate) enum WorldError {
     /// A name server runs, and does not answer for the zone.
     #[error("{server} has not loaded the zone in time")]
     NoZone { server: &'static str },
+    /// A zone cannot be signed.
+    #[error("{0}")]
+    NotSigned(String),
     /// The tunnel runs over something else.
     #[error("the agent came over another carrier than {0}")]
     OtherCarrier(Carrier),

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use prometheus::Registry;
 use siphasher::sip::SipHasher13;
 use std::hash::Hasher as _;
 
@@ -132,6 +133,21 @@ impl Signer {
             soa: ArcSwapOption::empty(),
             metrics,
         })
+    }
+
+    /// The same for a table that no server of this crate answers from. What it counts is told by `registry`.
+    ///
+    /// # Errors
+    /// The same, or a counter is there already.
+    pub fn for_table(
+        table: &Table,
+        config: &Config,
+        in_force: &InForce,
+        now: u32,
+        registry: &Registry,
+    ) -> Result<Self, SignerError> {
+        let metrics = Arc::new(Metrics::register(registry)?);
+        Self::new(table, config, in_force, now, metrics)
     }
 
     /// From now on signs by these keys, and says so in `table`, unless it does so already.
@@ -437,4 +453,7 @@ pub enum SignerError {
     /// The system's.
     #[error(transparent)]
     Random(#[from] SecretError),
+    /// Ours.
+    #[error(transparent)]
+    Metrics(#[from] prometheus::Error),
 }

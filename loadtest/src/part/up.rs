@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use control::config::{Config, Overrides};
 use control::up;
+use ddns::dnssec::{self, DenialKind};
 use directory::Zone;
 use relay::program::Inherited;
 use relay::program::succession::Inheritance;
@@ -27,12 +28,35 @@ pub(crate) struct Order {
     pub(crate) dns: Option<SocketAddr>,
     /// Threads that answer over UDP, if not as many as it takes by itself.
     pub(crate) dns_threads: Option<u32>,
+    /// How its zone is signed; it is not, if nobody says.
+    #[serde(default)]
+    pub(crate) denial: Option<Denial>,
     /// Public ports that devices may have, as `20000-20999`; none, if nobody says.
     #[serde(default)]
     pub(crate) ports: Option<String>,
     /// Of what it is to have little.
     #[serde(default)]
     pub(crate) scarce: Scarce,
+}
+
+/// How the server of a signed zone proves that something does not exist.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) enum Denial {
+    Compact,
+    Nsec3,
+}
+
+impl From<Denial> for dnssec::Config {
+    fn from(denial: Denial) -> Self {
+        let denial = match denial {
+            Denial::Compact => DenialKind::Compact,
+            Denial::Nsec3 => DenialKind::Nsec3,
+        };
+        Self {
+            denial,
+            ..Self::default()
+        }
+    }
 }
 
 /// What a server may have, where that is to be less than it takes by itself.
@@ -81,6 +105,7 @@ pub(super) async fn play(order: Order) -> anyhow::Result<()> {
     config.relay.raw = order.raw;
     if let Some(ddns) = &mut config.ddns {
         ddns.dot = None;
+        ddns.dnssec = order.denial.map(dnssec::Config::from);
         // All queries come from one network, which would soon have had its share. The highest limit counts like any.
         ddns.responses_per_second = 1_000_000_i64.try_into()?;
         if let Some(threads) = order.dns_threads {

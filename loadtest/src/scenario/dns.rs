@@ -8,6 +8,7 @@ mod dnsperf;
 mod mail;
 pub(crate) mod peers;
 mod questions;
+mod signed;
 mod socket;
 mod update;
 
@@ -16,11 +17,11 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use super::{Effort, Load, ScenarioError};
 use crate::progress::Progress;
-use crate::question::{NAME_ERROR, NO_ERROR, question};
+use crate::question::question;
 use crate::report::{Column, Round, Table};
 use crate::world::{Names, Place, Watched};
 use askers::{Askers, Order, Pace, Tally};
-use questions::Questions;
+use questions::{Expected, Questions};
 
 pub(crate) const NAME: &str = "dns";
 
@@ -56,14 +57,14 @@ pub(crate) async fn run(
         .map(|number| format!("miss-{number}-{:x}.{}", rand::random::<u32>(), names.zone))
         .collect();
     let workloads = [
-        ("hit", &names.hosts, NO_ERROR),
-        ("miss", &misses, NAME_ERROR),
+        ("hit", &names.hosts, Expected::Found),
+        ("miss", &misses, Expected::Denied),
     ]
-    .map(|(name, hosts, rcode)| Workload {
+    .map(|(name, hosts, expected)| Workload {
         name,
         questions: Questions::Listed {
             questions: hosts.iter().filter_map(|host| question(host)).collect(),
-            rcode,
+            expected,
             next: 0,
         },
     });

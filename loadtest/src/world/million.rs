@@ -18,6 +18,7 @@ use tempfile::TempDir;
 use zeroize::Zeroizing;
 
 use super::WorldError;
+use super::name_server::signed_zone;
 use crate::progress::Progress;
 
 /// The zone's name.
@@ -68,6 +69,16 @@ impl Million {
     /// The zone as RFC 1035 section 5 has it.
     pub(crate) fn zone_file(&self) -> PathBuf {
         self.folder.path().join("zone")
+    }
+
+    /// The same zone signed, once [`sign`](Self::sign) has done so.
+    pub(crate) fn signed_zone_file(&self) -> PathBuf {
+        self.folder.path().join("zone.signed")
+    }
+
+    /// Signs the zone for servers that do not do so themselves.
+    pub(crate) async fn sign(&self, programs: Option<&Path>) -> Result<(), WorldError> {
+        signed_zone::sign(&self.zone_file(), &self.signed_zone_file(), programs).await
     }
 
     /// The state directory of our server.

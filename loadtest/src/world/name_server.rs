@@ -2,6 +2,7 @@
 //! serve the same zone with one thread.
 
 mod programs;
+pub(super) mod signed_zone;
 
 use std::io;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, UdpSocket};
@@ -19,6 +20,7 @@ use zeroize::Zeroizing;
 use super::million::{Million, ZONE, address, host};
 use super::peer::find_program;
 use super::{READY, WorldError, read};
+use crate::part::up::Denial;
 use crate::part::{Part, empty_responder, up};
 use crate::process::{Child, Memory, Namespace, ProcessId, Program};
 use crate::question::{question, shows};
@@ -104,7 +106,29 @@ impl NameServerKind {
         Ok(FoundNameServer {
             kind: self,
             program,
+            signs: None,
         })
+    }
+
+    /// The same with a signed zone, by each denial with which it is measured.
+    ///
+    /// # Errors
+    /// If what signs the zone for it is not here: how to get it, in a sentence.
+    pub(crate) fn find_signed(self, folder: Option<&Path>) -> Result<Vec<FoundNameServer>, String> {
+        let denials = match self {
+            Self::Causeway => &[Denial::Compact, Denial::Nsec3][..],
+            Self::Knot | Self::Nsd => &[Denial::Nsec3],
+            Self::Empty | Self::Bind | Self::Pdns => return Ok(Vec::new()),
+        };
+        let found = self.find(folder)?;
+        if self == Self::Nsd {
+            signed_zone::is_possible(folder)?;
+        }
+        let with = |&denial| FoundNameServer {
+            signs: Some(denial),
+            ..found.clone()
+        };
+        Ok(denials.iter().map(with).collect())
     }
 }
 
@@ -122,12 +146,27 @@ pub(crate) struct FoundNameServer {
     pub(crate) kind: NameServerKind,
     /// Nothing where it is this program.
     program: PathBuf,
+    /// How its zone is signed, if it is.
+    pub(crate) signs: Option<Denial>,
+}
+
+impl FoundNameServer {
+    /// As its row is called: ours with the denial, of which it has two.
+    pub(crate) fn name(&self) -> &'static str {
+        match (self.kind, self.signs) {
+            (NameServerKind::Causeway, Some(Denial::Compact)) => "causeway_compact",
+            (NameServerKind::Causeway, Some(Denial::Nsec3)) => "causeway_nsec3",
+            (kind, _) => kind.name(),
+        }
+    }
 }
 
 /// A server that has given a right answer.
 #[derive(Debug)]
 pub(crate) struct NameServer {
     pub(crate) kind: NameServerKind,
+    /// As its row is called.
+    pub(crate) name: &'static str,
     pub(crate) address: SocketAddr,
     pub(crate) process: ProcessId,
     /// From the start of its process to the first right answer.
@@ -135,6 +174,8 @@ pub(crate) struct NameServer {
     /// Soon afterwards.
     pub(crate) memory: Memory,
     pub(crate) updates: Option<UpdateDoor>,
+    /// Where ours tells what it counts.
+    pub(crate) admin: Option<SocketAddr>,
     _process: Running,
     _folder: TempDir,
 }
@@ -197,6 +238,7 @@ impl NameServer {
                     zone: Some(ZONE.to_owned()),
                     dns: Some(address),
                     dns_threads: Some(1),
+                    denial: found.signs,
                     ports: None,
                     scarce: up::Scarce::default(),
                 };
@@ -212,16 +254,22 @@ impl NameServer {
             | NameServerKind::Knot
             | NameServerKind::Bind
             | NameServerKind::Pdns => {
-                let zone = million.zone_file();
+                let zone = match (kind, found.signs) {
+                    (NameServerKind::Nsd, Some(_)) => million.signed_zone_file(),
+                    _ => million.zone_file(),
+                };
                 let (program, path) = (&found.program, folder.path());
-                Running::Others(programs::start(kind, program, address, &zone, path)?)
+                let signs = found.signs.is_some();
+                Running::Others(programs::start(kind, program, address, &zone, signs, path)?)
             }
         };
         until_right(kind, address, million.names - 1, &mut running).await?;
         let loaded = begun.elapsed();
+        let mut admin = None;
         let updates = match &mut running {
             Running::Ours(up) if kind == NameServerKind::Causeway => {
                 let ready = up.until_said(READY, |_: &up::Ready| true).await?;
+                admin = Some(ready.admin);
                 Some(UpdateDoor::Dyn2 {
                     front: ready.front,
                     roots: Roots::from_pem(&read(&ready.ca)?)?,
@@ -235,11 +283,13 @@ impl NameServer {
         sleep(SETTLE).await;
         Ok(Self {
             kind,
+            name: found.name(),
             address,
             process: running.id(),
             loaded,
             memory: running.id().memory()?,
             updates,
+            admin,
             _process: running,
             _folder: folder,
         })
@@ -311,11 +361,26 @@ mod tests {
                 }
                 Ok(found) => assert!(found.program.is_file()),
                 Err(sentence) => {
+                    assert!(kind.find_signed(None).is_err() || !has_signed_zone(kind));
                     let begins = format!("{} is not here; to install it: apt-get", kind.name());
                     assert!(sentence.starts_with(&begins), "{sentence}");
                 }
             }
         }
+    }
+
+    fn has_signed_zone(kind: NameServerKind) -> bool {
+        use NameServerKind::{Causeway, Knot, Nsd};
+        [Causeway, Knot, Nsd].contains(&kind)
+    }
+
+    #[test]
+    fn ours_is_there_with_each_denial() {
+        let ours = NameServerKind::Causeway.find_signed(None).unwrap();
+        let names: Vec<_> = ours.iter().map(FoundNameServer::name).collect();
+        assert_eq!(names, ["causeway_compact", "causeway_nsec3"]);
+        let empty = NameServerKind::Empty.find_signed(None).unwrap();
+        assert!(empty.is_empty());
     }
 
     #[test]

@@ -62,6 +62,7 @@ impl Server {
             zone: None,
             dns: None,
             dns_threads: None,
+            denial: None,
             ports: port.map(|port| format!("{0}-{0}", port.number)),
             scarce,
         };

@@ -39,6 +39,8 @@ pub(super) enum Pace {
     /// So many a second, all sockets together. Latencies count from when a query should have been sent: one that the server,
     /// or this thread, has kept waiting shows it.
     Rate(u32),
+    /// The same, but the threads sleep between: others need the core, and that they have to be woken counts.
+    RateAsleep(u32),
 }
 
 /// What is asked, of whom, over how many sockets and by how many threads.
@@ -91,12 +93,11 @@ impl Askers {
         for thread in 0..threads {
             // What does not divide evenly goes to the first ones.
             let share = |all: usize| all / threads + usize::from(thread < all % threads);
+            let share_of_rate = |rate: u32| share(rate as usize) as u32; // no more than all
             let (slots, pace) = match order.pace {
                 Pace::Window(window) => (window.next_power_of_two(), order.pace),
-                Pace::Rate(rate) => {
-                    let rate = share(usize::try_from(rate).unwrap_or(usize::MAX));
-                    (ALL_IDS, Pace::Rate(u32::try_from(rate).unwrap_or(u32::MAX)))
-                }
+                Pace::Rate(rate) => (ALL_IDS, Pace::Rate(share_of_rate(rate))),
+                Pace::RateAsleep(rate) => (ALL_IDS, Pace::RateAsleep(share_of_rate(rate))),
             };
             let sockets = (0..share(order.sockets)).map(|_| Socket::open(order.server, slots));
             let asker = Asker {
@@ -162,7 +163,8 @@ impl Asker {
     fn ask(mut self, pace: Pace, stop: &AtomicBool) -> io::Result<Tally> {
         match pace {
             Pace::Window(window) => self.keep_full(window, stop)?,
-            Pace::Rate(rate) => self.keep_pace(rate, stop)?,
+            Pace::Rate(rate) => self.keep_pace(rate, false, stop)?,
+            Pace::RateAsleep(rate) => self.keep_pace(rate, true, stop)?,
         }
         Ok(self.tally)
     }
@@ -176,7 +178,7 @@ impl Asker {
         let mut looked = Instant::now();
         while !stop.load(Relaxed) {
             let mut is_busy = false;
-            for socket in readable(&self.sockets)? {
+            for socket in readable(&self.sockets, Duration::ZERO)? {
                 is_busy |= self.receive(&mut mail, socket, &mut answered)? == BATCH;
                 // What comes meanwhile waits for the next turn, so that no socket has to wait for another.
                 self.ask_in(&mut mail, socket, answered.drain(..))?;
@@ -247,8 +249,8 @@ impl Asker {
         Ok(())
     }
 
-    /// Never sleeps: the time to wake up would count as the server's.
-    fn keep_pace(&mut self, rate: u32, stop: &AtomicBool) -> io::Result<()> {
+    /// Unless it `sleeps`, the time to wake up does not count as the server's.
+    fn keep_pace(&mut self, rate: u32, sleeps: bool, stop: &AtomicBool) -> io::Result<()> {
         let mut mail = Mail::new();
         let mut answered = Vec::with_capacity(BATCH);
         let (mut ticks, mut asked) = (0_u32, 0_u64);
@@ -262,7 +264,11 @@ impl Asker {
                 self.ask_at(&mut mail, intended, asked..due)?;
                 asked = due;
             }
-            for socket in readable(&self.sockets)? {
+            let rest = match sleeps {
+                true => (begun + TICK * ticks).saturating_duration_since(Instant::now()),
+                false => Duration::ZERO,
+            };
+            for socket in readable(&self.sockets, rest)? {
                 self.receive(&mut mail, socket, &mut answered)?;
                 answered.clear();
             }
@@ -303,7 +309,7 @@ impl Asker {
             of_socket.sum()
         };
         while end.elapsed() < LOST && waiting(&self.sockets) > 0 {
-            for socket in readable(&self.sockets)? {
+            for socket in readable(&self.sockets, Duration::ZERO)? {
                 self.receive(mail, socket, &mut answered)?;
             }
         }

@@ -5,10 +5,12 @@
 //!  each round:  start every server ─► each workload: every server in turn ─► end them all
 //! ```
 //!
-//! One thread answers at each. Where memory is too little for all at a time, each server is started and ended alone.
+//! One thread answers at each. Where memory is too little for all at a time, each server is started and ended alone; so are those of
+//! the signed zone, of which ours are two with the same state.
 
 mod flood;
 mod plan;
+mod signed;
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,9 +18,11 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::askers::{Askers, Order, Pace};
-use super::questions::{Drawn, Questions};
-use super::update::{UPDATES, Updates, update_to_visible};
+use super::questions::{Asked, Drawn, Questions};
+use super::signed::{Those, warm};
+use super::update::{UPDATES, Updates, signed_update, update_to_visible};
 use super::{CPU, LOSSES, RATE, WRONG, dnsperf, latencies_of};
+use crate::process::Memory;
 use crate::progress::Progress;
 use crate::report::{Column, Round, Table};
 use crate::scenario::{FAILURES, Load, ScenarioError};
@@ -53,7 +57,19 @@ impl Plan {
         let with_ours = |found: &FoundNameServer| found.kind == NameServerKind::Causeway;
         let with_ours = self.servers.iter().any(with_ours);
         let million = Million::make(self.names, with_ours, progress).await?;
-        let mut start = self.table("start");
+        if self.is_signed
+            && self
+                .servers
+                .iter()
+                .any(|found| found.kind == NameServerKind::Nsd)
+        {
+            progress.begin("signing the zone".to_owned(), 1);
+            million.sign(self.programs.as_deref()).await?;
+        }
+        let mut start = self.table(match self.is_signed {
+            true => "signed_start",
+            false => "start",
+        });
         let mut steps = self.steps();
         if million.is_in_memory()? {
             let sentence = "the state was in memory, where a sync is nothing: set TMPDIR to a disk";
@@ -69,7 +85,9 @@ impl Plan {
             }
             rate = fixed;
         }
-        let group = if self.is_room_for_all() {
+        let group = if self.is_signed {
+            1
+        } else if self.is_room_for_all() {
             self.servers.len()
         } else {
             start
@@ -80,11 +98,11 @@ impl Plan {
             for found in self.servers.chunks(group) {
                 let mut servers = Vec::new();
                 for found in found {
-                    let kind = found.kind.name();
-                    let title = format!("{kind}, start");
+                    let name = found.name();
+                    let title = format!("{name}, start");
                     progress.begin(self.effort.title(NAME, &title, round), 1);
                     let server = NameServer::start(found, &million).await?;
-                    start.add(kind, figures_of_start(&server));
+                    start.add(name, figures_of_start(&server));
                     servers.push(server);
                 }
                 let mut costs_of_hits = HashMap::new();
@@ -139,11 +157,17 @@ impl Plan {
 
     fn table(&self, workload: &'static str) -> Table {
         const OURS: [&str; 1] = [NameServerKind::Causeway.name()];
+        const OURS_SIGNED: [&str; 2] = ["causeway_compact", "causeway_nsec3"];
+        let ours = match self.is_signed {
+            true => &OURS_SIGNED[..],
+            false => &OURS,
+        };
         let sockets = (self.effort.connections, "sockets");
-        let mut table = Table::of_peers(NAME, workload, sockets, self.effort.seconds, None, &OURS);
+        let mut table = Table::of_peers(NAME, workload, sockets, self.effort.seconds, None, ours);
         table.note(format!(
-            "{} names, each with A and AAAA; one thread answers",
-            self.names
+            "{} names, each with A and AAAA{}; one thread answers",
+            self.names,
+            if self.is_signed { ", signed" } else { "" },
         ));
         table
     }
@@ -164,11 +188,11 @@ impl Plan {
             generator,
             table,
         } = step;
-        let (workload, generator, kind) = (*workload, *generator, server.kind.name());
+        let (workload, generator, name) = (*workload, *generator, server.name);
         if !workload.fits(server.kind) {
             return Ok(());
         }
-        let what = format!("{kind}, {}", workload.name(generator));
+        let what = format!("{name}, {}", workload.name(generator));
         progress.begin(
             self.effort.title(NAME, &what, round),
             self.effort.seconds * 1000,
@@ -181,7 +205,7 @@ impl Plan {
                 else {
                     return Ok(());
                 };
-                note_failure(table, kind, why);
+                note_failure(table, name, why);
                 figures
             }
             (DnsWorkload::VisibleUnderLoad, _) => {
@@ -202,6 +226,16 @@ impl Plan {
                 Some(figures) => figures,
                 None => return Ok(()),
             },
+            (DnsWorkload::SignedUpdate, _) => {
+                let length = self.effort.length();
+                let Some((figures, why)) = signed_update(server, self.names, length).await? else {
+                    return Ok(());
+                };
+                note_failure(table, name, why);
+                figures
+            }
+            (DnsWorkload::SignedFlood, _) => self.signed_flood(server, progress).await?,
+            (DnsWorkload::SignedMemory, _) => self.signed_memory(server).await?,
             (_, Generator::Dnsperf) => {
                 let Some(program) = &self.dnsperf else {
                     return Ok(());
@@ -223,14 +257,14 @@ impl Plan {
         let cost = figures.iter().find(|(column, _)| *column == &CPU);
         if let Some(&(_, cost)) = cost {
             if workload == DnsWorkload::Hit {
-                costs_of_hits.insert((kind, by_dnsperf), cost);
+                costs_of_hits.insert((name, by_dnsperf), cost);
             } else if workload.saturates()
-                && let Some(hit) = costs_of_hits.get(&(kind, by_dnsperf))
+                && let Some(hit) = costs_of_hits.get(&(name, by_dnsperf))
             {
                 figures.push((&TO_A_HIT, cost / hit));
             }
         }
-        table.add(kind, figures);
+        table.add(name, figures);
         Ok(())
     }
 
@@ -248,8 +282,15 @@ impl Plan {
             workload: name,
             cause,
         };
-        let dnssec = workload == DnsWorkload::HitDo;
-        let drawn = Drawn::new(ZONE, self.names, workload.misses().into(), dnssec);
+        let asked = match workload {
+            DnsWorkload::HitDo => Asked::AddressesDo,
+            DnsWorkload::SignedHit => Asked::Signed,
+            _ => Asked::Addresses,
+        };
+        if asked == Asked::Signed {
+            warm(server.address, 0..self.names, Those::Exist).await?;
+        }
+        let drawn = Drawn::new(ZONE, self.names, workload.misses().into(), asked);
         let drawn = drawn.ok_or_else(|| nothing(format!("{ZONE} can be no zone")))?;
         let pace = if workload == DnsWorkload::HitPaced {
             Pace::Rate(rate)
@@ -281,7 +322,7 @@ impl Plan {
             .await?;
         let tally = askers.finish()?;
         if observed.count == 0.0 {
-            return Err(nothing(format!("{} does not answer", server.kind.name())));
+            return Err(nothing(format!("{} does not answer", server.name)));
         }
         let mut figures = vec![(&RATE, observed.count / observed.seconds)];
         if let Some(cpu) = observed.relay_cpu {
@@ -295,7 +336,7 @@ impl Plan {
             let acknowledged = updates.acknowledged.load(Relaxed) as f64;
             figures.push((&UPDATES, acknowledged / observed.seconds));
             figures.push((&FAILURES, load.failures() as f64));
-            note_failure(table, server.kind.name(), load.why());
+            note_failure(table, server.name, load.why());
         }
         Ok(figures)
     }
@@ -358,12 +399,17 @@ fn available_memory(meminfo: &str) -> Option<u64> {
 }
 
 fn figures_of_start(server: &NameServer) -> Round {
+    let mut figures = vec![(&LOADED, server.loaded.as_secs_f64())];
+    figures.extend(figures_of_memory(&server.memory));
+    figures
+}
+
+fn figures_of_memory(memory: &Memory) -> Round {
     let mebibytes = |octets: u64| octets as f64 / f64::from(1 << 20);
     vec![
-        (&LOADED, server.loaded.as_secs_f64()),
-        (&RESIDENT, mebibytes(server.memory.resident)),
-        (&PROPORTIONAL, mebibytes(server.memory.proportional)),
-        (&ANONYMOUS, mebibytes(server.memory.anonymous)),
+        (&RESIDENT, mebibytes(memory.resident)),
+        (&PROPORTIONAL, mebibytes(memory.proportional)),
+        (&ANONYMOUS, mebibytes(memory.anonymous)),
     ]
 }
 

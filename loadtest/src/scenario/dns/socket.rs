@@ -3,20 +3,17 @@
 use std::io;
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::os::fd::AsFd as _;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use socket2::SockRef;
 
 use super::mail::{BATCH, Mail};
-use super::questions::Questions;
-use crate::question::NO_ERROR;
+use super::questions::{Expected, Questions};
+use crate::question::HEADER_LEN;
 
 /// Answers wait here while the thread that asks is busy with others. The kernel may grant less.
 const BUFFER: usize = 4 << 20;
-
-/// The header of a message (RFC 1035 section 4.1.1).
-const HEADER: usize = 12;
 
 /// A connected socket and its queries. Each has a slot, and its id leads to that: the remainder by the number of slots.
 pub(super) struct Socket {
@@ -28,7 +25,7 @@ pub(super) struct Socket {
 #[derive(Clone, Copy)]
 struct Query {
     id: u16,
-    rcode: u8,
+    expected: Expected,
     /// Whether there is no answer so far.
     waits: bool,
     asked: Instant,
@@ -57,7 +54,7 @@ impl Socket {
         let _ = buffers.set_send_buffer_size(BUFFER);
         let query = Query {
             id: 0,
-            rcode: 0,
+            expected: Expected::Found,
             waits: false,
             asked: Instant::now(),
         };
@@ -82,7 +79,7 @@ impl Socket {
         let Some((octets, length)) = mail.write() else {
             return Ok(false); // there is room, once they are sent
         };
-        let (written, rcode) = questions.next(octets);
+        let (written, expected) = questions.next(octets);
         *length = written;
         let slots = self.queries.len();
         let query = &mut self.queries[slot];
@@ -90,7 +87,7 @@ impl Socket {
         let round = usize::from(query.id) / slots + 1;
         query.id = (round * slots + slot) as u16;
         octets[..2].copy_from_slice(&query.id.to_be_bytes());
-        query.rcode = rcode;
+        query.expected = expected;
         query.asked = asked;
         Ok(std::mem::replace(&mut query.waits, true))
     }
@@ -107,19 +104,17 @@ impl Socket {
 
     /// What a datagram answers; `None` if that has been answered or given up.
     pub(super) fn answered(&mut self, octets: &[u8]) -> Option<Answer> {
-        let header: &[u8; HEADER] = octets.first_chunk()?;
+        let header: &[u8; HEADER_LEN] = octets.first_chunk()?;
         let id = u16::from_be_bytes([header[0], header[1]]);
         let slot = usize::from(id) % self.queries.len();
         let query = &mut self.queries[slot];
         if query.id != id || !std::mem::take(&mut query.waits) {
             return None;
         }
-        let rcode = header[3] & 0x0f;
-        let has_answers = header[6..8] != [0, 0];
         Some(Answer {
             slot,
             asked: query.asked,
-            is_right: rcode == query.rcode && has_answers == (rcode == NO_ERROR),
+            is_right: query.expected.is_met_by(header),
         })
     }
 
@@ -132,17 +127,17 @@ impl Socket {
     }
 }
 
-/// Those of `sockets` where something has come. Does not wait.
-pub(super) fn readable(sockets: &[Socket]) -> io::Result<Vec<usize>> {
-    const AT_ONCE: Timespec = Timespec {
-        tv_sec: 0,
-        tv_nsec: 0,
+/// Those of `sockets` where something has come. Waits for the first no longer than that.
+pub(super) fn readable(sockets: &[Socket], wait: Duration) -> io::Result<Vec<usize>> {
+    let wait = Timespec {
+        tv_sec: wait.as_secs() as _,
+        tv_nsec: wait.subsec_nanos().into(),
     };
     let polled = sockets
         .iter()
         .map(|socket| PollFd::from_borrowed_fd(socket.udp.as_fd(), PollFlags::IN));
     let mut polled: Vec<_> = polled.collect();
-    match poll(&mut polled, Some(&AT_ONCE)) {
+    match poll(&mut polled, Some(&wait)) {
         Ok(_) | Err(rustix::io::Errno::INTR) => {}
         Err(error) => return Err(error.into()),
     }
@@ -164,7 +159,7 @@ mod tests {
     fn questions() -> Questions {
         Questions::Listed {
             questions: Arc::new([question("a").unwrap()]),
-            rcode: NO_ERROR,
+            expected: Expected::Found,
             next: 0,
         }
     }

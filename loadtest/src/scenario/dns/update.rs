@@ -5,6 +5,7 @@ mod line;
 pub(super) mod nsupdate;
 pub(super) mod pipes;
 mod signature;
+mod signed;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use tokio::time::{interval, timeout};
 use self::line::Line;
 pub(super) use self::pipes::{Flood, Pipes};
 use self::signature::Signer;
+pub(super) use self::signed::{SIGNATURES_MADE, signed_update};
 use super::{Column, P50, P99};
 use crate::question::{NO_ERROR, question, shows};
 use crate::report::Round;

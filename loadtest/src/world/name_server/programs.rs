@@ -10,12 +10,14 @@ use crate::process::Program;
 use crate::world::WorldError;
 use crate::world::million::ZONE;
 
-/// Starts one of them at `listen` with the zone of the file `zone`. Everything it writes is in `folder`.
+/// Starts one of them at `listen` with the zone of the file `zone`; if it is to be signed, Knot does that, and for others it has
+/// been done. Everything it writes is in `folder`.
 pub(super) fn start(
     kind: NameServerKind,
     program: &Path,
     listen: SocketAddr,
     zone: &Path,
+    signs: bool,
     folder: &Path,
 ) -> Result<Program, WorldError> {
     let place = Place {
@@ -28,7 +30,7 @@ pub(super) fn start(
     let path = file.display().to_string();
     let (text, arguments) = match kind {
         NameServerKind::Nsd => (nsd(&place), vec!["-d".to_owned(), "-c".to_owned(), path]),
-        NameServerKind::Knot => (knot(&place), vec!["-c".to_owned(), path]),
+        NameServerKind::Knot => (knot(&place, signs), vec!["-c".to_owned(), path]),
         NameServerKind::Bind => {
             // It writes the zone anew in the file's place when it has changed.
             let own = folder.join("zone");
@@ -99,13 +101,30 @@ zone:
     )
 }
 
-fn knot(place: &Place) -> String {
+fn knot(place: &Place, signs: bool) -> String {
     let Place {
         ip,
         port,
         zone,
         folder,
     } = place;
+    // Without salt and iterations it denies by NSEC3 as ours does.
+    let policy = match signs {
+        true => {
+            "policy:
+  - id: signed
+    algorithm: ecdsap256sha256
+    nsec3: on
+    nsec3-iterations: 0
+    nsec3-salt-length: 0
+"
+        }
+        false => "",
+    };
+    let signing = match signs {
+        true => "    dnssec-signing: on\n    dnssec-policy: signed\n",
+        false => "",
+    };
     format!(
         r#"server:
     rundir: "{folder}"
@@ -122,14 +141,14 @@ acl:
   - id: here
     address: {ip}
     action: update
-zone:
+{policy}zone:
   - domain: {ZONE}
     file: "{zone}"
     zonefile-sync: -1
     zonefile-load: whole
     journal-content: changes
     acl: here
-"#
+{signing}"#
     )
 }
 

@@ -8,7 +8,7 @@ use super::{BUSY, FAILURES, note_failure};
 use crate::progress::Progress;
 use crate::report::{Round, Table};
 use crate::scenario::dns::askers::{Askers, Order, Pace};
-use crate::scenario::dns::questions::{Drawn, Questions};
+use crate::scenario::dns::questions::{Asked, Drawn, Questions};
 use crate::scenario::dns::update::{
     Flood, UPDATE_CPU, UPDATE_P99, UPDATES, many_to_visible, nsupdate,
 };
@@ -72,7 +72,7 @@ impl Plan {
             askers.finish()?;
             figures.push((&RATE, queries / observed.seconds));
         }
-        note_failure(table, server.kind.name(), load.why());
+        note_failure(table, server.name, load.why());
         Ok(Some(figures))
     }
 
@@ -93,7 +93,7 @@ impl Plan {
             return Ok(None);
         };
         figures.push((&RATE, answered));
-        note_failure(table, server.kind.name(), why);
+        note_failure(table, server.name, why);
         Ok(Some(figures))
     }
 
@@ -103,7 +103,7 @@ impl Plan {
         server: &NameServer,
         load: &Arc<Load>,
     ) -> Result<Askers, ScenarioError> {
-        let drawn = Drawn::new(ZONE, self.names, 0, false);
+        let drawn = Drawn::new(ZONE, self.names, 0, Asked::Addresses);
         let drawn = drawn.ok_or_else(|| ScenarioError::Nothing {
             workload: "queries beside updates",
             cause: format!("{ZONE} can be no zone"),
@@ -133,7 +133,7 @@ impl Plan {
         let Some((figures, why)) = measured.await? else {
             return Ok(None);
         };
-        note_failure(table, server.kind.name(), why);
+        note_failure(table, server.name, why);
         Ok(Some(figures))
     }
 }

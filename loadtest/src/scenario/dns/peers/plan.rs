@@ -8,12 +8,18 @@ use super::super::update::Pipes;
 use crate::scenario::Effort;
 use crate::world::{FoundNameServer, NameServerKind, find_program};
 
+/// Names in the zone.
+const NAMES: u32 = 1_000_000;
+
+/// The same in the signed one, which others sign whenever they start.
+const SIGNED_NAMES: u32 = 100_000;
+
 /// What a user wants of it.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Wanted {
-    /// Names in the zone, each with A and AAAA
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
-    names: u32,
+    /// Names in the zone, each with A and AAAA [default: 1000000, and 100000 where it is signed]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    names: Option<u32>,
     /// Only these, and in this order
     #[arg(long, value_enum, value_delimiter = ',', value_name = "SERVER,…")]
     only: Vec<NameServerKind>,
@@ -32,7 +38,7 @@ pub(crate) struct Wanted {
     /// Threads that ask [default: half of the cores]
     #[arg(long, value_parser = clap::value_parser!(u16).range(1..=256))]
     threads: Option<u16>,
-    /// Queries a second where the rate is fixed, or half of what Knot answers
+    /// Queries a second where the rate is fixed, or half of what Knot answers; beside a flood half is 20000
     #[arg(long, default_value = "half", value_parser = Rate::parse)]
     rate: Rate,
     /// Updates a second beside queries
@@ -50,26 +56,51 @@ pub(crate) struct Wanted {
 }
 
 impl Wanted {
-    /// What can be done of it here, by `threads` unless it says how many. `missing` hears what is not installed, and how to
-    /// get it.
-    pub(crate) fn plan(self, effort: Effort, threads: usize, missing: impl Fn(&str)) -> Plan {
+    /// What can be done of it here, by `threads` unless it says how many: with the zone as it is, then with the signed one. `missing`
+    /// hears what is not installed, and how to get it.
+    pub(crate) fn plans(self, effort: Effort, threads: usize, missing: impl Fn(&str)) -> [Plan; 2] {
+        let workloads = all_unless_named(self.workloads.clone());
+        let (signed, plain) = workloads.into_iter().partition(|work| work.is_signed());
+        let plan = |workloads, is_signed| {
+            let wanted = self.clone();
+            wanted.plan(workloads, is_signed, effort, threads, &missing)
+        };
+        [plan(plain, false), plan(signed, true)]
+    }
+
+    /// One of them; nothing, if there is no work.
+    fn plan(
+        self,
+        mut workloads: Vec<DnsWorkload>,
+        is_signed: bool,
+        effort: Effort,
+        threads: usize,
+        missing: impl Fn(&str),
+    ) -> Plan {
         let folder = self.peers_dir.as_deref();
         let mut servers = Vec::new();
-        for kind in all_unless_named(self.only) {
-            match kind.find(folder) {
-                Ok(found) => servers.push(found),
+        let kinds = match workloads.is_empty() {
+            true => Vec::new(),
+            false => all_unless_named(self.only),
+        };
+        for kind in kinds {
+            let found = match is_signed {
+                true => kind.find_signed(folder),
+                false => kind.find(folder).map(|found| vec![found]),
+            };
+            match found {
+                Ok(found) => servers.extend(found),
                 Err(sentence) => missing(&sentence),
             }
         }
         let load = all_unless_named(self.load);
         let mut dnsperf = None;
-        if load.contains(&Generator::Dnsperf) {
+        if load.contains(&Generator::Dnsperf) && workloads.iter().any(|work| work.saturates()) {
             dnsperf = find_program("dnsperf", folder);
             if dnsperf.is_none() {
                 missing("dnsperf is not here; to install it: apt-get install dnsperf");
             }
         }
-        let mut workloads = all_unless_named(self.workloads);
         let mut nsupdate = None;
         if workloads.contains(&DnsWorkload::UpdatesNsupdate) {
             nsupdate = find_program("nsupdate", folder);
@@ -83,7 +114,12 @@ impl Wanted {
             workloads,
             own: load.contains(&Generator::Own),
             dnsperf,
-            names: self.names,
+            names: self.names.unwrap_or(match is_signed {
+                true => SIGNED_NAMES,
+                false => NAMES,
+            }),
+            is_signed,
+            programs: self.peers_dir,
             window: self.window.into(),
             threads: self.threads.map_or(threads, usize::from),
             rate: self.rate,
@@ -131,6 +167,14 @@ pub(super) enum DnsWorkload {
     UpdatesBesideHits,
     /// As many as four processes of nsupdate move
     UpdatesNsupdate,
+    /// A of random names of the signed zone with their signatures, which have been made before
+    SignedHit,
+    /// The same at a fixed rate, alone and beside a flood of names that do not exist
+    SignedFlood,
+    /// One name after the other is moved in our signed zone, and then asked for
+    SignedUpdate,
+    /// Every name that exists, and as many that do not, have been asked for: memory
+    SignedMemory,
 }
 
 /// Who asks.
@@ -184,6 +228,10 @@ impl DnsWorkload {
             (Self::Updates, _) => "updates",
             (Self::UpdatesBesideHits, _) => "updates_beside_hits",
             (Self::UpdatesNsupdate, _) => "updates_nsupdate",
+            (Self::SignedHit, _) => "signed_hit",
+            (Self::SignedFlood, _) => "signed_flood",
+            (Self::SignedUpdate, _) => "signed_update",
+            (Self::SignedMemory, _) => "signed_memory",
         }
     }
 
@@ -200,11 +248,23 @@ impl DnsWorkload {
             | Self::VisibleUnderLoad
             | Self::Updates
             | Self::UpdatesBesideHits
-            | Self::UpdatesNsupdate => 0,
+            | Self::UpdatesNsupdate
+            | Self::SignedHit
+            | Self::SignedFlood
+            | Self::SignedUpdate
+            | Self::SignedMemory => 0,
         }
     }
 
-    /// Whether nothing but the server holds it up.
+    /// Whether the zone is signed.
+    pub(super) fn is_signed(self) -> bool {
+        matches!(
+            self,
+            Self::SignedHit | Self::SignedFlood | Self::SignedUpdate | Self::SignedMemory
+        )
+    }
+
+    /// Whether dnsperf asks as well: the zone is as it is, and nothing but the server holds it up.
     pub(super) fn saturates(self) -> bool {
         match self {
             Self::Hit | Self::Miss | Self::Mix | Self::HitDo => true,
@@ -214,7 +274,11 @@ impl DnsWorkload {
             | Self::VisibleUnderLoad
             | Self::Updates
             | Self::UpdatesBesideHits
-            | Self::UpdatesNsupdate => false,
+            | Self::UpdatesNsupdate
+            | Self::SignedHit
+            | Self::SignedFlood
+            | Self::SignedUpdate
+            | Self::SignedMemory => false,
         }
     }
 
@@ -241,7 +305,13 @@ impl DnsWorkload {
             | Self::Updates
             | Self::UpdatesBesideHits
             | Self::UpdatesNsupdate => server.takes_updates(),
-            Self::Hit | Self::HitDo | Self::HitPaced => true,
+            Self::SignedUpdate => server == NameServerKind::Causeway,
+            Self::Hit
+            | Self::HitDo
+            | Self::HitPaced
+            | Self::SignedHit
+            | Self::SignedFlood
+            | Self::SignedMemory => true,
         }
     }
 }
@@ -256,6 +326,10 @@ pub(crate) struct Plan {
     /// And where dnsperf is, if that does.
     pub(super) dnsperf: Option<PathBuf>,
     pub(super) names: u32,
+    /// Whether the zone is.
+    pub(super) is_signed: bool,
+    /// Where programs are looked for first.
+    pub(super) programs: Option<PathBuf>,
     /// Queries under way on each socket.
     pub(super) window: usize,
     pub(super) threads: usize,
@@ -286,7 +360,7 @@ mod tests {
     #[test]
     fn a_server_that_is_not_here_is_told_and_left_out() {
         let wanted = Wanted {
-            names: 1,
+            names: Some(1),
             only: vec![NameServerKind::Empty, NameServerKind::Pdns],
             workloads: Vec::new(),
             load: vec![Generator::Own],
@@ -305,13 +379,16 @@ mod tests {
             connections: 1,
         };
         let missing = std::cell::Cell::new(0);
-        let plan = wanted.plan(effort, 3, |_| missing.set(missing.get() + 1));
+        let [plan, signed] = wanted.plans(effort, 3, |_| missing.set(missing.get() + 1));
         let found = plan.servers.len() + usize::from(plan.nsupdate.is_some());
         assert_eq!(found + missing.get(), 3);
         assert_eq!(plan.servers[0].kind, NameServerKind::Empty);
         let mut all = DnsWorkload::value_variants().to_vec();
+        all.retain(|&work| !work.is_signed());
         all.retain(|&work| work != DnsWorkload::UpdatesNsupdate || plan.nsupdate.is_some());
         assert_eq!(plan.workloads, all);
         assert_eq!((plan.own, plan.dnsperf, plan.threads), (true, None, 3));
+        assert!(signed.servers.is_empty(), "neither has a signed zone");
+        assert_eq!(plan.workloads.len() + signed.workloads.len(), all.len() + 4);
     }
 }
