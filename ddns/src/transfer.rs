@@ -24,4 +24,5 @@ mod versions;
 pub use config::{KeyFileError, Secondary};
 pub(crate) use notify::notify;
 pub(crate) use publisher::{Desk, Given, Publisher};
-pub(crate) use stream::{Transfer, ZoneQuestion};
+pub(crate) use stream::Transfer;
+pub use stream::ZoneQuestion;

@@ -1,31 +1,72 @@
-//! Any octets, over UDP and TCP: no panic, and a reply that keeps to its rules; also the short one of a network that has
-//! had its share.
+//! Any octets, over UDP and TCP, to a zone that is signed in either way, and to one that is not: no panic, and a reply that keeps to
+//! its rules; also the short one of a network that has had its share.
 
 #![no_main]
 
 use std::net::{IpAddr, Ipv4Addr};
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use ddns::Config;
 use ddns::addresses::Addresses;
 use ddns::cookie::{Secret, Secrets};
+use ddns::dnssec::keys::{InForce, Key, Role};
+use ddns::dnssec::{self, DenialKind, Signer};
 use ddns::encode::MAX_REPLY;
 use ddns::protocol::UDP_LIMIT;
 use ddns::query::{Head, Parsed, parse};
-use ddns::server::{Client, Context, Identity, Response, Transport, respond, respond_in_short};
+use ddns::server::{
+    Client, Context, Identity, Response, Signing, Transport, respond, respond_in_short,
+};
 use ddns::table::{Held, Table};
 use ddns::zone::Contents;
 use directory::{DeviceName, RegistrationId, RelayName, Zone};
 use libfuzzer_sys::fuzz_target;
+use prometheus::Registry;
+
+/// A zone, and who signs it.
+struct Signed {
+    table: Table,
+    signer: Option<Signer>,
+}
+
+static ZONES: LazyLock<[Signed; 3]> = LazyLock::new(|| {
+    let denials = [None, Some(DenialKind::Compact), Some(DenialKind::Nsec3)];
+    denials.map(|denial| {
+        let dnssec = denial.map(|denial| dnssec::Config {
+            denial,
+            ..dnssec::Config::default()
+        });
+        let table = table(dnssec.clone());
+        let signer = dnssec.map(|dnssec| {
+            let [ksk, zsk] = [Role::Ksk, Role::Zsk].map(|role| Arc::new(Key::generate(role).unwrap()));
+            let in_force = InForce {
+                dnskeys: vec![Arc::clone(&ksk), Arc::clone(&zsk)],
+                zsk,
+                ksks: vec![Arc::clone(&ksk)],
+                cds: vec![ksk],
+                premade: Vec::new(),
+                next_change: None,
+            };
+            Signer::for_table(&table, &dnssec, &in_force, NOW, &Registry::new()).unwrap()
+        });
+        Signed { table, signer }
+    })
+});
+
+const NOW: u32 = 1_800_000_000;
 
 /// `nas.test` with a device `home` that has own addresses, one `away` that has none, and one `abroad` that two relays hold.
-static TABLE: LazyLock<Table> = LazyLock::new(|| {
+fn table(dnssec: Option<dnssec::Config>) -> Table {
     let zone = Zone::parse("nas.test").unwrap();
     let relay = [
         "192.0.2.250".parse().unwrap(),
         "2001:db8::250".parse().unwrap(),
     ];
-    let contents = Contents::new(&zone, &Config::default(), &relay, &relay).unwrap();
+    let config = Config {
+        dnssec,
+        ..Config::default()
+    };
+    let contents = Contents::new(&zone, &config, &relay, &relay).unwrap();
     let table = Table::new(contents, 1);
     let own = Addresses {
         v4: Some("192.0.2.7".parse().unwrap()),
@@ -52,7 +93,7 @@ static TABLE: LazyLock<Table> = LazyLock::new(|| {
         &[Some(eu1), Some(eu2)],
     );
     table
-});
+}
 
 static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity {
     secrets: Secrets::new(Secret::random().unwrap(), Some(Secret::random().unwrap())),
@@ -63,23 +104,28 @@ static IDENTITY: LazyLock<Identity> = LazyLock::new(|| Identity {
 const OURS: usize = 16;
 
 fuzz_target!(|message: &[u8]| {
-    for (transport, size) in [(Transport::Udp, UDP_LIMIT), (Transport::Tcp, MAX_REPLY)] {
+    let ways = [(Transport::Udp, UDP_LIMIT), (Transport::Tcp, MAX_REPLY)];
+    let zones = ZONES.iter().flat_map(|zone| ways.map(|way| (zone, way)));
+    for (Signed { table, signer }, (transport, size)) in zones {
         let context = Context {
             transport,
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            now: 1_800_000_000,
+            now: NOW,
             identity: &IDENTITY,
-            signing: None,
+            signing: signer.as_ref().map(|signer| Signing {
+                signer,
+                nanoseconds: 0,
+            }),
         };
         let mut out = vec![0; size];
-        let Some((len, _)) = replied(respond(&TABLE, &context, message, &mut out)) else {
+        let Some((len, _)) = replied(respond(table, &context, message, &mut out)) else {
             continue;
         };
         let reply = &out[..len];
-        check(&context, message, reply);
+        check(table, &context, message, reply);
 
         let mut echo = vec![0; size];
-        let answered = respond(&TABLE, &context, reply, &mut echo);
+        let answered = respond(table, &context, reply, &mut echo);
         assert!(
             matches!(answered, Response::Silence(_)),
             "a reply was answered"
@@ -87,7 +133,7 @@ fuzz_target!(|message: &[u8]| {
 
         let mut short = vec![0; size];
         let (len, _) = replied(respond_in_short(&context, message, &mut short)).unwrap();
-        check(&context, message, &short[..len]);
+        check(table, &context, message, &short[..len]);
         let ours = head(message).cookie().map_or(0, |_| OURS);
         assert!(len <= message.len() + ours, "more than was sent");
     }
@@ -110,7 +156,7 @@ fn head(message: &[u8]) -> Head<'_> {
 }
 
 /// What is true of every reply to `message`.
-fn check(context: &Context<'_>, message: &[u8], reply: &[u8]) {
+fn check(table: &Table, context: &Context<'_>, message: &[u8], reply: &[u8]) {
     let head = head(message);
     assert_eq!(reply[..2], message[..2], "another id");
     assert!(reply[2] & 0x80 != 0, "not a reply");
@@ -139,7 +185,7 @@ fn check(context: &Context<'_>, message: &[u8], reply: &[u8]) {
             cookie,
         ];
         let mut out = vec![0; MAX_REPLY];
-        let response = respond(&TABLE, context, &again.concat(), &mut out);
+        let response = respond(table, context, &again.concat(), &mut out);
         let (len, client) = replied(response).expect("no reply to a cookie");
         assert_eq!(client, Client::Proven);
         assert!(out[..len].ends_with(cookie) && out[3] == 0, "not as it was");

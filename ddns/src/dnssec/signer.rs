@@ -135,7 +135,7 @@ impl Signer {
         })
     }
 
-    /// The same for a table that no server of this crate answers from. What it counts is told by `registry`.
+    /// The same for a table that no server of this crate answers from, and that has its names. What it counts is told by `registry`.
     ///
     /// # Errors
     /// The same, or a counter is there already.
@@ -147,6 +147,7 @@ impl Signer {
         registry: &Registry,
     ) -> Result<Self, SignerError> {
         let metrics = Arc::new(Metrics::register(registry)?);
+        table.begin_chain();
         Self::new(table, config, in_force, now, metrics)
     }
 

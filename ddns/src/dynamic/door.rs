@@ -143,7 +143,7 @@ impl Door {
         };
         self.metrics.signed("good");
         let asked = ZoneQuestion::read(&signed.message);
-        let Some(asked) = asked.filter(|asked| *asked.name == *self.table.apex()) else {
+        let Some(asked) = asked.filter(|asked| asked.name() == self.table.apex()) else {
             return match Header::read(&signed.message).map(|header| header.opcode) {
                 Some(QUERY) => self.answer(context, signed, &signer, now),
                 _ => sign(

@@ -23,12 +23,12 @@ const QR: u8 = 0x80;
 const AA: u8 = 0x04;
 
 /// What a secondary asks of the zone: SOA, AXFR or IXFR.
-pub(crate) struct ZoneQuestion<'m> {
+#[derive(Clone, Debug)]
+pub struct ZoneQuestion<'m> {
     id: [u8; 2],
     /// As it came.
     question: &'m [u8],
-    /// The name on the wire, in lower case.
-    pub(crate) name: Box<[u8]>,
+    name: Box<[u8]>,
     pub(super) qtype: Type,
     /// The serial of the version that it has, with IXFR (RFC 1995 section 3).
     pub(super) has: Option<u32>,
@@ -36,7 +36,7 @@ pub(crate) struct ZoneQuestion<'m> {
 
 impl<'m> ZoneQuestion<'m> {
     /// Reads a message without its signature; `None` if it asks for something else, or for nothing that can be read.
-    pub(crate) fn read(message: &'m [u8]) -> Option<Self> {
+    pub fn read(message: &'m [u8]) -> Option<Self> {
         let Header { opcode, counts } = Header::read(message)?;
         if opcode != QUERY || counts.first() != Some(&1) {
             return None;
@@ -60,6 +60,18 @@ impl<'m> ZoneQuestion<'m> {
             qtype,
             has,
         })
+    }
+}
+
+impl ZoneQuestion<'_> {
+    /// The name that it is about, on the wire and in lower case.
+    pub fn name(&self) -> &[u8] {
+        &self.name
+    }
+
+    /// The question as it came.
+    pub fn question(&self) -> &[u8] {
+        self.question
     }
 }
 
