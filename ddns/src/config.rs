@@ -14,6 +14,7 @@ use crate::server::Nsid;
 use crate::server::bound::Bound;
 use crate::server::tls::Certificate;
 use crate::start::Storage;
+use crate::transfer::Secondary;
 use crate::tsig::Master;
 
 /// Settings of the DNS server. Unknown keys are errors.
@@ -60,6 +61,8 @@ pub struct Config {
     pub cookie_secret_files: SecretFiles,
     /// How the zone is signed: `[ddns.dnssec]`, which may be empty. Default: it is not.
     pub dnssec: Option<dnssec::Config>,
+    /// Secondary servers of the zone: `[[ddns.secondary]]`. Default none.
+    pub secondary: Vec<Secondary>,
     /// The operator's own records in the zone: `[[ddns.record]]`. Default none.
     pub record: Vec<Record>,
     /// Records that every device has, and every name below one: `[[ddns.device_record]]`, as CAA. Default none.
@@ -83,6 +86,7 @@ impl Default for Config {
             nsid: None,
             cookie_secret_files: SecretFiles::default(),
             dnssec: None,
+            secondary: Vec::new(),
             record: Vec::new(),
             device_record: Vec::new(),
         }
@@ -107,6 +111,7 @@ impl Config {
             nsid,
             cookie_secret_files,
             dnssec,
+            secondary,
             record,
             device_record,
         } = self;
@@ -143,6 +148,7 @@ impl Config {
                 *cookie_secret_files != next.cookie_secret_files,
             ),
             ("dnssec", *dnssec != next.dnssec),
+            ("secondary", *secondary != next.secondary),
             ("record", *record != next.record),
             ("device_record", *device_record != next.device_record),
         ];

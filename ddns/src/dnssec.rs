@@ -29,7 +29,9 @@ mod types;
 
 pub(crate) use budget::Share;
 pub use config::{Config, DenialKind};
-pub(crate) use nsec3::{Hash, PARAMETERS as NSEC3_PARAMETERS, hash};
+pub(crate) use nsec3::{
+    Hash, PARAMETERS as NSEC3_PARAMETERS, hash, label as hash_label, record as nsec3_record,
+};
 pub(crate) use proof::MAX_PROOF;
 pub use proof::Proof;
 pub(crate) use prove::Proved;

@@ -59,6 +59,7 @@ pub mod store;
 #[allow(unsafe_code)]
 mod sys;
 pub mod table;
+pub mod transfer;
 pub mod tsig;
 pub mod update;
 pub mod zone;

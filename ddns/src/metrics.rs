@@ -60,6 +60,10 @@ pub(crate) struct Metrics {
     signatures_failed: IntCounter,
     /// Signatures kept for when they are asked for again.
     signatures_kept: IntGauge,
+    /// What secondaries have asked for and got, by what it was.
+    transfers: IntCounterVec,
+    /// What secondaries were told of new versions, by how it ended.
+    notifies: IntCounterVec,
     /// Devices that have a name.
     names: IntGauge,
     /// Devices that have own addresses; the others lead to a relay.
@@ -290,6 +294,16 @@ impl Metrics {
                 "Signatures that the key of the zone did not make.",
             )?,
             signatures_kept: names.gauge("signatures_kept", "Signatures of answers in memory.")?,
+            transfers: names.counters(
+                "transfers_total",
+                "Questions of secondaries for the zone, by what they got.",
+                &["result"],
+            )?,
+            notifies: names.counters(
+                "notifies_total",
+                "New versions that a secondary was told of, by how that ended.",
+                &["result"],
+            )?,
             names: names.gauge("names", "Devices that have a name.")?,
             names_with_addresses: names
                 .gauge("names_with_addresses", "Devices that have own addresses.")?,
@@ -358,6 +372,16 @@ impl Metrics {
     /// So many signatures are kept.
     pub(crate) fn signatures_kept(&self, count: usize) {
         self.signatures_kept.set(count as i64);
+    }
+
+    /// A secondary has asked for the zone.
+    pub(crate) fn transfer(&self, result: &str) {
+        self.transfers.with_label_values(&[result]).inc();
+    }
+
+    /// A secondary was told of a version.
+    pub(crate) fn notified(&self, result: &str) {
+        self.notifies.with_label_values(&[result]).inc();
     }
 
     pub(crate) fn tcp_opened(&self, transport: Transport) {

@@ -140,6 +140,33 @@ impl<'r> Octets<'r> {
         Some(Type(u16::from_be_bytes(*rtype)))
     }
 
+    /// The TTL of the first one, in seconds.
+    pub(crate) fn ttl(self) -> u32 {
+        let first = self.pieces().next().unwrap_or_default();
+        let ttl = first.get(6..).and_then(<[u8]>::first_chunk);
+        ttl.copied().map_or(0, u32::from_be_bytes)
+    }
+
+    /// The data of each, without compression; `apex` is the name that a pointer to the question leads to.
+    pub(crate) fn data(self, apex: &[u8]) -> Vec<Vec<u8>> {
+        let is_compressed = self.rtype() == Some(Type::NS);
+        let whole = |data: &[u8]| match data.strip_suffix(&POINTER_TO_QUESTION) {
+            Some(front) if is_compressed => [front, apex].concat(),
+            _ => data.to_vec(),
+        };
+        let records = self.pieces().flat_map(|mut rest| {
+            std::iter::from_fn(move || {
+                let (head, behind) = rest.split_first_chunk::<RECORD_HEAD>()?;
+                let [.., high, low] = *head;
+                let length = u16::from_be_bytes([high, low]);
+                let (data, behind) = behind.split_at_checked(length.into())?;
+                rest = behind;
+                Some(data)
+            })
+        });
+        records.map(whole).collect()
+    }
+
     /// Whether there are none.
     pub fn is_empty(self) -> bool {
         self.first.is_empty() && self.second.is_empty()

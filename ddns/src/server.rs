@@ -28,7 +28,7 @@ use crate::answer::{Answer, answer};
 use crate::cookie::Judged;
 use crate::dnssec::{Moment, Proved};
 use crate::encode::{ReplyOptions, ZoneVersion, encode};
-use crate::protocol::{Rcode, TCP_LIMIT, Type};
+use crate::protocol::{Rcode, TCP_LIMIT};
 use crate::query::{Head, Name, Options, Parsed, Query, Silence, parse};
 use crate::rrset::Soa;
 use crate::table::Table;
@@ -124,15 +124,16 @@ pub fn respond<'t>(
     send(&head, &proved, &options, judged.as_ref(), context, out)
 }
 
-/// With what proves it, if the zone is signed and the client wants that. Who asks for signatures themselves wants them in any case.
+/// With what proves it, if the zone is signed and the client wants that.
 fn prove<'t>(
     query: &Query<'_>,
     answer: Answer<'t>,
     table: &'t Table,
     context: &Context<'t>,
 ) -> Proved<'t> {
-    let is_wanted = query.head.dnssec_ok() || matches!(query.qtype, Type::RRSIG | Type::NSEC);
-    match context.signing.filter(|_| is_wanted) {
+    let is_wanted =
+        |signing: &Signing<'_>| query.head.dnssec_ok() || signing.signer.is_asked_for(query.qtype);
+    match context.signing.filter(is_wanted) {
         Some(Signing {
             signer,
             nanoseconds,

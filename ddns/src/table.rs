@@ -22,12 +22,14 @@
 //!  challenged.rs  the challenges of those who have some
 //!  chain.rs       the names by their hashes, where that proves what is not there
 //!  hashes.rs      these hashes, in order
+//!  marks.rs       which names have changed, for copies of the zone
 //! ```
 
 mod chain;
 mod challenged;
 mod devices;
 mod hashes;
+mod marks;
 mod slot;
 mod slots;
 mod standing;
@@ -42,10 +44,12 @@ use directory::{DeviceName, OperatorName, RegistrationId, RelayName};
 use self::chain::Chain;
 use self::challenged::Challenged;
 use self::devices::Devices;
-pub(crate) use self::hashes::Link;
+pub(crate) use self::hashes::{Hashes, Link};
+pub(crate) use self::marks::Marked;
+use self::marks::Marks;
 use self::slot::Device;
-pub(crate) use self::standing::Place;
 use self::standing::{Owner, Standing};
+pub(crate) use self::standing::{Place, WILDCARD};
 use crate::challenges::Challenges;
 use crate::dnssec::TypeSet;
 use crate::own::Own;
@@ -68,6 +72,8 @@ pub struct Table {
     keys: ArcSwap<Vec<(Type, Arc<Rrset>)>>,
     /// Where the hashes of names prove what is not there, and once all names are there.
     chain: OnceLock<Chain>,
+    /// Where there are copies of the zone.
+    marks: OnceLock<Marks>,
     /// Held while relays' numbers are given, taken back and written to devices.
     numbering: Mutex<()>,
     serial: AtomicU32,
@@ -133,10 +139,11 @@ impl Table {
         let Some(node) = node else {
             return Found::NoName;
         };
-        match find_at_node(node, qtype) {
-            Found::NoData if below.is_empty() => self.find_at_apex(qtype),
-            found => found,
+        let found = find_at_node(node, qtype);
+        if below.is_empty() && matches!(found, Found::NoData) {
+            return self.find_at_apex(qtype);
         }
+        found
     }
 
     /// Where the name stands whose octets before the zone's name are `below`: among the names that there are, or below which of
@@ -198,7 +205,7 @@ impl Table {
     }
 
     /// Whether there is such a name that is no device's.
-    fn has_node(&self, below: &[u8]) -> bool {
+    pub(crate) fn has_node(&self, below: &[u8]) -> bool {
         let (front, label) = split_last_label(below);
         self.contents.node_by_name.contains_key(below)
             || label == OperatorName::Relay.label().as_bytes()
@@ -330,6 +337,7 @@ impl Table {
             relays: ArcSwap::from_pointee(Known::only(contents.relay.clone())),
             keys: ArcSwap::default(),
             chain: OnceLock::new(),
+            marks: OnceLock::new(),
             numbering: Mutex::new(()),
             contents,
             devices: Devices::new(),
@@ -367,13 +375,13 @@ impl Table {
         {
             self.forget_challenges(&before);
         }
-        self.rechain(label(name));
+        self.follow(label(name));
     }
 
     /// Takes the name away. Says whether it was there.
     pub fn remove(&self, name: &DeviceName) -> bool {
         let before = self.devices.change(label(name), 0, |_| None);
-        self.rechain(label(name));
+        self.follow(label(name));
         before.is_some_and(|before| {
             self.forget_challenges(&before);
             true
@@ -410,14 +418,21 @@ impl Table {
         if !is_held || (had_challenges && !has_challenges) {
             self.challenged.set(registration, &Challenges::default());
         }
-        self.rechain(label(name));
+        self.follow(label(name));
         is_held
     }
 
     /// Replaces what the zone's own name has beside its contents.
     pub(crate) fn publish(&self, keys: Vec<(Type, Arc<Rrset>)>) {
         self.keys.store(Arc::new(keys));
+        self.mark_others();
         self.rechain_node(b"");
+    }
+
+    /// A device's name has changed, and what is made of it follows.
+    fn follow(&self, label: &[u8]) {
+        self.mark(label);
+        self.rechain(label);
     }
 
     /// The zone's name on the wire, in lower case.
@@ -446,6 +461,7 @@ impl Table {
         let is_other = known != *before;
         self.relays.store(Arc::new(known));
         if is_other {
+            self.mark_others();
             self.rechain_relays(before.labels());
         }
         Ok(is_other)
@@ -466,7 +482,7 @@ impl Table {
         let presence = Presence::new(by.iter().filter_map(number));
         let is_there = self.devices.hold(label(name), presence);
         if is_there {
-            self.rechain(label(name));
+            self.follow(label(name));
         }
         is_there && all_are_known
     }

@@ -22,6 +22,7 @@ use crate::protocol::CLASS_ANY;
 
 pub use key::{Master, Secret};
 pub use record::{Malformed, Signature, Signed, split};
+pub(crate) use sign::sign_request;
 pub use sign::{Signer, tell};
 pub use verify::Fault;
 

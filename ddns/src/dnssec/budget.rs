@@ -20,17 +20,25 @@ pub(crate) enum Share {
     PassingUdp,
     /// The same over TCP.
     PassingTcp,
+    /// A set of a copy of the zone, which takes its time by itself.
+    Copy,
 }
 
 impl Share {
-    pub(crate) const COUNT: usize = 3;
-    pub(crate) const ALL: [Self; Self::COUNT] = [Self::Lasting, Self::PassingUdp, Self::PassingTcp];
+    pub(crate) const COUNT: usize = 4;
+    pub(crate) const ALL: [Self; Self::COUNT] = [
+        Self::Lasting,
+        Self::PassingUdp,
+        Self::PassingTcp,
+        Self::Copy,
+    ];
 
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Lasting => "zone",
             Self::PassingUdp => "made_up_udp",
             Self::PassingTcp => "made_up_tcp",
+            Self::Copy => "copy",
         }
     }
 }
@@ -60,6 +68,7 @@ impl Budget {
             Share::Lasting => &self.lasting,
             Share::PassingUdp => &self.passing_udp,
             Share::PassingTcp => &self.passing_tcp,
+            Share::Copy => return true,
         };
         bucket.take(now)
     }

@@ -9,13 +9,14 @@ use data_encoding::BASE32HEX_NOPAD;
 
 use super::types::TypeSet;
 use crate::protocol::Type;
+use crate::rrset::record_head;
 
 /// The hash of a name (RFC 5155 section 5).
 pub(crate) type Hash = [u8; HASH_LEN];
 
 const HASH_LEN: usize = 20;
 /// Octets of a hash in base32hex, and the label's length in front.
-pub(super) const LABEL_LEN: usize = 33;
+pub(crate) const LABEL_LEN: usize = 33;
 /// SHA-1, no flags, no iterations, no salt.
 pub(crate) const PARAMETERS: [u8; 5] = [1, 0, 0, 0, 0];
 
@@ -30,7 +31,7 @@ pub(crate) fn hash(below: &[u8], apex: &[u8]) -> Hash {
 }
 
 /// The label that a record with this hash has, in lower case.
-pub(super) fn label(hash: &Hash) -> [u8; LABEL_LEN] {
+pub(crate) fn label(hash: &Hash) -> [u8; LABEL_LEN] {
     let mut label = [0; LABEL_LEN];
     label[0] = (LABEL_LEN - 1) as u8;
     BASE32HEX_NOPAD.encode_mut(hash, &mut label[1..]);
@@ -38,8 +39,15 @@ pub(super) fn label(hash: &Hash) -> [u8; LABEL_LEN] {
     label
 }
 
+/// The record that begins with a hash, with a pointer in place of its owner.
+pub(crate) fn record(next: &Hash, types: &TypeSet, ttl: u32) -> Vec<u8> {
+    let data = data(next, types);
+    let length = data.len() as u16; // 70 at most
+    [&record_head(Type::NSEC3, ttl, length), &data[..]].concat()
+}
+
 /// The data of a record.
-pub(super) fn data(next: &Hash, types: &TypeSet) -> Vec<u8> {
+fn data(next: &Hash, types: &TypeSet) -> Vec<u8> {
     // A name without records has no signatures either.
     let types = match *types == TypeSet::default() {
         true => *types,

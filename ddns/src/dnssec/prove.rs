@@ -12,7 +12,7 @@ use super::types::TypeSet;
 use crate::answer::{Answer, answer, one_of_any};
 use crate::protocol::{Ede, HEADER_LEN, POINTER_TO_QUESTION, Rcode, Refusal, Type};
 use crate::query::Query;
-use crate::rrset::{Octets, Records, Soa, record_head};
+use crate::rrset::{Octets, RECORD_HEAD, Records, Soa, record_head};
 use crate::server::Transport;
 use crate::table::{Found, Link, Place, Table};
 
@@ -49,6 +49,12 @@ impl From<NoRoom> for Unproved {
 }
 
 impl Signer {
+    /// Whether a question of this type is for a proof itself.
+    pub(crate) fn is_asked_for(&self, qtype: Type) -> bool {
+        let is_compact = self.denial == DenialKind::Compact;
+        qtype == Type::RRSIG || (qtype == Type::NSEC && is_compact)
+    }
+
     /// Proves an answer, or says in its place that it cannot be proved: over UDP that it is to be had over TCP, where there is another
     /// share of signatures, and there that the server fails now.
     pub(crate) fn prove<'t>(
@@ -286,10 +292,8 @@ impl<'t> Proving<'_, 't> {
 
     fn put_link(&self, proof: &mut Proof, link: &Link) -> Result<(), Unproved> {
         let label = nsec3::label(&link.hash);
-        let data = nsec3::data(&link.next, &link.types);
         let ttl = self.table.soa().ttl();
-        let length = u16::try_from(data.len()).map_err(|_| Unproved::NoRoom)?;
-        let record = [&record_head(Type::NSEC3, ttl, length), &data[..]].concat();
+        let record = nsec3::record(&link.next, &link.types, ttl);
         let owner = [&label, &*self.signer.apex].concat();
         let set = Set {
             owner: Owner::Name(&owner),
@@ -298,16 +302,15 @@ impl<'t> Proving<'_, 't> {
         };
         let rrsig = self.signer.sign(&set, Share::Lasting, self.moment)?;
         let owner = [&label[..], &self.pointer_to_apex()?].concat();
-        proof.put_record(&owner, Type::NSEC3, ttl, &[&data])?;
+        let data = record.get(RECORD_HEAD..).unwrap_or_default();
+        proof.put_record(&owner, Type::NSEC3, ttl, &[data])?;
         self.put_rrsig(proof, &owner, &rrsig)
     }
 
     /// RFC 9824 section 3.4: whoever asks for the record that proves what is not there gets it.
     fn nsec_alone(&self, answer: &Answer<'t>) -> Result<Proved<'t>, Unproved> {
-        let types = match answer {
-            Answer::NoName(_) => None,
-            _ => Some(self.table.types(self.below())),
-        };
+        let is_there = !matches!(answer, Answer::NoName(_));
+        let types = is_there.then(|| self.table.types(self.below()));
         let mut proof = Proof::new();
         self.put_nsec(&mut proof, self.table.soa().ttl(), types)?;
         proof.begin_authority();

@@ -17,9 +17,9 @@ use super::rrsig::{Signature, Terms, Validity, labels};
 use super::signatures::{Made, Signatures};
 use crate::cookie::{Secret, SecretError};
 use crate::metrics::Metrics;
-use crate::protocol::{POINTER_TO_QUESTION, Type};
+use crate::protocol::Type;
 use crate::rrset::{Octets, Soa};
-use crate::table::Table;
+use crate::table::{Table, WILDCARD};
 
 const HOUR: u32 = 3600;
 const DAY: u32 = 24 * HOUR;
@@ -71,7 +71,7 @@ pub(super) struct Rrsig {
 
 /// Why there is no signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum NotSigned {
+pub(crate) enum NotSigned {
     /// Too many have been made in this second.
     OverBudget,
     /// Ours: the key does not sign.
@@ -155,6 +155,11 @@ impl Signer {
         Ok(())
     }
 
+    /// How it is proved that something does not exist.
+    pub(crate) fn denial(&self) -> DenialKind {
+        self.denial
+    }
+
     /// Tells how many signatures are kept.
     pub(crate) fn count(&self) {
         let kept = self.lasting.len().saturating_add(self.passing.len());
@@ -162,7 +167,7 @@ impl Signer {
     }
 
     /// The signatures of the set of keys, or of what tells the parent of them.
-    pub(super) fn of_keys(&self, rtype: Type) -> Option<Arc<crate::rrset::Rrset>> {
+    pub(crate) fn of_keys(&self, rtype: Type) -> Option<Arc<crate::rrset::Rrset>> {
         self.keys.load().sets.signatures(rtype)
     }
 
@@ -181,7 +186,7 @@ impl Signer {
         let validity = validity(of, moment.unix_seconds);
         let keys = self.keys.load();
         let signatures = match share {
-            Share::Lasting => &self.lasting,
+            Share::Lasting | Share::Copy => &self.lasting,
             Share::PassingUdp | Share::PassingTcp => &self.passing,
         };
         let kept = signatures.get(of).filter(|made| made.content == content);
@@ -199,7 +204,11 @@ impl Signer {
                 .ok_or(NotSigned::OverBudget);
         }
         let terms = set.terms(validity, keys.zsk().tag());
-        let octets = terms.signed_octets(&self.apex, &set.owner.octets(), &set.data(&self.apex));
+        let octets = terms.signed_octets(
+            &self.apex,
+            &set.owner.octets(),
+            &set.records.data(&self.apex),
+        );
         let signature = self.signature(keys.zsk(), &octets, share)?;
         let made = Made {
             content,
@@ -232,22 +241,74 @@ impl Signer {
             let serial = kept.serial;
             return Ok((Soa { serial, ..soa }, kept.rrsig));
         }
-        let terms = Terms {
-            covered: Type::SOA,
-            labels: labels(&self.apex),
-            ttl: soa.ttl(),
-            validity,
-            key_tag: keys.zsk().tag(),
-        };
-        let octets = terms.signed_octets(&self.apex, &self.apex, &[soa.data(&self.apex)]);
-        let signature = self.signature(keys.zsk(), &octets, Share::Lasting)?;
-        let rrsig = Rrsig { terms, signature };
+        let rrsig = self.sign_soa(&soa, keys.zsk(), validity)?;
         self.soa.store(Some(Arc::new(SignedSoa {
             serial: soa.serial,
             made_ns: moment.nanoseconds,
             rrsig,
         })));
         Ok((soa, rrsig))
+    }
+
+    fn sign_soa(&self, soa: &Soa<'_>, zsk: &Key, validity: Validity) -> Result<Rrsig, NotSigned> {
+        let terms = Terms {
+            covered: Type::SOA,
+            labels: labels(&self.apex),
+            ttl: soa.ttl(),
+            validity,
+            key_tag: zsk.tag(),
+        };
+        let octets = terms.signed_octets(&self.apex, &self.apex, &[soa.data(&self.apex)]);
+        let signature = self.signature(zsk, &octets, Share::Lasting)?;
+        Ok(Rrsig { terms, signature })
+    }
+
+    /// The data of the signature of an SOA, for a copy of the zone.
+    ///
+    /// # Errors
+    /// If the key does not sign.
+    pub(crate) fn soa_signature(
+        &self,
+        soa: &Soa<'_>,
+        moment: Moment,
+    ) -> Result<Vec<u8>, NotSigned> {
+        let keys = self.keys.load();
+        let validity = validity(0, moment.unix_seconds);
+        let rrsig = self.sign_soa(soa, keys.zsk(), validity)?;
+        Ok(rrsig.data(&self.apex))
+    }
+
+    /// The data of the signatures of a set, for a copy of the zone; `below` is what stands in front of the zone's name.
+    ///
+    /// # Errors
+    /// If the key does not sign.
+    pub(crate) fn signatures_of(
+        &self,
+        below: &[u8],
+        rtype: Type,
+        records: Octets<'_>,
+        moment: Moment,
+    ) -> Result<Vec<Vec<u8>>, NotSigned> {
+        if below.is_empty()
+            && let Some(signatures) = self.of_keys(rtype)
+        {
+            return Ok(Octets::of(&signatures).data(&self.apex));
+        }
+        let (is_wildcard, name) = match below.strip_prefix(WILDCARD) {
+            Some(rest) => (true, [rest, &self.apex].concat()),
+            None => (false, [below, &self.apex].concat()),
+        };
+        let owner = match is_wildcard {
+            true => Owner::WildcardBelow(&name),
+            false => Owner::Name(&name),
+        };
+        let set = Set {
+            owner,
+            rtype,
+            records,
+        };
+        let rrsig = self.sign(&set, Share::Copy, moment)?;
+        Ok(vec![rrsig.data(&self.apex)])
     }
 
     fn signature(&self, zsk: &Key, octets: &[u8], share: Share) -> Result<Signature, NotSigned> {
@@ -278,6 +339,13 @@ impl Signer {
         let mut hasher = self.hasher;
         set.records.pieces().for_each(|piece| hasher.write(piece));
         hasher.finish()
+    }
+}
+
+impl Rrsig {
+    /// The data of its record.
+    fn data(&self, apex: &[u8]) -> Vec<u8> {
+        [&self.terms.octets(), apex, &self.signature].concat()
     }
 }
 
@@ -321,12 +389,10 @@ impl Owner<'_> {
 
 impl Set<'_> {
     fn terms(&self, validity: Validity, key_tag: u16) -> Terms {
-        let first = self.records.pieces().next().unwrap_or_default();
-        let ttl = first.get(6..).and_then(<[u8]>::first_chunk);
         Terms {
             covered: self.rtype,
             labels: self.owner.labels(),
-            ttl: ttl.copied().map_or(0, u32::from_be_bytes),
+            ttl: self.records.ttl(),
             validity,
             key_tag,
         }
@@ -337,24 +403,6 @@ impl Set<'_> {
             terms: self.terms(validity_from(made.inception), made.key_tag),
             signature: made.signature,
         }
-    }
-
-    /// The data of each record, without compression.
-    fn data(&self, apex: &[u8]) -> Vec<Vec<u8>> {
-        let records = self.records.pieces().flat_map(|mut rest| {
-            std::iter::from_fn(move || {
-                let (head, behind) = rest.split_first_chunk::<12>()?;
-                let length = u16::from_be_bytes([head[10], head[11]]);
-                let (data, behind) = behind.split_at_checked(length.into())?;
-                rest = behind;
-                Some(data)
-            })
-        });
-        let whole = |data: &[u8]| match data.strip_suffix(&POINTER_TO_QUESTION) {
-            Some(front) if self.rtype == Type::NS => [front, apex].concat(),
-            _ => data.to_vec(),
-        };
-        records.map(whole).collect()
     }
 }
 

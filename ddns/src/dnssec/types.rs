@@ -37,21 +37,22 @@ impl TypeSet {
         self
     }
 
-    /// With all those of another set.
-    #[must_use]
-    pub(crate) fn and(mut self, other: &Self) -> Self {
-        let first = self.first.iter_mut().zip(other.first);
-        let second = self.second.iter_mut().zip(other.second);
-        first
-            .chain(second)
-            .for_each(|(octet, other)| *octet |= other);
-        self
-    }
-
     /// Whether this type is one of them.
     pub(crate) fn has(&self, rtype: Type) -> bool {
-        self.and(&Self::default().with(rtype)) == *self
-            && Self::default().with(rtype) != Self::default()
+        let [window, low] = rtype.0.to_be_bytes();
+        let octets: &[u8] = match window {
+            0 => &self.first,
+            1 => &self.second,
+            _ => &[],
+        };
+        let octet = octets.get(usize::from(low / 8));
+        octet.is_some_and(|octet| octet & (0x80 >> (low % 8)) != 0)
+    }
+
+    /// The types, in order of their numbers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Type> {
+        const TYPES: u16 = 8 * (FIRST + SECOND) as u16;
+        (0..TYPES).map(Type).filter(|rtype| self.has(*rtype))
     }
 
     /// The bit maps, window by window: number, length, octets up to the last that is not zero.
@@ -109,10 +110,12 @@ mod tests {
     fn the_second_window_follows_the_first() {
         let set = TypeSet::default().with(Type::CAA);
         assert_eq!(set.octets().as_ref(), [1, 1, 0x40]);
-        let set = set.and(&TypeSet::default().with(Type::A));
+        let set = set.with(Type::A);
         assert_eq!(set.octets().as_ref(), [0, 1, 0x40, 1, 1, 0x40]);
         let all = (0..320).map(Type).fold(set, TypeSet::with);
         assert_eq!(all.octets().as_ref().len(), TypeSet::MAX_LEN);
         assert!(TypeSet::default().octets().as_ref().is_empty());
+        let types: Vec<_> = set.iter().collect();
+        assert_eq!(types, [Type::A, Type::CAA]);
     }
 }

@@ -16,8 +16,9 @@ use crate::metrics::Metrics;
 use crate::own::NotApplied;
 use crate::protocol::{PLAIN_UDP_LIMIT, QUERY, Rcode, UPDATE};
 use crate::query::{Parsed, Query, parse};
-use crate::server::{Context, Kind, Response, limit, respond};
+use crate::server::{Context, Kind, Response, Transport, limit, respond};
 use crate::table::Table;
+use crate::transfer::{Desk, Given, Secondary, Transfer, ZoneQuestion};
 use crate::tsig::replay::{Guard, Message, Seen};
 use crate::tsig::{Fault, Master, Secret, Signature, Signed, Signer, key, split, tell};
 use crate::update::{Begun, Outcome, UpdateError, Updater};
@@ -30,6 +31,8 @@ pub(crate) struct Door {
     updater: Updater,
     master: Master,
     guard: Mutex<Guard>,
+    /// What secondaries are given.
+    desk: Arc<Desk>,
     metrics: Arc<Metrics>,
     tasks: TaskTracker,
 }
@@ -48,6 +51,8 @@ pub(crate) enum Taken {
     Reply(Reply),
     /// What comes of it, when it is on the disk.
     Waits(Box<Waiting>),
+    /// A copy of the zone, in these messages.
+    Transfer(Box<Transfer>),
     /// Nothing: it has come before, and the reply to the first is on its way.
     Nothing,
 }
@@ -76,6 +81,7 @@ impl Door {
         table: Arc<Table>,
         updater: Updater,
         master: Master,
+        desk: Arc<Desk>,
         metrics: Arc<Metrics>,
     ) -> Self {
         Self {
@@ -84,6 +90,7 @@ impl Door {
             updater,
             master,
             guard: Mutex::new(Guard::new(now())),
+            desk,
             metrics,
             tasks: TaskTracker::new(),
         }
@@ -106,25 +113,74 @@ impl Door {
                 return Taken::Reply(unsigned(message, Rcode::FormErr));
             }
         };
+        if let Some((key, secondary)) = self.desk.key(&signed.signature.key) {
+            let verified = signed.verify(&key.secret, now);
+            return self.serve(context, &signed, secondary, verified, now);
+        }
         match self.verify(&signed, now) {
             Ok((holder, signer, Ok(()))) => {
                 self.metrics.signed("good");
                 self.act(context, &signed, &holder, signer, now)
             }
             Ok((_, signer, Err(fault))) => self.refuse(&signed, &signer, fault, now),
-            Err(fault) => {
-                self.tell_of(fault);
-                let rcode = match fault {
-                    Fault::NoMac => Rcode::FormErr,
-                    Fault::BadKey | Fault::BadSig | Fault::BadTrunc | Fault::BadTime => {
-                        Rcode::NotAuth
-                    }
-                };
-                let mut reply = unsigned(&signed.message, rcode);
-                tell(&mut reply.octets, &signed.signature, fault, now);
-                Taken::Reply(reply)
+            Err(fault) => self.refuse_unsigned(&signed, fault, now),
+        }
+    }
+
+    /// Answers a secondary: it may ask for the zone, and like anybody.
+    fn serve(
+        &self,
+        context: &Context<'_>,
+        signed: &Signed<'_>,
+        secondary: &Secondary,
+        verified: Result<(Signer, Result<(), Fault>), Fault>,
+        now: u64,
+    ) -> Taken {
+        let signer = match verified {
+            Ok((signer, Ok(()))) => signer,
+            Ok((signer, Err(fault))) => return self.refuse(signed, &signer, fault, now),
+            Err(fault) => return self.refuse_unsigned(signed, fault, now),
+        };
+        self.metrics.signed("good");
+        let asked = ZoneQuestion::read(&signed.message);
+        let Some(asked) = asked.filter(|asked| *asked.name == *self.table.apex()) else {
+            return match Header::read(&signed.message).map(|header| header.opcode) {
+                Some(QUERY) => self.answer(context, signed, &signer, now),
+                _ => sign(
+                    unsigned(&signed.message, Rcode::Refused),
+                    &signer,
+                    None,
+                    now,
+                ),
+            };
+        };
+        let over_udp = context.transport == Transport::Udp;
+        let way = (secondary.signs, over_udp);
+        match self.desk.give(&asked, way, signer) {
+            Given::Transfer(transfer) if over_udp => transfer.alone(now).map_or_else(
+                || Taken::Reply(unsigned(&signed.message, Rcode::ServFail)),
+                |octets| {
+                    let kind = Kind::NoError;
+                    Taken::Reply(Reply { octets, kind })
+                },
+            ),
+            Given::Transfer(transfer) => Taken::Transfer(transfer),
+            Given::Code(rcode, signer) => {
+                sign(unsigned(&signed.message, rcode), &signer, None, now)
             }
         }
+    }
+
+    /// Nothing is signed to whom nothing has been proved.
+    fn refuse_unsigned(&self, signed: &Signed<'_>, fault: Fault, now: u64) -> Taken {
+        self.tell_of(fault);
+        let rcode = match fault {
+            Fault::NoMac => Rcode::FormErr,
+            Fault::BadKey | Fault::BadSig | Fault::BadTrunc | Fault::BadTime => Rcode::NotAuth,
+        };
+        let mut reply = unsigned(&signed.message, rcode);
+        tell(&mut reply.octets, &signed.signature, fault, now);
+        Taken::Reply(reply)
     }
 
     /// Who has signed a message. What is wrong with it beyond that comes apart: its reply is signed.
@@ -362,6 +418,7 @@ pub(crate) mod tests {
             Arc::clone(table),
             updater,
             Master::new(Zeroizing::new([7; Master::LEN])),
+            Arc::new(Desk::new(&[], Arc::clone(metrics)).unwrap()),
             Arc::clone(metrics),
         ))
     }

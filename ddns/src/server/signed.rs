@@ -64,7 +64,8 @@ pub(crate) async fn serve(
                     datagram.reply(&waiting.reply().await, &metrics);
                 });
             }
-            Taken::Nothing => {
+            // Over UDP there are none.
+            Taken::Nothing | Taken::Transfer(_) => {
                 let mut tally = Tally::default();
                 tally.dropped(Dropped::UnderWay, 1);
                 metrics.add(Transport::Udp, &mut tally);

@@ -29,6 +29,7 @@ use crate::server::tls::{self, Acceptor};
 use crate::server::{Client, Context, Identity, Response, Signing, Transport, respond};
 use crate::sys::coarse_nanoseconds;
 use crate::table::Table;
+use crate::transfer::Transfer;
 use crate::unix_seconds;
 
 /// RFC 7766 section 6.2.3 asks for "the order of seconds"; resolvers that have more to ask do so at once.
@@ -275,9 +276,21 @@ where
     let mut under_way = UnderWay::new();
     let mut replies = Vec::new();
     loop {
-        let end = answer_all(&mut incoming, &mut under_way, &mut replies, asker);
+        let mut transferring = None;
+        let end = answer_all(
+            &mut incoming,
+            &mut under_way,
+            &mut transferring,
+            &mut replies,
+            asker,
+        );
         gather(&mut under_way, &mut replies, asker);
         if let Err(end) = write(stream, &mut replies).await {
+            return end;
+        }
+        if let Some(transfer) = transferring
+            && let Err(end) = transfer_all(stream, *transfer, &mut replies).await
+        {
             return end;
         }
         if let Some(end) = end {
@@ -298,6 +311,23 @@ where
             },
         }
     }
+}
+
+/// Sends a copy of the zone. A secondary that does not read in time is left, as any client.
+async fn transfer_all<S>(
+    stream: &mut S,
+    mut transfer: Transfer,
+    replies: &mut Vec<u8>,
+) -> Result<(), End>
+where
+    S: AsyncWrite + Unpin,
+{
+    while let Some(message) = transfer.next_message(unix_seconds().into()) {
+        replies.extend((message.len() as u16).to_be_bytes());
+        replies.extend_from_slice(&message);
+        write(stream, replies).await?;
+    }
+    Ok(())
 }
 
 /// The client asks no more, but may still listen.
@@ -366,6 +396,7 @@ fn put_one(reply: &Reply, replies: &mut Vec<u8>, tally: &mut Tally) {
 fn answer_all(
     incoming: &mut Incoming,
     under_way: &mut UnderWay,
+    transferring: &mut Option<Box<Transfer>>,
     replies: &mut Vec<u8>,
     asker: &Asker<'_>,
 ) -> Option<End> {
@@ -381,11 +412,22 @@ fn answer_all(
     };
     let mut tally = Tally::default();
     let mut end = None;
-    while end.is_none() && replies.len() < MAX_GATHERED && !under_way.is_full() {
+    let may_answer = |replies: &[u8], under_way: &UnderWay, transferring: &Option<_>| {
+        replies.len() < MAX_GATHERED && !under_way.is_full() && transferring.is_none()
+    };
+    while end.is_none() && may_answer(replies, under_way, transferring) {
         let Some(message) = incoming.next_message() else {
             break;
         };
-        end = answer_one(message, under_way, replies, asker, &context, &mut tally);
+        end = answer_one(
+            message,
+            under_way,
+            transferring,
+            replies,
+            asker,
+            &context,
+            &mut tally,
+        );
     }
     if incoming.is_too_long() {
         tally.dropped(Dropped::TooLong, 1);
@@ -398,6 +440,7 @@ fn answer_all(
 fn answer_one(
     message: &[u8],
     under_way: &mut UnderWay,
+    transferring: &mut Option<Box<Transfer>>,
     replies: &mut Vec<u8>,
     asker: &Asker<'_>,
     context: &Context<'_>,
@@ -423,6 +466,7 @@ fn answer_one(
             match asker.door.take(context, message) {
                 Taken::Reply(reply) => put_one(&reply, replies, tally),
                 Taken::Waits(waiting) => under_way.add(*waiting, asker.door.tasks()),
+                Taken::Transfer(transfer) => *transferring = Some(transfer),
                 Taken::Nothing => tally.dropped(Dropped::UnderWay, 1),
             }
             None

@@ -25,11 +25,7 @@ impl Table {
         if !self.contents.has_chain {
             return;
         }
-        let relays = self.relays.load();
-        let mut names: Vec<Box<[u8]>> = self.contents.node_by_name.keys().cloned().collect();
-        names.extend(relays.labels().map(name_of_relay));
-        names.sort_unstable();
-        names.dedup(); // the operator's records can stand at a relay's name
+        let names = self.other_names();
         let mut all: Vec<_> = names
             .iter()
             .map(|name| (self.hash(name), self.types(name)))
@@ -61,7 +57,7 @@ impl Table {
         }
     }
 
-    /// Brings the chain in line with what a device's name has now.
+    /// A device's name has changed, and the chain is brought in line with it.
     pub(super) fn rechain(&self, label: &[u8]) {
         let Some(chain) = self.chain.get() else {
             return;
@@ -115,7 +111,7 @@ impl Table {
 
     /// The same for all relays that are known now or were before, and for all devices that one of them holds.
     pub(super) fn rechain_relays<'l>(&self, before: impl Iterator<Item = &'l [u8]>) {
-        if self.chain.get().is_none() {
+        if self.chain.get().is_none() && self.marks.get().is_none() {
             return;
         }
         let known = self.relays.load();
@@ -126,7 +122,7 @@ impl Table {
         for label in self.devices.labels() {
             let device = self.devices.get(&label);
             if device.is_some_and(|device| device.presence.is_elsewhere()) {
-                self.rechain(&label);
+                self.follow(&label);
             }
         }
     }
@@ -177,7 +173,7 @@ fn around(below: &[u8], encloser: usize) -> (&[u8], &[u8]) {
     }
 }
 
-fn name_of_relay(label: &[u8]) -> Box<[u8]> {
+pub(super) fn name_of_relay(label: &[u8]) -> Box<[u8]> {
     let relay = directory::OperatorName::Relay.label().as_bytes();
     let relay = [&[relay.len() as u8], relay].concat();
     [&[label.len() as u8], label, &relay].concat().into()

@@ -21,7 +21,7 @@ pub(crate) struct Link {
 }
 
 #[derive(Debug)]
-pub(super) struct Hashes {
+pub(crate) struct Hashes {
     parts: [RwLock<BTreeMap<Hash, u16>>; PARTS],
     /// The sets of types that there have been, which are few: a hash has the number of its own.
     kinds: RwLock<Vec<TypeSet>>,
@@ -29,7 +29,7 @@ pub(super) struct Hashes {
 
 impl Hashes {
     /// All hashes at once.
-    pub(super) fn of(mut all: Vec<(Hash, TypeSet)>) -> Self {
+    pub(crate) fn of(mut all: Vec<(Hash, TypeSet)>) -> Self {
         all.sort_unstable_by_key(|(hash, _)| *hash);
         let hashes = Self {
             parts: std::array::from_fn(|_| RwLock::default()),
@@ -48,7 +48,7 @@ impl Hashes {
     }
 
     /// The name of this hash has these types from now on, or is there no more.
-    pub(super) fn set(&self, hash: &Hash, types: Option<TypeSet>) {
+    pub(crate) fn set(&self, hash: &Hash, types: Option<TypeSet>) {
         match types {
             Some(types) => {
                 let kind = self.kind(types);
@@ -61,30 +61,32 @@ impl Hashes {
     }
 
     /// The link that begins with this hash.
-    pub(super) fn at(&self, hash: &Hash) -> Option<Link> {
+    pub(crate) fn at(&self, hash: &Hash) -> Option<Link> {
         let kind = *self.read(part(hash)).get(hash)?;
         self.link(*hash, kind)
     }
 
     /// The link that this hash is within; `None` if it is there itself.
-    pub(super) fn covering(&self, hash: &Hash) -> Option<Link> {
+    pub(crate) fn covering(&self, hash: &Hash) -> Option<Link> {
+        if self.read(part(hash)).contains_key(hash) {
+            return None;
+        }
+        self.at(&self.before(hash)?)
+    }
+
+    /// The hash before this one, whether that is there or not.
+    pub(crate) fn before(&self, hash: &Hash) -> Option<Hash> {
         let before = {
             let part = self.read(part(hash));
-            if part.contains_key(hash) {
-                return None;
-            }
-            let before = part.range(..*hash).next_back();
-            before.map(|(hash, kind)| (*hash, *kind))
+            part.range(..*hash).next_back().map(|(hash, _)| *hash)
         };
-        let (before, kind) = before.or_else(|| {
+        before.or_else(|| {
             // The last of the parts before it, around the end.
             (1..=PARTS).find_map(|back| {
                 let other = self.read((part(hash) + PARTS - back) % PARTS);
-                let (hash, kind) = other.last_key_value()?;
-                Some((*hash, *kind))
+                other.last_key_value().map(|(hash, _)| *hash)
             })
-        })?;
-        self.link(before, kind)
+        })
     }
 
     fn link(&self, hash: Hash, kind: u16) -> Option<Link> {

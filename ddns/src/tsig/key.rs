@@ -33,9 +33,7 @@ impl Master {
         let mut digest = hmac::Context::with_key(&key);
         digest.update(b"causeway tsig v1");
         digest.update(token.as_bytes());
-        let mut octets = Zeroizing::new([0; Secret::LEN]);
-        octets.copy_from_slice(digest.sign().as_ref());
-        Secret(octets)
+        Secret(Zeroizing::new(digest.sign().as_ref().to_vec()))
     }
 }
 
@@ -47,18 +45,21 @@ impl fmt::Debug for Master {
 
 /// The secret of one key. Not printable.
 #[derive(Clone)]
-pub struct Secret(Zeroizing<[u8; Self::LEN]>);
+pub struct Secret(Zeroizing<Vec<u8>>);
 
 impl Secret {
-    const LEN: usize = 32;
+    /// Of these octets.
+    pub(crate) fn new(octets: Zeroizing<Vec<u8>>) -> Self {
+        Self(octets)
+    }
 
     /// As clients want it, for the one place that shows it.
     pub fn reveal(&self) -> Zeroizing<String> {
-        Zeroizing::new(BASE64.encode(&*self.0))
+        Zeroizing::new(BASE64.encode(&self.0))
     }
 
     pub(super) fn octets(&self) -> &[u8] {
-        &*self.0
+        &self.0
     }
 }
 

@@ -3,16 +3,18 @@
 use aws_lc_rs::hmac;
 
 use super::record::ARCOUNT;
-use super::{FUDGE, Fault, Signature, Variables, len, u48};
+use super::{Algorithm, FUDGE, Fault, Secret, Signature, Variables, len, u48};
 use crate::protocol::{CLASS_ANY, Type};
 
 /// Signs the reply to one message.
 #[derive(Debug)]
 pub struct Signer {
     echo: Echo,
-    /// The request's MAC, at the length at which it came.
+    /// The request's MAC, at the length at which it came; then that of the message before.
     mac: Box<[u8]>,
     key: hmac::Key,
+    /// Nothing has been signed yet.
+    is_first: bool,
 }
 
 /// What a reply's record repeats of the request's.
@@ -30,6 +32,7 @@ impl Signer {
             echo: Echo::of(request),
             mac: request.mac.into(),
             key,
+            is_first: true,
         }
     }
 
@@ -44,6 +47,41 @@ impl Signer {
     /// Adds the record to `reply`, a whole message, at the time `now` in seconds since 1970. `fault` is what is wrong with the
     /// request.
     pub fn sign(&self, reply: &mut Vec<u8>, fault: Option<Fault>, now: u64) {
+        self.sign_first(reply, fault, now);
+    }
+
+    /// The same for one of several messages that are the reply together (RFC 8945 section 5.3.1); the next is signed as what follows
+    /// this one.
+    pub fn sign_one_of_many(&mut self, reply: &mut Vec<u8>, now: u64) {
+        let mac = match self.is_first {
+            true => self.sign_first(reply, None, now),
+            false => self.sign_following(reply, now),
+        };
+        self.is_first = false;
+        self.mac = mac;
+    }
+
+    fn sign_following(&self, reply: &mut Vec<u8>, now: u64) -> Box<[u8]> {
+        let variables = Variables {
+            key: &self.echo.key,
+            algorithm: &self.echo.algorithm,
+            time_signed: now,
+            fudge: FUDGE,
+            error: 0,
+            other: &[],
+        };
+        let mut digest = hmac::Context::with_key(&self.key);
+        digest.update(&len(&self.mac));
+        digest.update(&self.mac);
+        digest.update(reply);
+        digest.update(&u48(now));
+        digest.update(&FUDGE.to_be_bytes());
+        let mac = digest.sign();
+        append(reply, &variables, mac.as_ref());
+        mac.as_ref().into()
+    }
+
+    fn sign_first(&self, reply: &mut Vec<u8>, fault: Option<Fault>, now: u64) -> Box<[u8]> {
         // RFC 8945 section 5.2.3: the client's time and fudge, so that the client does not find them wrong again, and ours
         // beside them.
         let (time_signed, fudge, other) = match fault {
@@ -63,8 +101,32 @@ impl Signer {
         digest.update(&self.mac);
         digest.update(reply);
         variables.put_into(&mut digest);
-        append(reply, &variables, digest.sign().as_ref());
+        let mac = digest.sign();
+        append(reply, &variables, mac.as_ref());
+        mac.as_ref().into()
     }
+}
+
+/// Signs a request of ours by a key (RFC 8945 section 5.1), named on the wire in lower case.
+pub(crate) fn sign_request(
+    request: &mut Vec<u8>,
+    name: &[u8],
+    algorithm: Algorithm,
+    secret: &Secret,
+    now: u64,
+) {
+    let variables = Variables {
+        key: name,
+        algorithm: algorithm.name(),
+        time_signed: now,
+        fudge: FUDGE,
+        error: 0,
+        other: &[],
+    };
+    let mut digest = hmac::Context::with_key(&algorithm.key(secret));
+    digest.update(request);
+    variables.put_into(&mut digest);
+    append(request, &variables, digest.sign().as_ref());
 }
 
 /// Adds a record that proves nothing to `reply`, but tells what is wrong with `request` (RFC 8945 section 5.3.2). Nothing is

@@ -1,9 +1,14 @@
-//! What validators make of the signed zone: delv, for every kind of answer.
+//! What validators make of the signed zone: delv, and unbound as a resolver with aggressive use of what it has cached, for every kind of
+//! answer, both ways of denial, and while keys roll.
 
-use std::fs;
+mod answers;
+mod judges;
+mod rolls;
+
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
-use std::process::Command;
 
+use self::judges::{Unbound, anchors, delv};
 use crate::world::World;
 
 /// The zone, signed with this denial.
@@ -27,105 +32,157 @@ fn config(denial: &str) -> String {
     )
 }
 
-/// Runs a validator's tool and returns all that it prints.
-async fn run(tool: &'static str, arguments: Vec<String>) -> String {
-    let output = tokio::task::spawn_blocking(move || Command::new(tool).args(arguments).output())
-        .await
-        .unwrap()
-        .unwrap_or_else(|error| panic!("{tool} has to be installed: {error}"));
-    let printed = [output.stdout, output.stderr].concat();
-    String::from_utf8(printed).unwrap()
+/// What there is behind a question.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Records,
+    NoData,
+    NoName,
 }
 
-/// The zone's KSK as trust anchor in the form of BIND.
-async fn anchor(server: SocketAddr) -> String {
-    let arguments = format!(
-        "@{} -p {} nas.test DNSKEY +noall +answer",
-        server.ip(),
-        server.port()
-    );
-    let arguments = arguments.split(' ').map(str::to_owned).collect();
-    let printed = run("dig", arguments).await;
-    let keys = printed.lines().filter_map(|line| {
-        line.split_once(" 257 3 13 ")
-            .or_else(|| line.split_once("\t257 3 13 "))
-    });
-    let keys = keys.map(|(_, key)| {
-        let key = key.replace(' ', "");
-        format!("nas.test. static-key 257 3 13 \"{key}\";")
-    });
-    let keys: Vec<_> = keys.collect();
-    assert!(!keys.is_empty(), "{printed}");
-    format!("trust-anchors {{ {} }};", keys.join(" "))
-}
+const QUESTIONS: [(&str, Kind); 31] = [
+    ("nas.test SOA", Kind::Records),
+    ("nas.test NS", Kind::Records),
+    ("nas.test DNSKEY", Kind::Records),
+    ("nas.test MX", Kind::Records),
+    ("nas.test TXT", Kind::Records),
+    ("ns1.nas.test AAAA", Kind::Records),
+    ("cloud.nas.test A", Kind::Records),
+    ("www.nas.test HTTPS", Kind::Records),
+    ("_ssh._tcp.www.nas.test SRV", Kind::Records),
+    ("home.nas.test A", Kind::Records),
+    ("HOME.nas.TEST A", Kind::Records),
+    ("away.nas.test AAAA", Kind::Records),
+    ("home.nas.test CAA", Kind::Records),
+    ("x.y.home.nas.test A", Kind::Records),
+    ("*.home.nas.test A", Kind::Records),
+    ("_acme-challenge.home.nas.test TXT", Kind::Records),
+    ("_acme-challenge.photos.home.nas.test TXT", Kind::Records),
+    ("photos.home.nas.test A", Kind::Records),
+    ("x.photos.home.nas.test A", Kind::Records),
+    ("_acme-challenge.away.nas.test TXT", Kind::NoData),
+    ("home.nas.test AAAA", Kind::NoData),
+    ("home.nas.test TYPE1000", Kind::NoData),
+    ("home.nas.test DS", Kind::NoData),
+    ("x.home.nas.test AAAA", Kind::NoData),
+    ("_tcp.www.nas.test A", Kind::NoData),
+    ("nas.test TYPE1000", Kind::NoData),
+    ("nobody.nas.test A", Kind::NoName),
+    ("a.b.nobody.nas.test A", Kind::NoName),
+    ("x.cloud.nas.test A", Kind::NoName),
+    ("x._acme-challenge.home.nas.test A", Kind::NoName),
+    ("x.*.home.nas.test A", Kind::NoName),
+];
 
-#[tokio::test(flavor = "multi_thread")]
-async fn delv_believes_every_kind_of_answer_denied_compactly() {
-    delv_believes("compact").await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn delv_believes_every_kind_of_answer_denied_by_hashes() {
-    delv_believes("nsec3").await;
-}
-
-async fn delv_believes(denial: &str) {
+/// A world with two devices, of which one is being certified.
+async fn world(denial: &str) -> World {
     let mut world = World::with_config(&config(denial)).await;
     world.directory.add("home");
     world.directory.add("away");
     world.set("home", &["192.0.2.7"]).await.unwrap();
-    let anchors = world.state.path().join("anchors");
-    fs::write(&anchors, anchor(world.v4()).await).unwrap();
+    for host in ["", "photos"] {
+        world.challenge("home", host, b"proof").await.unwrap();
+    }
+    world
+}
+
+/// What delv and unbound find wrong.
+async fn mistakes(world: &World, denial: &str, anchors: &BTreeSet<String>) -> Vec<String> {
     let mut mistakes = Vec::new();
-    for (question, verdict) in [
-        ("nas.test SOA", "; fully validated"),
-        ("nas.test NS", "; fully validated"),
-        ("nas.test DNSKEY", "; fully validated"),
-        ("nas.test MX", "; fully validated"),
-        ("nas.test TXT", "; fully validated"),
-        ("www.nas.test HTTPS", "; fully validated"),
-        ("_ssh._tcp.www.nas.test SRV", "; fully validated"),
-        ("home.nas.test A", "; fully validated"),
-        ("HOME.nas.TEST A", "; fully validated"),
-        ("away.nas.test AAAA", "; fully validated"),
-        ("home.nas.test CAA", "; fully validated"),
-        ("x.y.home.nas.test A", "; fully validated"),
-        ("*.home.nas.test A", "; fully validated"),
-        ("home.nas.test AAAA", "; negative response, fully validated"),
-        (
-            "home.nas.test TYPE1000",
-            "; negative response, fully validated",
-        ),
-        (
-            "x.home.nas.test AAAA",
-            "; negative response, fully validated",
-        ),
-        (
-            "x.home.nas.test TXT",
-            "; negative response, fully validated",
-        ),
-        (
-            "_tcp.www.nas.test A",
-            "; negative response, fully validated",
-        ),
-        ("nobody.nas.test A", "; negative response, fully validated"),
-        (
-            "a.b.nobody.nas.test A",
-            "; negative response, fully validated",
-        ),
-        ("x.cloud.nas.test A", "; negative response, fully validated"),
-        ("nas.test TYPE1000", "; negative response, fully validated"),
-    ] {
-        let arguments = format!(
-            "@127.0.0.1 -p {} -a {} +root=nas.test {question}",
-            world.v4().port(),
-            anchors.display()
-        );
-        let arguments = arguments.split(' ').map(str::to_owned).collect();
-        let printed = run("delv", arguments).await;
+    let unbound = Unbound::start(world.v4(), anchors).await;
+    for (question, kind) in QUESTIONS {
+        let printed = delv(world.v4(), anchors, question).await;
+        let verdict = match kind {
+            Kind::Records => "; fully validated",
+            Kind::NoData | Kind::NoName => "; negative response, fully validated",
+        };
         if printed.lines().all(|line| line != verdict) {
-            mistakes.push(format!("{question}: {printed}"));
+            mistakes.push(format!("{question}: delv: {printed}"));
+        }
+        let status = match (kind, denial) {
+            (Kind::NoName, "nsec3") => "NXDOMAIN",
+            _ => "NOERROR",
+        };
+        // Twice: first from us, then from what it has kept.
+        for _ in 0..2 {
+            let printed = unbound.ask(question).await;
+            let is_empty = printed.contains("ANSWER: 0,");
+            let is_right = printed.contains(&format!("status: {status},"))
+                && is_empty == (kind != Kind::Records)
+                && is_validated(&printed);
+            if !is_right {
+                mistakes.push(format!("{question}: unbound: {printed}"));
+            }
         }
     }
+    mistakes
+}
+
+fn is_validated(printed: &str) -> bool {
+    let flags = printed.lines().find(|line| line.starts_with(";; flags:"));
+    flags.is_some_and(|flags| flags.split([' ', ';']).any(|flag| flag == "ad"))
+}
+
+async fn every_answer_is_believed(denial: &str) {
+    let world = world(denial).await;
+    let anchors = anchors(world.v4()).await;
+    let mistakes = mistakes(&world, denial, &anchors).await;
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_believed_with_compact_denial() {
+    every_answer_is_believed("compact").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn every_answer_is_believed_with_denial_by_hashes() {
+    every_answer_is_believed("nsec3").await;
+}
+
+/// An answer that follows a change is of what is there now, however often it was asked for before.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_changes_is_signed_anew_and_nothing_else_is() {
+    for denial in ["compact", "nsec3"] {
+        let mut world = world(denial).await;
+        let anchors = anchors(world.v4()).await;
+        let believed = async |server: SocketAddr, question: &str| {
+            let printed = delv(server, &anchors, question).await;
+            let is_believed = printed.contains("fully validated");
+            assert!(is_believed, "{denial} {question}: {printed}");
+            printed
+        };
+        let server = world.v4();
+        let questions = [
+            "home.nas.test A",
+            "away.nas.test A",
+            "home.nas.test AAAA",
+            "later.nas.test A",
+        ];
+        for question in questions {
+            believed(server, question).await;
+        }
+        let made = r#"signatures_made_total{share="zone"}"#;
+        for host in 1..4 {
+            world
+                .set("home", &[&format!("198.51.100.{host}")])
+                .await
+                .unwrap();
+            let before = world.metric(made);
+            let printed = believed(server, "home.nas.test A").await;
+            assert!(printed.contains(&format!("198.51.100.{host}")), "{printed}");
+            believed(server, "away.nas.test A").await;
+            believed(server, "nas.test DNSKEY").await;
+            assert_eq!(world.metric(made), before + 1.0, "{denial}");
+        }
+        world.set("home", &["2001:db8::7"]).await.unwrap();
+        let printed = believed(server, "home.nas.test AAAA").await;
+        assert!(printed.contains("2001:db8::7"), "{printed}");
+        world.directory.add("later");
+        let printed = believed(server, "later.nas.test A").await;
+        assert!(printed.contains("192.0.2.250"), "{printed}");
+        world.directory.remove("later");
+        let printed = believed(server, "later.nas.test A").await;
+        assert!(printed.contains("negative response"), "{printed}");
+    }
 }

@@ -29,5 +29,6 @@ mod signing;
 mod sockets;
 mod storage;
 mod traced;
+mod transfers;
 mod update;
 mod world;

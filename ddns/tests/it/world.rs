@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use ddns::addresses::ChangeSet;
+use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue};
 use ddns::tsig::Master;
 use ddns::update::{Outcome, UpdateError};
 use ddns::{Bound, Config, Facts, Handle, StartError, Storage};
@@ -45,8 +46,13 @@ impl World {
 
     /// Ends the server and starts another with the same Directory and state.
     pub(crate) async fn restart(self) -> Self {
+        self.restart_with(CONFIG).await
+    }
+
+    /// The same with another configuration.
+    pub(crate) async fn restart_with(self, config: &str) -> Self {
         self.server.shutdown().await.unwrap();
-        Self::on(self.state, self.directory, CONFIG).await
+        Self::on(self.state, self.directory, config).await
     }
 
     /// Starts another server with the same Directory, state and sockets, and returns the one before, which goes on.
@@ -97,6 +103,21 @@ impl World {
         updater
             .update(device.registration, &name, change(addresses))
             .await
+    }
+
+    /// Adds a challenge of the device `name`, at itself or at a host of it.
+    pub(crate) async fn challenge(
+        &self,
+        name: &str,
+        host: &str,
+        value: &[u8],
+    ) -> Result<Outcome, UpdateError> {
+        let name = DeviceName::parse(name).unwrap();
+        let device = self.directory.reader.device_by_name(&name).unwrap();
+        let host = ChallengeHost::parse(host).unwrap();
+        let add = ChallengeChange::Add(host, ChallengeValue::new(value).unwrap());
+        let updater = self.server.updater();
+        updater.update(device.registration, &name, add).await
     }
 
     /// The value of a metric, its labels in braces as the text format has them.

@@ -1,0 +1,224 @@
+//! Makes a version of what has changed, on a thread of its own, and gives it to secondaries.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Semaphore, watch};
+
+use super::config::{Key, KeyFileError, Secondary};
+use super::contents::Contents;
+use super::records::Records;
+use super::stream::{Transfer, ZoneQuestion};
+use super::versions::{Published, Versions, Whose};
+use crate::dnssec::{Moment, Signer};
+use crate::metrics::Metrics;
+use crate::protocol::{Rcode, Type};
+use crate::sys::coarse_nanoseconds;
+use crate::table::{Marked, Table};
+use crate::tsig;
+use crate::unix_seconds;
+
+/// So often it is looked whether something has changed.
+const TICK: Duration = Duration::from_millis(100);
+/// What the zone's serial does not tell of, as where devices are held, is published so often at most: a serial that overtakes the
+/// clock would fall back at the next start.
+const UNTOLD: Duration = Duration::from_secs(1);
+/// All signatures are made anew in this time, long before the first of them ends.
+const REFRESH: Duration = Duration::from_secs(12 * 3600);
+/// Devices that are looked at in one go.
+const AT_ONCE: usize = 256;
+/// Transfers at a time: each keeps the version that it is of.
+const MAX_TRANSFERS: usize = 8;
+
+/// What secondaries are given.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    keys: Vec<(Key, Secondary)>,
+    /// Nothing before the first version.
+    published: ArcSwapOption<Published>,
+    serial: watch::Sender<u32>,
+    transfers: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+/// Makes versions.
+pub(crate) struct Publisher {
+    pub(crate) desk: Arc<Desk>,
+    pub(crate) table: Arc<Table>,
+    /// Where copies have signatures.
+    pub(crate) signer: Option<Arc<Signer>>,
+}
+
+/// What a secondary is told.
+pub(crate) enum Given {
+    /// These messages, one after the other.
+    Transfer(Box<Transfer>),
+    /// Nothing but a code, to be signed.
+    Code(Rcode, tsig::Signer),
+}
+
+impl Desk {
+    /// For these secondaries.
+    ///
+    /// # Errors
+    /// The first key that is none.
+    pub(crate) fn new(
+        secondaries: &[Secondary],
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, KeyFileError> {
+        let mut keys: Vec<(Key, Secondary)> = Vec::new();
+        for secondary in secondaries {
+            let key = Key::from_file(&secondary.key_file)?;
+            let is_there = |(other, _): &(Key, Secondary)| other.name == key.name;
+            if keys.iter().any(is_there) {
+                let name = key.name.escape_ascii().to_string();
+                return Err(KeyFileError::Twice(name));
+            }
+            keys.push((key, secondary.clone()));
+        }
+        Ok(Self {
+            keys,
+            published: ArcSwapOption::empty(),
+            serial: watch::Sender::new(0),
+            transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
+            metrics,
+        })
+    }
+
+    /// The secondary whose key has this name, on the wire in lower case.
+    pub(crate) fn key(&self, name: &[u8]) -> Option<&(Key, Secondary)> {
+        self.keys.iter().find(|(key, _)| *key.name == *name)
+    }
+
+    /// All of them.
+    pub(crate) fn secondaries(&self) -> impl Iterator<Item = &(Key, Secondary)> {
+        self.keys.iter()
+    }
+
+    /// The serial that is published, whenever it becomes another; 0 before the first.
+    pub(crate) fn serial(&self) -> watch::Receiver<u32> {
+        self.serial.subscribe()
+    }
+
+    /// Answers a question of a secondary for the zone; whether the secondary `signs` it itself, and asks over UDP, says how.
+    pub(crate) fn give(
+        &self,
+        asked: &ZoneQuestion<'_>,
+        (signs, over_udp): (bool, bool),
+        signer: tsig::Signer,
+    ) -> Given {
+        let refused = |result, rcode, signer| {
+            self.metrics.transfer(result);
+            Given::Code(rcode, signer)
+        };
+        if over_udp && asked.qtype == Type::AXFR {
+            return refused("over_udp", Rcode::Refused, signer);
+        }
+        let Some(published) = self.published.load_full() else {
+            return refused("not_ready", Rcode::ServFail, signer);
+        };
+        let latest = &published.latest;
+        // RFC 1995 section 2: over UDP the SOA says that there is something, and that it is to be had over TCP.
+        if asked.qtype == Type::SOA || over_udp || asked.has == Some(latest.serial) {
+            self.metrics.transfer("serial");
+            let transfer = Transfer::new(asked, signs, signer).of_soa(latest);
+            return Given::Transfer(Box::new(transfer));
+        }
+        let Ok(permit) = Arc::clone(&self.transfers).try_acquire_owned() else {
+            return refused("too_many", Rcode::ServFail, signer);
+        };
+        let transfer = Transfer::new(asked, signs, signer);
+        let differences = asked.has.and_then(|serial| published.since(serial));
+        let (result, transfer) = match differences {
+            Some(differences) => ("ixfr", transfer.of_differences(latest, differences, permit)),
+            None => ("axfr", transfer.of_all(latest, permit)),
+        };
+        self.metrics.transfer(result);
+        Given::Transfer(Box::new(transfer))
+    }
+}
+
+impl Publisher {
+    /// Publishes what changes until `stopping`.
+    pub(crate) fn run(&self, stopping: &AtomicBool) {
+        self.table.begin_marks();
+        let mut versions = Versions::new(self.signer.is_some());
+        let mut nodes = BTreeSet::new();
+        let (mut published, mut refreshed) = (Instant::now(), Instant::now());
+        let mut last_serial = None;
+        let mut waiting = Marked::default();
+        while !stopping.load(Ordering::Relaxed) {
+            // Before the look: what is published is never older than its serial.
+            let mut serial = self.table.soa().serial;
+            waiting.add(self.table.take_marked());
+            let is_told = last_serial != Some(serial);
+            if !waiting.is_empty() && (is_told || published.elapsed() >= UNTOLD) {
+                if !is_told {
+                    self.table.changed(unix_seconds());
+                    serial = self.table.soa().serial;
+                }
+                let marked = std::mem::take(&mut waiting);
+                let Some(changed) = self.changed(marked, &mut nodes, stopping) else {
+                    return;
+                };
+                if let Some(published) = versions.publish(serial, changed, &self.contents()) {
+                    self.desk.published.store(Some(Arc::new(published)));
+                    self.desk.serial.send_replace(serial);
+                }
+                published = Instant::now();
+                last_serial = Some(serial);
+            }
+            if self.signer.is_some() && refreshed.elapsed() >= REFRESH {
+                refreshed = Instant::now();
+                self.table.begin_marks();
+            }
+            std::thread::sleep(TICK);
+        }
+    }
+
+    /// The records of those that have changed; `nodes` are the names that are no devices' and have been published. Where records are
+    /// signed, this takes no more than half of a core. `None` if it is to stop.
+    fn changed(
+        &self,
+        marked: Marked,
+        nodes: &mut BTreeSet<Box<[u8]>>,
+        stopping: &AtomicBool,
+    ) -> Option<Vec<(Whose, Records)>> {
+        let mut changed = Vec::new();
+        if marked.others {
+            nodes.extend(self.table.other_names());
+            let of_node =
+                |name: &Box<[u8]>| (Whose::Node(name.clone()), self.contents().node(name));
+            changed.extend(nodes.iter().map(of_node));
+        }
+        let devices: Vec<_> = marked.devices.into_iter().collect();
+        for devices in devices.chunks(AT_ONCE) {
+            let begun = Instant::now();
+            let contents = self.contents();
+            for label in devices {
+                changed.push((Whose::Device(label.clone()), contents.device(label)));
+            }
+            if self.signer.is_some() && devices.len() == AT_ONCE {
+                std::thread::sleep(begun.elapsed());
+            }
+            if stopping.load(Ordering::Relaxed) {
+                return None;
+            }
+        }
+        Some(changed)
+    }
+
+    fn contents(&self) -> Contents<'_> {
+        Contents {
+            table: &self.table,
+            signer: self.signer.as_deref(),
+            moment: Moment {
+                unix_seconds: unix_seconds(),
+                nanoseconds: coarse_nanoseconds(),
+            },
+        }
+    }
+}

@@ -1,0 +1,161 @@
+//! What a signed zone says that validators do not ask for, and what a flood gets.
+
+use super::{config, world};
+use crate::dns::{ask_tcp, ask_udp, decode, query};
+use crate::world::World;
+
+/// Code and records of an answer, without their data.
+fn short(reply: &[u8]) -> String {
+    let lines = decode(reply);
+    let records = lines.iter().filter(|line| !line.starts_with("question"));
+    let short = records.map(|line| match line.split_once(' ') {
+        Some(("opt", options)) => format!("opt {options}"),
+        _ => {
+            let words: Vec<_> = line.split(' ').collect();
+            words[..words.len().min(4)].join(" ")
+        }
+    });
+    short.collect::<Vec<_>>().join(", ")
+}
+
+async fn udp(world: &World, question: &str) -> String {
+    let words: Vec<_> = question.split(' ').collect();
+    short(&ask_udp(world.v4(), &query(&words)).await)
+}
+
+async fn tcp(world: &World, question: &str) -> String {
+    let words: Vec<_> = question.split(' ').collect();
+    short(&ask_tcp(world.v4(), &query(&words)).await.unwrap())
+}
+
+const EDNS: &str = "opt version=0 size=1232";
+
+#[tokio::test]
+async fn proofs_come_to_those_who_ask_for_them() {
+    let compact = world("compact").await;
+    let nsec3 = world("nsec3").await;
+    for (world, question, expected) in [
+        (
+            &compact,
+            "home.nas.test A edns",
+            "NOERROR aa, answer home.nas.test. 60 A, opt version=0 size=1232",
+        ),
+        (
+            &compact,
+            "home.nas.test A do",
+            "NOERROR aa, answer home.nas.test. 60 A, answer home.nas.test. 60 RRSIG, \
+             opt version=0 size=1232 do",
+        ),
+        (
+            &compact,
+            "nobody.nas.test A edns",
+            "NXDOMAIN aa, authority nas.test. 60 SOA, opt version=0 size=1232",
+        ),
+        (
+            &compact,
+            "nobody.nas.test A do",
+            "NOERROR aa, authority nas.test. 60 SOA, authority nas.test. 60 RRSIG, \
+             authority nobody.nas.test. 60 NSEC, authority nobody.nas.test. 60 RRSIG, \
+             opt version=0 size=1232 do",
+        ),
+        // RFC 9824 section 5.1: who knows what the proof says gets the code as well.
+        (
+            &compact,
+            "nobody.nas.test A flags=c000",
+            "NXDOMAIN aa, authority nas.test. 60 SOA, authority nas.test. 60 RRSIG, \
+             authority nobody.nas.test. 60 NSEC, authority nobody.nas.test. 60 RRSIG, \
+             opt version=0 size=1232 do flags=4000",
+        ),
+        (
+            &compact,
+            "home.nas.test RRSIG",
+            "NOERROR aa, answer home.nas.test. 60 RRSIG",
+        ),
+        (
+            &compact,
+            "nobody.nas.test NSEC",
+            "NOERROR aa, answer nobody.nas.test. 60 NSEC, answer nobody.nas.test. 60 RRSIG",
+        ),
+        (&compact, "nas.test TYPE128", "FORMERR"),
+        (
+            &compact,
+            "home.nas.test ANY do",
+            "NOERROR aa, answer home.nas.test. 60 A, answer home.nas.test. 60 RRSIG, \
+             opt version=0 size=1232 do",
+        ),
+        (
+            &nsec3,
+            "nas.test NSEC3PARAM",
+            "NOERROR aa, answer nas.test. 0 NSEC3PARAM",
+        ),
+        (
+            &nsec3,
+            "home.nas.test NSEC",
+            "NOERROR aa, authority nas.test. 60 SOA",
+        ),
+        (
+            &nsec3,
+            "nobody.nas.test A flags=c000",
+            "NXDOMAIN aa, authority nas.test. 60 SOA, authority nas.test. 60 RRSIG, NSEC3S \
+             opt version=0 size=1232 do",
+        ),
+    ] {
+        let heard = udp(world, question).await;
+        match expected.split_once("NSEC3S ") {
+            None => assert_eq!(heard, expected, "{question}"),
+            Some((front, back)) => {
+                assert!(heard.starts_with(front) && heard.ends_with(back), "{heard}");
+                assert!(heard.contains("TYPE50"), "{heard}");
+            }
+        }
+    }
+}
+
+/// Made-up names cost a signature each; the zone's own names do not wait for them.
+#[tokio::test]
+async fn a_flood_of_made_up_names_is_sent_to_tcp_and_leaves_the_zones_own_alone() {
+    let config = format!("{}\nsignatures_per_second = 1", config("compact"));
+    let mut world = World::with_config(&config).await;
+    world.directory.add("home");
+    let refused = |share: &str| format!(r#"signatures_refused_total{{share="{share}"}}"#);
+    let elsewhere = format!("NOERROR tc, {EDNS} do");
+    let mut sent_to_tcp = 0;
+    for number in 0..20 {
+        let heard = udp(&world, &format!("n{number}.nas.test A do")).await;
+        let is_proved = heard.contains("NSEC") && heard.contains("RRSIG");
+        assert!(is_proved || heard == elsewhere, "{heard}");
+        sent_to_tcp += u32::from(!is_proved);
+        let heard = udp(&world, &format!("n{number}.nas.test A edns")).await;
+        assert!(heard.starts_with("NXDOMAIN aa"), "{heard}");
+    }
+    assert!((17..20).contains(&sent_to_tcp), "{sent_to_tcp}");
+    assert_eq!(
+        world.metric(&refused("made_up_udp")),
+        f64::from(sent_to_tcp)
+    );
+    // Over TCP there is another share; beyond it the server says that it cannot now.
+    let heard = tcp(&world, "n19.nas.test A do").await;
+    assert!(heard.contains("NSEC"), "{heard}");
+    let heard = tcp(&world, "n18.nas.test A do").await;
+    assert_eq!(heard, format!("SERVFAIL, {EDNS} do ede=0"));
+    assert_eq!(world.metric(&refused("made_up_tcp")), 1.0);
+    // What has been signed is kept, and what the zone has is signed.
+    let heard = tcp(&world, "n19.nas.test A do").await;
+    assert!(heard.contains("NSEC"), "{heard}");
+    let heard = udp(&world, "home.nas.test A do").await;
+    assert!(heard.contains("RRSIG"), "{heard}");
+    assert_eq!(world.metric(&refused("zone")), 0.0);
+}
+
+/// A name of 253 or more octets has no room for a label in front, where the next name would stand.
+#[tokio::test]
+async fn the_longest_names_are_proved_too() {
+    let world = world("compact").await;
+    for labels in [119, 120, 121] {
+        for end in ["nas.test", "x.nas.test", "xy.nas.test"] {
+            let name = format!("{}{end}", "a.".repeat(labels));
+            let heard = udp(&world, &format!("{name} A do")).await;
+            assert!(heard.contains("NSEC"), "{name}: {heard}");
+        }
+    }
+}

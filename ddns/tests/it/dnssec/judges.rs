@@ -1,0 +1,133 @@
+//! Validators: delv, and unbound.
+
+use std::collections::BTreeSet;
+use std::net::{SocketAddr, TcpListener};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::TempDir;
+
+/// So long a resolver may take to begin.
+const BEGINNING: Duration = Duration::from_secs(20);
+
+/// Runs a program and returns all that it prints.
+pub(super) async fn run(tool: &'static str, words: String) -> String {
+    let run = move || {
+        Command::new(tool)
+            .args(words.split_ascii_whitespace())
+            .output()
+    };
+    let output = tokio::task::spawn_blocking(run)
+        .await
+        .unwrap()
+        .unwrap_or_else(|error| panic!("{tool} has to be installed: {error}"));
+    String::from_utf8([output.stdout, output.stderr].concat()).unwrap()
+}
+
+/// The KSKs that the zone has, as `257 3 13 key`.
+pub(super) async fn anchors(server: SocketAddr) -> BTreeSet<String> {
+    let words = format!(
+        "@{} -p {} nas.test DNSKEY +short",
+        server.ip(),
+        server.port()
+    );
+    let printed = run("dig", words).await;
+    let keys = printed
+        .lines()
+        .filter_map(|line| line.strip_prefix("257 3 13 "));
+    let anchors: BTreeSet<_> = keys
+        .map(|key| format!("257 3 13 {}", key.replace(' ', "")))
+        .collect();
+    assert!(!anchors.is_empty(), "{printed}");
+    anchors
+}
+
+/// What delv says of the answer to a question, asking `server` itself.
+pub(super) async fn delv(server: SocketAddr, anchors: &BTreeSet<String>, question: &str) -> String {
+    let folder = TempDir::new().unwrap();
+    let file = folder.path().join("anchors");
+    let anchors = anchors.iter().map(|anchor| {
+        let key = anchor.strip_prefix("257 3 13 ").unwrap();
+        format!("nas.test. static-key 257 3 13 \"{key}\";")
+    });
+    let anchors = anchors.collect::<Vec<_>>().join(" ");
+    std::fs::write(&file, format!("trust-anchors {{ {anchors} }};")).unwrap();
+    let words = format!(
+        "@{} -p {} -a {} +root=nas.test {question}",
+        server.ip(),
+        server.port(),
+        file.display()
+    );
+    run("delv", words).await
+}
+
+/// A resolver that validates. It is killed when this is dropped.
+pub(super) struct Unbound {
+    process: Child,
+    port: u16,
+    _folder: TempDir,
+}
+
+impl Unbound {
+    /// One that asks `server` for what is in `nas.test`, and believes the zone by these KSKs.
+    pub(super) async fn start(server: SocketAddr, anchors: &BTreeSet<String>) -> Self {
+        let folder = TempDir::new().unwrap();
+        let free = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = free.local_addr().unwrap().port();
+        drop(free); // it cannot say which port it was given
+        let anchors = anchors.iter();
+        let anchors: String = anchors
+            .map(|anchor| format!("  trust-anchor: \"nas.test. DNSKEY {anchor}\"\n"))
+            .collect();
+        let config = format!(
+            "server:\n  interface: 127.0.0.1@{port}\n  port: {port}\n  do-daemonize: no\n  username: \"\"\n  chroot: \"\"\n\
+             \x20 directory: \"{folder}\"\n  pidfile: \"\"\n  use-syslog: no\n  do-not-query-localhost: no\n\
+             \x20 module-config: \"validator iterator\"\n  local-zone: \"test.\" nodefault\n  aggressive-nsec: yes\n\
+             \x20 num-threads: 1\n  val-log-level: 2\n{anchors}\
+             stub-zone:\n  name: \"nas.test\"\n  stub-addr: {}@{}\n\
+             remote-control:\n  control-enable: no\n",
+            server.ip(),
+            server.port(),
+            folder = folder.path().display(),
+        );
+        let file = folder.path().join("unbound.conf");
+        std::fs::write(&file, config).unwrap();
+        let process = Command::new("/usr/sbin/unbound")
+            .arg("-d")
+            .arg("-c")
+            .arg(&file)
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap_or_else(|error| panic!("unbound has to be installed: {error}"));
+        let unbound = Self {
+            process,
+            port,
+            _folder: folder,
+        };
+        let begun = Instant::now();
+        while !unbound
+            .ask("nas.test SOA")
+            .await
+            .contains("status: NOERROR")
+        {
+            assert!(begun.elapsed() < BEGINNING, "unbound does not answer");
+        }
+        unbound
+    }
+
+    /// What it answers, as dig shows it.
+    pub(super) async fn ask(&self, question: &str) -> String {
+        let words = format!(
+            "@127.0.0.1 -p {} +dnssec +tries=1 +timeout=5 {question}",
+            self.port
+        );
+        run("dig", words).await
+    }
+}
+
+impl Drop for Unbound {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}

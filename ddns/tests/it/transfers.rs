@@ -1,0 +1,230 @@
+//! Copies of the zone: dig transfers it, ldns-verify-zone judges it, NSD and Knot follow it.
+
+mod secondaries;
+
+use std::fs::{self, Permissions};
+use std::net::SocketAddr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
+
+use crate::world::World;
+
+const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+const OTHER: &str = "HxECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
+
+/// A file with the key of a secondary.
+fn key_file(folder: &TempDir, name: &str, secret: &str) -> PathBuf {
+    let path = folder.path().join(name);
+    fs::write(&path, format!("hmac-sha256:{name}:{secret}\n")).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(0o600)).unwrap();
+    path
+}
+
+/// A zone with these secondaries (address, key, more), signed or not.
+fn config(secondaries: &[(SocketAddr, &Path, &str)], dnssec: &str) -> String {
+    let secondaries = secondaries.iter().map(|(address, key, more)| {
+        format!("[[secondary]]\naddress = \"{address}\"\nkey_file = {key:?}\n{more}\n")
+    });
+    let secondaries: String = secondaries.collect();
+    format!(
+        r#"
+        listen = "127.0.0.1:0"
+        updates_per_minute = 0
+        private_addresses = true
+        record = [
+            {{ name = "www", type = "A", value = "192.0.2.80" }},
+            {{ name = "@", type = "MX", value = "10 Mail.Example.com" }},
+            {{ name = "_ssh._tcp.www", type = "SRV", value = "0 5 22 WWW.nas.test" }},
+        ]
+        device_record = [{{ type = "CAA", value = '0 issue "ca.test"' }}]
+        {secondaries}
+        {dnssec}
+        "#
+    )
+}
+
+fn nowhere() -> SocketAddr {
+    "127.0.0.1:9".parse().unwrap()
+}
+
+/// What dig prints of a transfer, and whether it came.
+async fn dig(server: SocketAddr, words: &str) -> (String, bool) {
+    let words = format!("@{} -p {} {words}", server.ip(), server.port());
+    let run = move || Command::new("dig").args(words.split(' ')).output().unwrap();
+    let output = tokio::task::spawn_blocking(run).await.unwrap();
+    let printed = String::from_utf8(output.stdout).unwrap();
+    let failed = printed.contains("Transfer failed") || printed.contains("status: ");
+    (printed, !failed)
+}
+
+/// The records of a transfer, sorted. Waits until a version is published.
+async fn transferred(server: SocketAddr, key: &str) -> Vec<String> {
+    for _ in 0..600 {
+        let words = format!("+noall +answer +noidnout -y {key} nas.test AXFR");
+        let (printed, is_there) = dig(server, &words).await;
+        let lines = printed
+            .lines()
+            .filter(|line| !line.is_empty() && !line.starts_with(';'));
+        let mut lines: Vec<_> = lines
+            .map(|line| line.split_whitespace().collect::<Vec<_>>().join(" "))
+            .collect();
+        if is_there && !lines.is_empty() {
+            lines.sort();
+            lines.dedup(); // the SOA is there twice
+            return lines;
+        }
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    panic!("nothing is transferred");
+}
+
+/// The names that have a record of a type.
+fn names<'l>(lines: &'l [String], rtype: &str) -> Vec<&'l str> {
+    let words = lines.iter().map(|line| line.split(' ').collect::<Vec<_>>());
+    let with_type = words.filter(|words| words[3] == rtype);
+    with_type.map(|words| words[0]).collect()
+}
+
+async fn with_devices(config: &str) -> World {
+    let mut world = World::with_config(config).await;
+    for name in ["home", "away", "a-device-with-quite-a-long-name"] {
+        world.directory.add(name);
+    }
+    world.set("home", &["192.0.2.7"]).await.unwrap();
+    for host in ["", "photos"] {
+        world.challenge("home", host, b"proof").await.unwrap();
+    }
+    world
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_transfer_is_the_zone_and_only_secondaries_get_it() {
+    let folder = TempDir::new().unwrap();
+    let key = key_file(&folder, "ns2-key", SECRET);
+    let world = with_devices(&config(&[(nowhere(), &key, "")], "")).await;
+    let server = world.v4();
+    let good = format!("hmac-sha256:ns2-key:{SECRET}");
+    let last = "_acme-challenge.photos.home.nas.test. 5 IN TXT \"proof\"";
+    let lines = transferred_with(server, &good, last).await;
+    assert_eq!(names(&lines, "SOA"), ["nas.test."]);
+    for (rtype, name, is_there) in [
+        ("NS", "nas.test.", true),
+        ("MX", "nas.test.", true),
+        ("A", "www.nas.test.", true),
+        ("SRV", "_ssh._tcp.www.nas.test.", true),
+        ("A", "home.nas.test.", true),
+        ("AAAA", "home.nas.test.", false),
+        ("A", "*.home.nas.test.", true),
+        ("CAA", "*.away.nas.test.", true),
+        ("AAAA", "away.nas.test.", true),
+        ("TXT", "_acme-challenge.home.nas.test.", true),
+        ("TXT", "_acme-challenge.photos.home.nas.test.", true),
+        ("A", "photos.home.nas.test.", true),
+        ("A", "*.photos.home.nas.test.", true),
+        ("A", "a-device-with-quite-a-long-name.nas.test.", true),
+        ("RRSIG", "nas.test.", false),
+    ] {
+        let is = names(&lines, rtype).contains(&name);
+        assert_eq!(is, is_there, "{rtype} {name}: {}", lines.join("\n"));
+    }
+    for words in [
+        "nas.test AXFR".to_owned(),
+        format!("-y hmac-sha256:ns2-key:{OTHER} nas.test AXFR"),
+        format!("-y hmac-sha256:nobody:{SECRET} nas.test AXFR"),
+        format!("-y {good} home.nas.test AXFR"),
+    ] {
+        let (printed, is_there) = dig(server, &words).await;
+        assert!(!is_there, "{words}: {printed}");
+    }
+    // A secondary asks like anybody, and is told which version it can have.
+    let (printed, _) = dig(server, &format!("-y {good} home.nas.test A")).await;
+    assert!(printed.contains("192.0.2.7"), "{printed}");
+    let (printed, _) = dig(server, &format!("+notcp -y {good} nas.test SOA")).await;
+    assert!(printed.contains("ns1.nas.test."), "{printed}");
+    assert!(world.metric(r#"transfers_total{result="axfr"}"#) >= 1.0);
+    assert!(world.metric(r#"transfers_total{result="serial"}"#) >= 1.0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_secondary_that_cannot_sign_is_refused_where_only_one_that_signs_is_served() {
+    let folder = TempDir::new().unwrap();
+    let key = key_file(&folder, "ns2-key", SECRET);
+    let compact = "[dnssec]\ndenial = \"compact\"";
+    let world = World::start().await;
+    let start = async |config: String| {
+        let registry = prometheus::Registry::new();
+        let reader = &world.directory.reader;
+        let started = crate::world::start(reader, folder.path(), &config, &registry, &world.stop);
+        started.await
+    };
+    let refused = start(config(&[(nowhere(), &key, "")], compact)).await;
+    let sentence = refused.unwrap_err().to_string();
+    assert!(sentence.contains("set `signs = true`"), "{sentence}");
+    let twice = [(nowhere(), &*key, ""), (nowhere(), &*key, "")];
+    let sentence = start(config(&twice, "")).await.unwrap_err().to_string();
+    assert!(sentence.contains("same name"), "{sentence}");
+    fs::set_permissions(&key, Permissions::from_mode(0o644)).unwrap();
+    let refused = start(config(&[(nowhere(), &key, "")], "")).await;
+    let sentence = refused.unwrap_err().to_string();
+    assert!(sentence.contains("chmod o-rwx"), "{sentence}");
+
+    fs::set_permissions(&key, Permissions::from_mode(0o600)).unwrap();
+    let server = start(config(&[(nowhere(), &key, "signs = true")], compact))
+        .await
+        .unwrap();
+    let good = format!("hmac-sha256:ns2-key:{SECRET}");
+    let lines = transferred(server.addr(), &good).await;
+    for rtype in ["RRSIG", "DNSKEY", "NSEC3", "NSEC3PARAM", "NSEC"] {
+        assert!(names(&lines, rtype).is_empty(), "{rtype}");
+    }
+    server.shutdown().await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn ldns_verifies_a_transfer_and_what_has_followed_it() {
+    let folder = TempDir::new().unwrap();
+    let key = key_file(&folder, "ns2-key", SECRET);
+    let good = format!("hmac-sha256:ns2-key:{SECRET}");
+    let dnssec = "[dnssec]\ndenial = \"nsec3\"";
+    let mut world = with_devices(&config(&[(nowhere(), &key, "")], dnssec)).await;
+    for number in 0..300 {
+        world.directory.add(&format!("d{number}"));
+    }
+    let server = world.v4();
+    let verify = async |lines: Vec<String>| {
+        let file = folder.path().join("zone");
+        fs::write(&file, lines.join("\n") + "\n").unwrap();
+        let output = Command::new("ldns-verify-zone")
+            .arg(&file)
+            .output()
+            .unwrap();
+        let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(
+            printed.contains("Zone is verified and complete"),
+            "{printed}"
+        );
+    };
+    let lines = transferred_with(server, &good, "d299.nas.test. 60 IN A 192.0.2.250").await;
+    verify(lines).await;
+    for number in 100..200 {
+        world.directory.remove(&format!("d{number}"));
+    }
+    world.set("d1", &["192.0.2.1"]).await.unwrap();
+    world.set("d2", &["2001:db8::1"]).await.unwrap();
+    let lines = transferred_with(server, &good, "d2.nas.test. 60 IN AAAA 2001:db8::1").await;
+    assert!(!names(&lines, "A").contains(&"d150.nas.test."));
+    verify(lines).await;
+}
+
+/// The records of a transfer as soon as this one is among them.
+async fn transferred_with(server: SocketAddr, key: &str, line: &str) -> Vec<String> {
+    loop {
+        let lines = transferred(server, key).await;
+        if lines.iter().any(|other| other == line) {
+            return lines;
+        }
+    }
+}
