@@ -8,9 +8,10 @@
 //!  publisher.rs  a thread that makes a version of what has changed
 //!  stream.rs     a version, or what differs → the messages of a transfer
 //!  notify.rs     tells secondaries that there is a new version
+//!  rotation.rs   which of them serve it, for whoever has to know
 //! ```
 //!
-//! What changes is published within a tenth of a second, in one version with all else that has changed meanwhile. Versions are in
+//! What changes is published within a second, in one version with all else that has changed meanwhile. Versions are in
 //! memory alone: after a start, secondaries get the whole zone once.
 
 pub mod config;
@@ -18,11 +19,13 @@ mod contents;
 mod notify;
 mod publisher;
 mod records;
+mod rotation;
 mod stream;
 mod versions;
 
 pub use config::{KeyFileError, Secondary};
 pub(crate) use notify::notify;
 pub(crate) use publisher::{Desk, Given, Publisher};
+pub(crate) use rotation::Rotation;
 pub(crate) use stream::Transfer;
 pub use stream::ZoneQuestion;
