@@ -102,6 +102,7 @@ async fn measure(
         sockets: effort.connections,
         threads,
         pace: Pace::Window(WINDOW),
+        gives_way: false,
     };
     let askers = Askers::start(&order, &load)?;
     let watched = Watched {

@@ -114,6 +114,7 @@ impl Plan {
             sockets: self.effort.connections,
             threads: self.threads,
             pace: Pace::Rate(rate),
+            gives_way: false,
         };
         Askers::start(&order, load)
     }

@@ -130,6 +130,7 @@ impl Plan {
             sockets: self.effort.connections,
             threads: self.threads,
             pace,
+            gives_way: those == Those::Missing,
         };
         Askers::start(&order, load)
     }
