@@ -102,7 +102,6 @@ async fn measure(
         sockets: effort.connections,
         threads,
         pace: Pace::Window(WINDOW),
-        gives_way: false,
     };
     let askers = Askers::start(&order, &load)?;
     let watched = Watched {

@@ -9,7 +9,6 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use hdrhistogram::Histogram;
-use rustix::process::nice;
 
 use super::mail::{BATCH, Mail};
 use super::questions::Questions;
@@ -28,9 +27,6 @@ const PAUSE: Duration = Duration::from_micros(100);
 
 /// Queries at a fixed rate are sent so often, those of one tick together.
 const TICK: Duration = Duration::from_millis(1);
-
-/// The niceness of a thread that gives way to all others.
-const LAST: i32 = 19;
 
 /// Slots of a socket whose queries do not wait for others: every id there is.
 const ALL_IDS: usize = 1 << 16;
@@ -55,8 +51,6 @@ pub(super) struct Order<'a> {
     pub(super) sockets: usize,
     pub(super) threads: usize,
     pub(super) pace: Pace,
-    /// Whether who else wants the processor has it first.
-    pub(super) gives_way: bool,
 }
 
 /// The threads that ask. They end when this is dropped.
@@ -118,15 +112,9 @@ impl Askers {
                 },
             };
             let stop = Arc::clone(&askers.stop);
-            let gives_way = order.gives_way;
             let spawned = thread::Builder::new()
                 .name("asker".to_owned())
-                .spawn(move || {
-                    if gives_way {
-                        nice(LAST)?; // on Linux this thread alone
-                    }
-                    asker.ask(pace, &stop)
-                })?;
+                .spawn(move || asker.ask(pace, &stop))?;
             askers.threads.push(spawned);
         }
         Ok(askers)

@@ -303,7 +303,6 @@ impl Plan {
             sockets: self.effort.connections,
             threads: self.threads,
             pace,
-            gives_way: false,
         };
         let load = Arc::new(Load::default());
         let updates = if workload == DnsWorkload::HitBesideUpdates {

@@ -114,7 +114,6 @@ impl Plan {
             sockets: self.effort.connections,
             threads: self.threads,
             pace: Pace::Rate(rate),
-            gives_way: false,
         };
         Askers::start(&order, load)
     }

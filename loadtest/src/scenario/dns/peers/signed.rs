@@ -130,7 +130,6 @@ impl Plan {
             sockets: self.effort.connections,
             threads: self.threads,
             pace,
-            gives_way: those == Those::Missing,
         };
         Askers::start(&order, load)
     }
