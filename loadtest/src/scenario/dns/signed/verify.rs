@@ -139,7 +139,7 @@ fn keys(answer: &[u8]) -> Option<Vec<Key>> {
         let is_ours = key.algorithm() == SecurityAlgorithm::ECDSAP256SHA256 && key.is_zone_key();
         is_ours.then(|| Key {
             tag: key.key_tag(),
-            point: [&[UNCOMPRESSED][..], key.public_key().as_ref()].concat(),
+            point: [&[UNCOMPRESSED][..], key.public_key()].concat(),
         })
     });
     Some(dnskeys.flatten().collect())
