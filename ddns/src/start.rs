@@ -277,7 +277,7 @@ pub async fn start(
             pace: Pace::new(config.updates_per_minute.get(), Instant::now()),
         },
     );
-    let desk = Arc::new(desk(&config, &metrics)?);
+    let desk = Arc::new(desk(&config, &table, &metrics)?);
     copy(
         &mut parts,
         &config,
@@ -375,14 +375,18 @@ struct Service {
 }
 
 /// What secondaries are given.
-fn desk(config: &Config, metrics: &Arc<Metrics>) -> Result<Desk, StartError> {
+fn desk(config: &Config, table: &Table, metrics: &Arc<Metrics>) -> Result<Desk, StartError> {
     let denial = config.dnssec.as_ref().map(|dnssec| dnssec.denial);
     if denial == Some(DenialKind::Compact)
         && let Some(secondary) = config.secondary.iter().find(|secondary| !secondary.signs)
     {
         return Err(StartError::NoSignedCopy(secondary.address));
     }
-    Ok(Desk::new(&config.secondary, Arc::clone(metrics))?)
+    Ok(Desk::new(
+        &config.secondary,
+        table.apex(),
+        Arc::clone(metrics),
+    )?)
 }
 
 /// Keeps a copy of the zone, and tells secondaries of its versions, if there are any.
@@ -409,17 +413,16 @@ fn copy(
         Ok(())
     })?;
     for (key, secondary) in desk.secondaries() {
-        let stop = parts.stop.clone();
-        let (serial, metrics) = (desk.serial(), Arc::clone(metrics));
-        let apex = table.apex().into();
-        parts.task(notify(
-            secondary.address,
-            key.clone(),
-            apex,
-            serial,
-            metrics,
-            stop,
-        ));
+        for zone in desk.copied_by(secondary) {
+            parts.task(notify(
+                secondary.address,
+                key.clone(),
+                zone.apex().into(),
+                zone.serial(),
+                Arc::clone(metrics),
+                parts.stop.clone(),
+            ));
+        }
     }
     Ok(())
 }

@@ -6,6 +6,7 @@
 //!  records.rs    records in a list, and what differs between two lists
 //!  versions.rs   the zone as it has been published, and what has differed between its versions
 //!  publisher.rs  a thread that makes a version of what has changed
+//!  catalog.rs    a zone that says that there is this one
 //!  stream.rs     a version, or what differs → the messages of a transfer
 //!  notify.rs     tells secondaries that there is a new version
 //! ```
@@ -13,6 +14,7 @@
 //! What changes is published within a tenth of a second, in one version with all else that has changed meanwhile. Versions are in
 //! memory alone: after a start, secondaries get the whole zone once.
 
+mod catalog;
 pub mod config;
 mod contents;
 mod notify;

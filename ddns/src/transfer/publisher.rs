@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Semaphore, watch};
 
+use super::catalog;
 use super::config::{Key, KeyFileError, Secondary};
 use super::contents::Contents;
 use super::records::Records;
@@ -37,11 +38,20 @@ const MAX_TRANSFERS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Desk {
     keys: Vec<(Key, Secondary)>,
+    zone: Copied,
+    catalog: Copied,
+    transfers: Arc<Semaphore>,
+    metrics: Arc<Metrics>,
+}
+
+/// A zone that secondaries have copies of.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    /// On the wire, in lower case.
+    apex: Box<[u8]>,
     /// Nothing before the first version.
     published: ArcSwapOption<Published>,
     serial: watch::Sender<u32>,
-    transfers: Arc<Semaphore>,
-    metrics: Arc<Metrics>,
 }
 
 /// Makes versions.
@@ -60,13 +70,40 @@ pub(crate) enum Given {
     Code(Rcode, Box<tsig::Signer>),
 }
 
+impl Copied {
+    fn new(apex: Box<[u8]>) -> Self {
+        Self {
+            apex,
+            published: ArcSwapOption::empty(),
+            serial: watch::Sender::new(0),
+        }
+    }
+
+    /// Its name on the wire, in lower case.
+    pub(crate) fn apex(&self) -> &[u8] {
+        &self.apex
+    }
+
+    /// The serial that is published, whenever it becomes another; 0 before the first.
+    pub(crate) fn serial(&self) -> watch::Receiver<u32> {
+        self.serial.subscribe()
+    }
+
+    fn publish(&self, published: Published) {
+        let serial = published.latest.serial;
+        self.published.store(Some(Arc::new(published)));
+        self.serial.send_replace(serial);
+    }
+}
+
 impl Desk {
-    /// For these secondaries.
+    /// For these secondaries of the zone with the name `apex`.
     ///
     /// # Errors
     /// The first key that is none.
     pub(crate) fn new(
         secondaries: &[Secondary],
+        apex: &[u8],
         metrics: Arc<Metrics>,
     ) -> Result<Self, KeyFileError> {
         let mut keys: Vec<(Key, Secondary)> = Vec::new();
@@ -79,10 +116,12 @@ impl Desk {
             }
             keys.push((key, secondary.clone()));
         }
+        let catalog = Copied::new(catalog::name(apex));
+        catalog.publish(catalog::published(apex));
         Ok(Self {
             keys,
-            published: ArcSwapOption::empty(),
-            serial: watch::Sender::new(0),
+            zone: Copied::new(apex.into()),
+            catalog,
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             metrics,
         })
@@ -98,14 +137,16 @@ impl Desk {
         self.keys.iter()
     }
 
-    /// The serial that is published, whenever it becomes another; 0 before the first.
-    pub(crate) fn serial(&self) -> watch::Receiver<u32> {
-        self.serial.subscribe()
+    /// The zones that a secondary may copy.
+    pub(crate) fn copied_by(&self, secondary: &Secondary) -> impl Iterator<Item = &Copied> {
+        let catalog = secondary.catalog.then_some(&self.catalog);
+        [&self.zone].into_iter().chain(catalog)
     }
 
-    /// Answers a question of a secondary for the zone; whether the secondary `signs` it itself, and asks over UDP, says how.
+    /// Answers a question of a secondary for a zone; whether the secondary `signs` it itself, and asks over UDP, says how.
     pub(crate) fn give(
         &self,
+        zone: &Copied,
         asked: &ZoneQuestion<'_>,
         (signs, over_udp): (bool, bool),
         signer: tsig::Signer,
@@ -117,7 +158,7 @@ impl Desk {
         if over_udp && asked.qtype == Type::AXFR {
             return refused("over_udp", Rcode::Refused, signer);
         }
-        let Some(published) = self.published.load_full() else {
+        let Some(published) = zone.published.load_full() else {
             return refused("not_ready", Rcode::ServFail, signer);
         };
         let latest = &published.latest;
@@ -165,8 +206,7 @@ impl Publisher {
                     return;
                 };
                 if let Some(published) = versions.publish(serial, changed, &self.contents()) {
-                    self.desk.published.store(Some(Arc::new(published)));
-                    self.desk.serial.send_replace(serial);
+                    self.desk.zone.publish(published);
                 }
                 published = Instant::now();
                 last_serial = Some(serial);
