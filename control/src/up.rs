@@ -199,6 +199,7 @@ pub async fn start(
         replays: Default::default(),
         dns: ddns.as_ref().map(ddns::Handle::updater),
         keys: ddns.as_ref().and_then(ddns::Handle::keys),
+        export: ddns.as_ref().map(ddns::Handle::export),
         metrics: Metrics::register(&registry)?,
         stop: stop.clone(),
     });

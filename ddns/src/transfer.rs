@@ -9,6 +9,7 @@
 //!  catalog.rs    a zone that says that there is this one
 //!  stream.rs     a version, or what differs → the messages of a transfer
 //!  notify.rs     tells secondaries that there is a new version
+//!  export.rs     the table → a zone file, for the operator
 //! ```
 //!
 //! What changes is published within a tenth of a second, in one version with all else that has changed meanwhile. Versions are in
@@ -17,6 +18,7 @@
 mod catalog;
 pub mod config;
 mod contents;
+mod export;
 mod notify;
 mod publisher;
 mod records;
@@ -24,6 +26,7 @@ mod stream;
 mod versions;
 
 pub use config::{KeyFileError, Secondary};
+pub use export::{Export, Page};
 pub(crate) use notify::notify;
 pub(crate) use publisher::{Desk, Given, Publisher};
 pub(crate) use stream::Transfer;

@@ -56,3 +56,4 @@ mod udp_blocked;
 mod update_clients;
 mod websocket;
 mod world;
+mod zone;
