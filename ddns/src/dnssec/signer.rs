@@ -32,6 +32,8 @@ const LIFE: u32 = 8 * DAY;
 const BEFORE: u32 = 3 * HOUR;
 /// A signature that is good for less than this is not sent.
 const LEAST_LEFT: u32 = DAY;
+/// How long signatures of the key before are sent where there is no share for new ones: far less than others still have that key.
+const SENT_ON: u32 = HOUR;
 /// Names that strangers have made up and that are kept for when they come again.
 const PASSING: usize = 65_536;
 /// As long, a signed SOA may be behind the zone: what changes a thousand times a second is signed ten times a second.
@@ -96,6 +98,8 @@ pub struct Signer {
 /// The keys as they are now.
 struct Signing {
     in_force: InForce,
+    /// The ZSK before, and until when its signatures are sent.
+    before: Option<(u16, u32)>,
     /// When their own signatures are good.
     validity: Validity,
     sets: KeySets,
@@ -165,9 +169,17 @@ impl Signer {
         if before.in_force == *in_force && before.validity == validity(0, now) {
             return Ok(());
         }
-        let signing = Signing::new(&self.apex, in_force, now)?;
+        let mut signing = Signing::new(&self.apex, in_force, now)?;
+        signing.before = match before.zsk().tag() == signing.zsk().tag() {
+            true => before.before,
+            false => Some((before.zsk().tag(), now.wrapping_add(SENT_ON))),
+        };
         table.publish(signing.sets.records());
+        let is_other_zsk = before.zsk().tag() != signing.zsk().tag();
         self.keys.store(Arc::new(signing));
+        if is_other_zsk {
+            table.mark_all();
+        }
         table.changed(now);
         Ok(())
     }
@@ -371,6 +383,7 @@ impl Signing {
         let validity = validity(0, now);
         Ok(Self {
             in_force: in_force.clone(),
+            before: None,
             validity,
             sets: KeySets::sign(apex, in_force, validity)?,
         })
@@ -383,9 +396,11 @@ impl Signing {
     /// Whether a signature of an earlier period, or of a key before, is still good.
     fn can_send(&self, made: &Made, now: u32) -> bool {
         let left = made.inception.wrapping_add(BEFORE + LIFE).wrapping_sub(now);
-        let mut published = self.in_force.dnskeys.iter();
-        published.any(|key| key.tag() == made.key_tag)
-            && (LEAST_LEFT..=BEFORE + LIFE).contains(&left)
+        let is_key_good = made.key_tag == self.zsk().tag()
+            || self.before.is_some_and(|(tag, until)| {
+                tag == made.key_tag && until.wrapping_sub(now) <= SENT_ON
+            });
+        is_key_good && (LEAST_LEFT..=BEFORE + LIFE).contains(&left)
     }
 }
 

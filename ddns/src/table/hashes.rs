@@ -74,6 +74,11 @@ impl Hashes {
         self.at(&self.before(hash)?)
     }
 
+    /// All that are there.
+    pub(crate) fn all(&self) -> impl Iterator<Item = Hash> {
+        (0..PARTS).flat_map(|part| self.read(part).keys().copied().collect::<Vec<_>>())
+    }
+
     /// The hash before this one, whether that is there or not.
     pub(crate) fn before(&self, hash: &Hash) -> Option<Hash> {
         let before = {

@@ -12,6 +12,7 @@ use super::standing::{Owner, WILDCARD};
 pub(crate) struct Marks {
     devices: Mutex<HashSet<Box<[u8]>>>,
     others: AtomicBool,
+    all: AtomicBool,
 }
 
 /// Who had changed at a moment.
@@ -21,18 +22,21 @@ pub(crate) struct Marked {
     pub(crate) devices: HashSet<Box<[u8]>>,
     /// Any name that is no device's.
     pub(crate) others: bool,
+    /// Everything, if only because it is to be signed anew.
+    pub(crate) all: bool,
 }
 
 impl Marked {
     /// Nobody.
     pub(crate) fn is_empty(&self) -> bool {
-        self.devices.is_empty() && !self.others
+        self.devices.is_empty() && !self.others && !self.all
     }
 
     /// And these.
     pub(crate) fn add(&mut self, more: Self) {
         self.devices.extend(more.devices);
         self.others |= more.others;
+        self.all |= more.all;
     }
 }
 
@@ -45,11 +49,20 @@ impl Marks {
 impl Table {
     /// From now on who changes is marked, and everybody is marked already.
     pub(crate) fn begin_marks(&self) {
-        let marks = self.marks.get_or_init(Marks::default);
+        self.marks.get_or_init(Marks::default);
+        self.mark_all();
+    }
+
+    /// Everything is to be looked at again.
+    pub(crate) fn mark_all(&self) {
+        let Some(marks) = self.marks.get() else {
+            return;
+        };
         for label in self.devices.labels() {
             marks.devices().insert(label);
         }
         marks.others.store(true, Ordering::Release);
+        marks.all.store(true, Ordering::Release);
     }
 
     /// Who has changed since this was asked last.
@@ -60,6 +73,7 @@ impl Table {
         Marked {
             devices: std::mem::take(&mut *marks.devices()),
             others: marks.others.swap(false, Ordering::AcqRel),
+            all: marks.all.swap(false, Ordering::AcqRel),
         }
     }
 

@@ -202,10 +202,11 @@ impl Publisher {
                     serial = self.table.soa().serial;
                 }
                 let marked = std::mem::take(&mut waiting);
+                let all = marked.all;
                 let Some(changed) = self.changed(marked, &mut nodes, stopping) else {
                     return;
                 };
-                if let Some(published) = versions.publish(serial, changed, &self.contents()) {
+                if let Some(published) = versions.publish(serial, changed, all, &self.contents()) {
                     self.desk.zone.publish(published);
                 }
                 published = Instant::now();
@@ -213,7 +214,7 @@ impl Publisher {
             }
             if self.signer.is_some() && refreshed.elapsed() >= REFRESH {
                 refreshed = Instant::now();
-                self.table.begin_marks();
+                self.table.mark_all();
             }
             std::thread::sleep(TICK);
         }

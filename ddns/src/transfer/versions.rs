@@ -102,11 +102,13 @@ impl Versions {
         }
     }
 
-    /// Makes the next version, in which these have these records; `None` if it does not differ.
+    /// Makes the next version, in which these have these records; `None` if it does not differ. Those are `all` if everything is to be
+    /// signed anew where it is time for that: then there is a next version in any case, for the sake of its SOA.
     pub(super) fn publish(
         &mut self,
         serial: u32,
         changed: Vec<(Whose, Records)>,
+        all: bool,
         contents: &Contents<'_>,
     ) -> Option<Published> {
         let mut removed = Vec::new();
@@ -117,7 +119,11 @@ impl Versions {
             self.chain_names(&before, &records, contents, &mut hashes);
             note(before, records, &mut removed, &mut added);
         }
-        for hash in self.with_those_before(hashes) {
+        let hashes = match (&self.chain, all) {
+            (Some(chain), true) => hashes.into_iter().chain(chain.all()).collect(),
+            _ => self.with_those_before(hashes),
+        };
+        for hash in hashes {
             let link = self.chain.as_ref().and_then(|chain| chain.at(&hash));
             let records = link.map_or_else(Records::default, |link| contents.link(&link));
             let before = self.replace(&Whose::Hash(hash), &records);
@@ -126,7 +132,7 @@ impl Versions {
         let before = &self.published.latest;
         let (from, old_soa) = (before.serial, before.soa.clone());
         let is_first = old_soa.is_empty();
-        if removed.is_empty() && added.is_empty() && !is_first {
+        if removed.is_empty() && added.is_empty() && !is_first && !all {
             return None;
         }
         let soa = contents.soa(serial);
@@ -225,4 +231,107 @@ fn note(before: Records, after: Records, removed: &mut Vec<Records>, added: &mut
     let new: Records = after.beyond(&before).filter(is_record).collect();
     removed.extend((!gone.is_empty()).then_some(gone));
     added.extend((!new.is_empty()).then_some(new));
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use directory::{DeviceName, RegistrationId, Zone};
+    use prometheus::Registry;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::dnssec::keys::{InForce, Key, Role};
+    use crate::dnssec::{self, DenialKind, Moment, Signer};
+    use crate::protocol::Type;
+    use crate::table::Table;
+
+    const NOW: u32 = 1_800_000_000;
+    const DAY: u32 = 86_400;
+
+    fn signed() -> (Table, Signer) {
+        let dnssec = dnssec::Config {
+            denial: DenialKind::Nsec3,
+            ..dnssec::Config::default()
+        };
+        let config = Config {
+            dnssec: Some(dnssec.clone()),
+            ..Config::default()
+        };
+        let zone = Zone::parse("nas.test").unwrap();
+        let relay = ["192.0.2.250".parse().unwrap()];
+        let contents = crate::zone::Contents::new(&zone, &config, &relay, &relay).unwrap();
+        let table = Table::new(contents, 1);
+        for (number, name) in ["home", "away", "other"].iter().enumerate() {
+            let name = DeviceName::parse(name).unwrap();
+            table.put(&name, RegistrationId(number as u64), None);
+        }
+        let [ksk, zsk] = [Role::Ksk, Role::Zsk].map(|role| Arc::new(Key::generate(role).unwrap()));
+        let in_force = InForce {
+            dnskeys: vec![Arc::clone(&ksk), Arc::clone(&zsk)],
+            zsk,
+            ksks: vec![ksk],
+            premade: Vec::new(),
+            cds: Vec::new(),
+            next_change: None,
+        };
+        let registry = Registry::new();
+        let signer = Signer::for_table(&table, &dnssec, &in_force, NOW, &registry).unwrap();
+        (table, signer)
+    }
+
+    fn all(contents: &Contents<'_>) -> Vec<(Whose, Records)> {
+        let nodes = contents.table.other_names().into_iter();
+        let nodes = nodes.map(|name| (Whose::Node(name.clone()), contents.node(&name)));
+        let devices = ["home", "away", "other"].map(|label| {
+            let label = label.as_bytes();
+            (Whose::Device(label.into()), contents.device(label))
+        });
+        nodes.chain(devices).collect()
+    }
+
+    /// When the first of the signatures ends that the zone's own key has made, and how many they are.
+    fn first_end(published: &Published) -> (u32, usize) {
+        let parts = published.latest.parts.iter();
+        let lists = parts
+            .flat_map(|part| part.values())
+            .chain([&published.latest.soa]);
+        let entries: Vec<_> = lists.flat_map(Records::iter).collect();
+        let ends: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.rtype() == Type::RRSIG)
+            .map(|entry| &entry.octets()[1 + entry.owner().len() + 8..])
+            // The set of keys is signed when the keys are taken into use.
+            .filter(|data| data[..2] != Type::DNSKEY.0.to_be_bytes())
+            .map(|data| u32::from_be_bytes(*data[8..].first_chunk().unwrap()))
+            .collect();
+        (*ends.iter().min().unwrap(), ends.len())
+    }
+
+    #[test]
+    fn every_signature_is_made_anew_long_before_it_ends() {
+        let (table, signer) = signed();
+        let at = |days: u32| Contents {
+            table: &table,
+            signer: Some(&signer),
+            moment: Moment {
+                unix_seconds: NOW + days * DAY,
+                nanoseconds: u64::from(days) * 86_400_000_000_000,
+            },
+        };
+        let mut versions = Versions::new(true);
+        let first = versions.publish(1, all(&at(0)), true, &at(0)).unwrap();
+        let (end, count) = first_end(&first);
+        assert!(end > NOW + 5 * DAY, "{}", end - NOW);
+        for days in 1..30 {
+            let contents = at(days);
+            let next = versions.publish(1 + days, all(&contents), true, &contents);
+            let (end, after) = first_end(&next.unwrap());
+            assert!(end > NOW + (days + 5) * DAY, "{days}: {}", end - NOW);
+            assert_eq!(after, count);
+        }
+        assert!(versions.publish(99, all(&at(29)), false, &at(29)).is_none());
+        assert_eq!(first.since(1).map(|differences| differences.len()), Some(0));
+    }
 }

@@ -8,7 +8,7 @@ mod rolls;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
-use self::judges::{Unbound, anchors, delv};
+use self::judges::{Unbound, anchors, delv, dnsviz};
 use crate::world::World;
 
 /// The zone, signed with this denial.
@@ -128,6 +128,24 @@ async fn every_answer_is_believed(denial: &str) {
     let anchors = anchors(world.v4()).await;
     let mistakes = mistakes(&world, denial, &anchors).await;
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
+    let keys = world.server.keys().unwrap().in_force();
+    let ds = keys.ksks[0].ds_text(b"\x03nas\x04test\0");
+    let names = [
+        "nas.test",
+        "home.nas.test",
+        "x.home.nas.test",
+        "nobody.nas.test",
+    ];
+    let (complaints, states) = dnsviz(world.v4(), &ds, &names).await;
+    assert_eq!(complaints.trim(), "", "dnsviz, {denial}");
+    let valid = states.iter().filter(|state| state.contains("\"VALID\""));
+    assert!(valid.count() > 20, "{states:?}");
+    let is_bad = |state: &&String| {
+        ["INVALID", "BOGUS", "EXPIRED"]
+            .iter()
+            .any(|bad| state.contains(bad))
+    };
+    assert_eq!(states.iter().find(is_bad), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]

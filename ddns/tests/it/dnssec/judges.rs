@@ -61,6 +61,49 @@ pub(super) async fn delv(server: SocketAddr, anchors: &BTreeSet<String>, questio
     run("delv", words).await
 }
 
+/// What dnsviz complains of when it looks at these names of a zone whose parent has this DS, and how it stands with each set.
+pub(super) async fn dnsviz(server: SocketAddr, ds: &str, names: &[&str]) -> (String, Vec<String>) {
+    let folder = TempDir::new().unwrap();
+    let place = |name: &str| folder.path().join(name).display().to_string();
+    // With the DS given, it asks no parent.
+    let probe = Command::new("timeout")
+        .args([
+            "60",
+            "dnsviz",
+            "probe",
+            "-A",
+            "-D",
+            &format!("nas.test:{ds}"),
+        ])
+        .args([
+            "-x",
+            &format!("nas.test+:[ns1.nas.test]=127.0.0.1:{}", server.port()),
+        ])
+        .args([
+            "-N",
+            &format!("nas.test:ns1.nas.test=127.0.0.1:{}", server.port()),
+        ])
+        .args(["-o", &place("probe")])
+        .args(names)
+        .output();
+    let probe = probe.unwrap_or_else(|error| panic!("dnsviz has to be installed: {error}"));
+    assert!(probe.status.success(), "{probe:?}");
+    let grok = |arguments: &[&str]| {
+        let output = Command::new("timeout")
+            .args(["60", "dnsviz", "grok", "-r", &place("probe")])
+            .args(arguments)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let complaints = grok(&["-l", "warning"]);
+    let whole = grok(&[]);
+    let states = whole.lines().filter(|line| line.contains("\"status\":"));
+    let states = states.map(|line| line.trim().trim_end_matches(',').to_owned());
+    (complaints, states.collect())
+}
+
 /// A resolver that validates. It is killed when this is dropped.
 pub(super) struct Unbound {
     process: Child,
