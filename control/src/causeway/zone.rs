@@ -1,6 +1,6 @@
 //! The zone as a file.
 
-use std::io::{self, BufWriter, Write as _};
+use std::io::{self, BufWriter, IsTerminal as _, Write as _};
 
 use anyhow::Context as _;
 use control::operator::{Answer, Verb};
@@ -19,7 +19,11 @@ pub(super) async fn zone(command: ZoneCommand) -> anyhow::Result<()> {
 /// Asks for one page after the other, and prints them.
 async fn export(state: StateOption) -> anyhow::Result<()> {
     let mut out = BufWriter::new(io::stdout().lock());
-    let progress = ProgressBar::no_length(); // on a terminal only
+    // On a terminal only, and not among the lines.
+    let progress = match io::stdout().is_terminal() {
+        true => ProgressBar::hidden(),
+        false => ProgressBar::no_length(),
+    };
     if let Ok(style) = ProgressStyle::with_template("{bar:24} {pos} of {len} {elapsed}") {
         progress.set_style(style);
     }
