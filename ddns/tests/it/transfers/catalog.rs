@@ -2,7 +2,7 @@
 
 use tempfile::TempDir;
 
-use super::secondaries::{free_address, knot_with, serves};
+use super::secondaries::{Secondary, free_address, knot_with, serves};
 use super::{OTHER, SECRET, config, dig, key_file, nowhere, with_devices};
 
 const MEMBERS: &str = "template:\n  - id: members\n    storage: \"PLACE\"\n    master: primary\n    acl: ours\n\
@@ -12,10 +12,27 @@ const MEMBERS: &str = "template:\n  - id: members\n    storage: \"PLACE\"\n    m
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_secondary_that_follows_the_catalog_serves_the_zone_without_being_told_of_it() {
+    followed("").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_signed_zone_is_served_by_the_catalog_with_its_signatures() {
+    let knot = followed("[dnssec]\ndenial = \"nsec3\"").await;
+    let (printed, _) = dig(knot.address, "+dnssec home.nas.test A").await;
+    assert!(printed.contains("RRSIG"), "{printed}");
+    let (printed, _) = dig(knot.address, "+dnssec nobody.nas.test A").await;
+    assert!(
+        printed.contains("status: NXDOMAIN") && printed.contains("NSEC3"),
+        "{printed}"
+    );
+}
+
+/// A secondary of which this is so.
+async fn followed(dnssec: &str) -> Secondary {
     let folder = TempDir::new().unwrap();
     let key = key_file(&folder, "knot-key", SECRET);
     let address = free_address();
-    let world = with_devices(&config(&[(address, &key, "catalog = true")], "")).await;
+    let world = with_devices(&config(&[(address, &key, "catalog = true")], dnssec)).await;
     let zones = MEMBERS.replace("PLACE", &folder.path().display().to_string());
     let knot = knot_with(folder.path(), address, world.v4(), &zones);
     serves(&knot, "home.nas.test A", "192.0.2.7").await;
@@ -25,6 +42,7 @@ async fn a_secondary_that_follows_the_catalog_serves_the_zone_without_being_told
     serves(&knot, "home.nas.test A", "192.0.2.8").await;
     assert!(world.metric(r#"transfers_total{result="ixfr"}"#) >= 1.0);
     assert!(world.metric(r#"notifies_total{result="heard"}"#) >= 1.0);
+    knot
 }
 
 #[tokio::test(flavor = "multi_thread")]
