@@ -64,6 +64,8 @@ pub(crate) struct Metrics {
     transfers: IntCounterVec,
     /// What secondaries were told of new versions, by how it ended.
     notifies: IntCounterVec,
+    /// Secondaries that are not waited for.
+    secondaries_behind: IntGauge,
     /// Devices that have a name.
     names: IntGauge,
     /// Devices that have own addresses; the others lead to a relay.
@@ -304,6 +306,10 @@ impl Metrics {
                 "New versions that a secondary was told of, by how that ended.",
                 &["result"],
             )?,
+            secondaries_behind: names.gauge(
+                "secondaries_behind",
+                "Secondaries that do not have what was published, and are not waited for.",
+            )?,
             names: names.gauge("names", "Devices that have a name.")?,
             names_with_addresses: names
                 .gauge("names_with_addresses", "Devices that have own addresses.")?,
@@ -372,6 +378,11 @@ impl Metrics {
     /// So many signatures are kept.
     pub(crate) fn signatures_kept(&self, count: usize) {
         self.signatures_kept.set(count as i64);
+    }
+
+    /// So many secondaries are not waited for.
+    pub(crate) fn secondaries_behind(&self, count: usize) {
+        self.secondaries_behind.set(count as i64);
     }
 
     /// A secondary has asked for the zone.

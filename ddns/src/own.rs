@@ -47,6 +47,16 @@ impl Change {
         Ok(())
     }
 
+    /// Whether a CA is to find something after it.
+    pub(crate) fn sets_challenges(&self) -> bool {
+        match self {
+            Self::Addresses(_) => false,
+            Self::Challenge(change) => matches!(change, ChallengeChange::Add(..)),
+            Self::All(changes) => changes.iter().any(Self::sets_challenges),
+            Self::Dynamic(change) => change.sets_challenges(),
+        }
+    }
+
     /// Whether strangers can reach the networks that it moves addresses into, whichever addresses these will be.
     pub(crate) fn moves_in_public(&self) -> bool {
         match self {

@@ -1,5 +1,6 @@
 //! Starts the parts and ends them together.
 
+mod copies;
 mod hand_over;
 mod load;
 mod parts;
@@ -20,6 +21,7 @@ use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use self::copies::Copies;
 use self::hand_over::WhileOpen;
 pub use self::hand_over::{HandOver, StillHeld};
 use self::load::Loading;
@@ -29,7 +31,7 @@ use self::signing::Signing;
 use crate::config::{Bounded, Config, Facts};
 use crate::cookie::{Secret, SecretError, Secrets};
 use crate::dnssec::keys::{FolderError, Keys};
-use crate::dnssec::{DenialKind, Signer, SignerError};
+use crate::dnssec::{Signer, SignerError};
 use crate::dynamic;
 use crate::http::{self, Doors};
 use crate::metrics::Metrics;
@@ -43,7 +45,7 @@ use crate::server::tls::{Acceptor, Certificate, CertificateError};
 use crate::server::{Identity, signed, tcp, udp};
 use crate::store::{OpenError, ReadError};
 use crate::table::Table;
-use crate::transfer::{Desk, Export, KeyFileError, Publisher, notify};
+use crate::transfer::{Export, KeyFileError};
 use crate::unix_seconds;
 use crate::update::{Door, Limits, Pace, Updater, Writer};
 use crate::zone::{Contents, RecordError};
@@ -283,15 +285,9 @@ pub async fn start(
             pace: Pace::new(config.updates_per_minute.get(), Instant::now()),
         },
     );
-    let desk = Arc::new(desk(&config, &table, &metrics)?);
-    copy(
-        &mut parts,
-        &config,
-        &desk,
-        signing.as_ref(),
-        &table,
-        &metrics,
-    )?;
+    let copies = Copies::begin(&config, signing.as_ref(), &table, &metrics)?;
+    let desk = Arc::clone(&copies.desk);
+    let updater = updater.with_rotation(copies.keep(&mut parts)?);
     let export = Export::new(Arc::clone(&table));
     parts.task(export.clone().tidy(parts.stop.clone()));
     let door = dynamic::Door::new(
@@ -381,59 +377,6 @@ struct Service {
     limiter: Arc<Option<Limiter>>,
     door: Arc<dynamic::Door>,
     metrics: Arc<Metrics>,
-}
-
-/// What secondaries are given.
-fn desk(config: &Config, table: &Table, metrics: &Arc<Metrics>) -> Result<Desk, StartError> {
-    let denial = config.dnssec.as_ref().map(|dnssec| dnssec.denial);
-    if denial == Some(DenialKind::Compact)
-        && let Some(secondary) = config.secondary.iter().find(|secondary| !secondary.signs)
-    {
-        return Err(StartError::NoSignedCopy(secondary.address));
-    }
-    Ok(Desk::new(
-        &config.secondary,
-        table.apex(),
-        Arc::clone(metrics),
-    )?)
-}
-
-/// Keeps a copy of the zone, and tells secondaries of its versions, if there are any.
-fn copy(
-    parts: &mut Parts,
-    config: &Config,
-    desk: &Arc<Desk>,
-    signing: Option<&Signing>,
-    table: &Arc<Table>,
-    metrics: &Arc<Metrics>,
-) -> Result<(), StartError> {
-    if config.secondary.is_empty() {
-        return Ok(());
-    }
-    let signer = signing.map(|signing| Arc::clone(&signing.signer));
-    let publisher = Publisher {
-        desk: Arc::clone(desk),
-        table: Arc::clone(table),
-        signer: signer.filter(|signer| signer.denial() == DenialKind::Nsec3),
-    };
-    let stopping = parts.stopping();
-    parts.thread("ddns-copy", move || {
-        publisher.run(&stopping);
-        Ok(())
-    })?;
-    for (key, secondary) in desk.secondaries() {
-        for zone in desk.copied_by(secondary) {
-            parts.task(notify(
-                secondary.address,
-                key.clone(),
-                zone.apex().into(),
-                zone.serial(),
-                Arc::clone(metrics),
-                parts.stop.clone(),
-            ));
-        }
-    }
-    Ok(())
 }
 
 /// Reads the secrets, or makes one.

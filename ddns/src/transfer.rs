@@ -9,10 +9,11 @@
 //!  catalog.rs    a zone that says that there is this one
 //!  stream.rs     a version, or what differs → the messages of a transfer
 //!  notify.rs     tells secondaries that there is a new version
+//!  rotation.rs   which of them serve it, for whoever has to know
 //!  export.rs     the table → a zone file, for the operator
 //! ```
 //!
-//! What changes is published within a tenth of a second, in one version with all else that has changed meanwhile. Versions are in
+//! What changes is published within a second, in one version with all else that has changed meanwhile. Versions are in
 //! memory alone: after a start, secondaries get the whole zone once.
 
 mod catalog;
@@ -22,6 +23,7 @@ mod export;
 mod notify;
 mod publisher;
 mod records;
+mod rotation;
 mod stream;
 mod versions;
 
@@ -29,5 +31,6 @@ pub use config::{KeyFileError, Secondary};
 pub use export::{Export, Page};
 pub(crate) use notify::notify;
 pub(crate) use publisher::{Desk, Given, Publisher};
+pub(crate) use rotation::Rotation;
 pub(crate) use stream::Transfer;
 pub use stream::ZoneQuestion;

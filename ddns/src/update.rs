@@ -34,6 +34,7 @@ use crate::addresses::is_public;
 use crate::metrics::Metrics;
 use crate::own::{Change, Own};
 use crate::table::{Held, Table};
+use crate::transfer::Rotation;
 
 /// Longer than any disk that still works takes, shorter than the patience of the clients.
 const DEADLINE: Duration = Duration::from_secs(5);
@@ -46,6 +47,8 @@ pub struct Updater {
     metrics: Arc<Metrics>,
     queue: Queue,
     limits: Arc<Limits>,
+    /// The secondaries that serve the zone too, if there are any.
+    rotation: Option<Rotation>,
     door: Door,
 }
 
@@ -71,8 +74,14 @@ impl Updater {
             metrics,
             queue,
             limits: Arc::new(limits),
+            rotation: None,
             door: Door::Api,
         }
+    }
+
+    /// The same where challenges have to be served by secondaries before they are acknowledged.
+    pub(crate) fn with_rotation(self, rotation: Option<Rotation>) -> Self {
+        Self { rotation, ..self }
     }
 
     /// The same for another door than the API's.
@@ -110,7 +119,7 @@ impl Updater {
     }
 
     /// Changes what the device that holds `name` by `registration` has of its own. When this returns `Ok` the change
-    /// survives a crash, and the next query sees it.
+    /// survives a crash, and the next query sees it; a challenge is seen by the next query to every secondary in rotation too.
     ///
     /// # Errors
     /// See [`UpdateError`]; each says whose fault it is.
@@ -131,10 +140,13 @@ impl Updater {
         name: &DeviceName,
         change: impl Into<Change>,
     ) -> Begun {
+        let change = change.into();
+        let rotation = self.rotation.as_ref();
         Begun {
             metrics: Arc::clone(&self.metrics),
             door: self.door,
-            progress: self.decide(registration, name, change.into()),
+            rotation: rotation.filter(|_| change.sets_challenges()).cloned(),
+            progress: self.decide(registration, name, change),
         }
     }
 
@@ -192,6 +204,8 @@ impl Updater {
 pub(crate) struct Begun {
     metrics: Arc<Metrics>,
     door: Door,
+    /// Of a change that secondaries are to serve before it is acknowledged.
+    rotation: Option<Rotation>,
     progress: Progress,
 }
 
@@ -213,6 +227,9 @@ impl Begun {
         };
         self.metrics.update(self.door, &result);
         log(self.door, &result);
+        if let (Ok(_), Some(rotation)) = (&result, &self.rotation) {
+            rotation.wait().await;
+        }
         result
     }
 }

@@ -184,11 +184,6 @@ impl Signer {
         Ok(())
     }
 
-    /// How it is proved that something does not exist.
-    pub(crate) fn denial(&self) -> DenialKind {
-        self.denial
-    }
-
     /// Tells how many signatures are kept.
     pub(crate) fn count(&self) {
         let kept = self.lasting.len().saturating_add(self.passing.len());

@@ -97,6 +97,14 @@ impl Unmet {
 }
 
 impl DynamicChange {
+    /// Whether a CA is to find something after it.
+    pub(crate) fn sets_challenges(&self) -> bool {
+        let sets = |operation: &Operation| {
+            matches!(operation, Operation::Challenge(ChallengeChange::Add(..)))
+        };
+        self.operations.iter().any(sets)
+    }
+
     /// What this makes of `before`.
     ///
     /// # Errors

@@ -24,9 +24,9 @@ use crate::unix_seconds;
 
 /// So often it is looked whether something has changed.
 const TICK: Duration = Duration::from_millis(100);
-/// What the zone's serial does not tell of, as where devices are held, is published so often at most: a serial that overtakes the
-/// clock would fall back at the next start.
-const UNTOLD: Duration = Duration::from_secs(1);
+/// Versions are so far apart at least: NSD loads one a second, and a serial that overtakes the clock, because of what it does not
+/// tell of otherwise, would fall back at the next start.
+const APART: Duration = Duration::from_secs(1);
 /// All signatures are made anew in this time, long before the first of them ends.
 const REFRESH: Duration = Duration::from_secs(12 * 3600);
 /// Devices that are looked at in one go.
@@ -40,6 +40,8 @@ pub(crate) struct Desk {
     keys: Vec<(Key, Secondary)>,
     zone: Copied,
     catalog: Copied,
+    /// How often it has been looked what has changed.
+    looks: watch::Sender<u64>,
     transfers: Arc<Semaphore>,
     metrics: Arc<Metrics>,
 }
@@ -122,6 +124,7 @@ impl Desk {
             keys,
             zone: Copied::new(apex.into()),
             catalog,
+            looks: watch::Sender::new(0),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             metrics,
         })
@@ -141,6 +144,25 @@ impl Desk {
     pub(crate) fn copied_by(&self, secondary: &Secondary) -> impl Iterator<Item = &Copied> {
         let catalog = secondary.catalog.then_some(&self.catalog);
         [&self.zone].into_iter().chain(catalog)
+    }
+
+    /// The zone's serial that is published, whenever it becomes another; 0 before the first.
+    pub(crate) fn serial(&self) -> watch::Receiver<u32> {
+        self.zone.serial()
+    }
+
+    /// The serial of a version that has all that has changed before this is called; `None` if the server ends.
+    pub(crate) async fn next_version(&self) -> Option<u32> {
+        let mut looks = self.looks.subscribe();
+        // The look that is under way may have been before it.
+        let whole = looks.borrow().saturating_add(2);
+        looks.wait_for(|looks| *looks >= whole).await.ok()?;
+        Some(*self.zone.serial.borrow())
+    }
+
+    /// So many secondaries are not up to date.
+    pub(super) fn behind(&self, count: usize) {
+        self.metrics.secondaries_behind(count);
     }
 
     /// Answers a question of a secondary for a zone; whether the secondary `signs` it itself, and asks over UDP, says how.
@@ -188,16 +210,17 @@ impl Publisher {
         self.table.begin_marks();
         let mut versions = Versions::new(self.signer.is_some());
         let mut nodes = BTreeSet::new();
-        let (mut published, mut refreshed) = (Instant::now(), Instant::now());
+        let mut published = None::<Instant>;
+        let mut refreshed = Instant::now();
         let mut last_serial = None;
         let mut waiting = Marked::default();
         while !stopping.load(Ordering::Relaxed) {
             // Before the look: what is published is never older than its serial.
             let mut serial = self.table.soa().serial;
             waiting.add(self.table.take_marked());
-            let is_told = last_serial != Some(serial);
-            if !waiting.is_empty() && (is_told || published.elapsed() >= UNTOLD) {
-                if !is_told {
+            if !waiting.is_empty() && published.is_none_or(|last| last.elapsed() >= APART) {
+                // Where devices are held, for one.
+                if last_serial == Some(serial) {
                     self.table.changed(unix_seconds());
                     serial = self.table.soa().serial;
                 }
@@ -209,8 +232,12 @@ impl Publisher {
                 if let Some(published) = versions.publish(serial, changed, all, &self.contents()) {
                     self.desk.zone.publish(published);
                 }
-                published = Instant::now();
+                published = Some(Instant::now());
                 last_serial = Some(serial);
+            }
+            // What waits is in the version of a later look.
+            if waiting.is_empty() {
+                self.desk.looks.send_modify(|looks| *looks += 1);
             }
             if self.signer.is_some() && refreshed.elapsed() >= REFRESH {
                 refreshed = Instant::now();

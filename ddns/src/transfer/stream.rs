@@ -50,7 +50,7 @@ impl<'m> ZoneQuestion<'m> {
             return None;
         }
         let has = match qtype {
-            Type::IXFR => Some(serial(&reader.record()?)?),
+            Type::IXFR => Some(serial_of(&reader.record()?)?),
             _ => None,
         };
         Some(Self {
@@ -76,7 +76,7 @@ impl ZoneQuestion<'_> {
 }
 
 /// That of an SOA record: behind two names (RFC 1035 section 3.3.13).
-fn serial(record: &Record<'_>) -> Option<u32> {
+pub(super) fn serial_of(record: &Record<'_>) -> Option<u32> {
     const NUMBERS: usize = 20;
     if record.rtype != Type::SOA {
         return None;

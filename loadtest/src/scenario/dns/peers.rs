@@ -282,10 +282,12 @@ impl Plan {
             workload: name,
             cause,
         };
-        let asked = match workload {
-            DnsWorkload::HitDo => Asked::AddressesDo,
-            DnsWorkload::SignedHit => Asked::Signed,
-            _ => Asked::Addresses,
+        let asked = if workload == DnsWorkload::HitDo {
+            Asked::AddressesDo
+        } else if workload == DnsWorkload::SignedHit {
+            Asked::Signed
+        } else {
+            Asked::Addresses
         };
         if asked == Asked::Signed {
             warm(server.address, 0..self.names, Those::Exist).await?;

@@ -139,8 +139,95 @@ fn keys(answer: &[u8]) -> Option<Vec<Key>> {
         let is_ours = key.algorithm() == SecurityAlgorithm::ECDSAP256SHA256 && key.is_zone_key();
         is_ours.then(|| Key {
             tag: key.key_tag(),
-            point: [&[UNCOMPRESSED][..], key.public_key().as_ref()].concat(),
+            point: [&[UNCOMPRESSED][..], key.public_key()].concat(),
         })
     });
     Some(dnskeys.flatten().collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use aws_lc_rs::rand::SystemRandom;
+    use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _};
+
+    use super::*;
+
+    const NAME: &[u8] = b"\x01h\x07example\x04test\0";
+    const ADDRESS: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 1);
+    const TTL: [u8; 4] = [0, 0, 0, 60];
+
+    /// The zone's key, and an answer with its signature, good around now.
+    fn signed(now: u32) -> (Verifier, Vec<u8>) {
+        let key = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).unwrap();
+        let terms = [
+            &[0, 1, 13, 3][..],
+            &TTL,
+            &(now + 100).to_be_bytes(),
+            &(now - 100).to_be_bytes(),
+            &[0, 7],
+            &NAME[2..],
+        ]
+        .concat();
+        let record = [&[0, 1, 0, 1][..], &TTL, &[0, 4], &ADDRESS.octets()].concat();
+        let octets = [&terms, NAME, &record].concat();
+        let signature = key.sign(&SystemRandom::new(), &octets).unwrap();
+        let length = u8::try_from(terms.len() + 64).unwrap();
+        let answer = [
+            &[0, 0, 0x84, 0, 0, 1, 0, 2, 0, 0, 0, 0][..],
+            NAME,
+            &[0, 1, 0, 1],
+            &[0xC0, 12],
+            &record,
+            &[0xC0, 12, 0, 46, 0, 1],
+            &TTL,
+            &[0, length],
+            &terms,
+            signature.as_ref(),
+        ];
+        let key = Key {
+            tag: 7,
+            point: key.public_key().as_ref().to_vec(),
+        };
+        (Verifier { keys: vec![key] }, answer.concat())
+    }
+
+    fn now() -> u32 {
+        let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
+        u32::try_from(now.unwrap().as_secs()).unwrap()
+    }
+
+    #[test]
+    fn a_good_signature_is_told_from_every_other() {
+        let (verifier, answer) = signed(now());
+        assert_eq!(verifier.check(&answer, NAME, ADDRESS), Ok(()));
+        for at in answer.len() - 64..answer.len() {
+            let mut other = answer.clone();
+            other[at] ^= 1;
+            let wrong = Err("the signature is wrong");
+            assert_eq!(verifier.check(&other, NAME, ADDRESS), wrong);
+        }
+        let moved = Ipv4Addr::new(192, 0, 2, 2);
+        assert!(verifier.check(&answer, NAME, moved).is_err());
+        let (of_another_key, _) = signed(now());
+        assert!(of_another_key.check(&answer, NAME, ADDRESS).is_err());
+    }
+
+    #[test]
+    fn a_signature_that_is_over_or_has_not_begun_is_not_good() {
+        for then in [now() - 1000, now() + 1000] {
+            let (verifier, answer) = signed(then);
+            let wrong = Err("the signature is not of this time");
+            assert_eq!(verifier.check(&answer, NAME, ADDRESS), wrong);
+        }
+    }
+
+    #[test]
+    fn an_answer_without_a_signature_is_not_good() {
+        let (verifier, answer) = signed(now());
+        let unsigned = [&answer[..7], &[1], &answer[8..]].concat();
+        assert!(verifier.check(&unsigned, NAME, ADDRESS).is_err());
+        for length in 0..answer.len() {
+            assert!(verifier.check(&answer[..length], NAME, ADDRESS).is_err());
+        }
+    }
 }

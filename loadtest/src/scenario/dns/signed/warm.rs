@@ -115,3 +115,31 @@ impl Those {
         Some((message.header().id(), signatures >= least))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_judged_by_the_signatures_in_its_section() {
+        const RRSIG: &[u8] = &[0, 0, 46, 0, 1, 0, 0, 0, 60, 0, 0];
+        let answer = |answers: u8, authorities: u8| {
+            let header = [0, 9, 0x84, 0, 0, 0, 0, answers, 0, authorities, 0, 0];
+            [
+                &header[..],
+                &RRSIG.repeat(usize::from(answers + authorities)),
+            ]
+            .concat()
+        };
+        for (octets, exists, is_missing) in [
+            (answer(0, 0), false, false),
+            (answer(1, 0), true, false),
+            (answer(0, 1), false, false),
+            (answer(0, 2), false, true),
+        ] {
+            assert_eq!(Those::Exist.judge(&octets), Some((9, exists)));
+            assert_eq!(Those::Missing.judge(&octets), Some((9, is_missing)));
+        }
+        assert_eq!(Those::Exist.judge(&[0; 11]), None);
+    }
+}
