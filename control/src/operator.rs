@@ -3,6 +3,7 @@
 
 mod dnssec;
 mod message;
+mod zone;
 
 use std::fs::{self, File, Permissions};
 use std::io;
@@ -147,6 +148,10 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
             let sentence = "a running server has the keys of the zone: no causeway is running";
             Answer::Refused(sentence.to_owned())
         }
+        Verb::ExportZone { .. } => {
+            let sentence = "a running server has the contents of the zone: no causeway is running";
+            Answer::Refused(sentence.to_owned())
+        }
         Verb::Port(verb) => change_port(devices, verb, None).await,
         Verb::ListPorts => ports(devices).await,
         Verb::Device(verb) => change(devices, verb, None).await,
@@ -241,6 +246,7 @@ async fn act(cloud: &Cloud, verb: Verb) -> Answer {
         }
         Verb::ListPorts => ports(&cloud.devices).await,
         Verb::Dnssec(verb) => dnssec::act(cloud, verb).await,
+        Verb::ExportZone { behind } => zone::page(cloud, behind).await,
         Verb::Relay(verb) => change_relay(cloud, verb).await,
         Verb::ListRelays => {
             let rows = cloud.fleet.rows().into_iter();

@@ -210,6 +210,7 @@ async fn ask(state: &Path, interval: Duration, most: usize) -> Result<Top, TopEr
         | Answer::Relays(_)
         | Answer::RelayRemoved
         | Answer::Keys(_)
+        | Answer::ZonePage(_)
         | Answer::Delegation(_)
         | Answer::Request(_)
         | Answer::Link { .. } => Err(TopError::Refused(

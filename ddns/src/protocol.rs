@@ -36,6 +36,8 @@ impl Type {
     pub const NS: Self = Self(2);
     /// The zone's own record.
     pub const SOA: Self = Self(6);
+    /// Another name.
+    pub const PTR: Self = Self(12);
     /// Where mail goes.
     pub const MX: Self = Self(15);
     /// Text.

@@ -45,7 +45,7 @@ use crate::server::tls::{Acceptor, Certificate, CertificateError};
 use crate::server::{Identity, signed, tcp, udp};
 use crate::store::{OpenError, ReadError};
 use crate::table::Table;
-use crate::transfer::KeyFileError;
+use crate::transfer::{Export, KeyFileError};
 use crate::unix_seconds;
 use crate::update::{Door, Limits, Pace, Updater, Writer};
 use crate::zone::{Contents, RecordError};
@@ -61,6 +61,7 @@ pub struct Handle {
     updater: Updater,
     relays: Relays,
     keys: Option<Keys>,
+    export: Export,
     router: Router,
     hand_over: HandOver,
     stop: DropGuard,
@@ -91,6 +92,11 @@ impl Handle {
     /// The keys of the zone, if it is signed.
     pub fn keys(&self) -> Option<Keys> {
         self.keys.clone()
+    }
+
+    /// For whoever writes the zone down.
+    pub fn export(&self) -> Export {
+        self.export.clone()
     }
 
     /// The routes for updates (`/nic/update` and others), to be merged into the server of `cloud.<zone>`. That server must put
@@ -282,6 +288,8 @@ pub async fn start(
     let copies = Copies::begin(&config, signing.as_ref(), &table, &metrics)?;
     let desk = Arc::clone(&copies.desk);
     let updater = updater.with_rotation(copies.keep(&mut parts)?);
+    let export = Export::new(Arc::clone(&table));
+    parts.task(export.clone().tidy(parts.stop.clone()));
     let door = dynamic::Door::new(
         directory.clone(),
         Arc::clone(&table),
@@ -316,6 +324,7 @@ pub async fn start(
         updater,
         relays,
         keys,
+        export,
         router,
         hand_over,
         stop: parts.stop.clone().drop_guard(),

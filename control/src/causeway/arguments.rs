@@ -72,6 +72,11 @@ pub(super) enum Command {
         #[command(subcommand)]
         verb: DnssecCommand,
     },
+    /// Writes the zone into a file, for another name server or to look at.
+    Zone {
+        #[command(subcommand)]
+        verb: ZoneCommand,
+    },
     /// Makes the key of connection records, and reads them.
     Records {
         #[command(subcommand)]
@@ -384,6 +389,18 @@ pub(super) enum DnssecCommand {
         /// For programs.
         #[arg(long)]
         json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum ZoneCommand {
+    /// Prints the zone as a master file (RFC 1035), without signatures, from the running server.
+    ///
+    /// A name that changes meanwhile is there as it was before or after, all records of it of one moment; the serial is that of the
+    /// beginning. A file that ends early is not whole: then this fails and says why.
+    Export {
         #[command(flatten)]
         state: StateOption,
     },

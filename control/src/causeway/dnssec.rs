@@ -27,13 +27,11 @@ pub(super) async fn dnssec(command: DnssecCommand) -> anyhow::Result<()> {
             state,
         } => {
             let answer = ask(state, Verb::Dnssec(DnssecVerb::Ds)).await?;
-            return match answer {
-                Answer::Delegation(delegation) if !json => {
-                    show_delegation(&delegation, dnskey);
-                    Ok(())
-                }
-                answer => show(answer, json),
-            };
+            if let (Answer::Delegation(delegation), false) = (&answer, json) {
+                show_delegation(delegation, dnskey);
+                return Ok(());
+            }
+            return show(answer, json);
         }
         DnssecCommand::Roll {
             key,

@@ -5,6 +5,7 @@ mod dnssec;
 mod serve;
 mod shown;
 mod verbs;
+mod zone;
 
 use std::process::ExitCode;
 
@@ -65,6 +66,7 @@ async fn act(command: Command, inherited: Inherited) -> anyhow::Result<()> {
         Command::Relay { verb } => relay(verb).await,
         Command::Port { verb } => port(verb).await,
         Command::Records { verb } => records(verb).await,
+        Command::Zone { verb } => zone::zone(verb).await,
         Command::Dnssec { verb } => dnssec::dnssec(verb).await,
         Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
         Command::Top(TopOptions {

@@ -90,7 +90,9 @@ pub(super) fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
             println!("{}", url.reveal());
             eprintln!("It works once, within {} minutes.", good_for / 60);
         }
-        Answer::Top(_) | Answer::RelayAdded { .. } => bail!("the answer is to another question"),
+        Answer::Top(_) | Answer::RelayAdded { .. } | Answer::ZonePage(_) => {
+            bail!("the answer is to another question")
+        }
         Answer::Refused(sentence) => bail!(sentence),
     }
     Ok(())

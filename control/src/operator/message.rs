@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use clap::ValueEnum;
 use ddns::dnssec::keys::{Delegation, Request, Response, Role, Status};
+use ddns::transfer::Page;
 use directory::{DeviceLimits, Duty};
 use relay::octets;
 use serde::{Deserialize, Serialize};
@@ -30,6 +31,11 @@ pub enum Verb {
     ListPorts,
     /// Ask something about the keys of the zone, or change them.
     Dnssec(DnssecVerb),
+    /// Write the zone down, a page at a time.
+    ExportZone {
+        /// Behind which device, if it is not the first page.
+        behind: Option<String>,
+    },
     /// Make a link to sign in with.
     SignIn,
     /// Measure what passes for each device.
@@ -226,6 +232,8 @@ pub enum Answer {
     Delegation(Delegation),
     /// What a KSK elsewhere has to sign.
     Request(Request),
+    /// A part of the zone's file.
+    ZonePage(Page),
     /// The link is made.
     Link {
         /// Opens the pages, once.

@@ -57,3 +57,4 @@ mod udp_blocked;
 mod update_clients;
 mod websocket;
 mod world;
+mod zone;

@@ -143,7 +143,12 @@ impl Door {
         };
         self.metrics.signed("good");
         let asked = ZoneQuestion::read(&signed.message);
-        let Some(asked) = asked.filter(|asked| asked.name() == self.table.apex()) else {
+        let zone_asked = asked.and_then(|asked| {
+            let mut copied = self.desk.copied_by(secondary);
+            let zone = copied.find(|zone| zone.apex() == asked.name())?;
+            Some((zone, asked))
+        });
+        let Some((zone, asked)) = zone_asked else {
             return match Header::read(&signed.message).map(|header| header.opcode) {
                 Some(QUERY) => self.answer(context, signed, &signer, now),
                 _ => sign(
@@ -156,7 +161,7 @@ impl Door {
         };
         let over_udp = context.transport == Transport::Udp;
         let way = (secondary.signs, over_udp);
-        match self.desk.give(&asked, way, signer) {
+        match self.desk.give(zone, &asked, way, signer) {
             Given::Transfer(transfer) if over_udp => transfer.alone(now).map_or_else(
                 || Taken::Reply(unsigned(&signed.message, Rcode::ServFail)),
                 |octets| {
@@ -418,7 +423,7 @@ pub(crate) mod tests {
             Arc::clone(table),
             updater,
             Master::new(Zeroizing::new([7; Master::LEN])),
-            Arc::new(Desk::new(&[], Arc::clone(metrics)).unwrap()),
+            Arc::new(Desk::new(&[], table.apex(), Arc::clone(metrics)).unwrap()),
             Arc::clone(metrics),
         ))
     }

@@ -34,7 +34,11 @@ impl Copies {
         {
             return Err(StartError::NoSignedCopy(secondary.address));
         }
-        let desk = Arc::new(Desk::new(&config.secondary, Arc::clone(metrics))?);
+        let desk = Arc::new(Desk::new(
+            &config.secondary,
+            table.apex(),
+            Arc::clone(metrics),
+        )?);
         let signer = signing.filter(|_| denial == Some(DenialKind::Nsec3));
         let publisher = Publisher {
             desk: Arc::clone(&desk),
@@ -60,17 +64,16 @@ impl Copies {
             Ok(())
         })?;
         for (key, secondary) in self.desk.secondaries() {
-            let apex = self.table.apex().into();
-            let (serial, metrics) = (self.desk.serial(), Arc::clone(&self.metrics));
-            let stop = parts.stop.clone();
-            parts.task(notify(
-                secondary.address,
-                key.clone(),
-                apex,
-                serial,
-                metrics,
-                stop,
-            ));
+            for zone in self.desk.copied_by(secondary) {
+                parts.task(notify(
+                    secondary.address,
+                    key.clone(),
+                    zone.apex().into(),
+                    zone.serial(),
+                    Arc::clone(&self.metrics),
+                    parts.stop.clone(),
+                ));
+            }
         }
         let rotation = Rotation::new(self.desk);
         let following = rotation.clone();

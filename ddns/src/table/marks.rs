@@ -91,6 +91,11 @@ impl Table {
         }
     }
 
+    /// The label of every device, in no order.
+    pub(crate) fn labels(&self) -> Vec<Box<[u8]>> {
+        self.devices.labels().collect()
+    }
+
     /// Every name of a device, by the octets before the zone's name; none if it is gone.
     pub(crate) fn names_of_device(&self, label: &[u8]) -> Vec<Box<[u8]>> {
         let Some(device) = self.devices.get(label) else {

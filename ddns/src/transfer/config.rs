@@ -28,6 +28,9 @@ pub struct Secondary {
     /// It signs the zone itself, and gets it without signatures. Default no.
     #[serde(default)]
     pub signs: bool,
+    /// It follows the catalog `_catalog.<zone>` (RFC 9432), and is told of it at the start. Default no.
+    #[serde(default)]
+    pub catalog: bool,
 }
 
 /// The key of a secondary.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwapOption;
 use tokio::sync::{Semaphore, watch};
 
+use super::catalog;
 use super::config::{Key, KeyFileError, Secondary};
 use super::contents::Contents;
 use super::records::Records;
@@ -37,13 +38,22 @@ const MAX_TRANSFERS: usize = 8;
 #[derive(Debug)]
 pub(crate) struct Desk {
     keys: Vec<(Key, Secondary)>,
-    /// Nothing before the first version.
-    published: ArcSwapOption<Published>,
-    serial: watch::Sender<u32>,
+    zone: Copied,
+    catalog: Copied,
     /// How often it has been looked what has changed.
     looks: watch::Sender<u64>,
     transfers: Arc<Semaphore>,
     metrics: Arc<Metrics>,
+}
+
+/// A zone that secondaries have copies of.
+#[derive(Debug)]
+pub(crate) struct Copied {
+    /// On the wire, in lower case.
+    apex: Box<[u8]>,
+    /// Nothing before the first version.
+    published: ArcSwapOption<Published>,
+    serial: watch::Sender<u32>,
 }
 
 /// Makes versions.
@@ -62,13 +72,40 @@ pub(crate) enum Given {
     Code(Rcode, Box<tsig::Signer>),
 }
 
+impl Copied {
+    fn new(apex: Box<[u8]>) -> Self {
+        Self {
+            apex,
+            published: ArcSwapOption::empty(),
+            serial: watch::Sender::new(0),
+        }
+    }
+
+    /// Its name on the wire, in lower case.
+    pub(crate) fn apex(&self) -> &[u8] {
+        &self.apex
+    }
+
+    /// The serial that is published, whenever it becomes another; 0 before the first.
+    pub(crate) fn serial(&self) -> watch::Receiver<u32> {
+        self.serial.subscribe()
+    }
+
+    fn publish(&self, published: Published) {
+        let serial = published.latest.serial;
+        self.published.store(Some(Arc::new(published)));
+        self.serial.send_replace(serial);
+    }
+}
+
 impl Desk {
-    /// For these secondaries.
+    /// For these secondaries of the zone with the name `apex`.
     ///
     /// # Errors
     /// The first key that is none.
     pub(crate) fn new(
         secondaries: &[Secondary],
+        apex: &[u8],
         metrics: Arc<Metrics>,
     ) -> Result<Self, KeyFileError> {
         let mut keys: Vec<(Key, Secondary)> = Vec::new();
@@ -81,10 +118,12 @@ impl Desk {
             }
             keys.push((key, secondary.clone()));
         }
+        let catalog = Copied::new(catalog::name(apex));
+        catalog.publish(catalog::published(apex));
         Ok(Self {
             keys,
-            published: ArcSwapOption::empty(),
-            serial: watch::Sender::new(0),
+            zone: Copied::new(apex.into()),
+            catalog,
             looks: watch::Sender::new(0),
             transfers: Arc::new(Semaphore::new(MAX_TRANSFERS)),
             metrics,
@@ -101,9 +140,15 @@ impl Desk {
         self.keys.iter()
     }
 
-    /// The serial that is published, whenever it becomes another; 0 before the first.
+    /// The zones that a secondary may copy.
+    pub(crate) fn copied_by(&self, secondary: &Secondary) -> impl Iterator<Item = &Copied> {
+        let catalog = secondary.catalog.then_some(&self.catalog);
+        [&self.zone].into_iter().chain(catalog)
+    }
+
+    /// The zone's serial that is published, whenever it becomes another; 0 before the first.
     pub(crate) fn serial(&self) -> watch::Receiver<u32> {
-        self.serial.subscribe()
+        self.zone.serial()
     }
 
     /// The serial of a version that has all that has changed before this is called; `None` if the server ends.
@@ -112,7 +157,7 @@ impl Desk {
         // The look that is under way may have been before it.
         let whole = looks.borrow().saturating_add(2);
         looks.wait_for(|looks| *looks >= whole).await.ok()?;
-        Some(*self.serial.borrow())
+        Some(*self.zone.serial.borrow())
     }
 
     /// So many secondaries are not up to date.
@@ -120,9 +165,10 @@ impl Desk {
         self.metrics.secondaries_behind(count);
     }
 
-    /// Answers a question of a secondary for the zone; whether the secondary `signs` it itself, and asks over UDP, says how.
+    /// Answers a question of a secondary for a zone; whether the secondary `signs` it itself, and asks over UDP, says how.
     pub(crate) fn give(
         &self,
+        zone: &Copied,
         asked: &ZoneQuestion<'_>,
         (signs, over_udp): (bool, bool),
         signer: tsig::Signer,
@@ -134,7 +180,7 @@ impl Desk {
         if over_udp && asked.qtype == Type::AXFR {
             return refused("over_udp", Rcode::Refused, signer);
         }
-        let Some(published) = self.published.load_full() else {
+        let Some(published) = zone.published.load_full() else {
             return refused("not_ready", Rcode::ServFail, signer);
         };
         let latest = &published.latest;
@@ -184,8 +230,7 @@ impl Publisher {
                     return;
                 };
                 if let Some(published) = versions.publish(serial, changed, all, &self.contents()) {
-                    self.desk.published.store(Some(Arc::new(published)));
-                    self.desk.serial.send_replace(serial);
+                    self.desk.zone.publish(published);
                 }
                 published = Some(Instant::now());
                 last_serial = Some(serial);

@@ -116,6 +116,20 @@ impl<'r> Entry<'r> {
         Type(u16::from_be_bytes([self.0[at], self.0[at + 1]]))
     }
 
+    /// In seconds.
+    pub(super) fn ttl(self) -> u32 {
+        let at = 3 + self.owner().len();
+        self.0
+            .get(at..)
+            .and_then(<[u8]>::first_chunk)
+            .copied()
+            .map_or(0, u32::from_be_bytes)
+    }
+
+    pub(super) fn data(self) -> &'r [u8] {
+        self.0.get(9 + self.owner().len()..).unwrap_or_default()
+    }
+
     /// As it is kept.
     pub(super) fn octets(self) -> &'r [u8] {
         self.0

@@ -68,6 +68,14 @@ pub(super) struct Versions {
 }
 
 impl Published {
+    /// This version, with none before it.
+    pub(super) fn only(latest: Version) -> Self {
+        Self {
+            latest,
+            differences: VecDeque::new(),
+        }
+    }
+
     /// What makes the last version of the one with this serial; `None` if that is not known any more.
     pub(super) fn since(&self, serial: u32) -> Option<Vec<Arc<Difference>>> {
         if serial == self.latest.serial {
@@ -83,14 +91,11 @@ impl Versions {
     /// Nothing yet.
     pub(super) fn new(has_chain: bool) -> Self {
         Self {
-            published: Published {
-                latest: Version {
-                    serial: 0,
-                    soa: Records::default(),
-                    parts: (0..PARTS).map(|_| Arc::default()).collect(),
-                },
-                differences: VecDeque::new(),
-            },
+            published: Published::only(Version {
+                serial: 0,
+                soa: Records::default(),
+                parts: (0..PARTS).map(|_| Arc::default()).collect(),
+            }),
             kept: 0,
             chain: has_chain.then(|| Hashes::of(Vec::new())),
             hasher: RandomState::new(),

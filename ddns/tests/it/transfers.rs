@@ -1,5 +1,7 @@
-//! Copies of the zone: dig transfers it, ldns-verify-zone judges it, NSD and Knot follow it.
+//! Copies of the zone: dig transfers it, ldns-verify-zone judges it, NSD and Knot follow it, Knot by a catalog too.
 
+mod catalog;
+mod export;
 mod secondaries;
 
 use std::fs::{self, Permissions};

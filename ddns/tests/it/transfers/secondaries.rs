@@ -18,9 +18,9 @@ const DEVICES: usize = 500;
 const CATCHING_UP: Duration = Duration::from_secs(30);
 
 /// A server that is killed when this is dropped.
-struct Secondary {
+pub(super) struct Secondary {
     process: Child,
-    address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// What it says.
     log: PathBuf,
 }
@@ -33,12 +33,17 @@ impl Drop for Secondary {
 }
 
 /// An address that nobody has now, for a program that cannot say which it was given.
-fn free_address() -> SocketAddr {
+pub(super) fn free_address() -> SocketAddr {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     listener.local_addr().unwrap()
 }
 
-fn start(program: &str, arguments: &[&str], config: &Path, address: SocketAddr) -> Secondary {
+pub(super) fn start(
+    program: &str,
+    arguments: &[&str],
+    config: &Path,
+    address: SocketAddr,
+) -> Secondary {
     let log = config.with_extension("log");
     let file = fs::File::create(&log).unwrap();
     let process = Command::new(program)
@@ -75,6 +80,21 @@ fn nsd(folder: &Path, address: SocketAddr, primary: SocketAddr) -> Secondary {
 }
 
 fn knot(folder: &Path, address: SocketAddr, primary: SocketAddr) -> Secondary {
+    let place = folder.display();
+    let zones = format!(
+        "zone:\n  - domain: nas.test\n    storage: \"{place}\"\n    file: \"knot.zone\"\n    master: primary\n    acl: ours\n\
+         \x20   zonefile-sync: -1\n    zonefile-load: none\n    journal-content: all\n"
+    );
+    knot_with(folder, address, primary, &zones)
+}
+
+/// Knot with these zones, by the key `knot-key`.
+pub(super) fn knot_with(
+    folder: &Path,
+    address: SocketAddr,
+    primary: SocketAddr,
+    zones: &str,
+) -> Secondary {
     let (port, primary_port) = (address.port(), primary.port());
     let place = folder.display();
     let config = format!(
@@ -83,8 +103,7 @@ fn knot(folder: &Path, address: SocketAddr, primary: SocketAddr) -> Secondary {
          key:\n  - id: knot-key\n    algorithm: hmac-sha256\n    secret: {SECRET}\n\
          remote:\n  - id: primary\n    address: 127.0.0.1@{primary_port}\n    key: knot-key\n\
          acl:\n  - id: ours\n    key: knot-key\n    action: [notify, transfer]\n\
-         zone:\n  - domain: nas.test\n    storage: \"{place}\"\n    file: \"knot.zone\"\n    master: primary\n    acl: ours\n\
-         \x20   zonefile-sync: -1\n    zonefile-load: none\n    journal-content: all\n"
+         {zones}"
     );
     fs::create_dir(folder.join("knot")).unwrap();
     let file = folder.join("knot.conf");
@@ -146,7 +165,7 @@ async fn follow(dnssec: &str) {
 }
 
 /// Waits until a secondary answers so.
-async fn serves(secondary: &Secondary, question: &str, answer: &str) {
+pub(super) async fn serves(secondary: &Secondary, question: &str, answer: &str) {
     let begun = Instant::now();
     loop {
         let (printed, _) = dig(
