@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `POST /api/pair` | an agent with a code | becomes a device |
 //! | `POST /api/device/certificate` | a device | its certificate |
+//! | `GET /api/device/acme` | a device | who else it can ask for one |
 //! | `PUT /api/device/addresses` | a device | reports its addresses |
 //! | `GET /api/device/relays` | a device | where it can bring its tunnels |
 //! | `POST /api/relay/follow` | a relay | hears who is who |
@@ -19,6 +20,7 @@
 //!
 //! A device proves itself by a signature over the request (`signed`), the operator by a session cookie (`session`).
 
+mod acme;
 mod device;
 mod devices;
 mod dns;
@@ -53,6 +55,7 @@ use crate::devices::Devices;
 use crate::fleet::Fleet;
 use crate::sign_in::SignIn;
 
+pub(crate) use acme::AcmeAuthorities;
 pub(crate) use devices::{DeviceRow, DeviceState, https_url, rows};
 use error::{ApiError, Code};
 pub(crate) use session::Operator;
@@ -91,6 +94,8 @@ pub(crate) struct Cloud {
     pub(crate) keys: Option<ddns::dnssec::keys::Keys>,
     /// Writes the zone down, if it is answered for here.
     pub(crate) export: Option<ddns::transfer::Export>,
+    /// Who is asked for the certificates of devices.
+    pub(crate) acme: AcmeAuthorities,
     pub(crate) metrics: Metrics,
     /// Ends the event streams.
     pub(crate) stop: CancellationToken,
@@ -143,6 +148,7 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
     let (router, mut document) = OpenApiRouter::with_openapi(document::Document::openapi())
         .routes(routes!(pair::pair))
         .routes(routes!(device::certificate))
+        .routes(routes!(acme::authorities))
         .routes(routes!(device::addresses))
         .routes(routes!(device::relays))
         .routes(routes!(dns::own, dns::change))

@@ -14,6 +14,7 @@
 //! listen = "[::]:53"
 //! ```
 
+mod acme;
 mod faults;
 
 use std::fs;
@@ -27,6 +28,7 @@ use toml::de::DeTable;
 
 use crate::state::StateDirectory;
 
+pub use acme::{AcmeAuthority, AcmeConfig};
 pub use faults::{ConfigError, Fault, FaultPlace};
 
 /// Everything an operator can set.
@@ -45,6 +47,8 @@ pub struct Config {
     pub ddns: Option<ddns::Config>,
     /// Who was connected with what, for the operator alone; absent: nothing is recorded.
     pub records: Option<relay::records::Config>,
+    /// Who is asked for the certificates of devices; absent: they have those of the operator's own authority.
+    pub acme: Option<AcmeConfig>,
     /// Metrics and health.
     #[serde(default)]
     pub admin: AdminConfig,
@@ -306,14 +310,18 @@ listen = "127.0.0.1:5300"
             .collect();
         let text = text.replace("PUBLIC_KEY", &records_key());
         let text = text.replace("OTHER_KEY", &records_key());
-        let (joined, text): (Vec<&str>, Vec<&str>) =
-            text.lines().partition(|line| line.starts_with("join = "));
-        assert_eq!(joined.len(), 1); // it does not go with [ddns]
+        // They do not go with [ddns], or name files that have to be there.
+        let elsewhere = ["join = ", "ca_file = ", "eab_key_id = ", "eab_key_file = "];
+        let (left_out, text): (Vec<&str>, Vec<&str>) = text
+            .lines()
+            .partition(|line| elsewhere.iter().any(|key| line.starts_with(key)));
+        assert_eq!(left_out.len(), elsewhere.len());
         let text = text.join("\n");
         let config = read(&text, &Overrides::default()).unwrap();
         assert_eq!(config.relay.public.len(), 2);
         assert!(config.ddns.unwrap().threads.is_some());
         assert!(config.records.unwrap().full_addresses_key.is_some());
+        assert_eq!(config.acme.unwrap().ca.len(), 1);
     }
 
     #[test]

@@ -11,6 +11,7 @@
 //! [`run`] goes on until it is told to stop: a tunnel that ends is followed by another, a list of relays that changes is
 //! followed, a certificate that nears its end is renewed, an address that changes is reported.
 
+mod acme;
 mod announce;
 mod app;
 mod attended;
@@ -73,8 +74,8 @@ pub use pair::{PairError, pair};
 pub use services::{ConfigError, Fault, Services, ServicesFile};
 pub use state::{Certificate, Pairing, State, StateError};
 pub use status::{
-    ConfigurationStatus, DnsStatus, FlowsStatus, LimitsStatus, OriginStatus, PathStatus,
-    PortStatus, ServiceStatus, Status, StatusError, TunnelStatus, ask,
+    CertificateStatus, ConfigurationStatus, DnsStatus, FlowsStatus, LimitsStatus, OriginStatus,
+    PathStatus, PortStatus, ServiceStatus, Status, StatusError, TunnelStatus, ask,
 };
 
 pub use crate::quic::Gso;
@@ -82,6 +83,7 @@ use crate::resolve::Resolver;
 use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
 use crate::workers::Workers;
+use acme::Acme;
 use dial::Dialler;
 use flow::Flows;
 use keeper::TunnelKeeper;
@@ -225,11 +227,12 @@ pub async fn run(
         cloud: cloud.clone(),
         state,
     };
-    let slot: CertificateSlot = tokio::select! {
+    let own: CertificateSlot = tokio::select! {
         biased;
         () = stop.cancelled() => return Ok(()),
-        slot = certificates.obtain(&identity) => slot?,
+        own = certificates.obtain(&identity) => own?,
     };
+    let slot = own.apart();
     let visitors = Arc::new(Visitors::new(
         Hosts::new(zone, device, services),
         slot.clone(),
@@ -238,6 +241,20 @@ pub async fn run(
         stop.clone(),
     )?);
     let situation = Situation::new(gso, attached);
+    let device_id = pairing.device_id.clone();
+    let acme = Acme {
+        state: &certificates.state,
+        cloud: &cloud,
+        identity: &identity,
+        resolver,
+        key: &certificates.key,
+        names: &certificates.names,
+        device_id: &device_id,
+        situation: &situation,
+        shown: &slot,
+        own: &own,
+    };
+    acme.show_kept()?;
     let listed = RelayAddress::parse_list(&pairing.relays);
     let listed =
         listed.map_err(|error| RunError::Pairing(format!("its list of relays: {error}")))?;
@@ -285,7 +302,8 @@ pub async fn run(
     tokio::select! {
         () = async { while let Some(Ok(())) = kept.join_next().await {} } => {} // they have stopped; a panic has been reported
         () = list.follow() => {}
-        () = certificates.keep_fresh(&identity, &slot, |_| {}) => {}
+        () = certificates.keep_fresh(&identity, &own, |_| acme.own_is_renewed()) => {}
+        () = acme.keep() => {}
         () = announce::announce(&cloud, &identity) => {}
         () = dns_reported => {}
         () = health::look_after(&visitors.hosts) => {}

@@ -90,6 +90,11 @@ impl CertificateSlot {
         Ok(Self(Arc::new(RwLock::new(certified(chain, key)?))))
     }
 
+    /// A slot of its own with what is in this one now.
+    pub(crate) fn apart(&self) -> Self {
+        Self(Arc::new(RwLock::new(self.current())))
+    }
+
     /// Puts the chain and key of another slot in place; connections accepted from now on get them.
     pub fn replace(&self, next: &Self) {
         let next = next.current();
@@ -151,15 +156,27 @@ impl Roots {
     /// # Errors
     /// If it has none.
     pub fn of_system() -> Result<Self, TlsError> {
+        Self::of_system_and(None)
+    }
+
+    /// The same and those in a PEM text.
+    ///
+    /// # Errors
+    /// If there are none, or one in the text cannot be read.
+    pub(crate) fn of_system_and(pem: Option<&str>) -> Result<Self, TlsError> {
+        let named = pem.map(certificates).transpose()?.unwrap_or_default();
         let mut store = RootCertStore::empty();
         let native = rustls_native_certs::load_native_certs();
-        let (added, _) = store.add_parsable_certificates(native.certs);
-        if added == 0 {
+        store.add_parsable_certificates(native.certs);
+        for certificate in &named {
+            store.add(certificate.clone())?;
+        }
+        if store.is_empty() {
             return Err(TlsError::NoSystemRoots);
         }
         Ok(Self {
             store: Arc::new(store),
-            named: Arc::default(),
+            named: named.into(),
         })
     }
 }

@@ -141,6 +141,13 @@ impl Config {
         for (key, sentence) in records {
             fault(&format!("records.{key}"), sentence);
         }
+        for (key, sentence) in self.acme.iter().flat_map(|acme| acme.faults()) {
+            fault(&format!("acme.{key}"), sentence);
+        }
+        if self.acme.is_some() && self.ddns.is_none() {
+            let sentence = "certificate authorities look into the DNS, and without [ddns] nothing can be put there for them";
+            fault("acme.ca", sentence.to_owned());
+        }
         for (key, sentence) in self.relay.limits.faults() {
             fault(&format!("relay.limits.{key}"), sentence);
         }

@@ -26,6 +26,9 @@ pub enum UpError {
     /// The certificate authority.
     #[error(transparent)]
     Authority(#[from] AuthorityError),
+    /// A file that is named in [acme].
+    #[error("[acme]: {0}")]
+    Acme(#[from] io::Error),
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -107,6 +107,7 @@ impl Config {
             relay,
             ddns,
             records,
+            acme,
             admin,
         } = self;
         let mut changed = Vec::new();
@@ -134,6 +135,9 @@ impl Config {
             next.records.as_ref(),
             relay::records::Config::changed_for_the_next_start,
         ));
+        if *acme != next.acme {
+            changed.push("[acme]".to_owned());
+        }
         if admin.listen != next.admin.listen {
             changed.push("`listen` in [admin]".to_owned());
         }

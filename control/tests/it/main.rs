@@ -10,6 +10,7 @@
     reason = "a test that cannot go on says so by panicking"
 )]
 
+mod acme;
 mod advisories;
 mod apart;
 mod apps;

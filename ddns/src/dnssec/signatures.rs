@@ -1,8 +1,8 @@
 //! The signatures that have been made, until what they are of changes.
 
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::{PoisonError, RwLock};
+
+use hashbrown::HashTable;
 
 use super::rrsig::Signature;
 
@@ -12,7 +12,7 @@ const SHARDS: usize = 64;
 /// Signatures by what they are of: a name and a type, hashed with a secret.
 #[derive(Debug)]
 pub(super) struct Signatures {
-    shards: [RwLock<HashMap<u64, Made, BuildHasherDefault<Hashed>>>; SHARDS],
+    shards: [RwLock<Shard>; SHARDS],
     most_of_shard: usize,
 }
 
@@ -28,6 +28,13 @@ pub(super) struct Made {
     pub(super) signature: Signature,
 }
 
+/// Signatures one behind the other, so that they take hardly more room than they have, and where each is.
+#[derive(Debug, Default)]
+struct Shard {
+    made: Vec<(u64, Made)>,
+    places: HashTable<u32>,
+}
+
 impl Signatures {
     /// Keeps about so many.
     pub(super) fn with_most(most: usize) -> Self {
@@ -40,57 +47,74 @@ impl Signatures {
     /// The signature that was made last of this name and type.
     pub(super) fn get(&self, of: u64) -> Option<Made> {
         let shard = self.shard(of).read();
-        shard
-            .unwrap_or_else(PoisonError::into_inner)
-            .get(&of)
-            .copied()
+        shard.unwrap_or_else(PoisonError::into_inner).get(of)
     }
 
     /// Keeps a signature in place of the one before. Where there is no room, half of the others go, whichever.
     pub(super) fn put(&self, of: u64, made: Made) {
         let shard = self.shard(of).write();
         let mut shard = shard.unwrap_or_else(PoisonError::into_inner);
-        if shard.len() >= self.most_of_shard && !shard.contains_key(&of) {
-            shard.retain(|other, _| (other ^ of) & HALF != 0);
-        }
-        shard.insert(of, made);
+        shard.put(of, made, self.most_of_shard);
     }
 
     /// How many there are.
     pub(super) fn len(&self) -> usize {
-        let len = |shard: &RwLock<HashMap<_, _, _>>| {
+        let len = |shard: &RwLock<Shard>| {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            shard.len()
+            shard.made.len()
         };
         self.shards.iter().map(len).sum()
     }
 
-    fn shard(&self, of: u64) -> &RwLock<HashMap<u64, Made, BuildHasherDefault<Hashed>>> {
+    fn shard(&self, of: u64) -> &RwLock<Shard> {
         &self.shards[(of >> SHARD_BITS_FROM) as usize % SHARDS]
     }
 }
 
-/// A bit that says which half goes; like those of the shards, it is none by which a map finds its entries.
+/// A bit that says which half goes; like those of the shards, it is none by which a table finds its entries.
 const HALF: u64 = 1 << 40;
 const SHARD_BITS_FROM: u32 = 48;
+/// So much room there is for more: an eighth of what is there.
+const GROWTH: usize = 8;
 
-/// The hash of what is a hash already.
-#[derive(Debug, Default)]
-struct Hashed(u64);
+impl Shard {
+    fn get(&self, of: u64) -> Option<Made> {
+        let place = self.places.find(of, |place| self.is_at(*place, of))?;
+        self.made.get(*place as usize).map(|(_, made)| *made)
+    }
 
-impl Hasher for Hashed {
-    fn write(&mut self, octets: &[u8]) {
-        for octet in octets {
-            self.0 = (self.0 << 8) | u64::from(*octet);
+    fn put(&mut self, of: u64, made: Made, most: usize) {
+        let place = self.places.find(of, |place| self.is_at(*place, of));
+        if let Some(before) = place.and_then(|place| self.made.get_mut(*place as usize)) {
+            before.1 = made;
+            return;
         }
+        if self.made.len() >= most {
+            self.made.retain(|(other, _)| (other ^ of) & HALF != 0);
+            self.places.clear();
+            for place in 0..self.made.len() {
+                self.find_at(place);
+            }
+        }
+        if self.made.len() == self.made.capacity() {
+            self.made.reserve_exact(self.made.len() / GROWTH + GROWTH);
+        }
+        self.made.push((of, made));
+        self.find_at(self.made.len() - 1);
     }
 
-    fn write_u64(&mut self, hash: u64) {
-        self.0 = hash;
+    /// From now on the one at a place is found.
+    fn find_at(&mut self, place: usize) {
+        let (of, _) = self.made[place];
+        let made = &self.made;
+        let hash = |place: &u32| made[*place as usize].0;
+        self.places.insert_unique(of, place as u32, hash); // fewer than MAX of the configuration
     }
 
-    fn finish(&self) -> u64 {
-        self.0
+    fn is_at(&self, place: u32, of: u64) -> bool {
+        self.made
+            .get(place as usize)
+            .is_some_and(|(other, _)| *other == of)
     }
 }
 

@@ -1,5 +1,5 @@
-//! The device's two keys: Ed25519 for who it is, P-256 for the certificate that visitors see. The only file of the agent
-//! that names the certificate library.
+//! The device's keys: Ed25519 for who it is, P-256 for the certificate that visitors see, and for its accounts with certificate
+//! authorities. The only file of the agent that names the certificate library.
 
 use std::fmt;
 
@@ -121,6 +121,13 @@ impl TlsKey {
         &self.pem
     }
 
+    /// The same in DER without a common name, which is too short for some names, and which not every authority takes.
+    pub(super) fn order_request(&self, names: Vec<String>) -> Result<Vec<u8>, KeyError> {
+        let mut params = CertificateParams::new(names)?;
+        params.distinguished_name = DistinguishedName::new();
+        Ok(params.serialize_request(&self.pair)?.der().to_vec())
+    }
+
     /// A request, in PEM, for a certificate for `names`.
     ///
     /// # Errors
@@ -136,6 +143,31 @@ impl TlsKey {
 impl fmt::Debug for TlsKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("TlsKey(…)")
+    }
+}
+
+/// The key of the device's accounts with certificate authorities.
+pub(super) struct AccountKey(Zeroizing<Vec<u8>>);
+
+impl AccountKey {
+    pub(super) fn generate_pem() -> Result<Zeroizing<String>, KeyError> {
+        TlsKey::generate_pem()
+    }
+
+    pub(super) fn from_pem(pem: &str) -> Result<Self, KeyError> {
+        let pair = KeyPair::from_pem_and_sign_algo(pem, &PKCS_ECDSA_P256_SHA256)?;
+        Ok(Self(pair.serialize_der().into()))
+    }
+
+    /// PKCS #8.
+    pub(super) fn der(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for AccountKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("AccountKey(…)")
     }
 }
 

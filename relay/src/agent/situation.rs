@@ -14,7 +14,7 @@ use super::Attached;
 use super::choice::{Choice, Reason, Wanted};
 use super::ports::ToldPorts;
 use super::relays::{RelayAddress, TUNNELS};
-use super::status::{DnsStatus, LimitsStatus, PathStatus, Status, TunnelStatus};
+use super::status::{CertificateStatus, DnsStatus, LimitsStatus, PathStatus, Status, TunnelStatus};
 use super::visitor::Visitors;
 
 /// What is known of the agent while it runs. Clones are the same.
@@ -32,6 +32,7 @@ struct Known {
     raw_came: u64,
     raw_missed: u64,
     dns: Option<DnsStatus>,
+    certificate: Option<CertificateStatus>,
 }
 
 #[derive(Debug)]
@@ -78,6 +79,7 @@ impl Situation {
             raw_came: 0,
             raw_missed: 0,
             dns: None,
+            certificate: None,
         };
         Self {
             known: Arc::new(Mutex::new(known)),
@@ -95,6 +97,10 @@ impl Situation {
 
     pub(super) fn dns(&self, dns: DnsStatus) {
         self.known().dns = Some(dns);
+    }
+
+    pub(super) fn certificate(&self, certificate: CertificateStatus) {
+        self.known().certificate = Some(certificate);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -136,6 +142,7 @@ impl Situation {
             configuration: services.configuration(),
             refused: visitors.hosts.refused.counts(),
             dns: known.dns.clone(),
+            certificate: known.certificate.clone(),
         }
     }
 }

@@ -4,12 +4,15 @@
 //!   identity.pem      Ed25519 key, PKCS#8: who the device is
 //!   tls.pem           P-256 key, PKCS#8: the key of the certificate that visitors see
 //!   pairing.json      id, name, zone, relays and trust root, as the cloud returned them
-//!   certificate.json  the chain for tls.pem, and when to renew it
+//!   certificate.json  the chain for tls.pem that the operator's authority has signed, and when to renew it
+//!   account.pem       P-256 key, PKCS#8: who the device is to other certificate authorities, if the operator has any asked
+//!   acme.json         its accounts with them, what it has ordered, and the chain for tls.pem that it was given
 //!   agent.sock        where a running agent says how it is
 //! ```
 //!
 //! Keys are made here, readable only by the owner of the directory, and never sent anywhere.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
@@ -19,12 +22,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::files::{self, Readers};
 
-use super::identity::{Identity, KeyError, TlsKey};
+use super::identity::{AccountKey, Identity, KeyError, TlsKey};
 
 const IDENTITY: &str = "identity.pem";
 const TLS_KEY: &str = "tls.pem";
 const PAIRING: &str = "pairing.json";
 const CERTIFICATE: &str = "certificate.json";
+const ACCOUNT_KEY: &str = "account.pem";
+const ACME: &str = "acme.json";
 
 /// An agent's state directory.
 #[derive(Clone, Debug)]
@@ -58,6 +63,40 @@ pub struct Certificate {
     pub renew_at: u64,
     /// When it ends, in seconds since 1970.
     pub not_after: u64,
+}
+
+/// How it stands with certificate authorities that speak ACME (RFC 8555), by the addresses of their directories.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AcmeState {
+    /// The device's accounts.
+    pub(super) accounts: BTreeMap<String, String>,
+    /// What has been ordered and has not come yet.
+    pub(super) orders: BTreeMap<String, PlacedOrder>,
+    /// What was put into the DNS for that.
+    pub(super) challenges: Vec<String>,
+    /// The last certificate that was given.
+    pub(super) certificate: Option<AcmeCertificate>,
+}
+
+/// A certificate that is ordered.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct PlacedOrder {
+    /// Where the authority has it; absent until that is known.
+    pub(super) url: Option<String>,
+    pub(super) names: Vec<String>,
+}
+
+/// A certificate that an authority has given.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(super) struct AcmeCertificate {
+    /// Of the authority.
+    pub(super) directory: String,
+    /// Leaf first, in PEM.
+    pub(super) chain: String,
+    /// When it came, in seconds since 1970.
+    pub(super) issued_at: u64,
+    /// When to order the next one.
+    pub(super) renew_at: u64,
 }
 
 /// Why the state directory cannot be used. Always the owner's to mend.
@@ -174,6 +213,31 @@ impl State {
             Err(error) => Err(error),
         };
         removed.map_err(|cause| StateError::Io { path, cause })
+    }
+
+    /// The key of the device's accounts with certificate authorities, made at the first call.
+    pub(super) fn account_key(&self) -> Result<AccountKey, StateError> {
+        let pem = self.read_or_make(ACCOUNT_KEY, AccountKey::generate_pem)?;
+        AccountKey::from_pem(&pem).map_err(|cause| self.damaged(ACCOUNT_KEY, cause))
+    }
+
+    /// How it stands with certificate authorities.
+    pub(super) fn acme(&self) -> Result<AcmeState, StateError> {
+        Ok(self.read_json(ACME)?.unwrap_or_default())
+    }
+
+    /// Changes that. It is on disk when this returns.
+    pub(super) fn change_acme(
+        &self,
+        change: impl FnOnce(&mut AcmeState),
+    ) -> Result<(), StateError> {
+        let before = self.acme()?;
+        let mut after = before.clone();
+        change(&mut after);
+        match after == before {
+            true => Ok(()),
+            false => self.write_json(ACME, &after),
+        }
     }
 
     fn read(&self, name: &str) -> Result<Option<String>, StateError> {

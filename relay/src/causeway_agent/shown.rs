@@ -2,12 +2,12 @@
 
 use std::fmt;
 use std::io::{IsTerminal as _, stderr};
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::bail;
 use relay::agent::{
-    self, ConfigurationStatus, DnsStatus, Finding, FlowsStatus, Health, LimitsStatus, PortStatus,
-    ServiceStatus, Status, TunnelStatus,
+    self, CertificateStatus, ConfigurationStatus, DnsStatus, Finding, FlowsStatus, Health,
+    LimitsStatus, PortStatus, ServiceStatus, Status, TunnelStatus,
 };
 use relay::octets;
 use relay::resolve::Resolver;
@@ -78,6 +78,7 @@ fn in_words(status: &Status) -> String {
     let limits = status.tunnel.as_ref().and_then(|tunnel| tunnel.limits);
     lines.extend(limits.map(limits_in_words));
     lines.extend(status.dns.as_ref().map(dns_in_words));
+    lines.extend(status.certificate.iter().flat_map(certificate_in_words));
     if status.tunnels.is_empty() {
         lines.extend(status.why.iter().map(because));
     }
@@ -196,6 +197,42 @@ fn dns_in_words(dns: &DnsStatus) -> String {
             version.unwrap_or_default()
         ),
     }
+}
+
+fn certificate_in_words(certificate: &CertificateStatus) -> Vec<String> {
+    let day = |seconds: u64| {
+        let time = UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
+        let time = time.unwrap_or(UNIX_EPOCH);
+        humantime::format_rfc3339_seconds(time).to_string()
+    };
+    let CertificateStatus {
+        authority,
+        not_after,
+        renew_at,
+        asked,
+        problem,
+        mend,
+        next_try,
+    } = certificate;
+    let mut lines = vec![match (authority, not_after, renew_at) {
+        (Some(authority), Some(end), Some(renew)) => format!(
+            "certificate from {authority}, until {}; the next is ordered {}",
+            day(*end),
+            day(*renew)
+        ),
+        _ => "certificate from the operator's own authority".to_owned(),
+    }];
+    if let Some(problem) = problem {
+        let asked = asked.as_ref().map(|asked| format!("{asked}: "));
+        let next = next_try.map(|next| format!(" (tried again {})", day(next)));
+        let (asked, next) = (asked.unwrap_or_default(), next.unwrap_or_default());
+        lines.push(format!("not renewed {asked}{problem}{next}"));
+    }
+    lines.extend(
+        mend.iter()
+            .map(|mend| format!("to mend     certificate: {mend}")),
+    );
+    lines
 }
 
 /// Says what was found. It is a failure if something is bad.

@@ -1,0 +1,105 @@
+//! Whom a device can ask for a certificate that every browser trusts.
+
+use std::io;
+use std::sync::Arc;
+
+use axum::Json;
+use axum::extract::State;
+use serde::Serialize;
+use utoipa::ToSchema;
+use zeroize::Zeroizing;
+
+use super::Cloud;
+use super::error::{ApiError, Problem};
+use super::signed::Signed;
+use crate::config::{AcmeAuthority, AcmeConfig};
+
+/// The certificate authorities of the operator's choice, as devices are told. It cannot be printed: keys are in it.
+#[derive(Clone, Default, Serialize, ToSchema)]
+pub(crate) struct AcmeAuthorities {
+    /// How they reach the operator.
+    #[schema(example = "mailto:hostmaster@example.com")]
+    contact: Option<String>,
+    /// In the order in which they are asked; the first that gives a certificate is enough. Empty if devices have certificates of
+    /// the operator's own authority only.
+    authorities: Vec<Authority>,
+}
+
+/// One that speaks ACME (RFC 8555).
+#[derive(Clone, Serialize, ToSchema)]
+struct Authority {
+    /// The address of its directory.
+    #[schema(example = "https://acme-v02.api.letsencrypt.org/directory")]
+    directory: String,
+    /// What that is checked against beside what the device trusts, in PEM.
+    ca: Option<String>,
+    /// The operator's account with it, to which those of devices belong (RFC 8555 section 7.3.4).
+    binding: Option<Binding>,
+}
+
+/// An account of the operator's.
+#[derive(Clone, Serialize, ToSchema)]
+struct Binding {
+    key_id: String,
+    /// In base64url.
+    #[schema(value_type = String)]
+    key: Zeroizing<String>,
+}
+
+impl std::fmt::Debug for AcmeAuthorities {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let directories = self
+            .authorities
+            .iter()
+            .map(|authority| &authority.directory);
+        f.debug_list().entries(directories).finish()
+    }
+}
+
+impl AcmeAuthorities {
+    /// As they are configured, with what stands in the files.
+    ///
+    /// # Errors
+    /// If one cannot be read.
+    pub(crate) fn read(config: Option<&AcmeConfig>) -> io::Result<Self> {
+        let Some(AcmeConfig { contact, ca }) = config else {
+            return Ok(Self::default());
+        };
+        let authorities: io::Result<_> = ca.iter().map(Authority::read).collect();
+        Ok(Self {
+            contact: contact.clone(),
+            authorities: authorities?,
+        })
+    }
+}
+
+impl Authority {
+    fn read(configured: &AcmeAuthority) -> io::Result<Self> {
+        let binding = configured.eab_key_id.clone().zip(configured.eab_key()?);
+        Ok(Self {
+            directory: configured.directory.clone(),
+            ca: configured.ca()?,
+            binding: binding.map(|(key_id, key)| Binding { key_id, key }),
+        })
+    }
+}
+
+/// Which certificate authorities the device can ask, and as whom. It has an account of its own with each.
+#[utoipa::path(
+    get,
+    path = "/api/device/acme",
+    security(("device_signature" = [])),
+    responses(
+        (status = 200, body = AcmeAuthorities),
+        (status = 400, body = Problem),
+        (status = 401, body = Problem, description = "The signature is missing or wrong."),
+        (status = 403, body = Problem, description = "The key belongs to no device."),
+    )
+)]
+pub(super) async fn authorities(
+    State(cloud): State<Arc<Cloud>>,
+    request: Signed,
+) -> Result<Json<AcmeAuthorities>, ApiError> {
+    request.device(&cloud)?;
+    Ok(Json(cloud.acme.clone()))
+}

@@ -1,0 +1,153 @@
+//! Why an authority gave no certificate, in words, and what can be done about it.
+
+use std::io;
+
+use instant_acme::{Error, Problem};
+
+use super::issued::Wrong;
+use crate::agent::cloud::CallError;
+use crate::agent::state::StateError;
+use crate::tls::{self, TlsError};
+
+/// Why there is no certificate.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum AcmeError {
+    #[error("the cloud: {0}")]
+    Cloud(CallError),
+    #[error(transparent)]
+    State(#[from] StateError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    #[error("it cannot be reached: {0}")]
+    Unreachable(io::Error),
+    #[error("it refuses: {}", said(.0))]
+    Api(Problem),
+    #[error("it answers with the HTTP status {0}")]
+    Status(u16),
+    #[error("what it answers makes no sense")]
+    Nonsense,
+    #[error("it takes none of its own nonces")]
+    Nonces,
+    #[error("it does not want to look into the DNS")]
+    NoDnsChallenge,
+    #[error("it has rejected the order{}", .0.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
+    Invalid(Option<String>),
+    #[error("it was not done with the order in time")]
+    TooSlow,
+    #[error("the operator's key for it cannot be read")]
+    Binding,
+    #[error("a key of this device cannot be used")]
+    Key,
+    #[error(transparent)]
+    Wrong(#[from] Wrong),
+}
+
+impl From<Error> for AcmeError {
+    #[expect(clippy::wildcard_enum_match_arm)] // the library may add some
+    fn from(error: Error) -> Self {
+        match error {
+            Error::Api(problem) => Self::Api(problem),
+            Error::Crypto | Error::KeyRejected => Self::Key,
+            Error::Other(cause) => match cause.downcast() {
+                Ok(cause) => Self::Unreachable(*cause),
+                Err(_) => Self::Nonsense,
+            },
+            _ => Self::Nonsense,
+        }
+    }
+}
+
+impl From<io::Error> for AcmeError {
+    fn from(error: io::Error) -> Self {
+        Self::Unreachable(error)
+    }
+}
+
+impl From<Problem> for AcmeError {
+    fn from(problem: Problem) -> Self {
+        Self::Api(problem)
+    }
+}
+
+impl From<serde_json::Error> for AcmeError {
+    fn from(_: serde_json::Error) -> Self {
+        Self::Nonsense
+    }
+}
+
+impl AcmeError {
+    pub(super) fn is_bad_nonce(&self) -> bool {
+        matches!(self, Self::Api(problem) if is_problem(problem, "badNonce"))
+    }
+
+    /// Whether nothing can come of the order any more.
+    pub(super) fn is_final(&self) -> bool {
+        matches!(
+            self,
+            Self::Invalid(_) | Self::NoDnsChallenge | Self::Wrong(_)
+        )
+    }
+
+    /// Whether the authority does not know whom it deals with, as one that has lost its memory.
+    pub(super) fn is_stranger(&self) -> bool {
+        matches!(self, Self::Api(problem) if is_problem(problem, "accountDoesNotExist"))
+    }
+
+    /// Whether an order without the certificate that it replaces (RFC 9773 section 5) may come to more.
+    pub(super) fn is_of_replaced(&self) -> bool {
+        let kinds = ["alreadyReplaced", "malformed"];
+        let is_one = |problem: &Problem| kinds.into_iter().any(|kind| is_problem(problem, kind));
+        matches!(self, Self::Nonsense) || matches!(self, Self::Api(problem) if is_one(problem))
+    }
+
+    /// What can be done about it.
+    pub(super) fn mend(&self) -> &'static str {
+        match self {
+            Self::Cloud(CallError::Unreachable { .. }) => {
+                "nothing, if the cloud comes back: it is tried again by itself"
+            }
+            Self::Cloud(_) => "the operator has to look at the cloud's log",
+            Self::State(_) => "make room on this device's disk, and its state directory writable",
+            Self::Tls(_) => {
+                "the operator has to look at `ca_file` in [acme]; a device without root certificates needs them (ca-certificates)"
+            }
+            Self::Unreachable(error) if tls::is_distrust(error) => {
+                "the operator has to name its root with `ca_file` in [acme], if that is not one that all systems have; else somebody stands between"
+            }
+            Self::Unreachable(_) => {
+                "see that this device reaches it over HTTPS; it is tried again by itself"
+            }
+            Self::Api(problem) if is_problem(problem, "rateLimited") => {
+                "nothing: it is tried again when the authority lets it"
+            }
+            Self::Api(problem) if is_problem(problem, "externalAccountRequired") => {
+                "the operator has to set `eab_key_id` and `eab_key_file` in [acme]"
+            }
+            Self::Api(_) | Self::Binding => {
+                "the operator has to look at [acme], and at the account with the authority"
+            }
+            Self::Invalid(_) | Self::NoDnsChallenge => {
+                "the operator has to see that the zone is delegated to its name server, and that no CAA record is against it"
+            }
+            Self::Wrong(Wrong::Ended) => "set this device's clock",
+            Self::Status(_) | Self::Nonsense | Self::Nonces | Self::TooSlow | Self::Wrong(_) => {
+                "nothing, if it passes; else the operator has to choose another authority"
+            }
+            Self::Key => {
+                "remove account.pem and acme.json from this device's state directory, and start the agent again"
+            }
+        }
+    }
+}
+
+/// Whether it is of this kind (RFC 8555 section 6.7).
+pub(super) fn is_problem(problem: &Problem, kind: &str) -> bool {
+    let found = problem.r#type.as_deref();
+    found.and_then(|found| found.strip_prefix("urn:ietf:params:acme:error:")) == Some(kind)
+}
+
+/// In its own words, or in the kind's.
+fn said(problem: &Problem) -> &str {
+    let said = problem.detail.as_deref().or(problem.r#type.as_deref());
+    said.unwrap_or("it does not say why")
+}
