@@ -233,7 +233,7 @@ mod tests {
             assert_eq!(read(&reply[..cut], [1, 2]), None);
         }
         let mut other = reply.clone();
-        other[21] = 1; // A
+        other[23] = 1; // A
         assert_eq!(read(&other, [1, 2]), None);
     }
 }
