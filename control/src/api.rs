@@ -92,10 +92,10 @@ pub(crate) struct Cloud {
     pub(crate) dns: Option<ddns::update::Updater>,
     /// The keys of the zone, if it is signed here.
     pub(crate) keys: Option<ddns::dnssec::keys::Keys>,
-    /// Who is asked for the certificates of devices.
-    pub(crate) acme: AcmeAuthorities,
     /// Writes the zone down, if it is answered for here.
     pub(crate) export: Option<ddns::transfer::Export>,
+    /// Who is asked for the certificates of devices.
+    pub(crate) acme: AcmeAuthorities,
     pub(crate) metrics: Metrics,
     /// Ends the event streams.
     pub(crate) stop: CancellationToken,

@@ -199,8 +199,8 @@ pub async fn start(
         replays: Default::default(),
         dns: ddns.as_ref().map(ddns::Handle::updater),
         keys: ddns.as_ref().and_then(ddns::Handle::keys),
-        acme: api::AcmeAuthorities::read(config.acme.as_ref())?,
         export: ddns.as_ref().map(ddns::Handle::export),
+        acme: api::AcmeAuthorities::read(config.acme.as_ref())?,
         metrics: Metrics::register(&registry)?,
         stop: stop.clone(),
     });
