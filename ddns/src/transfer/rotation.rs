@@ -87,14 +87,6 @@ impl Rotation {
         let _ = timeout(LAG + 2 * MOST_PAUSE + REPLY, all).await;
     }
 
-    /// How many are not waited for.
-    pub(crate) fn behind(&self) -> usize {
-        let members = self.members.iter();
-        members
-            .filter(|member| !member.standing.borrow().in_rotation)
-            .count()
-    }
-
     /// Looks after all of them until `stop`.
     pub(crate) async fn follow(self, apex: Box<[u8]>, stop: CancellationToken) {
         let members = (0..self.members.len()).map(|at| {
@@ -155,6 +147,13 @@ impl Rotation {
             serial,
             in_rotation,
         };
+        // Whoever is woken finds it counted.
+        let others = self
+            .members
+            .iter()
+            .filter(|other| other.address != member.address);
+        let behind = others.filter(|other| !other.standing.borrow().in_rotation);
+        self.desk.behind(behind.count() + usize::from(!in_rotation));
         let before = member.standing.send_replace(after);
         let address = member.address;
         match (before.in_rotation, in_rotation) {
@@ -166,7 +165,6 @@ impl Rotation {
             (false, true) => tracing::info!(%address, "a secondary is up to date again"),
             (true, true) | (false, false) => {}
         }
-        self.desk.behind(self.behind());
     }
 }
 
