@@ -49,7 +49,7 @@ impl Contents<'_> {
             records,
             &mut gathering,
         );
-        gathering.listed()
+        gathering.sorted()
     }
 
     /// The SOA with this serial, and its signature.

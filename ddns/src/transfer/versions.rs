@@ -331,7 +331,19 @@ mod tests {
             assert!(end > NOW + (days + 5) * DAY, "{days}: {}", end - NOW);
             assert_eq!(after, count);
         }
-        assert!(versions.publish(99, all(&at(29)), false, &at(29)).is_none());
+        assert!(versions.publish(98, all(&at(29)), false, &at(29)).is_none());
+        // What is still good stays as it is: but for the SOA, this version is the one before.
+        let same = versions.publish(99, all(&at(29)), true, &at(29)).unwrap();
+        let differences = same.since(30).unwrap();
+        let entries = |records: &Records| {
+            records
+                .iter()
+                .map(|entry| entry.rtype())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(differences.len(), 1);
+        assert_eq!(entries(&differences[0].removed), [Type::SOA, Type::RRSIG]);
+        assert_eq!(entries(&differences[0].added), [Type::SOA, Type::RRSIG]);
         assert_eq!(first.since(1).map(|differences| differences.len()), Some(0));
     }
 }
