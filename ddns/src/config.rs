@@ -47,7 +47,8 @@ pub struct Config {
     pub private_addresses: bool,
     /// Answers of one kind (records, no such thing, refusals) that one /24 (IPv4) or /56 (IPv6) gets over UDP in a second,
     /// unless it shows a cookie of ours; 0 to 1000000, 0 is no limit. Default 500: a resolver that keeps answers for a
-    /// minute reaches it with 30,000 names in use, and what is sent to a victim in its name is half a megabit at most.
+    /// minute reaches it with 30,000 names in use, and what is sent to a victim in its name is half a megabit at most, or five where
+    /// the zone is signed.
     pub responses_per_second: Bounded<0, 1_000_000>,
     /// Of the queries beyond that limit, each how many-th gets a short reply, so that a client which does not forge
     /// addresses can come over TCP; 0 to 10, 0 is none. Default 2. With 1, a flood of client cookies can get back more

@@ -9,6 +9,10 @@ pub(crate) const NAME_ERROR: u8 = 3;
 /// The type of an IPv4 address's record (RFC 1035 section 3.2.2).
 pub(crate) const A: u8 = 1;
 
+/// That of an IPv6 address's (RFC 3596 section 2.1), and of text.
+pub(crate) const AAAA: u8 = 28;
+pub(crate) const TXT: u8 = 16;
+
 /// Octets of a message's header.
 pub(crate) const HEADER_LEN: usize = 12;
 

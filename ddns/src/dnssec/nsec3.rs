@@ -4,11 +4,11 @@
 //!  hash.zone │ NSEC3 │ 1 (SHA-1) │ 0 (flags) │ 0 0 (iterations) │ 0 (salt) │ 20 │ the next hash │ types
 //! ```
 
-use aws_lc_rs::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+use aws_lc_rs::digest::{SHA1_FOR_LEGACY_USE_ONLY, digest};
 use data_encoding::BASE32HEX_NOPAD;
 
 use super::types::TypeSet;
-use crate::protocol::Type;
+use crate::protocol::{MAX_NAME, Type};
 use crate::rrset::record_head;
 
 /// The hash of a name (RFC 5155 section 5).
@@ -22,11 +22,14 @@ pub(crate) const PARAMETERS: [u8; 5] = [1, 0, 0, 0, 0];
 
 /// The hash of a name in lower case, which has these labels in front of the zone's name on the wire.
 pub(crate) fn hash(below: &[u8], apex: &[u8]) -> Hash {
-    let mut sha1 = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
-    sha1.update(below);
-    sha1.update(apex);
+    let mut name = [0; MAX_NAME];
+    let (whole, len) = (below.iter().chain(apex), below.len() + apex.len());
+    name.iter_mut()
+        .zip(whole)
+        .for_each(|(octet, of)| *octet = *of);
+    let sha1 = digest(&SHA1_FOR_LEGACY_USE_ONLY, &name[..len.min(MAX_NAME)]);
     let mut hash = [0; HASH_LEN];
-    hash.copy_from_slice(sha1.finish().as_ref());
+    hash.copy_from_slice(sha1.as_ref());
     hash
 }
 

@@ -14,6 +14,9 @@ use crate::dnssec::{Hash, TypeSet, hash};
 #[derive(Debug)]
 pub(super) struct Chain {
     hashes: Hashes,
+    /// The hashes of the zone's name, and of the wildcard right below it.
+    of_apex: Hash,
+    of_wildcard: Hash,
     /// Held while a name is brought in line with the table, so that whoever does so last has seen the last of it. What stands in
     /// front of the labels of devices with challenges.
     fronts_by_label: Mutex<HashMap<Box<[u8]>, Owners>>,
@@ -38,6 +41,8 @@ impl Table {
         }
         let chain = Chain {
             hashes: Hashes::of(all),
+            of_apex: hash(b"", &self.contents.apex),
+            of_wildcard: hash(WILDCARD, &self.contents.apex),
             fronts_by_label: Mutex::default(),
         };
         if self.chain.set(chain).is_ok() {
@@ -156,8 +161,13 @@ impl Table {
         })
     }
 
+    /// Most of those that are asked for are not there, and then it is the zone's name and its wildcard that say so.
     fn hash(&self, below: &[u8]) -> Hash {
-        hash(below, &self.contents.apex)
+        match (self.chain.get(), below) {
+            (Some(chain), b"") => chain.of_apex,
+            (Some(chain), WILDCARD) => chain.of_wildcard,
+            _ => hash(below, &self.contents.apex),
+        }
     }
 }
 

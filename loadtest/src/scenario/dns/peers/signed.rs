@@ -93,11 +93,14 @@ impl Plan {
         Ok(figures)
     }
 
-    /// What the server takes when every name that exists, and as many that do not, have been asked for.
+    /// What the server takes when every name that exists has been asked for, and then with every signature that there is: of the other
+    /// address, of what denies the rest, at and below each name, and of as many names that do not exist.
     pub(super) async fn signed_memory(&self, server: &NameServer) -> Result<Round, ScenarioError> {
         warm(server.address, 0..self.names, Those::Exist).await?;
         let resident = server.process.memory()?.resident as f64 / f64::from(1 << 20);
-        warm(server.address, 0..self.names, Those::Missing).await?;
+        for those in [Those::ExistIpv6, Those::Lacking, Those::Missing] {
+            warm(server.address, 0..self.names, those).await?;
+        }
         let mut figures = vec![(&OF_NAMES, resident)];
         figures.extend(figures_of_memory(&server.process.memory()?));
         if let Some(admin) = server.admin {
@@ -117,7 +120,9 @@ impl Plan {
         load: &Arc<Load>,
     ) -> Result<Askers, ScenarioError> {
         let drawn = match those {
-            Those::Exist => Drawn::new(ZONE, self.names, 0, Asked::Signed),
+            Those::Exist | Those::ExistIpv6 | Those::Lacking => {
+                Drawn::new(ZONE, self.names, 0, Asked::Signed)
+            }
             Those::Missing => Drawn::new(ZONE, MADE_UP, 10, Asked::Signed),
         };
         let drawn = drawn.ok_or_else(|| ScenarioError::Nothing {

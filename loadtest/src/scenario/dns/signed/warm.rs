@@ -9,7 +9,7 @@ use domain::base::{Message, Rtype};
 use tokio::net::UdpSocket;
 use tokio::time::{sleep, timeout};
 
-use crate::question::{A, signed_question};
+use crate::question::{A, AAAA, TXT, signed_question};
 use crate::scenario::ScenarioError;
 use crate::world::million::ZONE;
 
@@ -28,7 +28,13 @@ const PATIENCE: Duration = Duration::from_secs(300);
 /// Which names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::scenario::dns) enum Those {
+    /// That exist, for their first address.
     Exist,
+    /// The same for the other one.
+    ExistIpv6,
+    /// Below those that exist, for what none has.
+    Lacking,
+    /// That do not exist.
     Missing,
 }
 
@@ -52,7 +58,7 @@ pub(in crate::scenario::dns) async fn warm(
         let mut asked = left.split_off(left.len().saturating_sub(WINDOW));
         let first_id = next_id;
         for number in &asked {
-            let question = signed_question(&those.host(*number), A);
+            let question = signed_question(&those.host(*number), those.rtype());
             let mut question = question.unwrap_or_default();
             question[..2].copy_from_slice(&next_id.to_be_bytes());
             client.send(&question).await?;
@@ -89,11 +95,20 @@ pub(in crate::scenario::dns) async fn warm(
 
 impl Those {
     fn host(self, number: u32) -> String {
-        let letter = match self {
-            Self::Exist => 'h',
-            Self::Missing => 'x',
+        let before = match self {
+            Self::Exist | Self::ExistIpv6 => "h",
+            Self::Lacking => "x.h",
+            Self::Missing => "x",
         };
-        format!("{letter}{number:07}.{ZONE}")
+        format!("{before}{number:07}.{ZONE}")
+    }
+
+    fn rtype(self) -> u8 {
+        match self {
+            Self::Exist | Self::Missing => A,
+            Self::ExistIpv6 => AAAA,
+            Self::Lacking => TXT,
+        }
     }
 
     /// The id of an answer, and whether it has the signatures that it should.
@@ -101,16 +116,16 @@ impl Those {
         let message = Message::from_octets(octets).ok()?;
         let (_, answer, authority, _) = message.sections().ok()?;
         let section = match self {
-            Self::Exist => answer,
-            Self::Missing => authority,
+            Self::Exist | Self::ExistIpv6 => answer,
+            Self::Lacking | Self::Missing => authority,
         };
         let signatures = section
             .filter_map(Result::ok)
             .filter(|record| record.rtype() == Rtype::RRSIG)
             .count();
         let least = match self {
-            Self::Exist => 1,
-            Self::Missing => 2, // of the SOA and of what denies
+            Self::Exist | Self::ExistIpv6 => 1,
+            Self::Lacking | Self::Missing => 2, // of the SOA and of what denies
         };
         Some((message.header().id(), signatures >= least))
     }
