@@ -53,6 +53,7 @@ pub mod protocol;
 pub mod query;
 pub mod relays;
 pub mod rrset;
+mod secret_file;
 pub mod server;
 mod start;
 pub mod store;
@@ -66,6 +67,7 @@ pub mod zone;
 
 pub use config::{Config, Facts};
 pub use relays::{Relays, RelaysError};
+pub use secret_file::SecretFileError;
 pub use server::bind::ListenError;
 pub use server::bound::{Bound, BoundError};
 pub use server::tls::{Certificate, CertificateError};

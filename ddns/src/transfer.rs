@@ -9,6 +9,7 @@
 //!  catalog.rs    a zone that says that there is this one
 //!  stream.rs     a version, or what differs → the messages of a transfer
 //!  notify.rs     tells secondaries that there is a new version
+//!  ask.rs        a question to one of them
 //!  rotation.rs   which of them serve it, for whoever has to know
 //!  export.rs     the table → a zone file, for the operator
 //! ```
@@ -16,6 +17,7 @@
 //! What changes is published within a second, in one version with all else that has changed meanwhile. Versions are in
 //! memory alone: after a start, secondaries get the whole zone once.
 
+mod ask;
 mod catalog;
 pub mod config;
 mod contents;

@@ -1,11 +1,10 @@
 //! The secret that cookies are made by: from a file that servers share, or of this run alone.
 
-use std::fs::File;
-use std::io::{self, Read as _};
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use data_encoding::HEXLOWER_PERMISSIVE;
+
+use crate::secret_file::{self, SecretFileError};
 
 /// Octets of the key of SipHash-2-4.
 const LEN: usize = 16;
@@ -19,16 +18,8 @@ pub struct Secret([u8; LEN]);
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
     /// The operator's, or the system's.
-    #[error("{} cannot be read: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// The operator's.
-    #[error("{} can be read by everybody: take that right away with `chmod o-rwx`", .0.display())]
-    Open(PathBuf),
+    #[error(transparent)]
+    File(#[from] SecretFileError),
     /// The operator's.
     #[error("{} does not hold a secret: it should be {} hexadecimal digits", .0.display(), 2 * LEN)]
     Form(PathBuf),
@@ -43,18 +34,8 @@ impl Secret {
     /// # Errors
     /// See [`SecretError`].
     pub(crate) fn from_file(path: &Path) -> Result<Self, SecretError> {
-        let failed = |source| SecretError::Read {
-            path: path.into(),
-            source,
-        };
-        let file = File::open(path).map_err(failed)?;
-        let mode = file.metadata().map_err(failed)?.permissions().mode();
-        if mode & 0o007 != 0 {
-            return Err(SecretError::Open(path.into()));
-        }
-        let mut text = Vec::new();
-        file.take(MAX_FILE).read_to_end(&mut text).map_err(failed)?;
-        Self::parse(text.trim_ascii()).ok_or_else(|| SecretError::Form(path.into()))
+        let text = secret_file::read(path, MAX_FILE)?;
+        Self::parse(&text).ok_or_else(|| SecretError::Form(path.into()))
     }
 
     /// Makes one that nobody else has.
@@ -87,6 +68,7 @@ impl std::fmt::Debug for Secret {
 #[cfg(test)]
 mod tests {
     use std::fs::{self, Permissions};
+    use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
 
@@ -104,7 +86,10 @@ mod tests {
         assert_eq!(secret.reveal()[15], 15);
         assert_eq!(format!("{secret:?}"), "Secret(_)");
         for mode in [0o644, 0o602, 0o601] {
-            assert!(matches!(read(digits, mode), Err(SecretError::Open(_))));
+            assert!(matches!(
+                read(digits, mode),
+                Err(SecretError::File(SecretFileError::Open(_)))
+            ));
         }
         let longer = format!("{digits}  \n\n00");
         for text in ["", "00", &digits[1..], &longer, &digits.replace('A', "G")] {

@@ -2,6 +2,8 @@
 //!
 //! What a name has can change between the answer and its proof; then both are made again.
 
+use std::sync::Arc;
+
 use super::budget::Share;
 use super::compact::Nsec;
 use super::config::DenialKind;
@@ -12,7 +14,7 @@ use super::types::TypeSet;
 use crate::answer::{Answer, answer, one_of_any};
 use crate::protocol::{Ede, HEADER_LEN, POINTER_TO_QUESTION, Rcode, Refusal, Type};
 use crate::query::Query;
-use crate::rrset::{Octets, RECORD_HEAD, Records, Soa, record_head};
+use crate::rrset::{Octets, RECORD_HEAD, Records, Rrset, Soa, record_head};
 use crate::server::Transport;
 use crate::table::{Found, Link, Place, Table};
 
@@ -231,7 +233,7 @@ impl<'t> Proving<'_, 't> {
     }
 
     /// The signatures of a set of the zone's name that tells of its keys.
-    fn of_keys(&self, rtype: Type) -> Option<std::sync::Arc<crate::rrset::Rrset>> {
+    fn of_keys(&self, rtype: Type) -> Option<Arc<Rrset>> {
         match self.below().is_empty() {
             true => self.signer.of_keys(rtype),
             false => None,

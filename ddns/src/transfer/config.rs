@@ -1,9 +1,6 @@
 //! The secondaries: `[[ddns.secondary]]`.
 
-use std::fs::File;
-use std::io::{self, Read as _};
 use std::net::SocketAddr;
-use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 
 use data_encoding::BASE64;
@@ -11,6 +8,7 @@ use serde::Deserialize;
 use zeroize::Zeroizing;
 
 use crate::protocol::{MAX_LABEL, MAX_NAME};
+use crate::secret_file::{self, SecretFileError};
 use crate::tsig::{Algorithm, Secret};
 
 /// Of a key file, no more is read.
@@ -45,17 +43,9 @@ pub(crate) struct Key {
 /// Why there is no key. The operator's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyFileError {
-    /// The system says no.
-    #[error("{} cannot be read: {source}", path.display())]
-    Read {
-        /// The file.
-        path: PathBuf,
-        /// What it says.
-        source: io::Error,
-    },
-    /// It is no secret.
-    #[error("{} can be read by everybody: take that right away with `chmod o-rwx`", .0.display())]
-    Open(PathBuf),
+    /// It is not read.
+    #[error(transparent)]
+    File(#[from] SecretFileError),
     /// It is no key.
     #[error(
         "{} does not hold a key: it should be `hmac-sha256:name:secret`, the secret at least 16 octets in base64 \
@@ -70,20 +60,9 @@ pub enum KeyFileError {
 impl Key {
     /// Reads one from a file that the world may not read.
     pub(super) fn from_file(path: &Path) -> Result<Self, KeyFileError> {
-        let failed = |source| KeyFileError::Read {
-            path: path.into(),
-            source,
-        };
-        let file = File::open(path).map_err(failed)?;
-        let mode = file.metadata().map_err(failed)?.permissions().mode();
-        if mode & 0o007 != 0 {
-            return Err(KeyFileError::Open(path.into()));
-        }
-        let mut text = Zeroizing::new(String::new());
-        file.take(MAX_FILE)
-            .read_to_string(&mut text)
-            .map_err(failed)?;
-        Self::parse(text.trim()).ok_or_else(|| KeyFileError::Form(path.into()))
+        let text = secret_file::read(path, MAX_FILE)?;
+        let key = str::from_utf8(&text).ok().and_then(Self::parse);
+        key.ok_or_else(|| KeyFileError::Form(path.into()))
     }
 
     fn parse(text: &str) -> Option<Self> {

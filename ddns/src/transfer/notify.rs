@@ -1,7 +1,7 @@
 //! Tells a secondary that there is a new version (RFC 1996), until it says that it has heard or there is another one.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,6 +10,7 @@ use tokio::sync::watch;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+use super::ask::Ask;
 use super::config::Key;
 use crate::metrics::Metrics;
 use crate::protocol::{CLASS_IN, Type};
@@ -58,14 +59,7 @@ pub(crate) async fn notify(
 
 /// Says it until it is heard; false if it never is.
 async fn tell(address: SocketAddr, key: &Key, apex: &[u8]) -> io::Result<bool> {
-    let local: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(local).await?;
-    socket.connect(address).await?;
-    let mut id = [0; 2];
-    getrandom::fill(&mut id).map_err(io::Error::other)?;
+    let Ask { socket, id } = Ask::of(address).await?;
     let mut wait = FIRST_WAIT;
     for _ in 0..TIMES {
         socket.send(&message(id, key, apex)).await.ok(); // nobody may be there yet

@@ -5,15 +5,15 @@
 //! nobody waits for it until it is up to date again.
 
 use std::io;
-use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::net::UdpSocket;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
+use super::ask::Ask;
 use super::publisher::Desk;
 use super::stream::serial_of;
 use crate::message::{Header, Reader};
@@ -175,14 +175,7 @@ fn is_at(serial: u32, target: u32) -> bool {
 
 /// The serial that a server answers with.
 async fn ask(address: SocketAddr, apex: &[u8]) -> io::Result<u32> {
-    let local: SocketAddr = match address {
-        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
-        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
-    };
-    let socket = UdpSocket::bind(local).await?;
-    socket.connect(address).await?;
-    let mut id = [0; 2];
-    getrandom::fill(&mut id).map_err(io::Error::other)?;
+    let Ask { socket, id } = Ask::of(address).await?;
     let mut question = [&id[..], &[0, 0, 0, 1, 0, 0, 0, 0, 0, 0], apex].concat();
     question.extend(Type::SOA.0.to_be_bytes());
     question.extend(CLASS_IN.to_be_bytes());
