@@ -10,13 +10,14 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ddns::Config;
+use ddns::Moment;
 use ddns::addresses::Addresses;
 use ddns::cookie::{Secret, Secrets};
 use ddns::dnssec::keys::{Keys, Leads};
 use ddns::dnssec::{self, DenialKind, Signer};
 use ddns::own::Own;
 use ddns::protocol::{CLASS_IN, Type, UDP_LIMIT};
-use ddns::server::{Client, Context, Identity, Kind, Response, Signing, Transport, respond};
+use ddns::server::{Client, Context, Identity, Kind, Response, Transport, respond};
 use ddns::table::{Held, Table};
 use ddns::zone::Contents;
 use directory::{DeviceName, RegistrationId, Zone};
@@ -108,13 +109,11 @@ fn measure_signed(
     queries: Vec<Vec<u8>>,
 ) {
     let mut context = context(identity);
+    context.signer = signer;
     let mut out = [0; UDP_LIMIT];
     for (query, second) in queries.iter().zip(0..) {
         // So slowly that none is too much for one second.
-        context.signing = signer.map(|signer| Signing {
-            signer,
-            nanoseconds: second * 1_000_000_000,
-        });
+        context.moment.nanoseconds = second * 1_000_000_000;
         let response = respond(table, &context, query, &mut out);
         let good = matches!(
             response,
@@ -146,9 +145,13 @@ fn context(identity: &Identity) -> Context<'_> {
     Context {
         transport: Transport::Udp,
         client: IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1)),
-        now: NOW,
+        moment: Moment {
+            unix_seconds: NOW,
+            nanoseconds: 0,
+        },
         identity,
-        signing: None,
+        signer: None,
+        limiter: None,
     }
 }
 

@@ -35,5 +35,5 @@ pub(crate) use nsec3::{
 pub(crate) use proof::MAX_PROOF;
 pub use proof::Proof;
 pub(crate) use prove::Proved;
-pub use signer::{Moment, Signer, SignerError};
+pub use signer::{Signer, SignerError};
 pub(crate) use types::TypeSet;

@@ -48,6 +48,7 @@ mod follow;
 pub mod http;
 mod message;
 mod metrics;
+mod moment;
 pub mod own;
 pub mod protocol;
 pub mod query;
@@ -66,6 +67,7 @@ pub mod update;
 pub mod zone;
 
 pub use config::{Config, Facts};
+pub use moment::Moment;
 pub use relays::{Relays, RelaysError};
 pub use secret_file::SecretFileError;
 pub use server::bind::ListenError;

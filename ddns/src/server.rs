@@ -26,14 +26,15 @@ pub(crate) mod udp;
 
 use crate::answer::{Answer, answer};
 use crate::cookie::Judged;
-use crate::dnssec::{Moment, Proved};
+use crate::dnssec::{Proved, Signer};
 use crate::encode::{ReplyOptions, ZoneVersion, encode};
 use crate::protocol::{Rcode, TCP_LIMIT};
 use crate::query::{Head, Name, Options, Parsed, Query, Silence, parse};
 use crate::rrset::Soa;
 use crate::table::Table;
 
-pub use self::context::{Context, Identity, Nsid, NsidError, Signing};
+pub use self::context::{Context, Identity, Nsid, NsidError};
+pub use self::rate::Limiter;
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -49,6 +50,8 @@ pub enum Response {
         /// What the client's cookie has shown.
         client: Client,
     },
+    /// The client's network has had its share, and should get nothing, or [little](respond_in_short).
+    Over,
     /// It is signed, and [`dynamic`](crate::dynamic) is to answer it.
     Signed,
     /// There is none to be sent.
@@ -89,7 +92,7 @@ impl Client {
     }
 }
 
-/// Answers one message: parse → answer → encode. `out` should have [`MAX_REPLY`](crate::encode::MAX_REPLY) octets for
+/// Answers one message: parse → answer → prove → encode. What a network has no share of any more is not proved either. `out` should have [`MAX_REPLY`](crate::encode::MAX_REPLY) octets for
 /// TCP, and [`UDP_LIMIT`](crate::protocol::UDP_LIMIT) for UDP.
 pub fn respond<'t>(
     table: &'t Table,
@@ -97,18 +100,22 @@ pub fn respond<'t>(
     message: &[u8],
     out: &mut [u8],
 ) -> Response {
-    let (head, proved, zone_version) = match parse(message) {
-        Parsed::Query(query) => {
-            let (answer, zone_version) = answer_from(&query, table);
-            let proved = prove(&query, answer, table, context);
-            (query.head, proved, zone_version)
-        }
-        Parsed::CookieOnly(head, cookie) => (head, Proved::alone(context.confirm(&cookie)), None),
-        Parsed::Refuse(head, refusal) => (head, Proved::alone(Answer::Refusal(refusal)), None),
+    let parsed = parse(message);
+    let (head, query, (answer, zone_version)) = match &parsed {
+        Parsed::Query(query) => (&query.head, Some(query), answer_from(query, table)),
+        Parsed::CookieOnly(head, cookie) => (head, None, (context.confirm(cookie), None)),
+        Parsed::Refuse(head, refusal) => (head, None, (Answer::Refusal(*refusal), None)),
         Parsed::Signed => return Response::Signed,
-        Parsed::Silence(why) => return Response::Silence(why),
+        Parsed::Silence(why) => return Response::Silence(*why),
     };
-    let judged = context.judge(&head);
+    let judged = context.judge(head);
+    if context.is_over(Client::of(judged.as_ref()), Kind::of(&answer)) {
+        return Response::Over;
+    }
+    let proved = match query {
+        Some(query) => prove(query, answer, table, context),
+        None => Proved::alone(answer),
+    };
     let mut options = ReplyOptions {
         cookie: judged.as_ref().map(|judged| judged.reply),
         zone_version,
@@ -118,10 +125,10 @@ pub fn respond<'t>(
     if let Answer::Refusal(refusal) = &proved.answer {
         options.reason = refusal.reason;
     }
-    if options_of(&head).nsid {
+    if options_of(head).nsid {
         options.nsid = context.identity.nsid.as_ref().map(Nsid::octets);
     }
-    send(&head, &proved, &options, judged.as_ref(), context, out)
+    send(head, &proved, &options, judged.as_ref(), context, out)
 }
 
 /// With what proves it, if the zone is signed and the client wants that.
@@ -131,19 +138,9 @@ fn prove<'t>(
     table: &'t Table,
     context: &Context<'t>,
 ) -> Proved<'t> {
-    let is_wanted =
-        |signing: &Signing<'_>| query.head.dnssec_ok() || signing.signer.is_asked_for(query.qtype);
-    match context.signing.filter(is_wanted) {
-        Some(Signing {
-            signer,
-            nanoseconds,
-        }) => {
-            let moment = Moment {
-                unix_seconds: context.now,
-                nanoseconds,
-            };
-            signer.prove(query, answer, table, context.transport, moment)
-        }
+    let is_wanted = |signer: &&Signer| query.head.dnssec_ok() || signer.is_asked_for(query.qtype);
+    match context.signer.filter(is_wanted) {
+        Some(signer) => signer.prove(query, answer, table, context.transport, context.moment),
         None => Proved::alone(answer),
     }
 }

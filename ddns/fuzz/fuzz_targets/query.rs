@@ -6,6 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::{Arc, LazyLock};
 
+use ddns::Moment;
 use ddns::Config;
 use ddns::addresses::Addresses;
 use ddns::cookie::{Secret, Secrets};
@@ -15,7 +16,7 @@ use ddns::encode::MAX_REPLY;
 use ddns::protocol::UDP_LIMIT;
 use ddns::query::{Head, Parsed, parse};
 use ddns::server::{
-    Client, Context, Identity, Response, Signing, Transport, respond, respond_in_short,
+    Client, Context, Identity, Response, Transport, respond, respond_in_short,
 };
 use ddns::table::{Held, Table};
 use ddns::zone::Contents;
@@ -110,12 +111,13 @@ fuzz_target!(|message: &[u8]| {
         let context = Context {
             transport,
             client: IpAddr::V4(Ipv4Addr::LOCALHOST),
-            now: NOW,
-            identity: &IDENTITY,
-            signing: signer.as_ref().map(|signer| Signing {
-                signer,
+            moment: Moment {
+                unix_seconds: NOW,
                 nanoseconds: 0,
-            }),
+            },
+            identity: &IDENTITY,
+            signer: signer.as_ref(),
+            limiter: None,
         };
         let mut out = vec![0; size];
         let Some((len, _)) = replied(respond(table, &context, message, &mut out)) else {
@@ -144,6 +146,7 @@ fn replied(response: Response) -> Option<(usize, Client)> {
         Response::Reply { len, client, .. } => Some((len, client)),
         Response::Signed | Response::Silence(_) => None,
         Response::NoRoom => panic!("a reply without room"),
+        Response::Over => panic!("limited without a limit"),
     }
 }
 

@@ -16,6 +16,7 @@ use super::config::{Config, DenialKind};
 use super::keys::{InForce, Key, SignError};
 use super::rrsig::{Signature, Terms, Validity, labels};
 use super::signatures::{Made, Signatures};
+use crate::Moment;
 use crate::cookie::{Secret, SecretError};
 use crate::metrics::Metrics;
 use crate::protocol::Type;
@@ -38,15 +39,6 @@ const SENT_ON: u32 = HOUR;
 const PASSING: usize = 65_536;
 /// As long, a signed SOA may be behind the zone: what changes a thousand times a second is signed ten times a second.
 const SOA_BEHIND_NS: u64 = 100_000_000;
-
-/// When something is asked.
-#[derive(Clone, Copy, Debug)]
-pub struct Moment {
-    /// Seconds since 1970, modulo 2^32.
-    pub unix_seconds: u32,
-    /// On a clock that only goes on.
-    pub nanoseconds: u64,
-}
 
 /// Who owns a set of records.
 #[derive(Clone, Copy, Debug)]

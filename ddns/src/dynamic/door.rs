@@ -237,7 +237,7 @@ impl Door {
                 octets.truncate(len);
                 Reply { octets, kind }
             }
-            Response::Signed | Response::Silence(_) | Response::NoRoom => {
+            Response::Over | Response::Signed | Response::Silence(_) | Response::NoRoom => {
                 unsigned(&signed.message, Rcode::ServFail)
             }
         };

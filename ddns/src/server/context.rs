@@ -4,13 +4,15 @@ use std::net::IpAddr;
 
 use serde::Deserialize;
 
+use crate::Moment;
 use crate::answer::Answer;
 use crate::cookie::{Cookie, Judged, Secrets, Shown};
 use crate::dnssec::Signer;
 use crate::encode::MAX_NSID;
 use crate::protocol::Rcode;
 use crate::query::Head;
-use crate::server::Transport;
+use crate::server::rate::Class;
+use crate::server::{Client, Kind, Limiter, Transport};
 
 /// Who asks, when, and whom.
 #[derive(Clone, Copy, Debug)]
@@ -19,21 +21,14 @@ pub struct Context<'s> {
     pub transport: Transport,
     /// Where it says it comes from.
     pub client: IpAddr,
-    /// Seconds since 1970, modulo 2^32.
-    pub now: u32,
+    /// When.
+    pub moment: Moment,
     /// This server.
     pub identity: &'s Identity,
-    /// Who signs answers, and when on a clock that only goes on; nobody where the zone is not signed.
-    pub signing: Option<Signing<'s>>,
-}
-
-/// Who signs answers, and when.
-#[derive(Clone, Copy, Debug)]
-pub struct Signing<'s> {
-    /// Who.
-    pub signer: &'s Signer,
-    /// Nanoseconds on a clock that only goes on.
-    pub nanoseconds: u64,
+    /// Who signs answers; nobody where the zone is not signed.
+    pub signer: Option<&'s Signer>,
+    /// How much a network gets; without limit where it says nothing.
+    pub limiter: Option<&'s Limiter>,
 }
 
 /// What a server says of itself.
@@ -49,12 +44,27 @@ impl Context<'_> {
     /// The client's cookie looked at, if it has one.
     pub(super) fn judge(&self, head: &Head<'_>) -> Option<Judged> {
         let cookie = head.cookie()?;
-        Some(self.identity.secrets.judge(&cookie, self.client, self.now))
+        Some(
+            self.identity
+                .secrets
+                .judge(&cookie, self.client, self.moment.unix_seconds),
+        )
+    }
+
+    /// Whether the network has had its share of answers of this kind; a client that is surely where it says may ask as much as it likes.
+    pub(super) fn is_over(&self, client: Client, kind: Kind) -> bool {
+        self.limiter.is_some_and(|limiter| {
+            client != Client::Proven
+                && limiter.is_over(self.client, Class::of(kind), self.moment.nanoseconds)
+        })
     }
 
     /// RFC 7873 section 5.4: who asks for nothing but a cookie is told with which code whether the one it has is good.
     pub(super) fn confirm(&self, cookie: &Cookie) -> Answer<'static> {
-        let judged = self.identity.secrets.judge(cookie, self.client, self.now);
+        let judged = self
+            .identity
+            .secrets
+            .judge(cookie, self.client, self.moment.unix_seconds);
         let rcode = if judged.is_proven || cookie.server == Shown::Nothing {
             Rcode::NoError
         } else {

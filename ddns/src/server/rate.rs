@@ -68,9 +68,9 @@ impl Class {
     }
 }
 
-/// The accounts.
+/// The accounts of all networks.
 #[derive(Debug)]
-pub(crate) struct Limiter {
+pub struct Limiter {
     /// Nanoseconds that one answer costs.
     cost: u64,
     slip: u32,

@@ -7,12 +7,12 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
+use crate::Moment;
 use crate::dynamic::{Door, Reply, Taken};
 use crate::metrics::{Dropped, Limited, Metrics, Tally};
 use crate::server::rate::{Class, Limiter};
 use crate::server::{Client, Context, Identity, Kind, Transport};
 use crate::sys::{Origin, coarse_nanoseconds};
-use crate::unix_seconds;
 
 /// Datagrams that may wait, at 2 KiB each: 50 ms of the task's time. More are dropped, and their clients ask again.
 const QUEUE: usize = 1024;
@@ -44,9 +44,10 @@ pub(crate) async fn serve(
         let context = Context {
             transport: Transport::Udp,
             client: datagram.client,
-            now: unix_seconds(),
+            moment: Moment::coarse(),
             identity: &identity,
-            signing: None, // who has signed its question checks our signature of the answer
+            signer: None, // who has signed its question checks our signature of the answer
+            limiter: None, // asked below, when it is known what has been done
         };
         match door.take(&context, &datagram.message) {
             // A signature says who has written a message and not from where it comes, and whoever has seen one can send it from

@@ -19,6 +19,7 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use self::incoming::Incoming;
 use self::under_way::UnderWay;
+use crate::Moment;
 use crate::dnssec::Signer;
 use crate::dynamic::{Door, Reply, Taken};
 use crate::encode::MAX_REPLY;
@@ -26,8 +27,7 @@ use crate::metrics::{Dropped, Metrics, Tally};
 use crate::query::Silence;
 use crate::server::admission::{Admission, Admitted};
 use crate::server::tls::{self, Acceptor};
-use crate::server::{Client, Context, Identity, Response, Signing, Transport, respond};
-use crate::sys::coarse_nanoseconds;
+use crate::server::{Client, Context, Identity, Response, Transport, respond};
 use crate::table::Table;
 use crate::transfer::Transfer;
 use crate::unix_seconds;
@@ -403,12 +403,10 @@ fn answer_all(
     let context = Context {
         transport: asker.transport,
         client: asker.client,
-        now: unix_seconds(),
+        moment: Moment::coarse(),
         identity: asker.identity,
-        signing: asker.signer.map(|signer| Signing {
-            signer,
-            nanoseconds: coarse_nanoseconds(),
-        }),
+        signer: asker.signer,
+        limiter: None, // who asks is where it says
     };
     let mut tally = Tally::default();
     let mut end = None;
@@ -480,7 +478,7 @@ fn answer_one(
             tally.dropped(reason, 1);
             Some(End::NoQuery)
         }
-        Response::NoRoom => {
+        Response::Over | Response::NoRoom => {
             replies.truncate(start);
             tally.dropped(Dropped::NotWritten, 1);
             Some(End::NotWritten)

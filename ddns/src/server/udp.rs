@@ -10,15 +10,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::mpsc;
 
+use crate::Moment;
 use crate::dnssec::Signer;
 use crate::metrics::{Dropped, Limited, Metrics, Tally};
 use crate::query::Silence;
-use crate::server::rate::{Class, Limiter};
+use crate::server::rate::Limiter;
 use crate::server::signed::Datagram;
-use crate::server::{
-    Client, Context, Identity, Kind, Response, Signing, Transport, respond, respond_in_short,
-};
-use crate::sys::{Batch, Exchange, coarse_nanoseconds, coarse_unix_seconds};
+use crate::server::{Context, Identity, Kind, Response, Transport, respond, respond_in_short};
+use crate::sys::{Batch, Exchange};
 use crate::table::Table;
 
 /// Answers what comes to `socket` until `stopping`.
@@ -43,8 +42,7 @@ pub(crate) fn work(
         identity,
         signer,
         limiter,
-        unix_seconds: 0,
-        nanoseconds: 0,
+        moment: Moment::default(),
         limited: 0,
         tally: Tally::default(),
     };
@@ -54,8 +52,7 @@ pub(crate) fn work(
             Err(error) if is_pause(&error) => continue,
             Err(error) => return Err(error),
         };
-        worker.unix_seconds = coarse_unix_seconds();
-        worker.nanoseconds = coarse_nanoseconds();
+        worker.moment = Moment::coarse();
         table.bring_near(batch.messages());
         for i in 0..received {
             worker.answer(batch.exchange(i));
@@ -82,10 +79,8 @@ struct Worker<'s> {
     identity: &'s Identity,
     signer: Option<&'s Signer>,
     limiter: Option<&'s Limiter>,
-    /// When the batch was received, on the clock of the cookies ...
-    unix_seconds: u32,
-    /// ... and on that of the limits.
-    nanoseconds: u64,
+    /// When the batch was received.
+    moment: Moment,
     /// How many queries were limited, wrapping.
     limited: u32,
     tally: Tally,
@@ -102,37 +97,15 @@ impl Worker<'_> {
         let context = Context {
             transport: Transport::Udp,
             client: source.ip(),
-            now: self.unix_seconds,
+            moment: self.moment,
             identity: self.identity,
-            signing: self.signer.map(|signer| Signing {
-                signer,
-                nanoseconds: self.nanoseconds,
-            }),
+            signer: self.signer,
+            limiter: self.limiter,
         };
         let (message, out) = exchange.parts();
         let mut response = respond(self.table, &context, message, out);
-        if self.is_over(&context, response) {
-            self.limited = self.limited.wrapping_add(1);
-            if !self
-                .limiter
-                .is_some_and(|limiter| limiter.slips(self.limited))
-            {
-                self.tally.limited(Limited::Dropped);
-                return self.tally.dropped(Dropped::Limited, 1);
-            }
-            response = respond_in_short(&context, message, out);
-            let is_cookie = matches!(
-                response,
-                Response::Reply {
-                    kind: Kind::BadCookie,
-                    ..
-                }
-            );
-            self.tally.limited(if is_cookie {
-                Limited::BadCookie
-            } else {
-                Limited::Slipped
-            });
+        if response == Response::Over && self.slips() {
+            response = self.in_short(&context, message, out);
         }
         match response {
             Response::Reply {
@@ -144,11 +117,39 @@ impl Worker<'_> {
                 exchange.reply(len);
                 self.tally.reply(kind, truncated, client);
             }
+            Response::Over => {
+                self.tally.limited(Limited::Dropped);
+                self.tally.dropped(Dropped::Limited, 1);
+            }
             Response::Signed => self.hand_over(exchange, source.ip()),
             Response::Silence(Silence::Short) => self.tally.dropped(Dropped::Short, 1),
             Response::Silence(Silence::Response) => self.tally.dropped(Dropped::Response, 1),
             Response::NoRoom => self.tally.dropped(Dropped::NotWritten, 1),
         }
+    }
+
+    /// Whether this one of those that are limited gets a short answer.
+    fn slips(&mut self) -> bool {
+        self.limited = self.limited.wrapping_add(1);
+        let limiter = self.limiter;
+        limiter.is_some_and(|limiter| limiter.slips(self.limited))
+    }
+
+    fn in_short(&mut self, context: &Context<'_>, message: &[u8], out: &mut [u8]) -> Response {
+        let response = respond_in_short(context, message, out);
+        let is_cookie = matches!(
+            response,
+            Response::Reply {
+                kind: Kind::BadCookie,
+                ..
+            }
+        );
+        self.tally.limited(if is_cookie {
+            Limited::BadCookie
+        } else {
+            Limited::Slipped
+        });
+        response
     }
 
     /// The only allocation on this way, which a query never takes.
@@ -161,21 +162,6 @@ impl Worker<'_> {
         };
         if self.signed.try_send(datagram).is_err() {
             self.tally.dropped(Dropped::TooManySigned, 1);
-        }
-    }
-
-    /// Whether the network has had its share; a client that is surely where it says may ask as much as it likes.
-    fn is_over(&self, context: &Context<'_>, response: Response) -> bool {
-        match (self.limiter, response) {
-            (
-                Some(limiter),
-                Response::Reply {
-                    kind,
-                    client: Client::Unknown | Client::New,
-                    ..
-                },
-            ) => limiter.is_over(context.client, Class::of(kind), self.nanoseconds),
-            _ => false,
         }
     }
 }

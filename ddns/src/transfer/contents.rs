@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 
 use super::records::{Gathering, Records};
-use crate::dnssec::{Moment, Signer, TypeSet, hash_label, nsec3_record};
+use crate::Moment;
+use crate::dnssec::{Signer, TypeSet, hash_label, nsec3_record};
 use crate::protocol::Type;
 use crate::rrset::{Octets, Soa};
 use crate::table::{Found, Link, Table};

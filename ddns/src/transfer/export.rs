@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::contents::Contents;
 use super::records::{Entry, Records};
-use crate::dnssec::Moment;
+use crate::Moment;
 use crate::protocol::Type;
 use crate::table::Table;
 

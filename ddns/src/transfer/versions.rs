@@ -241,9 +241,10 @@ mod tests {
     use prometheus::Registry;
 
     use super::*;
+    use crate::Moment;
     use crate::config::Config;
     use crate::dnssec::keys::{InForce, Key, Role};
-    use crate::dnssec::{self, DenialKind, Moment, Signer};
+    use crate::dnssec::{self, DenialKind, Signer};
     use crate::protocol::Type;
     use crate::table::Table;
 

@@ -1,7 +1,7 @@
 //! What a signed zone says that validators do not ask for, and what a flood gets.
 
 use super::{config, world};
-use crate::dns::{ask_tcp, ask_udp, decode, query};
+use crate::dns::{ask_tcp, ask_udp, decode, query, receive, udp_socket};
 use crate::world::World;
 
 /// Code and records of an answer, without their data.
@@ -145,6 +145,32 @@ async fn a_flood_of_made_up_names_is_sent_to_tcp_and_leaves_the_zones_own_alone(
     let heard = udp(&world, "home.nas.test A do").await;
     assert!(heard.contains("RRSIG"), "{heard}");
     assert_eq!(world.metric(&refused("zone")), 0.0);
+}
+
+/// A network that has had its share of answers costs no signatures either: they are left for others.
+#[tokio::test]
+async fn what_is_not_sent_is_not_signed() {
+    const ASKED: usize = 200;
+    let limits = "threads = 1\nresponses_per_second = 5\nslip = 0";
+    let config = config("compact").replace("[dnssec]", &format!("{limits}\n[dnssec]"));
+    let world = World::with_config(&config).await;
+    let client = udp_socket(world.v4()).await;
+    for number in 0..ASKED {
+        let question = query(&[&format!("n{number}.nas.test"), "A", "do"]);
+        client.send(&question).await.unwrap();
+    }
+    // Another class of answers, and so another share: it is answered behind all the others.
+    client.send(&query(&["nas.test", "NS"])).await.unwrap();
+    let mut answered = 0;
+    while !decode(&receive(&client).await)[1].contains(" NS") {
+        answered += 1;
+    }
+    let made = world.metric(r#"signatures_made_total{share="made_up_udp"}"#);
+    assert_eq!(made, f64::from(answered));
+    assert!((5..100).contains(&answered), "{answered}");
+    // Whoever is where it says gets all that it asks for.
+    let heard = tcp(&world, "n199.nas.test A do").await;
+    assert!(heard.contains("NSEC"), "{heard}");
 }
 
 /// A name of 253 or more octets has no room for a label in front, where the next name would stand.
