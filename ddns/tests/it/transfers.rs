@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 
-use crate::world::World;
+use crate::world::{Directory, World};
 
 const SECRET: &str = "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
 const OTHER: &str = "HxECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=";
@@ -223,6 +223,74 @@ async fn ldns_verifies_a_transfer_and_what_has_followed_it() {
     let lines = transferred_with(server, &good, "d2.nas.test. 60 IN AAAA 2001:db8::1").await;
     assert!(!names(&lines, "A").contains(&"d150.nas.test."));
     verify(lines).await;
+}
+
+/// Names of the large zone; each has a wildcard below it.
+const MANY: usize = 100_000;
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes minutes: `cargo test -p ddns --test it a_hundred_thousand -- --ignored --nocapture`"]
+async fn ldns_verifies_a_transfer_of_a_hundred_thousand_names() {
+    let folder = TempDir::new().unwrap();
+    let key = key_file(&folder, "ns2-key", SECRET);
+    let mut directory = Directory::of("causeway.example");
+    for number in 0..MANY {
+        directory.add(&format!("d{number}"));
+    }
+    let config = config(&[(nowhere(), &key, "")], "[dnssec]\ndenial = \"nsec3\"");
+    let begun = Instant::now();
+    let world =
+        World::with_directory(directory, &config.replace("nas.test", "causeway.example")).await;
+    let file = folder.path().join("zone");
+    let server = world.v4();
+    let transfer = format!(
+        "@{} -p {} +noall +answer +onesoa -y hmac-sha256:ns2-key:{SECRET} causeway.example AXFR",
+        server.ip(),
+        server.port(),
+    );
+    // Until the first version has been signed there is none.
+    let size = loop {
+        let dig = Command::new("dig")
+            .args(transfer.split(' '))
+            .stdout(fs::File::create(&file).unwrap())
+            .status();
+        assert!(dig.unwrap().success());
+        let size = fs::metadata(&file).unwrap().len();
+        if size > 1_000_000 {
+            break size;
+        }
+        assert!(
+            begun.elapsed() < Duration::from_secs(900),
+            "nothing is transferred"
+        );
+    };
+    println!(
+        "signed and transferred: {size} octets of text in {:?}",
+        begun.elapsed()
+    );
+    let text = fs::read_to_string(&file).unwrap();
+    let of_type = |rtype: &str| {
+        text.lines()
+            .filter(|line| line.split_whitespace().nth(3) == Some(rtype))
+            .count()
+    };
+    // The names, their wildcards, those of the zone itself and those without records between them.
+    assert_eq!(of_type("CAA"), 2 * MANY);
+    let (between, signatures) = (of_type("NSEC3"), of_type("RRSIG"));
+    assert!((2 * MANY..2 * MANY + 20).contains(&between), "{between}");
+    println!("{between} NSEC3, {signatures} RRSIG");
+    let begun = Instant::now();
+    let output = Command::new("ldns-verify-zone")
+        .arg(&file)
+        .output()
+        .unwrap();
+    let printed = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+    let tail: Vec<_> = printed.lines().rev().take(5).collect();
+    assert!(
+        printed.contains("Zone is verified and complete"),
+        "{tail:?}"
+    );
+    println!("verified by ldns-verify-zone in {:?}", begun.elapsed());
 }
 
 /// The records of a transfer as soon as this one is among them.

@@ -39,8 +39,12 @@ impl World {
     }
 
     pub(crate) async fn with_config(config: &str) -> Self {
+        Self::with_directory(Directory::new(), config).await
+    }
+
+    /// The same with devices, or another zone, from the start.
+    pub(crate) async fn with_directory(directory: Directory, config: &str) -> Self {
         let state = TempDir::new().unwrap();
-        let directory = Directory::new();
         Self::on(state, directory, config).await
     }
 
@@ -192,7 +196,12 @@ pub(crate) struct Directory {
 
 impl Directory {
     pub(crate) fn new() -> Self {
-        let (writer, reader) = directory::directory(Zone::parse("nas.test").unwrap());
+        Self::of("nas.test")
+    }
+
+    /// Of another zone.
+    pub(crate) fn of(zone: &str) -> Self {
+        let (writer, reader) = directory::directory(Zone::parse(zone).unwrap());
         Self {
             writer,
             reader,
