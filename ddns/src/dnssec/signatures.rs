@@ -28,12 +28,16 @@ pub(super) struct Made {
     pub(super) signature: Signature,
 }
 
-/// Signatures one behind the other, so that they take hardly more room than they have, and where each is.
+/// Signatures one behind the other, and where each is.
 #[derive(Debug, Default)]
 struct Shard {
-    made: Vec<(u64, Made)>,
+    blocks: Blocks,
     places: HashTable<u32>,
 }
+
+/// In blocks that stay where they are: there is no room for more than one block to come, and none is left behind by what has moved.
+#[derive(Debug, Default)]
+struct Blocks(Vec<Vec<(u64, Made)>>);
 
 impl Signatures {
     /// Keeps about so many.
@@ -61,7 +65,7 @@ impl Signatures {
     pub(super) fn len(&self) -> usize {
         let len = |shard: &RwLock<Shard>| {
             let shard = shard.read().unwrap_or_else(PoisonError::into_inner);
-            shard.made.len()
+            shard.blocks.len()
         };
         self.shards.iter().map(len).sum()
     }
@@ -74,47 +78,79 @@ impl Signatures {
 /// A bit that says which half goes; like those of the shards, it is none by which a table finds its entries.
 const HALF: u64 = 1 << 40;
 const SHARD_BITS_FROM: u32 = 48;
-/// So much room there is for more: an eighth of what is there.
-const GROWTH: usize = 8;
+/// Signatures of a block: eleven kibibytes.
+const BLOCK: usize = 128;
 
 impl Shard {
     fn get(&self, of: u64) -> Option<Made> {
-        let place = self.places.find(of, |place| self.is_at(*place, of))?;
-        self.made.get(*place as usize).map(|(_, made)| *made)
+        let place = self
+            .places
+            .find(of, |place| self.blocks.is_at(*place, of))?;
+        self.blocks.get(*place).map(|(_, made)| *made)
     }
 
     fn put(&mut self, of: u64, made: Made, most: usize) {
-        let place = self.places.find(of, |place| self.is_at(*place, of));
-        if let Some(before) = place.and_then(|place| self.made.get_mut(*place as usize)) {
-            before.1 = made;
+        let place = self.places.find(of, |place| self.blocks.is_at(*place, of));
+        if let Some((_, before)) = place.and_then(|place| self.blocks.get_mut(*place)) {
+            *before = made;
             return;
         }
-        if self.made.len() >= most {
-            self.made.retain(|(other, _)| (other ^ of) & HALF != 0);
+        if self.blocks.len() >= most {
             self.places.clear();
-            for place in 0..self.made.len() {
-                self.find_at(place);
+            for (other, made) in std::mem::take(&mut self.blocks).into_all() {
+                if (other ^ of) & HALF != 0 {
+                    self.add(other, made);
+                }
             }
         }
-        if self.made.len() == self.made.capacity() {
-            self.made.reserve_exact(self.made.len() / GROWTH + GROWTH);
-        }
-        self.made.push((of, made));
-        self.find_at(self.made.len() - 1);
+        self.add(of, made);
     }
 
-    /// From now on the one at a place is found.
-    fn find_at(&mut self, place: usize) {
-        let (of, _) = self.made[place];
-        let made = &self.made;
-        let hash = |place: &u32| made[*place as usize].0;
-        self.places.insert_unique(of, place as u32, hash); // fewer than MAX of the configuration
+    /// Keeps one that is not there.
+    fn add(&mut self, of: u64, made: Made) {
+        let place = self.blocks.push((of, made));
+        let hash = |place: &u32| self.blocks.get(*place).map_or(0, |(of, _)| *of);
+        self.places.insert_unique(of, place, hash);
+    }
+}
+
+impl Blocks {
+    fn len(&self) -> usize {
+        let full = self.0.len().saturating_sub(1) * BLOCK;
+        full + self.0.last().map_or(0, Vec::len)
+    }
+
+    fn get(&self, place: u32) -> Option<&(u64, Made)> {
+        let place = place as usize;
+        self.0.get(place / BLOCK)?.get(place % BLOCK)
+    }
+
+    fn get_mut(&mut self, place: u32) -> Option<&mut (u64, Made)> {
+        let place = place as usize;
+        self.0.get_mut(place / BLOCK)?.get_mut(place % BLOCK)
     }
 
     fn is_at(&self, place: u32, of: u64) -> bool {
-        self.made
-            .get(place as usize)
-            .is_some_and(|(other, _)| *other == of)
+        self.get(place).is_some_and(|(other, _)| *other == of)
+    }
+
+    /// Says where it is.
+    fn push(&mut self, one: (u64, Made)) -> u32 {
+        let place = self.len();
+        match self.0.last_mut() {
+            Some(last) if last.len() < BLOCK => last.push(one),
+            _ => {
+                let mut block = Vec::with_capacity(BLOCK);
+                block.push(one);
+                self.0.push(block);
+            }
+        }
+        place as u32 // fewer than the configuration allows
+    }
+
+    /// One block after the other is given back on the way.
+    fn into_all(self) -> impl Iterator<Item = (u64, Made)> {
+        self.0.into_iter().flatten()
     }
 }
 
