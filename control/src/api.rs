@@ -94,6 +94,8 @@ pub(crate) struct Cloud {
     pub(crate) keys: Option<ddns::dnssec::keys::Keys>,
     /// Writes the zone down, if it is answered for here.
     pub(crate) export: Option<ddns::transfer::Export>,
+    /// Takes devices' addresses out of a zone's file, the same.
+    pub(crate) import: Option<ddns::transfer::import::Import>,
     /// Who is asked for the certificates of devices.
     pub(crate) acme: AcmeAuthorities,
     pub(crate) metrics: Metrics,

@@ -148,7 +148,7 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
             let sentence = "a running server has the keys of the zone: no causeway is running";
             Answer::Refused(sentence.to_owned())
         }
-        Verb::ExportZone { .. } => {
+        Verb::ExportZone { .. } | Verb::ImportZone { .. } => {
             let sentence = "a running server has the contents of the zone: no causeway is running";
             Answer::Refused(sentence.to_owned())
         }
@@ -247,6 +247,11 @@ async fn act(cloud: &Cloud, verb: Verb) -> Answer {
         Verb::ListPorts => ports(&cloud.devices).await,
         Verb::Dnssec(verb) => dnssec::act(cloud, verb).await,
         Verb::ExportZone { behind } => zone::page(cloud, behind).await,
+        Verb::ImportZone {
+            zone,
+            devices,
+            is_trial,
+        } => zone::take(cloud, &zone, &devices, is_trial).await,
         Verb::Relay(verb) => change_relay(cloud, verb).await,
         Verb::ListRelays => {
             let rows = cloud.fleet.rows().into_iter();

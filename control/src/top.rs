@@ -211,6 +211,7 @@ async fn ask(state: &Path, interval: Duration, most: usize) -> Result<Top, TopEr
         | Answer::RelayRemoved
         | Answer::Keys(_)
         | Answer::ZonePage(_)
+        | Answer::ZoneTaken(_)
         | Answer::Delegation(_)
         | Answer::Request(_)
         | Answer::Link { .. } => Err(TopError::Refused(

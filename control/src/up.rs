@@ -200,6 +200,7 @@ pub async fn start(
         dns: ddns.as_ref().map(ddns::Handle::updater),
         keys: ddns.as_ref().and_then(ddns::Handle::keys),
         export: ddns.as_ref().map(ddns::Handle::export),
+        import: ddns.as_ref().map(ddns::Handle::import),
         acme: api::AcmeAuthorities::read(config.acme.as_ref())?,
         metrics: Metrics::register(&registry)?,
         stop: stop.clone(),

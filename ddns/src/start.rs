@@ -45,6 +45,7 @@ use crate::server::tls::{Acceptor, Certificate, CertificateError};
 use crate::server::{Identity, signed, tcp, udp};
 use crate::store::{OpenError, ReadError};
 use crate::table::Table;
+use crate::transfer::import::Import;
 use crate::transfer::{Export, KeyFileError};
 use crate::unix_seconds;
 use crate::update::{Door, Limits, Pace, Updater, Writer};
@@ -62,6 +63,7 @@ pub struct Handle {
     relays: Relays,
     keys: Option<Keys>,
     export: Export,
+    import: Import,
     router: Router,
     hand_over: HandOver,
     stop: DropGuard,
@@ -97,6 +99,11 @@ impl Handle {
     /// For whoever writes the zone down.
     pub fn export(&self) -> Export {
         self.export.clone()
+    }
+
+    /// Takes the addresses of devices out of a zone's file.
+    pub fn import(&self) -> Import {
+        self.import.clone()
     }
 
     /// The routes for updates (`/nic/update` and others), to be merged into the server of `cloud.<zone>`. That server must put
@@ -298,6 +305,7 @@ pub async fn start(
         desk,
         Arc::clone(&metrics),
     );
+    let import = Import::new(directory.clone(), updater.at(Door::Import));
     let router = http::router(Doors {
         directory,
         updater: updater.clone(),
@@ -325,6 +333,7 @@ pub async fn start(
         relays,
         keys,
         export,
+        import,
         router,
         hand_over,
         stop: parts.stop.clone().drop_guard(),

@@ -12,6 +12,7 @@
 //!  ask.rs        a question to one of them
 //!  rotation.rs   which of them serve it, for whoever has to know
 //!  export.rs     the table → a zone file, for the operator
+//!  import.rs     a zone file → the addresses of devices
 //! ```
 //!
 //! What changes is published within a second, in one version with all else that has changed meanwhile. Versions are in
@@ -22,6 +23,7 @@ mod catalog;
 pub mod config;
 mod contents;
 mod export;
+pub mod import;
 mod notify;
 mod publisher;
 mod records;

@@ -118,6 +118,24 @@ impl Updater {
         );
     }
 
+    /// Whether a change would change anything.
+    ///
+    /// # Errors
+    /// Those of [`update`](Self::update) that do not depend on the moment.
+    pub(crate) fn would_change(
+        &self,
+        registration: RegistrationId,
+        name: &DeviceName,
+        change: &Change,
+    ) -> Result<bool, UpdateError> {
+        let (current, next) = self.next(registration, name, change)?;
+        if !self.limits.private_addresses && !change.moves_in_public() {
+            return Err(UpdateError::NotPublic);
+        }
+        self.limits.check_addresses(&current.own, &next)?;
+        Ok(next != current.own)
+    }
+
     /// Changes what the device that holds `name` by `registration` has of its own. When this returns `Ok` the change
     /// survives a crash, and the next query sees it; a challenge is seen by the next query to every secondary in rotation too.
     ///
@@ -169,17 +187,10 @@ impl Updater {
         name: &DeviceName,
         change: &Change,
     ) -> Result<Option<Outcome>, UpdateError> {
-        if self.directory.registration_by_name(name) != Some(registration) {
-            return Err(UpdateError::NotHeld);
-        }
         // Before the table is looked at: one that is under way may be this device's, and the promise that nothing changes would be
         // broken by it; or by one that another server takes.
         let is_settled = self.queue.is_empty() && self.queue.is_sound() && self.queue.is_open();
-        let current = self
-            .table
-            .held(name, registration)
-            .ok_or(UpdateError::NotHeld)?;
-        let next = change.apply(&current.own)?;
+        let (current, next) = self.next(registration, name, change)?;
         if next == current.own && is_settled {
             return Ok(Some(Outcome::Unchanged(current)));
         }
@@ -188,6 +199,22 @@ impl Updater {
         }
         self.limits.check(registration, &current.own, &next)?;
         Ok(None)
+    }
+
+    /// What the device has, and what it will have.
+    fn next(
+        &self,
+        registration: RegistrationId,
+        name: &DeviceName,
+        change: &Change,
+    ) -> Result<(Held, Own), UpdateError> {
+        if self.directory.registration_by_name(name) != Some(registration) {
+            return Err(UpdateError::NotHeld);
+        }
+        let current = self.table.held(name, registration);
+        let current = current.ok_or(UpdateError::NotHeld)?;
+        let next = change.apply(&current.own)?;
+        Ok((current, next))
     }
 
     fn store(&self, update: Update) -> Progress {
@@ -252,11 +279,7 @@ impl Limits {
         before: &Own,
         after: &Own,
     ) -> Result<(), UpdateError> {
-        let is_new = |address: &_| !before.addresses.iter().any(|there| there == *address);
-        let mut new = after.addresses.iter().filter(is_new);
-        if !self.private_addresses && !new.all(is_public) {
-            return Err(UpdateError::NotPublic);
-        }
+        self.check_addresses(before, after)?;
         let subjects = [
             (Subject::Addresses, before.addresses != after.addresses),
             (Subject::Challenges, before.challenges != after.challenges),
@@ -268,5 +291,14 @@ impl Limits {
             }
         }
         Ok(())
+    }
+
+    fn check_addresses(&self, before: &Own, after: &Own) -> Result<(), UpdateError> {
+        let is_new = |address: &_| !before.addresses.iter().any(|there| there == *address);
+        let mut new = after.addresses.iter().filter(is_new);
+        match self.private_addresses || new.all(is_public) {
+            true => Ok(()),
+            false => Err(UpdateError::NotPublic),
+        }
     }
 }

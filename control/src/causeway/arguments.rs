@@ -404,6 +404,26 @@ pub(super) enum ZoneCommand {
         #[command(flatten)]
         state: StateOption,
     },
+    /// Gives devices the addresses that they have in a master file (RFC 1035): one that `zone export` or another server has written.
+    ///
+    /// All of it is tried first; if a name is no device's here, or an address can be no device's, nothing is changed, and it is said which.
+    /// Records that are no device's addresses are passed over: they follow from the configuration. A device that leads to the file's relays
+    /// in it needs nothing.
+    Import {
+        /// The file; - is standard input.
+        file: PathBuf,
+        /// Changes nothing, and says what would be.
+        #[arg(long)]
+        dry_run: bool,
+        /// Passes over names that are no devices' here, and addresses that are not taken.
+        #[arg(long)]
+        skip: bool,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
 }
 
 #[derive(Subcommand)]

@@ -90,7 +90,7 @@ pub(super) fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
             println!("{}", url.reveal());
             eprintln!("It works once, within {} minutes.", good_for / 60);
         }
-        Answer::Top(_) | Answer::RelayAdded { .. } | Answer::ZonePage(_) => {
+        Answer::Top(_) | Answer::RelayAdded { .. } | Answer::ZonePage(_) | Answer::ZoneTaken(_) => {
             bail!("the answer is to another question")
         }
         Answer::Refused(sentence) => bail!(sentence),

@@ -7,6 +7,7 @@ use std::time::Duration;
 use clap::ValueEnum;
 use ddns::dnssec::keys::{Delegation, Request, Response, Role, Status};
 use ddns::transfer::Page;
+use ddns::transfer::import::{DeviceInFile, Taken};
 use directory::{DeviceLimits, Duty};
 use relay::octets;
 use serde::{Deserialize, Serialize};
@@ -35,6 +36,15 @@ pub enum Verb {
     ExportZone {
         /// Behind which device, if it is not the first page.
         behind: Option<String>,
+    },
+    /// Give devices the addresses that they have in a zone's file, a part at a time.
+    ImportZone {
+        /// Of which zone the file is.
+        zone: String,
+        /// This part of it.
+        devices: Vec<DeviceInFile>,
+        /// Nothing is changed; what would be is said.
+        is_trial: bool,
     },
     /// Make a link to sign in with.
     SignIn,
@@ -234,6 +244,8 @@ pub enum Answer {
     Request(Request),
     /// A part of the zone's file.
     ZonePage(Page),
+    /// What was done for a part of a zone's file, or would be.
+    ZoneTaken(Taken),
     /// The link is made.
     Link {
         /// Opens the pages, once.

@@ -15,16 +15,19 @@ pub enum Door {
     Dynamic,
     /// The devices' own API.
     Api,
+    /// A zone's file that the operator imports.
+    Import,
 }
 
 impl Door {
-    pub(crate) const ALL: [Self; 6] = [
+    pub(crate) const ALL: [Self; 7] = [
         Self::Dyn2,
         Self::DuckDns,
         Self::AcmeDns,
         Self::HttpReq,
         Self::Dynamic,
         Self::Api,
+        Self::Import,
     ];
 
     /// The word under which its updates are counted.
@@ -36,6 +39,7 @@ impl Door {
             Self::HttpReq => "httpreq",
             Self::Dynamic => "dynamic",
             Self::Api => "api",
+            Self::Import => "import",
         }
     }
 }
