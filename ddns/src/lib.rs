@@ -57,6 +57,7 @@ pub mod rrset;
 mod secret_file;
 pub mod server;
 mod start;
+pub mod steering;
 pub mod store;
 #[allow(unsafe_code)]
 mod sys;

@@ -43,6 +43,7 @@ use crate::server::rate::Limiter;
 use crate::server::supervise::supervise;
 use crate::server::tls::{Acceptor, Certificate, CertificateError};
 use crate::server::{Identity, signed, tcp, udp};
+use crate::steering::Steering;
 use crate::store::{OpenError, ReadError};
 use crate::table::Table;
 use crate::transfer::import::Import;
@@ -61,6 +62,7 @@ pub struct Handle {
     dot: Option<SocketAddr>,
     updater: Updater,
     relays: Relays,
+    steering: Steering,
     keys: Option<Keys>,
     export: Export,
     import: Import,
@@ -89,6 +91,11 @@ impl Handle {
     /// For whoever knows which relays there are, and which devices they hold.
     pub fn relays(&self) -> Relays {
         self.relays.clone()
+    }
+
+    /// For whoever knows whether devices can be reached at their own addresses.
+    pub fn steering(&self) -> Steering {
+        self.steering.clone()
     }
 
     /// The keys of the zone, if it is signed.
@@ -312,6 +319,7 @@ pub async fn start(
         relay: facts.relay,
     });
     let relays = Relays::new(Arc::clone(&table), Arc::clone(&metrics));
+    let steering = Steering::new(Arc::clone(&table));
     let service = Service {
         table: Arc::clone(&table),
         identity,
@@ -331,6 +339,7 @@ pub async fn start(
         dot,
         updater,
         relays,
+        steering,
         keys,
         export,
         import,

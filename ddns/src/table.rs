@@ -35,10 +35,11 @@ mod slots;
 mod standing;
 
 use std::net::IpAddr;
+use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, Guard};
 use directory::{DeviceName, OperatorName, RegistrationId, RelayName};
 
 use self::chain::Chain;
@@ -50,13 +51,18 @@ use self::marks::Marks;
 use self::slot::Device;
 use self::standing::{Owner, Standing};
 pub(crate) use self::standing::{Place, WILDCARD};
+use crate::addresses::Addresses;
 use crate::challenges::Challenges;
 use crate::dnssec::TypeSet;
 use crate::own::Own;
 use crate::protocol::{HEADER_LEN, MAX_LABEL, Type};
 use crate::relays::{self, Known, Presence, RelayAddresses, RelaysError};
 use crate::rrset::{AddressRecord, Records, Rrset, Soa};
+use crate::steering::{Lead, https_records};
 use crate::zone::{Contents, Node};
+
+/// Where the relays' own names stand.
+const RELAY_LABEL: &str = OperatorName::Relay.label();
 
 /// Messages that are prepared for at a time, at most.
 const MAX_BATCH: usize = 64;
@@ -131,7 +137,7 @@ impl Table {
             };
         }
         let node = self.contents.node_by_name.get(below);
-        if label == OperatorName::Relay.label().as_bytes()
+        if label == RELAY_LABEL.as_bytes()
             && let Some(found) = self.find_at_relay(front, node, qtype)
         {
             return found;
@@ -190,7 +196,7 @@ impl Table {
             let found = self.find_at_relay(front, node, *qtype);
             matches!(found, Some(Found::Records(_)))
         };
-        match label == OperatorName::Relay.label().as_bytes() {
+        match label == RELAY_LABEL.as_bytes() {
             true => with_those(types, &at_relay),
             false => types,
         }
@@ -208,8 +214,7 @@ impl Table {
     pub(crate) fn has_node(&self, below: &[u8]) -> bool {
         let (front, label) = split_last_label(below);
         self.contents.node_by_name.contains_key(below)
-            || label == OperatorName::Relay.label().as_bytes()
-                && self.find_at_relay(front, None, Type::A).is_some()
+            || label == RELAY_LABEL.as_bytes() && self.find_at_relay(front, None, Type::A).is_some()
     }
 
     /// Where a name stands whose labels in front of the device's own are `front`.
@@ -281,7 +286,12 @@ impl Table {
 
     /// One own address is enough to lead past the relay: a family that the device does not have is then NODATA.
     fn find_at_device(&self, label: &[u8], device: &Device, qtype: Type) -> Found<'_> {
-        let own = device.addresses;
+        if qtype == Type::HTTPS
+            && let Some((direct, port)) = device.lead.direct(device.addresses)
+        {
+            return self.find_both_ways(label, direct, port);
+        }
+        let own = device.lead.addresses(device.addresses);
         let is_address = is_address(qtype);
         if is_address && own.is_empty() && device.presence.is_elsewhere() {
             return self.find_at_its_relays(label, qtype);
@@ -294,18 +304,46 @@ impl Table {
         })
     }
 
+    /// The way to a device itself, and behind it those through the relays that hold it.
+    fn find_both_ways(&self, label: &[u8], direct: Addresses, port: NonZeroU16) -> Found<'_> {
+        let (known, presence) = self.presence(label);
+        let relay = [&[RELAY_LABEL.len() as u8], RELAY_LABEL.as_bytes()].concat();
+        let numbers = presence.numbers();
+        let relays = numbers.filter_map(|number| {
+            let own = match number {
+                Presence::OWN => Vec::new(),
+                _ => {
+                    let label = known.label(number)?;
+                    [&[label.len() as u8], label].concat()
+                }
+            };
+            Some([&own, &relay, &*self.contents.apex].concat())
+        });
+        let relays: Vec<_> = relays.collect();
+        let records = https_records(direct, port, &relays, self.contents.ttl);
+        records.map_or(Found::NoData, |records| {
+            Found::Records(Records::Shared(Arc::new(records)))
+        })
+    }
+
     /// The addresses of the relays that hold the device at a label.
     fn find_at_its_relays(&self, label: &[u8], qtype: Type) -> Found<'_> {
-        let known = self.relays.load();
-        // Read once more: a number can have gone to another relay between the first look and `known`. Before it is given
-        // again, it is taken from every device; so whose it is in `known`, it is now.
-        let device = self.devices.get(label);
-        let presence = device.map_or_else(Presence::default, |device| device.presence);
-        let presence = presence.without_those_gone(|number| known.has(number));
+        let (known, presence) = self.presence(label);
         match presence.is_elsewhere() {
             true => found_at_relays(RelayAddresses::new(known, presence, qtype)),
             false => find_at_node(&self.contents.device, qtype),
         }
+    }
+
+    /// The relays there are, and which of them hold the device at a label.
+    fn presence(&self, label: &[u8]) -> (Guard<Arc<Known>>, Presence) {
+        let known = self.relays.load();
+        // Read now: a number can have gone to another relay between an earlier look and `known`. Before it is given again, it is
+        // taken from every device; so whose it is in `known`, it is now.
+        let device = self.devices.get(label);
+        let presence = device.map_or_else(Presence::default, |device| device.presence);
+        let presence = presence.without_those_gone(|number| known.has(number));
+        (known, presence)
     }
 
     /// What a relay with a process of its own has at its own name, which stands before `relay`: its addresses, unless the
@@ -368,6 +406,10 @@ impl Table {
                 has_challenges,
                 is_recorded: recorded.is_some(),
                 presence: same.map_or_else(Presence::default, |same| same.presence),
+                lead: same.map_or_else(Lead::default, |same| {
+                    let after = held.own.addresses;
+                    same.lead.after_change(same.addresses, after)
+                }),
             })
         });
         if let Some(before) = before
@@ -408,7 +450,9 @@ impl Table {
             let mut device = before?;
             is_held = device.registration == registration;
             if is_held {
-                device.addresses = held.own.addresses;
+                let after = held.own.addresses;
+                device.lead = device.lead.after_change(device.addresses, after);
+                device.addresses = after;
                 device.has_challenges = has_challenges;
                 device.is_recorded = true;
             }
@@ -485,6 +529,15 @@ impl Table {
             self.follow(label(name));
         }
         is_there && all_are_known
+    }
+
+    /// Says where a device's name leads, if this registration holds it. Says whether it does.
+    pub(crate) fn lead(&self, name: &DeviceName, registration: RegistrationId, lead: Lead) -> bool {
+        let is_held = self.devices.lead(label(name), registration, lead);
+        if is_held {
+            self.follow(label(name));
+        }
+        is_held
     }
 
     /// What a device has of its own; `None` if this registration does not hold the name.
@@ -578,10 +631,10 @@ fn found_at_relays<'t>(addresses: Option<RelayAddresses>) -> Found<'t> {
     })
 }
 
-/// With the families of addresses that there are.
+/// With those types that a device has or not.
 fn with_those(types: TypeSet, has: &dyn Fn(&Type) -> bool) -> TypeSet {
-    let families = [Type::A, Type::AAAA].into_iter().filter(has);
-    families.fold(types, TypeSet::with)
+    let there = [Type::A, Type::AAAA, Type::HTTPS].into_iter().filter(has);
+    there.fold(types, TypeSet::with)
 }
 
 fn is_address(qtype: Type) -> bool {
@@ -617,7 +670,6 @@ pub(crate) mod tests {
     use directory::Zone;
 
     use super::*;
-    use crate::addresses::Addresses;
     use crate::challenges::{ChallengeHost, ChallengeValue};
     use crate::config::Config;
     use crate::zone::octets;

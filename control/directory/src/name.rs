@@ -133,7 +133,7 @@ impl OperatorName {
     pub const ALL: [Self; 2] = [Self::Cloud, Self::Relay];
 
     /// The DNS label under the zone.
-    pub fn label(self) -> &'static str {
+    pub const fn label(self) -> &'static str {
         match self {
             Self::Cloud => "cloud",
             Self::Relay => "relay",

@@ -115,6 +115,12 @@ impl Known {
         self.number_by_label.keys().map(|label| &**label)
     }
 
+    /// The label of the relay with this number, if it has a process of its own.
+    pub(crate) fn label(&self, number: u8) -> Option<&[u8]> {
+        let mut numbers = self.number_by_label.iter();
+        numbers.find_map(|(label, other)| (*other == number).then_some(&**label))
+    }
+
     /// How many have a process of their own.
     pub(crate) fn len(&self) -> usize {
         self.number_by_label.len()

@@ -8,10 +8,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
+use directory::RegistrationId;
 
 use super::slot::{Device, Label};
 use super::slots::Slots;
 use crate::relays::Presence;
+use crate::steering::Lead;
 
 /// How many words a label has mostly, and how many the longest has.
 const SHORT: usize = 3;
@@ -112,6 +114,15 @@ impl Devices {
         match (Label::new(label), Label::new(label)) {
             (Some(short), _) => self.short.hold(&self.hash, &short, counted),
             (None, Some(long)) => self.long.hold(&self.hash, &long, counted),
+            (None, None) => false,
+        }
+    }
+
+    /// Says where the name at a label leads, if this registration holds it. `false` if it does not. No version rises.
+    pub(super) fn lead(&self, label: &[u8], registration: RegistrationId, lead: Lead) -> bool {
+        match (Label::new(label), Label::new(label)) {
+            (Some(short), _) => self.short.lead(&self.hash, &short, registration, lead),
+            (None, Some(long)) => self.long.lead(&self.hash, &long, registration, lead),
             (None, None) => false,
         }
     }
@@ -279,7 +290,28 @@ impl<const L: usize> Shelf<L> {
         true
     }
 
-    /// The same for all that relays with a process of their own hold.
+    /// Says where the name at a label leads. `false` if another registration holds it, or none.
+    fn lead(
+        &self,
+        hash: &RandomState,
+        label: &Label<L>,
+        registration: RegistrationId,
+        lead: Lead,
+    ) -> bool {
+        let _one_writes = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let slots = self.slots.load();
+        let Some(slot) = slots.find(hash.hash_one(label), label) else {
+            return false;
+        };
+        let device = slot.read();
+        let is_held = device.is_some_and(|device| device.registration == registration);
+        if is_held {
+            slot.lead(lead);
+        }
+        is_held
+    }
+
+    /// The same as [`hold`](Self::hold) for all that relays with a process of their own hold.
     fn hold_all(&self, presence: impl Fn(&Device) -> Presence) {
         let _one_writes = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
         for slot in self.slots.load().taken() {

@@ -2,10 +2,10 @@
 //! during a write notices and reads again (a sequence lock of atomic words).
 //!
 //! ```text
-//!  state   version 31 │ writing 1 │ presence 16 │ … 11 │ recorded 1 │ has challenges 1 │ has IPv6 1 │ has IPv4 1 │ held 1
+//!  state   version 31 │ writing 1 │ presence 16 │ … 8 │ lead 3 │ recorded 1 │ has challenges 1 │ has IPv6 1 │ has IPv4 1 │ held 1
 //!  registration 64
 //!  IPv6 128
-//!  … 32 │ IPv4 32
+//!  … 16 │ port of the lead 16 │ IPv4 32
 //!  label 64 · L, zeros behind its end
 //! ```
 //!
@@ -18,6 +18,7 @@ use directory::RegistrationId;
 use self::atomic::{AtomicU64, Ordering, fence, yield_now};
 use crate::addresses::Addresses;
 use crate::relays::Presence;
+use crate::steering::Lead;
 
 #[cfg(not(all(test, feature = "loom")))]
 mod atomic {
@@ -37,6 +38,12 @@ const HAS_V4: u64 = 1 << 1;
 const HAS_V6: u64 = 1 << 2;
 const HAS_CHALLENGES: u64 = 1 << 3;
 const RECORDED: u64 = 1 << 4;
+/// How far the lead stands from the end of the state, and where it is.
+const LEAD: u32 = 5;
+const LEAD_BITS: u64 = 7 << LEAD;
+/// How far its port stands from the end of the IPv4 address.
+const PORT: u32 = 32;
+const V4_BITS: u64 = 0xFFFF_FFFF;
 /// How far the presence stands from the end of the state, and where it is.
 const PRESENCE: u32 = 16;
 const PRESENCE_BITS: u64 = 0xFFFF << PRESENCE;
@@ -54,6 +61,8 @@ pub(crate) struct Device {
     pub(crate) is_recorded: bool,
     /// Which relays hold it. No version tells of it, as the log knows nothing of it.
     pub(crate) presence: Presence,
+    /// Where its name leads; the same.
+    pub(crate) lead: Lead,
 }
 
 /// A label of up to 8 · `L` octets. One that ends in zero octets is nobody's, and would look like the one without them.
@@ -160,6 +169,7 @@ impl<const L: usize> Slot<L> {
                 has_challenges: before & HAS_CHALLENGES != 0,
                 is_recorded: before & RECORDED != 0,
                 presence: Presence::from_bits((before >> PRESENCE) as u16),
+                lead: Lead::from_bits((before >> LEAD) as u8 & 7, (v4 >> PORT) as u16),
             });
             return (device, (before >> VERSION) as u32);
         }
@@ -178,18 +188,21 @@ impl<const L: usize> Slot<L> {
             has_challenges,
             is_recorded,
             presence,
+            lead,
         }) = device
         {
             state |= HELD | v4.map_or(0, |_| HAS_V4) | v6.map_or(0, |_| HAS_V6);
             state |= if *has_challenges { HAS_CHALLENGES } else { 0 };
             state |= if *is_recorded { RECORDED } else { 0 };
             state |= u64::from(presence.to_bits()) << PRESENCE;
-            let v4 = v4.map_or(0, Ipv4Addr::to_bits);
+            let (lead, port) = lead.to_bits();
+            state |= u64::from(lead) << LEAD;
+            let v4 = u64::from(v4.map_or(0, Ipv4Addr::to_bits)) | u64::from(port) << PORT;
             let v6 = v6.map_or(0, Ipv6Addr::to_bits);
             self.registration.store(registration.0, Ordering::Relaxed);
             self.v6[0].store((v6 >> 64) as u64, Ordering::Relaxed);
             self.v6[1].store(v6 as u64, Ordering::Relaxed);
-            self.v4.store(v4.into(), Ordering::Relaxed);
+            self.v4.store(v4, Ordering::Relaxed);
         }
         self.state.store(state, Ordering::Release);
     }
@@ -200,6 +213,19 @@ impl<const L: usize> Slot<L> {
         let before = self.state.load(Ordering::Relaxed);
         let state = before & !PRESENCE_BITS | (u64::from(presence.to_bits()) << PRESENCE);
         // One word is one write. Whoever reads it now finds the other words too, which have not changed.
+        self.state.store(state, Ordering::Release);
+    }
+
+    /// Replaces the lead of who is there, and nothing else: its version stays. To be called as [`hold`](Self::hold) is.
+    pub(super) fn lead(&self, lead: Lead) {
+        let before = self.state.load(Ordering::Relaxed);
+        self.state.store(before | WRITING, Ordering::Relaxed);
+        fence(Ordering::Release); // whoever reads what is written now finds the state changed
+        let (bits, port) = lead.to_bits();
+        let v4 = self.v4.load(Ordering::Relaxed) & V4_BITS | u64::from(port) << PORT;
+        self.v4.store(v4, Ordering::Relaxed);
+        let state = before & !LEAD_BITS | u64::from(bits) << LEAD;
+        // Where that is what it was before, a port alone has changed, which goes with both.
         self.state.store(state, Ordering::Release);
     }
 }
@@ -220,6 +246,7 @@ pub(super) mod tests {
             has_challenges: number.is_multiple_of(2),
             is_recorded: number.is_multiple_of(3),
             presence: Presence::from_bits(number as u16),
+            lead: Lead::from_bits(number as u8, number as u16 | 1),
         }
     }
 
@@ -257,6 +284,10 @@ pub(super) mod tests {
             ..numbered(3)
         };
         assert_eq!(slot.read_with_version(), (Some(held), 10));
+        let lead = Lead::from_bits(5, 8443);
+        slot.lead(lead);
+        let led = Device { lead, ..held };
+        assert_eq!(slot.read_with_version(), (Some(led), 10));
         slot.write(None, 0);
         assert_eq!(slot.read_with_version(), (None, 11));
         slot.write(None, 20);
@@ -285,14 +316,18 @@ pub(super) mod tests {
                 presence,
                 ..numbered(2)
             };
+            let lead = Lead::from_bits(7, 8443);
+            let led = Device { lead, ..held };
             let writing = loom::thread::spawn(move || {
                 writer.write(Some(&numbered(2)), 0);
                 writer.hold(presence);
+                writer.lead(lead);
             });
             let read = slot.read().unwrap();
-            assert!([numbered(1), numbered(2), held].contains(&read), "{read:?}");
+            let written = [numbered(1), numbered(2), held, led];
+            assert!(written.contains(&read), "{read:?}");
             writing.join().unwrap();
-            assert_eq!(slot.read(), Some(held));
+            assert_eq!(slot.read(), Some(led));
         });
     }
 }

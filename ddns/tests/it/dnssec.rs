@@ -8,8 +8,11 @@ mod rolls;
 use std::collections::BTreeSet;
 use std::net::SocketAddr;
 
+use ddns::steering::Lead;
+
 use self::judges::{Unbound, anchors, delv, dnsviz};
-use crate::world::World;
+use crate::steering::steered;
+use crate::world::{Directory, World};
 
 /// The zone, signed with this denial.
 fn config(denial: &str) -> String {
@@ -23,7 +26,7 @@ fn config(denial: &str) -> String {
             {{ name = "@", type = "TXT", value = "hello there" }},
             {{ name = "@", type = "MX", value = "10 Mail.Example.com" }},
             {{ name = "www", type = "HTTPS", value = "1 . alpn=h2,h3 port=8443" }},
-            {{ name = "_ssh._tcp.www", type = "SRV", value = "0 5 22 WWW.nas.test" }},
+            {{ name = "_ssh._tcp.www", type = "SRV", value = "0 5 22 WWW.causeway.example" }},
         ]
         device_record = [{{ type = "CAA", value = '0 issue "ca.test"' }}]
         [dnssec]
@@ -40,46 +43,57 @@ enum Kind {
     NoName,
 }
 
-const QUESTIONS: [(&str, Kind); 31] = [
-    ("nas.test SOA", Kind::Records),
-    ("nas.test NS", Kind::Records),
-    ("nas.test DNSKEY", Kind::Records),
-    ("nas.test MX", Kind::Records),
-    ("nas.test TXT", Kind::Records),
-    ("ns1.nas.test AAAA", Kind::Records),
-    ("cloud.nas.test A", Kind::Records),
-    ("www.nas.test HTTPS", Kind::Records),
-    ("_ssh._tcp.www.nas.test SRV", Kind::Records),
-    ("home.nas.test A", Kind::Records),
-    ("HOME.nas.TEST A", Kind::Records),
-    ("away.nas.test AAAA", Kind::Records),
-    ("home.nas.test CAA", Kind::Records),
-    ("x.y.home.nas.test A", Kind::Records),
-    ("*.home.nas.test A", Kind::Records),
-    ("_acme-challenge.home.nas.test TXT", Kind::Records),
-    ("_acme-challenge.photos.home.nas.test TXT", Kind::Records),
-    ("photos.home.nas.test A", Kind::Records),
-    ("x.photos.home.nas.test A", Kind::Records),
-    ("_acme-challenge.away.nas.test TXT", Kind::NoData),
-    ("home.nas.test AAAA", Kind::NoData),
-    ("home.nas.test TYPE1000", Kind::NoData),
-    ("home.nas.test DS", Kind::NoData),
-    ("x.home.nas.test AAAA", Kind::NoData),
-    ("_tcp.www.nas.test A", Kind::NoData),
-    ("nas.test TYPE1000", Kind::NoData),
-    ("nobody.nas.test A", Kind::NoName),
-    ("a.b.nobody.nas.test A", Kind::NoName),
-    ("x.cloud.nas.test A", Kind::NoName),
-    ("x._acme-challenge.home.nas.test A", Kind::NoName),
-    ("x.*.home.nas.test A", Kind::NoName),
+const QUESTIONS: [(&str, Kind); 36] = [
+    ("causeway.example SOA", Kind::Records),
+    ("causeway.example NS", Kind::Records),
+    ("causeway.example DNSKEY", Kind::Records),
+    ("causeway.example MX", Kind::Records),
+    ("causeway.example TXT", Kind::Records),
+    ("ns1.causeway.example AAAA", Kind::Records),
+    ("cloud.causeway.example A", Kind::Records),
+    ("www.causeway.example HTTPS", Kind::Records),
+    ("_ssh._tcp.www.causeway.example SRV", Kind::Records),
+    ("home.causeway.example A", Kind::Records),
+    ("HOME.causeway.EXAMPLE A", Kind::Records),
+    ("away.causeway.example AAAA", Kind::Records),
+    ("home.causeway.example CAA", Kind::Records),
+    ("x.y.home.causeway.example A", Kind::Records),
+    ("*.home.causeway.example A", Kind::Records),
+    ("_acme-challenge.home.causeway.example TXT", Kind::Records),
+    (
+        "_acme-challenge.photos.home.causeway.example TXT",
+        Kind::Records,
+    ),
+    ("photos.home.causeway.example A", Kind::Records),
+    ("x.photos.home.causeway.example A", Kind::Records),
+    ("led.causeway.example A", Kind::Records),
+    ("led.causeway.example HTTPS", Kind::Records),
+    ("x.led.causeway.example HTTPS", Kind::Records),
+    ("_acme-challenge.away.causeway.example TXT", Kind::NoData),
+    ("led.causeway.example AAAA", Kind::NoData),
+    ("home.causeway.example HTTPS", Kind::NoData),
+    ("home.causeway.example AAAA", Kind::NoData),
+    ("home.causeway.example TYPE1000", Kind::NoData),
+    ("home.causeway.example DS", Kind::NoData),
+    ("x.home.causeway.example AAAA", Kind::NoData),
+    ("_tcp.www.causeway.example A", Kind::NoData),
+    ("causeway.example TYPE1000", Kind::NoData),
+    ("nobody.causeway.example A", Kind::NoName),
+    ("a.b.nobody.causeway.example A", Kind::NoName),
+    ("x.cloud.causeway.example A", Kind::NoName),
+    ("x._acme-challenge.home.causeway.example A", Kind::NoName),
+    ("x.*.home.causeway.example A", Kind::NoName),
 ];
 
 /// A world with two devices, of which one is being certified.
 async fn world(denial: &str) -> World {
-    let mut world = World::with_config(&config(denial)).await;
-    world.directory.add("home");
-    world.directory.add("away");
+    let mut world = World::with_directory(Directory::of("causeway.example"), &config(denial)).await;
+    for device in ["home", "away", "led"] {
+        world.directory.add(device);
+    }
     world.set("home", &["192.0.2.7"]).await.unwrap();
+    world.set("led", &["192.0.2.8"]).await.unwrap();
+    world.lead("led", steered(true, false, 443));
     for host in ["", "photos"] {
         world.challenge("home", host, b"proof").await.unwrap();
     }
@@ -129,12 +143,12 @@ async fn every_answer_is_believed(denial: &str) {
     let mistakes = mistakes(&world, denial, &anchors).await;
     assert!(mistakes.is_empty(), "{}", mistakes.join("\n"));
     let keys = world.server.keys().unwrap().in_force();
-    let ds = keys.ksks[0].ds_text(b"\x03nas\x04test\0");
+    let ds = keys.ksks[0].ds_text(b"\x08causeway\x07example\0");
     let names = [
-        "nas.test",
-        "home.nas.test",
-        "x.home.nas.test",
-        "nobody.nas.test",
+        "causeway.example",
+        "home.causeway.example",
+        "x.home.causeway.example",
+        "nobody.causeway.example",
     ];
     let (complaints, states) = dnsviz(world.v4(), &ds, &names).await;
     assert_eq!(complaints.trim(), "", "dnsviz, {denial}");
@@ -172,10 +186,10 @@ async fn what_changes_is_signed_anew_and_nothing_else_is() {
         };
         let server = world.v4();
         let questions = [
-            "home.nas.test A",
-            "away.nas.test A",
-            "home.nas.test AAAA",
-            "later.nas.test A",
+            "home.causeway.example A",
+            "away.causeway.example A",
+            "home.causeway.example AAAA",
+            "later.causeway.example A",
         ];
         for question in questions {
             believed(server, question).await;
@@ -187,20 +201,31 @@ async fn what_changes_is_signed_anew_and_nothing_else_is() {
                 .await
                 .unwrap();
             let before = world.metric(made);
-            let printed = believed(server, "home.nas.test A").await;
+            let printed = believed(server, "home.causeway.example A").await;
             assert!(printed.contains(&format!("198.51.100.{host}")), "{printed}");
-            believed(server, "away.nas.test A").await;
-            believed(server, "nas.test DNSKEY").await;
+            believed(server, "away.causeway.example A").await;
+            believed(server, "causeway.example DNSKEY").await;
             assert_eq!(world.metric(made), before + 1.0, "{denial}");
         }
+        for (lead, is_there) in [
+            (steered(true, false, 8443), true),
+            (steered(false, false, 443), false),
+        ] {
+            world.lead("home", lead);
+            let printed = believed(server, "home.causeway.example HTTPS").await;
+            assert_eq!(printed.contains("port=8443"), is_there, "{printed}");
+            let printed = believed(server, "home.causeway.example A").await;
+            assert!(printed.contains("192.0.2.250"), "{printed}");
+        }
+        world.lead("home", Lead::Given);
         world.set("home", &["2001:db8::7"]).await.unwrap();
-        let printed = believed(server, "home.nas.test AAAA").await;
+        let printed = believed(server, "home.causeway.example AAAA").await;
         assert!(printed.contains("2001:db8::7"), "{printed}");
         world.directory.add("later");
-        let printed = believed(server, "later.nas.test A").await;
+        let printed = believed(server, "later.causeway.example A").await;
         assert!(printed.contains("192.0.2.250"), "{printed}");
         world.directory.remove("later");
-        let printed = believed(server, "later.nas.test A").await;
+        let printed = believed(server, "later.causeway.example A").await;
         assert!(printed.contains("negative response"), "{printed}");
     }
 }

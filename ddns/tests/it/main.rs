@@ -27,6 +27,7 @@ mod relays;
 mod shutdown;
 mod signing;
 mod sockets;
+mod steering;
 mod storage;
 mod traced;
 mod transfers;

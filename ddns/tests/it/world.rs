@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ddns::addresses::ChangeSet;
 use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue};
+use ddns::steering::Lead;
 use ddns::tsig::Master;
 use ddns::update::{Outcome, UpdateError};
 use ddns::{Bound, Config, Facts, Handle, StartError, Storage};
@@ -107,6 +108,14 @@ impl World {
         updater
             .update(device.registration, &name, change(addresses))
             .await
+    }
+
+    /// Says where the name of the device `name` leads.
+    pub(crate) fn lead(&self, name: &str, lead: Lead) {
+        let name = DeviceName::parse(name).unwrap();
+        let device = self.directory.reader.device_by_name(&name).unwrap();
+        let steering = self.server.steering();
+        assert!(steering.lead(&name, device.registration, lead));
     }
 
     /// Adds a challenge of the device `name`, at itself or at a host of it.

@@ -2,7 +2,7 @@
 
 use super::{config, world};
 use crate::dns::{ask_tcp, ask_udp, decode, query, receive, udp_socket};
-use crate::world::World;
+use crate::world::{Directory, World};
 
 /// Code and records of an answer, without their data.
 fn short(reply: &[u8]) -> String {
@@ -37,66 +37,66 @@ async fn proofs_come_to_those_who_ask_for_them() {
     for (world, question, expected) in [
         (
             &compact,
-            "home.nas.test A edns",
-            "NOERROR aa, answer home.nas.test. 60 A, opt version=0 size=1232",
+            "home.causeway.example A edns",
+            "NOERROR aa, answer home.causeway.example. 60 A, opt version=0 size=1232",
         ),
         (
             &compact,
-            "home.nas.test A do",
-            "NOERROR aa, answer home.nas.test. 60 A, answer home.nas.test. 60 RRSIG, \
+            "home.causeway.example A do",
+            "NOERROR aa, answer home.causeway.example. 60 A, answer home.causeway.example. 60 RRSIG, \
              opt version=0 size=1232 do",
         ),
         (
             &compact,
-            "nobody.nas.test A edns",
-            "NXDOMAIN aa, authority nas.test. 60 SOA, opt version=0 size=1232",
+            "nobody.causeway.example A edns",
+            "NXDOMAIN aa, authority causeway.example. 60 SOA, opt version=0 size=1232",
         ),
         (
             &compact,
-            "nobody.nas.test A do",
-            "NOERROR aa, authority nas.test. 60 SOA, authority nas.test. 60 RRSIG, \
-             authority nobody.nas.test. 60 NSEC, authority nobody.nas.test. 60 RRSIG, \
+            "nobody.causeway.example A do",
+            "NOERROR aa, authority causeway.example. 60 SOA, authority causeway.example. 60 RRSIG, \
+             authority nobody.causeway.example. 60 NSEC, authority nobody.causeway.example. 60 RRSIG, \
              opt version=0 size=1232 do",
         ),
         // RFC 9824 section 5.1: who knows what the proof says gets the code as well.
         (
             &compact,
-            "nobody.nas.test A flags=c000",
-            "NXDOMAIN aa, authority nas.test. 60 SOA, authority nas.test. 60 RRSIG, \
-             authority nobody.nas.test. 60 NSEC, authority nobody.nas.test. 60 RRSIG, \
+            "nobody.causeway.example A flags=c000",
+            "NXDOMAIN aa, authority causeway.example. 60 SOA, authority causeway.example. 60 RRSIG, \
+             authority nobody.causeway.example. 60 NSEC, authority nobody.causeway.example. 60 RRSIG, \
              opt version=0 size=1232 do flags=4000",
         ),
         (
             &compact,
-            "home.nas.test RRSIG",
-            "NOERROR aa, answer home.nas.test. 60 RRSIG",
+            "home.causeway.example RRSIG",
+            "NOERROR aa, answer home.causeway.example. 60 RRSIG",
         ),
         (
             &compact,
-            "nobody.nas.test NSEC",
-            "NOERROR aa, answer nobody.nas.test. 60 NSEC, answer nobody.nas.test. 60 RRSIG",
+            "nobody.causeway.example NSEC",
+            "NOERROR aa, answer nobody.causeway.example. 60 NSEC, answer nobody.causeway.example. 60 RRSIG",
         ),
-        (&compact, "nas.test TYPE128", "FORMERR"),
+        (&compact, "causeway.example TYPE128", "FORMERR"),
         (
             &compact,
-            "home.nas.test ANY do",
-            "NOERROR aa, answer home.nas.test. 60 A, answer home.nas.test. 60 RRSIG, \
+            "home.causeway.example ANY do",
+            "NOERROR aa, answer home.causeway.example. 60 A, answer home.causeway.example. 60 RRSIG, \
              opt version=0 size=1232 do",
         ),
         (
             &nsec3,
-            "nas.test NSEC3PARAM",
-            "NOERROR aa, answer nas.test. 0 NSEC3PARAM",
+            "causeway.example NSEC3PARAM",
+            "NOERROR aa, answer causeway.example. 0 NSEC3PARAM",
         ),
         (
             &nsec3,
-            "home.nas.test NSEC",
-            "NOERROR aa, authority nas.test. 60 SOA",
+            "home.causeway.example NSEC",
+            "NOERROR aa, authority causeway.example. 60 SOA",
         ),
         (
             &nsec3,
-            "nobody.nas.test A flags=c000",
-            "NXDOMAIN aa, authority nas.test. 60 SOA, authority nas.test. 60 RRSIG, NSEC3S \
+            "nobody.causeway.example A flags=c000",
+            "NXDOMAIN aa, authority causeway.example. 60 SOA, authority causeway.example. 60 RRSIG, NSEC3S \
              opt version=0 size=1232 do",
         ),
     ] {
@@ -115,17 +115,17 @@ async fn proofs_come_to_those_who_ask_for_them() {
 #[tokio::test]
 async fn a_flood_of_made_up_names_is_sent_to_tcp_and_leaves_the_zones_own_alone() {
     let config = format!("{}\nsignatures_per_second = 1", config("compact"));
-    let mut world = World::with_config(&config).await;
+    let mut world = World::with_directory(Directory::of("causeway.example"), &config).await;
     world.directory.add("home");
     let refused = |share: &str| format!(r#"signatures_refused_total{{share="{share}"}}"#);
     let elsewhere = format!("NOERROR tc, {EDNS} do");
     let mut sent_to_tcp = 0;
     for number in 0..20 {
-        let heard = udp(&world, &format!("n{number}.nas.test A do")).await;
+        let heard = udp(&world, &format!("n{number}.causeway.example A do")).await;
         let is_proved = heard.contains("NSEC") && heard.contains("RRSIG");
         assert!(is_proved || heard == elsewhere, "{heard}");
         sent_to_tcp += u32::from(!is_proved);
-        let heard = udp(&world, &format!("n{number}.nas.test A edns")).await;
+        let heard = udp(&world, &format!("n{number}.causeway.example A edns")).await;
         assert!(heard.starts_with("NXDOMAIN aa"), "{heard}");
     }
     assert!((17..20).contains(&sent_to_tcp), "{sent_to_tcp}");
@@ -134,15 +134,15 @@ async fn a_flood_of_made_up_names_is_sent_to_tcp_and_leaves_the_zones_own_alone(
         f64::from(sent_to_tcp)
     );
     // Over TCP there is another share; beyond it the server says that it cannot now.
-    let heard = tcp(&world, "n19.nas.test A do").await;
+    let heard = tcp(&world, "n19.causeway.example A do").await;
     assert!(heard.contains("NSEC"), "{heard}");
-    let heard = tcp(&world, "n18.nas.test A do").await;
+    let heard = tcp(&world, "n18.causeway.example A do").await;
     assert_eq!(heard, format!("SERVFAIL, {EDNS} do ede=0"));
     assert_eq!(world.metric(&refused("made_up_tcp")), 1.0);
     // What has been signed is kept, and what the zone has is signed.
-    let heard = tcp(&world, "n19.nas.test A do").await;
+    let heard = tcp(&world, "n19.causeway.example A do").await;
     assert!(heard.contains("NSEC"), "{heard}");
-    let heard = udp(&world, "home.nas.test A do").await;
+    let heard = udp(&world, "home.causeway.example A do").await;
     assert!(heard.contains("RRSIG"), "{heard}");
     assert_eq!(world.metric(&refused("zone")), 0.0);
 }
@@ -153,14 +153,17 @@ async fn what_is_not_sent_is_not_signed() {
     const ASKED: usize = 200;
     let limits = "threads = 1\nresponses_per_second = 5\nslip = 0";
     let config = config("compact").replace("[dnssec]", &format!("{limits}\n[dnssec]"));
-    let world = World::with_config(&config).await;
+    let world = World::with_directory(Directory::of("causeway.example"), &config).await;
     let client = udp_socket(world.v4()).await;
     for number in 0..ASKED {
-        let question = query(&[&format!("n{number}.nas.test"), "A", "do"]);
+        let question = query(&[&format!("n{number}.causeway.example"), "A", "do"]);
         client.send(&question).await.unwrap();
     }
     // Another class of answers, and so another share: it is answered behind all the others.
-    client.send(&query(&["nas.test", "NS"])).await.unwrap();
+    client
+        .send(&query(&["causeway.example", "NS"]))
+        .await
+        .unwrap();
     let mut answered = 0;
     while !decode(&receive(&client).await)[1].contains(" NS") {
         answered += 1;
@@ -169,7 +172,7 @@ async fn what_is_not_sent_is_not_signed() {
     assert_eq!(made, f64::from(answered));
     assert!((5..100).contains(&answered), "{answered}");
     // Whoever is where it says gets all that it asks for.
-    let heard = tcp(&world, "n199.nas.test A do").await;
+    let heard = tcp(&world, "n199.causeway.example A do").await;
     assert!(heard.contains("NSEC"), "{heard}");
 }
 
@@ -177,8 +180,12 @@ async fn what_is_not_sent_is_not_signed() {
 #[tokio::test]
 async fn the_longest_names_are_proved_too() {
     let world = world("compact").await;
-    for labels in [119, 120, 121] {
-        for end in ["nas.test", "x.nas.test", "xy.nas.test"] {
+    for labels in [115, 116, 117] {
+        for end in [
+            "causeway.example",
+            "x.causeway.example",
+            "xy.causeway.example",
+        ] {
             let name = format!("{}{end}", "a.".repeat(labels));
             let heard = udp(&world, &format!("{name} A do")).await;
             assert!(heard.contains("NSEC"), "{name}: {heard}");

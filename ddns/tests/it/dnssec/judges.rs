@@ -27,7 +27,7 @@ pub(super) async fn run(tool: &'static str, words: String) -> String {
 /// The KSKs that the zone has, as `257 3 13 key`.
 pub(super) async fn anchors(server: SocketAddr) -> BTreeSet<String> {
     let words = format!(
-        "@{} -p {} nas.test DNSKEY +short",
+        "@{} -p {} causeway.example DNSKEY +short",
         server.ip(),
         server.port()
     );
@@ -48,12 +48,12 @@ pub(super) async fn delv(server: SocketAddr, anchors: &BTreeSet<String>, questio
     let file = folder.path().join("anchors");
     let anchors = anchors.iter().map(|anchor| {
         let key = anchor.strip_prefix("257 3 13 ").unwrap();
-        format!("nas.test. static-key 257 3 13 \"{key}\";")
+        format!("causeway.example. static-key 257 3 13 \"{key}\";")
     });
     let anchors = anchors.collect::<Vec<_>>().join(" ");
     std::fs::write(&file, format!("trust-anchors {{ {anchors} }};")).unwrap();
     let words = format!(
-        "@{} -p {} -a {} +root=nas.test {question}",
+        "@{} -p {} -a {} +root=causeway.example {question}",
         server.ip(),
         server.port(),
         file.display()
@@ -73,15 +73,21 @@ pub(super) async fn dnsviz(server: SocketAddr, ds: &str, names: &[&str]) -> (Str
             "probe",
             "-A",
             "-D",
-            &format!("nas.test:{ds}"),
+            &format!("causeway.example:{ds}"),
         ])
         .args([
             "-x",
-            &format!("nas.test+:[ns1.nas.test]=127.0.0.1:{}", server.port()),
+            &format!(
+                "causeway.example+:[ns1.causeway.example]=127.0.0.1:{}",
+                server.port()
+            ),
         ])
         .args([
             "-N",
-            &format!("nas.test:ns1.nas.test=127.0.0.1:{}", server.port()),
+            &format!(
+                "causeway.example:ns1.causeway.example=127.0.0.1:{}",
+                server.port()
+            ),
         ])
         .args(["-o", &place("probe")])
         .args(names)
@@ -112,7 +118,7 @@ pub(super) struct Unbound {
 }
 
 impl Unbound {
-    /// One that asks `server` for what is in `nas.test`, and believes the zone by these KSKs.
+    /// One that asks `server` for what is in `causeway.example`, and believes the zone by these KSKs.
     pub(super) async fn start(server: SocketAddr, anchors: &BTreeSet<String>) -> Self {
         let folder = TempDir::new().unwrap();
         let free = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -120,14 +126,14 @@ impl Unbound {
         drop(free); // it cannot say which port it was given
         let anchors = anchors.iter();
         let anchors: String = anchors
-            .map(|anchor| format!("  trust-anchor: \"nas.test. DNSKEY {anchor}\"\n"))
+            .map(|anchor| format!("  trust-anchor: \"causeway.example. DNSKEY {anchor}\"\n"))
             .collect();
         let config = format!(
             "server:\n  interface: 127.0.0.1@{port}\n  port: {port}\n  do-daemonize: no\n  username: \"\"\n  chroot: \"\"\n\
              \x20 directory: \"{folder}\"\n  pidfile: \"\"\n  use-syslog: no\n  do-not-query-localhost: no\n\
-             \x20 module-config: \"validator iterator\"\n  local-zone: \"test.\" nodefault\n  aggressive-nsec: yes\n\
+             \x20 module-config: \"validator iterator\"\n  aggressive-nsec: yes\n\
              \x20 num-threads: 1\n  val-log-level: 2\n{anchors}\
-             stub-zone:\n  name: \"nas.test\"\n  stub-addr: {}@{}\n\
+             stub-zone:\n  name: \"causeway.example\"\n  stub-addr: {}@{}\n\
              remote-control:\n  control-enable: no\n",
             server.ip(),
             server.port(),
@@ -149,7 +155,7 @@ impl Unbound {
         };
         let begun = Instant::now();
         while !unbound
-            .ask("nas.test SOA")
+            .ask("causeway.example SOA")
             .await
             .contains("status: NOERROR")
         {
