@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 
 use serde::Deserialize;
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 pub use self::record::{DeviceRecord, Record, RecordData, RecordName, RecordNameError, ValueError};
@@ -16,6 +17,7 @@ use crate::server::tls::Certificate;
 use crate::start::Storage;
 use crate::transfer::Secondary;
 use crate::tsig::Master;
+use crate::update::AddressChange;
 
 /// Settings of the DNS server. Unknown keys are errors.
 #[derive(Clone, Debug, Deserialize)]
@@ -207,6 +209,8 @@ pub struct Facts {
     /// To be cancelled when that server has left them ([`HandOver::left`](crate::HandOver::left)). Until then it may still answer by
     /// what it knows, and updates are put off. `None` if there is no such server.
     pub alone: Option<CancellationToken>,
+    /// Where it is told that a device has other addresses, for whoever [steers](crate::steering).
+    pub address_changes: Option<mpsc::Sender<AddressChange>>,
 }
 
 /// A whole number that the configuration may set between two limits.

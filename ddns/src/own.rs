@@ -57,6 +57,15 @@ impl Change {
         }
     }
 
+    /// Whether it says something about addresses, perhaps.
+    pub(crate) fn is_of_addresses(&self) -> bool {
+        match self {
+            Self::Addresses(_) | Self::Dynamic(_) => true,
+            Self::Challenge(_) => false,
+            Self::All(changes) => changes.iter().any(Self::is_of_addresses),
+        }
+    }
+
     /// Whether strangers can reach the networks that it moves addresses into, whichever addresses these will be.
     pub(crate) fn moves_in_public(&self) -> bool {
         match self {

@@ -301,7 +301,9 @@ pub async fn start(
     );
     let copies = Copies::begin(&config, signing.as_ref(), &table, &metrics)?;
     let desk = Arc::clone(&copies.desk);
-    let updater = updater.with_rotation(copies.keep(&mut parts)?);
+    let updater = updater
+        .with_rotation(copies.keep(&mut parts)?)
+        .with_changes(facts.address_changes);
     let export = Export::new(Arc::clone(&table));
     parts.task(export.clone().tidy(parts.stop.clone()));
     let door = dynamic::Door::new(

@@ -16,11 +16,12 @@ pub(crate) mod outcome;
 mod pace;
 mod writer;
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use directory::{DeviceName, Reader, RegistrationId};
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 
 pub use commit::{Committer, Update, write_snapshot};
 pub use door::Door;
@@ -50,6 +51,19 @@ pub struct Updater {
     /// The secondaries that serve the zone too, if there are any.
     rotation: Option<Rotation>,
     door: Door,
+    /// Where the update comes from, if that is known.
+    from: Option<IpAddr>,
+    /// Whoever wants to hear of changes.
+    changes: Option<mpsc::Sender<AddressChange>>,
+}
+
+/// A device has other addresses than before.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AddressChange {
+    /// Which device.
+    pub device: DeviceName,
+    /// Where it was said from, if that is known: whoever said it was heard there.
+    pub from: Option<IpAddr>,
 }
 
 /// What an update may not do although it is the device's own.
@@ -76,12 +90,27 @@ impl Updater {
             limits: Arc::new(limits),
             rotation: None,
             door: Door::Api,
+            from: None,
+            changes: None,
         }
     }
 
     /// The same where challenges have to be served by secondaries before they are acknowledged.
     pub(crate) fn with_rotation(self, rotation: Option<Rotation>) -> Self {
         Self { rotation, ..self }
+    }
+
+    /// The same, and whoever receives what is sent to `changes` hears when a device gets other addresses; but not while it is full.
+    pub(crate) fn with_changes(self, changes: Option<mpsc::Sender<AddressChange>>) -> Self {
+        Self { changes, ..self }
+    }
+
+    /// The same for updates that come from there.
+    pub fn coming_from(&self, from: Option<IpAddr>) -> Self {
+        Self {
+            from,
+            ..self.clone()
+        }
     }
 
     /// The same for another door than the API's.
@@ -160,7 +189,12 @@ impl Updater {
     ) -> Begun {
         let change = change.into();
         let rotation = self.rotation.as_ref();
+        let changes = self.changes.as_ref();
         Begun {
+            told: changes.filter(|_| change.is_of_addresses()).map(|changes| {
+                let (device, from) = (name.clone(), self.from);
+                (changes.clone(), AddressChange { device, from })
+            }),
             metrics: Arc::clone(&self.metrics),
             door: self.door,
             rotation: rotation.filter(|_| change.sets_challenges()).cloned(),
@@ -233,6 +267,8 @@ pub(crate) struct Begun {
     door: Door,
     /// Of a change that secondaries are to serve before it is acknowledged.
     rotation: Option<Rotation>,
+    /// Of a change of addresses: what is told to whom.
+    told: Option<(mpsc::Sender<AddressChange>, AddressChange)>,
     progress: Progress,
 }
 
@@ -254,6 +290,10 @@ impl Begun {
         };
         self.metrics.update(self.door, &result);
         log(self.door, &result);
+        // Even where nothing has changed: it is said from somewhere else, perhaps.
+        if let (Ok(_), Some((changes, change))) = (&result, self.told) {
+            let _ = changes.try_send(change); // whoever is behind with them looks again in time
+        }
         if let (Ok(_), Some(rotation)) = (&result, &self.rotation) {
             rotation.wait().await;
         }

@@ -37,7 +37,7 @@ pub(super) async fn update_by_path(State(doors): State<Arc<Doors>>, request: Req
 }
 
 async fn answer(doors: &Doors, asked: &DuckRequest, visitor: Option<IpAddr>) -> Response {
-    let updater = doors.updater.at(Door::DuckDns);
+    let updater = doors.updater.at(Door::DuckDns).coming_from(visitor);
     let refuse = |reason| {
         updater.refused(reason);
         not_done(StatusCode::OK)

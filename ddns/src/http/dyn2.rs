@@ -29,7 +29,8 @@ use crate::update::{Door, Outcome, UpdateError, Updater};
 pub(super) async fn update(State(doors): State<Arc<Doors>>, request: Request) -> Response {
     let query = request.uri().query().unwrap_or_default();
     let credentials = Credentials::of_header_or_query(request.headers(), query);
-    let updater = doors.updater.at(Door::Dyn2);
+    let visitor = visitor(&request);
+    let updater = doors.updater.at(Door::Dyn2).coming_from(visitor);
     let Some(device) = credentials.device(&doors.directory, Duty::Addresses) else {
         updater.refused(Word::BadAuth.label());
         let refusal = reply::text(StatusCode::UNAUTHORIZED, lines(&[Word::BadAuth]));
@@ -39,7 +40,7 @@ pub(super) async fn update(State(doors): State<Arc<Doors>>, request: Request) ->
         doors: &doors,
         updater,
         device: &device,
-        visitor: visitor(&request),
+        visitor,
     };
     let words = asking.words(&UpdateRequest::parse(query)).await;
     reply::text(StatusCode::OK, lines(&words))

@@ -187,6 +187,7 @@ pub(crate) async fn succeed(
         certificate: Some(certificate()),
         bound: before.bound,
         alone: before.alone,
+        address_changes: None,
     };
     ddns::start(config, facts, directory.clone(), registry, stop.clone()).await
 }
