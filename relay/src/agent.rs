@@ -44,6 +44,7 @@ mod services;
 mod situation;
 mod state;
 mod status;
+mod steer;
 mod stream;
 mod tunnel;
 mod visitor;
@@ -74,9 +75,11 @@ pub use pair::{PairError, pair};
 pub use services::{ConfigError, Fault, Services, ServicesFile};
 pub use state::{Certificate, Pairing, State, StateError};
 pub use status::{
-    CertificateStatus, ConfigurationStatus, DnsStatus, FlowsStatus, LimitsStatus, OriginStatus,
-    PathStatus, PortStatus, ServiceStatus, Status, StatusError, TunnelStatus, ask,
+    CertificateStatus, ConfigurationStatus, DirectStatus, DnsStatus, FlowsStatus, LimitsStatus,
+    OriginStatus, PathStatus, PortStatus, ServiceStatus, Status, StatusError, TunnelStatus, ask,
 };
+pub use steer::{Steer, SteeringStatus, steer, steering};
+pub use visitor::direct::{Direct, OpenError};
 
 pub use crate::quic::Gso;
 use crate::resolve::Resolver;
@@ -94,6 +97,7 @@ use relays::{RelayAddress, Relays, TUNNELS};
 use services::Hosts;
 use situation::Situation;
 use visitor::Visitors;
+use visitor::direct::Door;
 
 /// Program and version, as relay and cloud hear it.
 const SOFTWARE: &str = concat!("causeway-agent/", env!("CARGO_PKG_VERSION"));
@@ -119,6 +123,8 @@ pub struct Config {
     pub gso: Gso,
     /// Whether the agent sets the addresses of the device's name.
     pub dns: Dns,
+    /// Where visitors may come straight to the device, if they may.
+    pub direct: Option<Direct>,
     /// Cancelled when another agent of the same device takes over: this one dials no relay any more, keeps the visitors it has, and
     /// ends when they have gone.
     pub retire: CancellationToken,
@@ -172,6 +178,9 @@ pub enum RunError {
     /// The certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
+    /// The listener for visitors who come without a relay.
+    #[error(transparent)]
+    Direct(#[from] OpenError),
     /// What pairing returned makes no sense.
     #[error("what pairing returned makes no sense: {0}")]
     Pairing(String),
@@ -210,6 +219,7 @@ pub async fn run(
         workers,
         gso,
         dns,
+        direct,
         retire,
         tunnels,
     } = config;
@@ -220,6 +230,13 @@ pub async fn run(
     let roots = Roots::from_pem(&pairing.trust_root)?;
     let cloud = Cloud::new(&pairing.cloud, roots.clone(), resolver)?;
     let host = zone.name_of(&device);
+    let door = match direct {
+        Some(direct) => {
+            let shown = identity.certificate()?;
+            Some(Arc::new(Door::open(direct, host.clone(), &shown).await?))
+        }
+        None => None,
+    };
     let certificates = Certificates {
         path: "/api/device/certificate",
         names: vec![host.clone(), format!("*.{host}")],
@@ -241,6 +258,7 @@ pub async fn run(
         stop.clone(),
     )?);
     let situation = Situation::new(gso, attached);
+    situation.direct(door.clone());
     let device_id = pairing.device_id.clone();
     let acme = Acme {
         state: &certificates.state,
@@ -299,6 +317,13 @@ pub async fn run(
             Dns::Report => dns::report(&cloud, &identity, &situation).await,
         }
     };
+    let port = door.as_ref().map(|door| door.port());
+    let received = async {
+        match &door {
+            Some(door) => door.receive(&visitors).await,
+            None => std::future::pending().await,
+        }
+    };
     tokio::select! {
         () = async { while let Some(Ok(())) = kept.join_next().await {} } => {} // they have stopped; a panic has been reported
         () = list.follow() => {}
@@ -306,6 +331,8 @@ pub async fn run(
         () = acme.keep() => {}
         () = announce::announce(&cloud, &identity) => {}
         () = dns_reported => {}
+        () = received => {}
+        () = steer::tell(&cloud, &identity, port, &situation) => {}
         () = health::look_after(&visitors.hosts) => {}
         () = status::answer(&certificates.state, host, situation.clone(), Arc::clone(&visitors)) => {}
     }

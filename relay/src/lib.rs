@@ -11,6 +11,7 @@ pub mod files;
 pub mod http_client;
 pub mod octets;
 pub mod program;
+pub mod reach;
 pub mod records;
 pub mod resolve;
 pub mod server;

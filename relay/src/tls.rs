@@ -32,12 +32,12 @@ use socket2::SockRef;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsAcceptor, TlsConnector};
-use wire::{ALPN_CARRIER, ALPN_TUNNEL};
+use wire::{ALPN_CARRIER, ALPN_REACH, ALPN_TUNNEL};
 
 use crate::carrier::raw::SealKey;
 use crate::resolve;
 use crate::workers;
-use verify::{DeviceCertificates, OriginCertificates};
+use verify::{DeviceCertificates, IdentityCertificate, OriginCertificates};
 
 /// TLS that this process accepted from a visitor of the operator's own hosts.
 pub type Accepted = tokio_rustls::server::TlsStream<Prefixed>;
@@ -218,6 +218,66 @@ pub(crate) fn visitor_acceptor(
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     config.ticketer = rustls::crypto::aws_lc_rs::Ticketer::new()?;
     Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// How a device answers whoever wants to know that it is the one: with its identity, once for each who asks.
+pub(crate) fn reach_acceptor(identity: &AgentCertificate) -> Result<TlsAcceptor, TlsError> {
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_protocol_versions(&[&rustls::version::TLS13])?
+        .with_no_client_auth()
+        .with_single_cert(vec![identity.certificate.clone()], identity.key.clone_key())?;
+    config.alpn_protocols = vec![ALPN_REACH.to_vec()];
+    // A resumed session would be no fresh signature.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Whether a hello, all octets of which are here, offers `protocol`.
+pub(crate) fn offers(mut hello: &[u8], protocol: &[u8]) -> bool {
+    let mut acceptor = rustls::server::Acceptor::default();
+    while !hello.is_empty() {
+        if acceptor.read_tls(&mut hello).is_err() {
+            return false;
+        }
+        match acceptor.accept() {
+            Ok(Some(accepted)) => {
+                let mut offered = accepted.client_hello().alpn().into_iter().flatten();
+                return offered.any(|offered| offered == protocol);
+            }
+            Ok(None) => {}
+            Err(_) => return false,
+        }
+    }
+    false
+}
+
+/// TLS with whoever is at the other end of `stream`, who must prove to be the device `host` with `key` there and then.
+///
+/// # Errors
+/// If the handshake fails, or proves nothing.
+pub(crate) async fn connect_device(
+    stream: TcpStream,
+    host: &str,
+    key: PublicKey,
+) -> io::Result<impl AsyncRead + AsyncWrite + Send + Unpin + use<>> {
+    let configure = || -> Result<ClientConfig, TlsError> {
+        Ok(ClientConfig::builder_with_provider(provider())
+            .with_protocol_versions(&[&rustls::version::TLS13])?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(IdentityCertificate { key }))
+            .with_no_client_auth())
+    };
+    let mut config = configure().map_err(io::Error::other)?;
+    config.alpn_protocols = vec![ALPN_REACH.to_vec()];
+    config.resumption = Resumption::disabled();
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(server_name(host)?, Prefixed::new(Bytes::new(), stream))
+        .await?;
+    match stream.get_ref().1.alpn_protocol() == Some(ALPN_REACH) {
+        true => Ok(stream),
+        false => Err(io::Error::other("it does not speak causeway-reach/1")),
+    }
 }
 
 /// How an agent accepts visitors over QUIC. What they would send before the handshake is over is not taken: it can be said again by

@@ -222,6 +222,7 @@ impl Fleet {
             workers: self.threads.workers(),
             gso: Gso::Auto,
             dns: agent::Dns::Off,
+            direct: None,
             retire: CancellationToken::new(),
             tunnels: match device.one_tunnel {
                 true => Tunnels::One,

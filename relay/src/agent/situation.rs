@@ -14,8 +14,11 @@ use super::Attached;
 use super::choice::{Choice, Reason, Wanted};
 use super::ports::ToldPorts;
 use super::relays::{RelayAddress, TUNNELS};
-use super::status::{CertificateStatus, DnsStatus, LimitsStatus, PathStatus, Status, TunnelStatus};
+use super::status::{
+    CertificateStatus, DirectStatus, DnsStatus, LimitsStatus, PathStatus, Status, TunnelStatus,
+};
 use super::visitor::Visitors;
+use super::visitor::direct::Door;
 
 /// What is known of the agent while it runs. Clones are the same.
 #[derive(Clone, Debug)]
@@ -32,6 +35,9 @@ struct Known {
     raw_came: u64,
     raw_missed: u64,
     dns: Option<DnsStatus>,
+    direct: Option<Arc<Door>>,
+    /// Why the cloud does not know of it.
+    direct_problem: Option<String>,
     certificate: Option<CertificateStatus>,
 }
 
@@ -79,6 +85,8 @@ impl Situation {
             raw_came: 0,
             raw_missed: 0,
             dns: None,
+            direct: None,
+            direct_problem: None,
             certificate: None,
         };
         Self {
@@ -97,6 +105,15 @@ impl Situation {
 
     pub(super) fn dns(&self, dns: DnsStatus) {
         self.known().dns = Some(dns);
+    }
+
+    /// Where visitors come straight to the device.
+    pub(super) fn direct(&self, door: Option<Arc<Door>>) {
+        self.known().direct = door;
+    }
+
+    pub(super) fn direct_problem(&self, problem: Option<String>) {
+        self.known().direct_problem = problem;
     }
 
     pub(super) fn certificate(&self, certificate: CertificateStatus) {
@@ -142,6 +159,10 @@ impl Situation {
             configuration: services.configuration(),
             refused: visitors.hosts.refused.counts(),
             dns: known.dns.clone(),
+            direct: known.direct.as_ref().map(|door| DirectStatus {
+                problem: known.direct_problem.clone(),
+                ..door.status()
+            }),
             certificate: known.certificate.clone(),
         }
     }

@@ -18,6 +18,7 @@ use tokio::time::{sleep, timeout};
 
 use super::situation::Situation;
 use super::state::State;
+use super::steer::SteeringStatus;
 use super::visitor::Visitors;
 
 const SOCKET: &str = "agent.sock";
@@ -74,6 +75,9 @@ pub struct Status {
     pub refused: BTreeMap<String, u64>,
     /// What it has told the zone; absent if it is not to, or has not yet.
     pub dns: Option<DnsStatus>,
+    /// How visitors come straight to the device; absent if they may not.
+    #[serde(default)]
+    pub direct: Option<DirectStatus>,
     /// How it stands with certificates of other authorities than the operator's own; absent until it has been asked whether there are any.
     #[serde(default)]
     pub certificate: Option<CertificateStatus>,
@@ -96,6 +100,25 @@ pub struct CertificateStatus {
     pub mend: Option<String>,
     /// When it is tried again.
     pub next_try: Option<u64>,
+}
+
+/// How visitors come straight to the device, without a relay.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DirectStatus {
+    /// The port at which they find it, as the cloud is told.
+    pub port: u16,
+    /// Here now.
+    pub visitors: usize,
+    /// How often the device has proved since the agent started that it is there.
+    pub proofs: u64,
+    /// Who was sent away since then, by reason: `full`, `address_full` (too many of one address), `no_hello`, `unknown_name`, and
+    /// `handshake`.
+    pub refused: BTreeMap<String, u64>,
+    /// Where the device's name leads, as the cloud says; absent if it was not asked, or did not answer. The agent itself does not know it.
+    #[serde(default)]
+    pub steering: Option<SteeringStatus>,
+    /// Why the cloud does not know of it, in words; absent if it does.
+    pub problem: Option<String>,
 }
 
 /// How visitors over QUIC fare.

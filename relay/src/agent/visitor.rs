@@ -1,4 +1,7 @@
-//! A visitor arrives on a carrier: who it is and what it wants is read, its TLS ends here, its origin is dialled.
+//! A visitor arrives, on a carrier or straight from where it is (`direct`): who it is and what it wants is read, its TLS ends here, its
+//! origin is dialled.
+
+pub(super) mod direct;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -31,7 +34,7 @@ use super::origin::Scheme;
 use super::pass;
 use super::services::{Hosts, Service};
 use super::status::FlowsStatus;
-use super::stream::VisitorStream;
+use super::stream::{CarriedStream, VisitorStream};
 
 /// How long the relay may take to say who comes, and the visitor to finish its TLS handshake.
 const HANDSHAKE_TIME: Duration = Duration::from_secs(10);
@@ -251,7 +254,8 @@ impl Visitors {
             return Box::pin(passed).await;
         }
         if self.hosts.is_for_apps(&open.name) {
-            let app = self.end_tls(carrier, raw, &self.app_acceptor, |asked| {
+            let carried = CarriedStream::new(*carrier, raw);
+            let app = self.end_tls(carried, &self.app_acceptor, |asked| {
                 self.hosts.is_for_apps(asked)
             });
             let app = Box::pin(app).await?;
@@ -268,12 +272,14 @@ impl Visitors {
             Scheme::Tls => Box::pin(self.pass_through(carrier, raw, open, service, true)).await,
             Scheme::Udp => Box::pin(self.refuse(carrier, raw)).await, // none has a name
             Scheme::Tcp => {
-                let visitor = self.end_tls(carrier, raw, &self.acceptor, is_there);
+                let carried = CarriedStream::new(*carrier, raw);
+                let visitor = self.end_tls(carried, &self.acceptor, is_there);
                 let visitor = Box::pin(visitor).await?;
                 Box::pin(self.pass(visitor, &open, &service)).await
             }
             Scheme::Http | Scheme::Https | Scheme::H2c | Scheme::H2 => {
-                let visitor = self.end_tls(carrier, raw, &self.http_acceptor, is_there);
+                let carried = CarriedStream::new(*carrier, raw);
+                let visitor = self.end_tls(carried, &self.http_acceptor, is_there);
                 let visitor = Box::pin(visitor).await?;
                 drop(service); // each request finds its own
                 let (hosts, patience) = (&self.hosts, &self.patience);
@@ -295,7 +301,7 @@ impl Visitors {
     /// Tells the visitor what the relay says of a name that nobody has.
     async fn refuse(&self, carrier: Box<Carrier>, raw: raw::Dialler) -> io::Result<()> {
         self.hosts.refused.unknown_name();
-        let mut visitor = VisitorStream::new(*carrier, raw);
+        let mut visitor = CarriedStream::new(*carrier, raw);
         let told = async {
             visitor.write_all(&tls::UNRECOGNIZED_NAME).await?;
             visitor.shutdown().await
@@ -305,14 +311,13 @@ impl Visitors {
 
     async fn end_tls(
         &self,
-        carrier: Box<Carrier>,
-        raw: raw::Dialler,
+        visitor: impl Into<VisitorStream>,
         acceptor: &Acceptor,
         is_there: impl Fn(&str) -> bool,
     ) -> io::Result<TlsStream<VisitorStream>> {
-        let carrier = VisitorStream::new(*carrier, raw);
+        let visitor = visitor.into();
         timeout(HANDSHAKE_TIME, turns::for_a_handshake()).await?; // no part of the visitor's own time
-        let accepted = acceptor.0.accept(carrier).into_fallible();
+        let accepted = acceptor.0.accept(visitor).into_fallible();
         match timeout(HANDSHAKE_TIME, accepted).await? {
             Ok(visitor) => {
                 // The relay says which service it is for. The handshake says it too, and there it cannot be changed on the way: no
@@ -324,9 +329,9 @@ impl Visitors {
                 }
                 Ok(visitor)
             }
-            Err((error, mut carrier)) => {
+            Err((error, mut visitor)) => {
                 // An alert that says why is on its way, and a reset would overtake it.
-                let _ = carrier.shutdown().await;
+                let _ = visitor.shutdown().await;
                 Err(error)
             }
         }
@@ -424,7 +429,7 @@ mod tests {
     const SOON: Duration = Duration::from_secs(20);
 
     /// A visitor's stream at both ends, the relay's and the agent's; the relay has said that it is for `name`.
-    async fn opened(pair: &Pair, name: &str) -> (VisitorStream, Box<Carrier>, raw::Dialler) {
+    async fn opened(pair: &Pair, name: &str) -> (CarriedStream, Box<Carrier>, raw::Dialler) {
         let dialler = raw::Dialler {
             front: pair.at_agent.remote_address(),
             key: quic::seal_key(&pair.at_agent).unwrap(),
@@ -440,7 +445,7 @@ mod tests {
         });
         let (mut send, recv) = pair.at_relay.open_bi().await.unwrap();
         send.write_all(&open.encode().unwrap()).await.unwrap();
-        let at_relay = VisitorStream::new(Carrier::quic(send, recv), dialler.clone());
+        let at_relay = CarriedStream::new(Carrier::quic(send, recv), dialler.clone());
         let (send, recv) = pair.at_agent.accept_bi().await.unwrap();
         (at_relay, Box::new(Carrier::quic(send, recv)), dialler)
     }

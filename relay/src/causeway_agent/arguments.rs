@@ -1,13 +1,14 @@
 //! The command line, and what it leads to: the device's state, and the services that are made reachable.
 
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use relay::agent::{
     ANSWER_TIME, ANSWER_TIMES, Dns, Gso, Http3Server, Origin, OriginAddress, OriginTrust, Scheme,
-    Services, ServicesFile, State, VisitorAddress,
+    Services, ServicesFile, State, Steer, VisitorAddress,
 };
 use relay::tls::Roots;
 
@@ -45,12 +46,29 @@ pub(super) enum Verb {
         /// Whether the device's name leads to its own public addresses instead of the relay.
         #[arg(long, value_enum, default_value_t)]
         dns: DnsOption,
+        /// Where visitors may come straight to this device, without a relay: [::]:443 or 192.0.2.7:8443. While they find it there, its
+        /// name leads to it, else to the relays
+        #[arg(long, value_name = "ADDRESS:PORT")]
+        direct: Option<SocketAddr>,
+        /// The port at which that is reached from outside, where a router forwards another one [default: the same]
+        #[arg(long, value_name = "PORT", requires = "direct", value_parser = clap::value_parser!(u16).range(1..))]
+        direct_port: Option<u16>,
         /// How many relays it has a tunnel to, where there are several: 2, so that the device stays reachable when one of them dies,
         /// or 1, which costs half as many packets while nothing happens.
         #[arg(long, value_name = "1|2", default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=2))]
         tunnels: u8,
         #[command(flatten)]
         state: StateOption,
+    },
+    /// Says where the device's name is to lead, from now on; the cloud keeps it.
+    Steer {
+        #[arg(value_enum)]
+        to: SteerOption,
+        #[command(flatten)]
+        state: StateOption,
+        /// Says what has come of it as JSON.
+        #[arg(long)]
+        json: bool,
     },
     /// Says how the running agent is, and why it is so.
     Status {
@@ -152,6 +170,26 @@ impl From<DnsOption> for Dns {
         match option {
             DnsOption::Off => Self::Off,
             DnsOption::Report => Self::Report,
+        }
+    }
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+pub(super) enum SteerOption {
+    /// To the device while it is found there, else to the relays
+    Auto,
+    /// To the device, whether it is found there or not
+    Direct,
+    /// To the relays
+    Relay,
+}
+
+impl From<SteerOption> for Steer {
+    fn from(option: SteerOption) -> Self {
+        match option {
+            SteerOption::Auto => Self::Auto,
+            SteerOption::Direct => Self::Direct,
+            SteerOption::Relay => Self::Relay,
         }
     }
 }

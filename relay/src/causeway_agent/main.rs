@@ -10,7 +10,7 @@ use std::process::ExitCode;
 use anyhow::Context as _;
 use clap::Parser as _;
 use directory::PairingCode;
-use relay::agent::{self, Cloud, ServicesFile, Tunnels};
+use relay::agent::{self, Cloud, Direct, ServicesFile, Tunnels};
 use relay::program::{self, Reload, ServiceManager, Termination};
 use relay::resolve::Resolver;
 use relay::tls::Roots;
@@ -20,7 +20,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use arguments::{Arguments, StateOption, Verb, read_roots};
-use shown::{examine, tell};
+use shown::{examine, steer, tell};
 
 fn main() -> ExitCode {
     program::start_log();
@@ -52,11 +52,14 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             state,
         } => pair(control, code, ca, state).await,
         Verb::Status { state, json } => tell(state, json).await,
+        Verb::Steer { to, state, json } => steer(to.into(), state, json).await,
         Verb::Doctor { state, json } => examine(state, json).await,
         Verb::Run {
             services,
             gso,
             dns,
+            direct,
+            direct_port,
             tunnels,
             state,
         } => {
@@ -70,6 +73,10 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
                 workers: threads.workers(),
                 gso: gso.into(),
                 dns: dns.into(),
+                direct: direct.map(|listen| Direct {
+                    listen,
+                    port: direct_port.unwrap_or(listen.port()),
+                }),
                 retire: CancellationToken::new(),
                 tunnels: match tunnels {
                     1 => Tunnels::One,

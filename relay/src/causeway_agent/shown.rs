@@ -6,18 +6,30 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::bail;
 use relay::agent::{
-    self, CertificateStatus, ConfigurationStatus, DnsStatus, Finding, FlowsStatus, Health,
-    LimitsStatus, PortStatus, ServiceStatus, Status, TunnelStatus,
+    self, CertificateStatus, Cloud, ConfigurationStatus, DirectStatus, DnsStatus, Finding,
+    FlowsStatus, Health, Identity, LimitsStatus, PortStatus, ServiceStatus, State, Status, Steer,
+    SteeringStatus, TunnelStatus,
 };
 use relay::octets;
 use relay::resolve::Resolver;
+use relay::tls::Roots;
 use serde::Serialize;
+use tokio::time::timeout;
 
 use super::arguments::StateOption;
 
+/// How long the cloud may take to say where the device's name leads.
+const CLOUD_TIME: Duration = Duration::from_secs(3);
+
 /// Says how the agent is. It is a failure if nobody can reach the device.
 pub(super) async fn tell(state: StateOption, json: bool) -> anyhow::Result<()> {
-    let status = agent::ask(&state.open()?).await?;
+    let state = state.open()?;
+    let mut status = agent::ask(&state).await?;
+    if let Some(direct) = &mut status.direct {
+        // Nobody is to wait for a cloud that is away to hear how the device is.
+        let asked = timeout(CLOUD_TIME, steering_of(&state)).await;
+        direct.steering = asked.ok().and_then(Result::ok).flatten();
+    }
     let complaints = agent::complaints(&status);
     if json {
         let (status, complaints) = (&status, &complaints);
@@ -33,6 +45,32 @@ pub(super) async fn tell(state: StateOption, json: bool) -> anyhow::Result<()> {
         Some(_) => Ok(()),
         None => bail!("the device cannot be reached: it has no tunnel"),
     }
+}
+
+/// Says where the device's name is to lead, and what the cloud makes of that.
+pub(super) async fn steer(to: Steer, state: StateOption, json: bool) -> anyhow::Result<()> {
+    let state = state.open()?;
+    let (cloud, identity) = cloud_of(&state)?;
+    let Some(steering) = agent::steer(&cloud, &identity, to).await? else {
+        bail!("the cloud does not steer names: it is older than this agent");
+    };
+    match json {
+        true => println!("{}", serde_json::to_string_pretty(&steering)?),
+        false => println!("{}", printable(&steering_in_words(&steering))),
+    }
+    Ok(())
+}
+
+async fn steering_of(state: &State) -> anyhow::Result<Option<SteeringStatus>> {
+    let (cloud, identity) = cloud_of(state)?;
+    Ok(agent::steering(&cloud, &identity).await?)
+}
+
+fn cloud_of(state: &State) -> anyhow::Result<(Cloud, Identity)> {
+    let pairing = state.pairing()?;
+    let roots = Roots::from_pem(&pairing.trust_root)?;
+    let cloud = Cloud::new(&pairing.cloud, roots, Resolver::System)?;
+    Ok((cloud, state.identity()?))
 }
 
 /// A status, and what is amiss by it.
@@ -78,6 +116,7 @@ fn in_words(status: &Status) -> String {
     let limits = status.tunnel.as_ref().and_then(|tunnel| tunnel.limits);
     lines.extend(limits.map(limits_in_words));
     lines.extend(status.dns.as_ref().map(dns_in_words));
+    lines.extend(status.direct.iter().flat_map(direct_in_words));
     lines.extend(status.certificate.iter().flat_map(certificate_in_words));
     if status.tunnels.is_empty() {
         lines.extend(status.why.iter().map(because));
@@ -197,6 +236,36 @@ fn dns_in_words(dns: &DnsStatus) -> String {
             version.unwrap_or_default()
         ),
     }
+}
+
+fn direct_in_words(direct: &DirectStatus) -> Vec<String> {
+    let DirectStatus {
+        port,
+        visitors,
+        proofs,
+        refused,
+        steering,
+        problem,
+    } = direct;
+    let refused: u64 = refused.values().sum();
+    let mut lines = vec![format!(
+        "direct      at port {port}: {visitors} visitors ({refused} were refused), found there {proofs} times"
+    )];
+    lines.extend(steering.as_ref().map(steering_in_words));
+    lines.extend(problem.iter().map(because));
+    lines
+}
+
+fn steering_in_words(steering: &SteeringStatus) -> String {
+    let SteeringStatus {
+        mode, leads, why, ..
+    } = steering;
+    let leads = match leads.as_str() {
+        "device" => "to this device",
+        "relay" => "to the relay",
+        _ => "where its addresses say",
+    };
+    format!("steered     {mode}, {leads}: {why}")
 }
 
 fn certificate_in_words(certificate: &CertificateStatus) -> Vec<String> {

@@ -3,6 +3,7 @@
 
 use std::sync::Arc;
 
+use directory::PublicKey;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::CryptoProvider;
@@ -37,6 +38,51 @@ impl ClientCertVerifier for DeviceCertificates {
         match ed25519_key(end_entity) {
             Some(_) => Ok(ClientCertVerified::assertion()),
             None => Err(rustls::CertificateError::BadEncoding.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        _message: &[u8],
+        _certificate: &CertificateDer<'_>,
+        _signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        Err(rustls::PeerIncompatible::Tls12NotOffered.into())
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        let algorithms = provider().signature_verification_algorithms;
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        vec![SignatureScheme::ED25519]
+    }
+}
+
+/// Accepts the device with this key and no other.
+#[derive(Debug)]
+pub(super) struct IdentityCertificate {
+    pub(super) key: PublicKey,
+}
+
+impl ServerCertVerifier for IdentityCertificate {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        _intermediates: &[CertificateDer<'_>],
+        _server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        _now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        match ed25519_key(end_entity) {
+            Some(key) if key == self.key => Ok(ServerCertVerified::assertion()),
+            Some(_) | None => Err(rustls::CertificateError::ApplicationVerificationFailure.into()),
         }
     }
 

@@ -501,6 +501,7 @@ impl World {
             workers: self.threads.workers(),
             gso: Gso::Auto,
             dns: agent::Dns::Off,
+            direct: None,
             retire: CancellationToken::new(),
             tunnels,
         };

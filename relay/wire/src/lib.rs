@@ -103,3 +103,8 @@ pub const ALPN_CARRIER: &[u8] = b"causeway-carrier/1";
 
 /// An app's bytes to one service of a device: see [`connect`].
 pub const ALPN_CONNECT: &[u8] = b"causeway-connect/1";
+
+/// Whoever comes straight to a device, without a relay, and wants to know whether it is that device: TLS 1.3 with the device's own name,
+/// answered with the self-signed certificate of its identity. Nothing is said inside, and it closes. Only the device's own listener
+/// answers it: through a tunnel it is refused as any unknown protocol is, or a relay's address would pass for the device's.
+pub const ALPN_REACH: &[u8] = b"causeway-reach/1";
