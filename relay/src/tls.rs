@@ -237,7 +237,7 @@ pub(crate) fn reach_acceptor(identity: &AgentCertificate) -> Result<TlsAcceptor,
 pub(crate) fn offers(mut hello: &[u8], protocol: &[u8]) -> bool {
     let mut acceptor = rustls::server::Acceptor::default();
     while !hello.is_empty() {
-        if acceptor.read_tls(&mut hello).is_err() {
+        if !acceptor.read_tls(&mut hello).is_ok_and(|read| read > 0) {
             return false;
         }
         match acceptor.accept() {

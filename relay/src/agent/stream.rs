@@ -1,17 +1,19 @@
-//! A visitor's bytes as one stream to read and write, whichever way they come: through a relay (`carried`), or straight to the device.
+//! A visitor's bytes as one stream to read and write, whichever way they come: through a relay (`carried`), or straight to the
+//! device (`direct`).
 
 mod carried;
+mod direct;
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::tls::Prefixed;
-use crate::turns::Turn;
 
 pub(super) use carried::CarriedStream;
+use direct::DirectStream;
 
 /// The stream.
 pub(super) enum VisitorStream {
@@ -24,8 +26,7 @@ pub(super) enum VisitorStream {
 impl VisitorStream {
     /// The stream of a visitor whose own connection this is.
     pub(super) fn direct(connection: Prefixed) -> Self {
-        let turn = Turn::default();
-        Self::Direct(DirectStream { connection, turn })
+        Self::Direct(DirectStream::new(connection))
     }
 }
 
@@ -43,7 +44,7 @@ impl AsyncRead for VisitorStream {
     ) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Carried(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Self::Direct(stream) => Pin::new(&mut stream.connection).poll_read(cx, buffer),
+            Self::Direct(stream) => Pin::new(stream).poll_read(cx, buffer),
         }
     }
 }
@@ -64,7 +65,7 @@ impl AsyncWrite for VisitorStream {
     ) -> Poll<io::Result<usize>> {
         match self.get_mut() {
             Self::Carried(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
-            Self::Direct(stream) => stream.poll_write_vectored(cx, slices),
+            Self::Direct(stream) => Pin::new(stream).poll_write_vectored(cx, slices),
         }
     }
 
@@ -75,37 +76,14 @@ impl AsyncWrite for VisitorStream {
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Carried(stream) => Pin::new(stream).poll_flush(cx),
-            Self::Direct(stream) => Pin::new(&mut stream.connection).poll_flush(cx),
+            Self::Direct(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
             Self::Carried(stream) => Pin::new(stream).poll_shutdown(cx),
-            Self::Direct(stream) => {
-                stream.turn = Turn::default(); // nothing more is moved, so it leaves the line
-                Pin::new(&mut stream.connection).poll_shutdown(cx)
-            }
+            Self::Direct(stream) => Pin::new(stream).poll_shutdown(cx),
         }
-    }
-}
-
-/// A visitor's own connection.
-pub(super) struct DirectStream {
-    connection: Prefixed,
-    /// Its part in what the worker's visitors send.
-    turn: Turn,
-}
-
-impl DirectStream {
-    fn poll_write_vectored(
-        &mut self,
-        cx: &mut Context<'_>,
-        slices: &[IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        ready!(self.turn.poll_next(cx));
-        let length = ready!(Pin::new(&mut self.connection).poll_write_vectored(cx, slices))?;
-        self.turn.moved(length);
-        Poll::Ready(Ok(length))
     }
 }

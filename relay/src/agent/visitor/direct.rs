@@ -14,6 +14,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering::Relaxed};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{sleep, timeout};
@@ -28,6 +29,8 @@ use crate::agent::status::DirectStatus;
 use crate::agent::stream::VisitorStream;
 use crate::agent::{app, http, pass};
 use crate::counts::{Counted, CountedOfAddress, CountsByAddress};
+use crate::held;
+use crate::splice;
 use crate::tls::{self, AgentCertificate, Prefixed, TlsError};
 use crate::turns;
 
@@ -44,6 +47,13 @@ const HELLO_TIME: Duration = Duration::from_secs(5);
 
 /// How much is read of a hello at once: most come whole.
 const HELLO_PORTION: usize = 2048;
+
+/// Idle visitors' hosts are asked for a sign of life this often: as at a relay.
+const KEEPALIVE: Duration = Duration::from_secs(60);
+
+/// How long what a visitor still says is read and forgotten after the end: closed with that unread, the connection would be reset, and
+/// the last of what it was told be lost on the way.
+const LINGER: Duration = Duration::from_secs(1);
 
 /// After an error of the listener: mostly no descriptor is free, and that passes.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -108,6 +118,16 @@ impl Door {
         let address = direct.listen;
         let listener = TcpListener::bind(address).await;
         let listener = listener.map_err(|cause| OpenError::Listen { address, cause })?;
+        // Connections have what their listener had.
+        let keepalive = TcpKeepalive::new()
+            .with_time(KEEPALIVE)
+            .with_interval(KEEPALIVE / 4);
+        let socket = SockRef::from(&listener);
+        socket
+            .set_tcp_keepalive(&keepalive)
+            .and_then(|()| socket.set_tcp_nodelay(true))
+            .map_err(|cause| OpenError::Listen { address, cause })?;
+        held::limit_unsent(socket, held::UNSENT_TO_VISITOR);
         Ok(Self {
             listener,
             direct,
@@ -225,8 +245,19 @@ impl Visitors {
         stream: StdTcpStream,
         visitor: SocketAddr,
     ) -> io::Result<()> {
-        let mut stream = TcpStream::from_std(stream)?;
-        stream.set_nodelay(true)?;
+        let tail = stream.try_clone()?;
+        let served = self.serve_hello(door, TcpStream::from_std(stream)?, visitor);
+        let served = Box::pin(served).await;
+        splice::drain(&TcpStream::from_std(tail)?, LINGER).await;
+        served
+    }
+
+    async fn serve_hello(
+        &self,
+        door: &Door,
+        mut stream: TcpStream,
+        visitor: SocketAddr,
+    ) -> io::Result<()> {
         let front = stream.local_addr()?;
         let hello = timeout(HELLO_TIME, read_hello(&mut stream)).await;
         let Some((hello, name)) = hello.unwrap_or_default() else {
