@@ -14,6 +14,7 @@ mod by_hand;
 mod byte_path;
 mod carriers;
 mod dead_agent;
+mod direct;
 mod doctor;
 mod half_close;
 mod http;

@@ -13,11 +13,12 @@ use directory::{
 };
 use prometheus::{Registry, TextEncoder};
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateSigningRequestParams, IsCa, Issuer, KeyPair,
+    BasicConstraints, CertificateParams, CertificateSigningRequestParams, DnType, IsCa, Issuer,
+    KeyPair,
 };
 use relay::agent::{
-    self, Attached, Certificate, Gso, Origin, OriginTrust, Pairing, Services, State, Tunnels,
-    VisitorAddress,
+    self, Attached, Certificate, Direct, Gso, Origin, OriginTrust, Pairing, Services, State,
+    Tunnels, VisitorAddress,
 };
 use relay::records;
 use relay::resolve::Resolver;
@@ -472,7 +473,7 @@ impl World {
             visitor_address,
             &OriginTrust::Roots(Roots::none()),
         );
-        self.run(tunnels, state, resolver, origin.unwrap().into())
+        self.run(tunnels, None, state, resolver, origin.unwrap().into())
             .await
     }
 
@@ -483,13 +484,34 @@ impl World {
         resolver: Resolver,
         services: impl Into<Services>,
     ) -> Agent {
-        self.run(Tunnels::Two, state, resolver, services.into())
+        self.run(Tunnels::Two, None, state, resolver, services.into())
             .await
+    }
+
+    /// The same, and visitors may come straight to it: at any free port of loopback, which is said.
+    pub(crate) async fn agent_with_a_door(
+        &self,
+        state: State,
+        services: impl Into<Services>,
+    ) -> (Agent, SocketAddr) {
+        let direct = Direct {
+            listen: (Ipv4Addr::LOCALHOST, 0).into(),
+            port: 0,
+        };
+        let door = State::open(state.directory()).unwrap();
+        let resolver = Resolver::Fixed(self.front);
+        let services = services.into();
+        let agent = self.run(Tunnels::Two, Some(direct), state, resolver, services);
+        let agent = agent.await;
+        let status = agent::ask(&door).await.unwrap();
+        let port = status.direct.unwrap().port;
+        (agent, (Ipv4Addr::LOCALHOST, port).into())
     }
 
     async fn run(
         &self,
         tunnels: Tunnels,
+        direct: Option<Direct>,
         state: State,
         resolver: Resolver,
         services: Services,
@@ -501,7 +523,7 @@ impl World {
             workers: self.threads.workers(),
             gso: Gso::Auto,
             dns: agent::Dns::Off,
-            direct: None,
+            direct,
             retire: CancellationToken::new(),
             tunnels,
         };
@@ -675,6 +697,9 @@ fn authority() -> (Issuer<'static, KeyPair>, String) {
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::default();
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    // Of the name that certificates have here otherwise, OpenSSL would take each for one that has signed itself.
+    let name = &mut params.distinguished_name;
+    name.push(DnType::CommonName, "the authority of this test");
     let certificate = params.self_signed(&key).unwrap();
     (Issuer::new(params, key), certificate.pem())
 }
