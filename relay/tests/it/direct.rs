@@ -13,7 +13,7 @@ use relay::reach::{self, NotThere};
 use relay::server::Transport;
 use relay::tls::Roots;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::process::Command;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, timeout};
@@ -250,6 +250,42 @@ async fn who_says_nothing_is_let_go_and_one_address_leaves_room_for_others() {
 }
 
 #[tokio::test]
+async fn a_flood_at_the_device_takes_no_room_of_those_who_come_through_a_relay() {
+    /// Visitors who come straight to a device at a time.
+    const MAX_DIRECT: usize = 1024;
+    relay::program::raise_descriptor_limit();
+    let world = World::start(Transport::Quic);
+    let (listener, address) = origin("http").await;
+    let _service = echo_of_heads(listener);
+    let (_agent, address) = device(&world, &address).await;
+    let from = async |last: usize| {
+        let socket = TcpSocket::new_v4().unwrap();
+        let ip = Ipv4Addr::new(127, 0, 7, u8::try_from(last).unwrap());
+        socket.bind((ip, 0).into()).unwrap();
+        socket.connect(address).await.unwrap()
+    };
+    let mut flood = Vec::new();
+    for number in 0..MAX_DIRECT {
+        flood.push(from(1 + number / MAX_OF_ADDRESS).await);
+    }
+    let mut one_more = from(99).await;
+    let ended = timeout(SOON, one_more.read(&mut [0])).await.unwrap();
+    assert!(matches!(ended, Ok(0) | Err(_)), "{ended:?}");
+    refused(&world, "full", 1).await;
+    assert_eq!(door(&world).await.visitors, MAX_DIRECT);
+    let heard = curl(&world, world.front, &[]).await;
+    assert!(heard.contains("x-forwarded-for: 127.0.0.9\r\n"), "{heard}");
+    drop(flood);
+    let left = async {
+        while door(&world).await.visitors > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    timeout(SOON, left).await.unwrap();
+    curl(&world, address, &[]).await;
+}
+
+#[tokio::test]
 async fn what_makes_no_sense_is_sent_away_and_counted() {
     let world = World::start(Transport::Quic);
     let (listener, origin_address) = origin("http").await;
@@ -301,14 +337,16 @@ async fn what_makes_no_sense_is_sent_away_and_counted() {
 
 #[tokio::test]
 async fn an_answer_comes_whole_though_the_visitor_still_has_much_to_say() {
+    /// More than the visitor has room for, and as much as the device's system takes at once: that is still to be sent when all is said.
+    const LENGTH: usize = 400_000;
     let world = World::start(Transport::Quic);
     let (listener, address) = origin("http").await;
     let _service = AbortOnDropHandle::new(tokio::spawn(async move {
         while let Ok((mut stream, _)) = listener.accept().await {
             read_head(&mut stream).await;
-            let body = "no".repeat(50_000);
+            let body = "no".repeat(LENGTH / 2);
             let answer = format!(
-                "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: 100000\r\n\r\n{body}"
+                "HTTP/1.1 413 Content Too Large\r\nConnection: close\r\nContent-Length: {LENGTH}\r\n\r\n{body}"
             );
             let _ = stream.write_all(answer.as_bytes()).await;
             let _ = stream.shutdown().await;
@@ -316,7 +354,9 @@ async fn an_answer_comes_whole_though_the_visitor_still_has_much_to_say() {
         }
     }));
     let (_agent, address) = device(&world, &address).await;
-    let stream = TcpStream::connect(address).await.unwrap();
+    let socket = TcpSocket::new_v4().unwrap();
+    socket.set_recv_buffer_size(4096).unwrap();
+    let stream = socket.connect(address).await.unwrap();
     let mut visitor = world.try_visit_on(stream, HOST).await.unwrap();
     let head = format!("POST / HTTP/1.1\r\nHost: {HOST}\r\nContent-Length: 10000000\r\n\r\n");
     visitor.write_all(head.as_bytes()).await.unwrap();
@@ -330,7 +370,7 @@ async fn an_answer_comes_whole_though_the_visitor_still_has_much_to_say() {
     let text = String::from_utf8_lossy(&heard);
     assert!(text.starts_with("HTTP/1.1 413 "), "{} octets", heard.len());
     assert!(
-        text.ends_with(&"no".repeat(50_000)),
+        text.ends_with(&"no".repeat(LENGTH / 2)),
         "{} octets",
         heard.len()
     );
