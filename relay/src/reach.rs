@@ -71,10 +71,14 @@ pub async fn prove(
 }
 
 fn no_way(error: io::Error) -> NotThere {
-    match error.kind() {
-        io::ErrorKind::ConnectionRefused | io::ErrorKind::ConnectionReset => NotThere::Refused,
-        io::ErrorKind::TimedOut => NotThere::Silent,
-        _ => NotThere::Unreachable,
+    use io::ErrorKind::{ConnectionRefused, ConnectionReset, TimedOut};
+    let kind = error.kind();
+    if matches!(kind, ConnectionRefused | ConnectionReset) {
+        NotThere::Refused
+    } else if kind == TimedOut {
+        NotThere::Silent
+    } else {
+        NotThere::Unreachable
     }
 }
 

@@ -16,6 +16,10 @@ pub(super) use carried::CarriedStream;
 use direct::DirectStream;
 
 /// The stream.
+#[expect(
+    clippy::large_enum_variant,
+    reason = "most come through a relay, and a box would cost each of them"
+)]
 pub(super) enum VisitorStream {
     /// On a carrier, and over a raw connection once the relay has asked for one.
     Carried(CarriedStream),
