@@ -55,6 +55,7 @@ use crate::devices::Devices;
 use crate::fleet::Fleet;
 use crate::sign_in::SignIn;
 
+use crate::steering::Steering;
 pub(crate) use acme::AcmeAuthorities;
 pub(crate) use devices::{DeviceRow, DeviceState, https_url, rows};
 use error::{ApiError, Code};
@@ -96,6 +97,8 @@ pub(crate) struct Cloud {
     pub(crate) export: Option<ddns::transfer::Export>,
     /// Takes devices' addresses out of a zone's file, the same.
     pub(crate) import: Option<ddns::transfer::import::Import>,
+    /// Where names lead; absent too if another server answers for the zone.
+    pub(crate) steering: Option<Steering>,
     /// Who is asked for the certificates of devices.
     pub(crate) acme: AcmeAuthorities,
     pub(crate) metrics: Metrics,

@@ -190,6 +190,21 @@ impl Fleet {
         })
     }
 
+    /// Where the tunnels of `device` come from, as its relays see it; nowhere if it has none.
+    pub(crate) fn seen_at(&self, device: &DeviceId) -> Vec<IpAddr> {
+        let own = self.around.own.of(device);
+        let known = self.known();
+        let held = known.held.get(device).into_iter().flatten();
+        let own = own.iter();
+        let attachments = own.chain(held.map(|held| &held.attachment));
+        let mut seen: Vec<_> = attachments
+            .map(|attachment| attachment.seen_as.ip().to_canonical())
+            .collect();
+        seen.sort();
+        seen.dedup();
+        seen
+    }
+
     /// A number that changes whenever any device comes or goes. Changes in quick succession may be seen as one.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()

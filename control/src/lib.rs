@@ -16,6 +16,7 @@ pub mod ready;
 pub mod records;
 pub mod sign_in;
 pub mod state;
+pub mod steering;
 pub mod store;
 pub mod top;
 pub mod up;

@@ -3,6 +3,7 @@
 
 mod dnssec;
 mod message;
+mod steering;
 mod zone;
 
 use std::fs::{self, File, Permissions};
@@ -237,6 +238,7 @@ async fn act(cloud: &Cloud, verb: Verb) -> Answer {
             let interval = Duration::from_millis(interval_ms);
             Answer::Top(top::measure(cloud, interval, most).await)
         }
+        Verb::Device(DeviceVerb::Steer { name, mode }) => steering::steer(cloud, &name, mode).await,
         Verb::Device(verb) => change(&cloud.devices, verb, Some(cloud_url(cloud))).await,
         Verb::Port(verb) => {
             // What relays with a process of their own offer stands in their files alone; agents say of each how it is there.
@@ -333,6 +335,10 @@ async fn change(devices: &Devices, verb: DeviceVerb, control: Option<String>) ->
                 tracing::info!(device = name, %limits, "a device's limits were changed");
                 Answer::Limited(limits)
             })
+        }
+        DeviceVerb::Steer { .. } => {
+            let sentence = "a running server steers names: no causeway is running";
+            return Answer::Refused(sentence.to_owned());
         }
         DeviceVerb::Remove(name) => devices.remove(&name).await.map(|()| {
             tracing::info!(device = name, "a device was removed");

@@ -9,6 +9,7 @@
 //!   pairing.rs   codes, and how a name gets its holder
 //!   ports.rs     which ports of the relays are whose
 //!   relays.rs    the relays that have a process of their own
+//!   steering.rs  where names of single devices lead
 //! ```
 //!
 //! What a function here returns `Ok` for is on disk.
@@ -21,6 +22,7 @@ mod names;
 mod pairing;
 mod ports;
 mod relays;
+mod steering;
 
 use std::path::Path;
 use std::time::Duration;

@@ -202,6 +202,7 @@ async fn ask(state: &Path, interval: Duration, most: usize) -> Result<Top, TopEr
         | Answer::Key(_)
         | Answer::Devices(_)
         | Answer::Limited(_)
+        | Answer::Steered(_)
         | Answer::PortAdded { .. }
         | Answer::Ports(_)
         | Answer::PortRemoved

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use ddns::update::AddressChange;
 use directory::{OperatorName, Place};
 use prometheus::Registry;
 use relay::program::give_back_memory;
@@ -47,6 +48,7 @@ use crate::pages;
 use crate::probe;
 use crate::sign_in::SignIn;
 use crate::state::{StateDirectory, StateLock};
+use crate::steering::{self, Names, Steering};
 use crate::store::{DATABASE, Store};
 pub use crate::supervise::PartEnded;
 use crate::supervise::Supervisor;
@@ -148,6 +150,7 @@ pub async fn start(
     let names_end = end.child_token();
     let alone = inheritance.is_succession().then(CancellationToken::new);
     let names = take_names(&mut inheritance, config.ddns.as_ref()).await?;
+    let (address_changes, changes_of_addresses) = steering::changes();
     let ddns = start_ddns(
         &config,
         &state,
@@ -155,7 +158,7 @@ pub async fn start(
         certificates.name_server.clone(),
         &directory,
         &registry,
-        names_end.clone(),
+        (names_end.clone(), address_changes),
     )
     .await?;
 
@@ -186,6 +189,26 @@ pub async fn start(
         leads: ddns.as_ref().map(|ddns| Leads::boxed(ddns.relays())),
     };
     let fleet = Fleet::open(surroundings, &registry).await?;
+    let steering = match (&ddns, &config.ddns) {
+        (Some(ddns), Some(config)) => {
+            let names = Names {
+                steering: ddns.steering(),
+                updater: ddns.updater(),
+                private_addresses: config.private_addresses,
+            };
+            let fleet = Arc::clone(&fleet);
+            let steering =
+                Steering::open(store.clone(), directory.clone(), fleet, names, &registry);
+            Some(steering.await?)
+        }
+        _ => None,
+    };
+    if let Some(steering) = steering.clone() {
+        parts.run(
+            "the steering of names",
+            steering.run(changes_of_addresses, end.clone()),
+        );
+    }
     let cloud = Arc::new(Cloud {
         zone: config.zone.clone(),
         port: relay.front().port(),
@@ -201,6 +224,7 @@ pub async fn start(
         keys: ddns.as_ref().and_then(ddns::Handle::keys),
         export: ddns.as_ref().map(ddns::Handle::export),
         import: ddns.as_ref().map(ddns::Handle::import),
+        steering,
         acme: api::AcmeAuthorities::read(config.acme.as_ref())?,
         metrics: Metrics::register(&registry)?,
         stop: stop.clone(),
@@ -436,7 +460,7 @@ async fn start_ddns(
     certificate: Option<ddns::Certificate>,
     directory: &directory::Reader,
     registry: &Registry,
-    stop: CancellationToken,
+    (stop, address_changes): (CancellationToken, mpsc::Sender<AddressChange>),
 ) -> Result<Option<ddns::Handle>, UpError> {
     let Some(ddns) = &config.ddns else {
         return Ok(None);
@@ -455,6 +479,7 @@ async fn start_ddns(
         relay: public,
         master: state.tsig_master()?,
         certificate,
+        address_changes: Some(address_changes),
     };
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,

@@ -114,7 +114,7 @@ impl Updater {
     }
 
     /// The same for another door than the API's.
-    pub(crate) fn at(&self, door: Door) -> Self {
+    pub fn at(&self, door: Door) -> Self {
         Self {
             door,
             ..self.clone()

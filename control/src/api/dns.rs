@@ -2,6 +2,7 @@
 //! its key, which may change both.
 
 use std::net::{Ipv4Addr, Ipv6Addr};
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -19,6 +20,7 @@ use utoipa::ToSchema;
 use super::error::{ApiError, Code, Problem};
 use super::signed::Signed;
 use super::{Cloud, read_json};
+use crate::steering::{Mode, SteeringState, Wish};
 
 /// The most challenges in one request: as many as a device may have.
 const MAX_CHALLENGES: usize = MAX_HOSTS * MAX_VALUES;
@@ -38,6 +40,21 @@ pub(super) struct DnsChange {
     /// What a certificate authority is to find, and what not any more.
     #[serde(default)]
     challenges: ChallengeChanges,
+    /// Where visitors come to the device itself, without a relay; null if they do not any more.
+    #[serde(default, deserialize_with = "named")]
+    #[schema(value_type = Option<DirectPort>)]
+    direct: Option<Option<DirectPort>>,
+    /// Which way its name is to lead.
+    steer: Option<Mode>,
+}
+
+/// The port at which visitors come to a device itself.
+#[derive(Clone, Copy, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DirectPort {
+    /// As it is reached from outside.
+    #[schema(value_type = u16, example = 443)]
+    port: NonZeroU16,
 }
 
 /// Challenges to add and to remove; removals are made first.
@@ -75,6 +92,8 @@ pub(super) struct DnsState {
     addresses: OwnAddresses,
     /// What a certificate authority finds.
     challenges: Vec<Challenge>,
+    /// Where its name leads.
+    steering: Option<SteeringState>,
 }
 
 /// Where a device is.
@@ -147,13 +166,27 @@ pub(super) async fn change(
     let device = request.device(&cloud)?;
     let updater = updater(&cloud)?;
     let asked: DnsChange = read_json(&request.body, &cloud.metrics)?;
+    let wish = (asked.direct, asked.steer);
     let change = asked
         .change()
         .map_err(|(code, cause)| ApiError::new(code, &cloud.metrics, &cause))?;
+    let updater = &updater.coming_from(request.from);
     let done = updater
         .update(device.registration, &device.name, change)
         .await
         .map_err(|error| ApiError::update(&error, &cloud.metrics))?;
+    if let (Some(steering), (direct, mode)) = (&cloud.steering, wish)
+        && (direct.is_some() || mode.is_some())
+    {
+        let change = |before: Wish| Wish {
+            port: direct.map_or(before.port, |direct| direct.map(|direct| direct.port)),
+            mode: mode.unwrap_or(before.mode),
+        };
+        let wished = steering.wish(&device.name, device.registration, change);
+        wished
+            .await
+            .map_err(|error| ApiError::new(Code::Internal, &cloud.metrics, &error))?;
+    }
     Ok(Json(DnsReceipt {
         state: state(&cloud, &device, updater, done.held()),
         changed: done.is_change(),
@@ -241,6 +274,10 @@ fn state(cloud: &Cloud, device: &Device, updater: &Updater, held: &Held) -> DnsS
             ipv6: own.addresses.v6,
         },
         challenges: challenges.collect(),
+        steering: cloud
+            .steering
+            .as_ref()
+            .map(|steering| steering.state(device.registration)),
     }
 }
 

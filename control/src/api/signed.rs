@@ -2,12 +2,13 @@
 //! that is known here.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use aws_lc_rs::signature::{ED25519, UnparsedPublicKey};
 use axum::body::Bytes;
-use axum::extract::{FromRequest, Request};
+use axum::extract::{ConnectInfo, FromRequest, Request};
 use axum::http::header::HOST;
 use axum::http::{HeaderMap, Method};
 use directory::{Device, OperatorName, Place, PublicKey, RelayName, host_of};
@@ -29,6 +30,8 @@ const MAX_NONCES: usize = 120_000;
 pub(crate) struct Signed {
     pub(crate) key: PublicKey,
     pub(crate) body: Bytes,
+    /// Where it comes from.
+    pub(crate) from: Option<IpAddr>,
     nonce: [u8; 16],
 }
 
@@ -40,6 +43,8 @@ impl FromRequest<Arc<Cloud>> for Signed {
             |code| move |cause: &dyn std::fmt::Display| ApiError::new(code, &cloud.metrics, cause);
         let (method, headers) = (request.method().clone(), request.headers().clone());
         let uri = request.uri().clone();
+        let from = request.extensions().get::<ConnectInfo<SocketAddr>>();
+        let from = from.map(|ConnectInfo(address)| address.ip());
         let target = target(
             cloud,
             &headers,
@@ -55,6 +60,7 @@ impl FromRequest<Arc<Cloud>> for Signed {
         Ok(Self {
             key: claim.key,
             body,
+            from,
             nonce: claim.nonce,
         })
     }

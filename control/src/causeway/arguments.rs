@@ -9,6 +9,7 @@ use anyhow::Context as _;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use control::config::{AdminConfig, Overrides};
 use control::operator::KeyDuty;
+use control::steering::Mode;
 use control::top;
 use control::up::Source;
 use ddns::dnssec::keys::MOST_DAYS;
@@ -175,6 +176,20 @@ pub(super) enum DeviceCommand {
         /// Writes names and keys into a new file that only its owner can read, and not to standard output.
         #[arg(long, value_name = "FILE")]
         keys: Option<PathBuf>,
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
+    /// Says which way a device's name leads: to the device itself while it is found there, and else to its relay (auto); to the device
+    /// whatever is known of it (direct); or to its relay.
+    Steer {
+        /// The device's name.
+        name: String,
+        /// Which way.
+        #[arg(value_enum)]
+        mode: Mode,
         /// For programs.
         #[arg(long)]
         json: bool,

@@ -4,6 +4,7 @@ use anyhow::bail;
 use control::operator::{
     Answer, KeyDuty, ListedDevice, ListedPort, ListedRelay, ShownKey, ShownLimits,
 };
+use control::steering::SteeringState;
 use ddns::dnssec::keys::{Delegation, KeyStatus};
 
 /// Facts go to standard output, one to a line; advice goes beside it.
@@ -43,6 +44,13 @@ pub(super) fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
         Answer::Devices(devices) if json => println!("{}", serde_json::to_string_pretty(&devices)?),
         Answer::Devices(devices) => print!("{}", table(&devices)),
         Answer::Limited(limits) => println!("limits: {limits}"),
+        Answer::Steered(steering) if json => {
+            println!("{}", serde_json::to_string_pretty(&steering)?)
+        }
+        Answer::Steered(SteeringState { leads, why, .. }) => {
+            println!("leads to: {leads}");
+            eprintln!("{why}");
+        }
         Answer::Removed => {
             println!("removed");
             eprintln!("The name rests for 90 days; `device add --reclaim` gives it back before.");

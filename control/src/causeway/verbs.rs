@@ -49,6 +49,12 @@ pub(super) async fn device(command: DeviceCommand) -> anyhow::Result<()> {
             };
             (verb.into(), state, false)
         }
+        DeviceCommand::Steer {
+            name,
+            mode,
+            json,
+            state,
+        } => (DeviceVerb::Steer { name, mode }.into(), state, json),
         DeviceCommand::Remove { name, state } => (DeviceVerb::Remove(name).into(), state, false),
         DeviceCommand::List { json, state } => (Verb::ListDevices, state, json),
         DeviceCommand::Import {

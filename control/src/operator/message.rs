@@ -12,6 +12,7 @@ use directory::{DeviceLimits, Duty};
 use relay::octets;
 use serde::{Deserialize, Serialize};
 
+use crate::steering::{Mode, SteeringState};
 use crate::top::Top;
 
 /// What an operator asks for.
@@ -164,6 +165,13 @@ pub enum DeviceVerb {
         /// Whether it has none of its own any more.
         none: bool,
     },
+    /// Say which way its name leads.
+    Steer {
+        /// Whose.
+        name: String,
+        /// Which.
+        mode: Mode,
+    },
     /// Remove it.
     Remove(String),
 }
@@ -212,6 +220,8 @@ pub enum Answer {
     Devices(Vec<ListedDevice>),
     /// The limits are in force.
     Limited(ShownLimits),
+    /// The name leads that way from now on.
+    Steered(SteeringState),
     /// The device is gone.
     Removed,
     /// The relay is registered.

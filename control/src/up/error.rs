@@ -29,6 +29,9 @@ pub enum UpError {
     /// A file that is named in [acme].
     #[error("[acme]: {0}")]
     Acme(#[from] io::Error),
+    /// Names cannot be steered.
+    #[error(transparent)]
+    Steering(#[from] crate::steering::OpenError),
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -50,6 +50,7 @@ mod several_relays;
 mod shutdown;
 mod signed;
 mod sshd;
+mod steering;
 mod succession;
 mod top;
 mod transfer;

@@ -223,6 +223,47 @@ fn names_leave_a_relay_that_stands_still_although_nothing_says_so() {
     assert!(noticed < NOTICED, "{noticed:?}");
 }
 
+/// A device with one tunnel, which comes to another relay because its own ends.
+#[test]
+fn the_name_follows_a_tunnel_within_a_second() {
+    let server = Server::start();
+    let relay = Relay::join(&server, "eu1");
+    // Which of the relays is a device's first is drawn by lot.
+    let agents: Vec<_> = (0..6)
+        .map(|number| {
+            server
+                .pair(&format!("nas{number}"))
+                .run_with("http://127.0.0.1:1", &["--tunnels", "1"])
+        })
+        .collect();
+    let leads = |number: usize| dig(&server, &format!("nas{number}.{}", server.ready.zone), "A");
+    let at_relay = |expected: &str| {
+        (0..agents.len())
+            .filter(|number| leads(*number) == expected)
+            .count()
+    };
+    let all = agents.len();
+    until(
+        || relay.metric(TUNNELS) as usize == at_relay("127.0.0.2\n"),
+        || relay.metric(TUNNELS).to_string(),
+    );
+    assert!(at_relay("127.0.0.2\n") > 0, "once in 64 times");
+    relay.process.signal("-TERM");
+    // All tunnels are at the server's own relay, and the demo's.
+    until(
+        || server.metric(TUNNELS) as usize == all + 1,
+        || server.metric(TUNNELS).to_string(),
+    );
+    let moved = Instant::now();
+    until(
+        || at_relay("127.0.0.1\n") == all,
+        || at_relay("127.0.0.1\n").to_string(),
+    );
+    let took = moved.elapsed();
+    eprintln!("the names follow in {took:?}");
+    assert!(took <= Duration::from_secs(1), "{took:?}");
+}
+
 #[test]
 fn while_control_is_away_known_devices_are_served_even_by_a_relay_that_starts_meanwhile() {
     let (mut server, mut relay, _device) = world();

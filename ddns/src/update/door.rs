@@ -17,10 +17,12 @@ pub enum Door {
     Api,
     /// A zone's file that the operator imports.
     Import,
+    /// Whoever has found the device there.
+    Steering,
 }
 
 impl Door {
-    pub(crate) const ALL: [Self; 7] = [
+    pub(crate) const ALL: [Self; 8] = [
         Self::Dyn2,
         Self::DuckDns,
         Self::AcmeDns,
@@ -28,6 +30,7 @@ impl Door {
         Self::Dynamic,
         Self::Api,
         Self::Import,
+        Self::Steering,
     ];
 
     /// The word under which its updates are counted.
@@ -40,6 +43,7 @@ impl Door {
             Self::Dynamic => "dynamic",
             Self::Api => "api",
             Self::Import => "import",
+            Self::Steering => "steering",
         }
     }
 }
