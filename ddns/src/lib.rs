@@ -18,7 +18,8 @@
 //!
 //! **Answered**: the zone's SOA, NS, addresses and the operator's records; every device of the Directory, with whatever stands
 //! below it; NODATA and NXDOMAIN with the SOA record. A device has the addresses that its updates have set, or else those of the
-//! relays that hold it (`relays.rs`), or else the relay's; the records that the operator gives to all devices, and at `_acme-challenge` its challenges.
+//! relays that hold it (`relays.rs`), or else the relay's; the records that the operator gives to all devices, at `_acme-challenge` its challenges,
+//! and at `lan`, if it wants that, its addresses at home.
 //!
 //! **Refused**: names outside the zone, other classes, zone transfers, updates that nobody has signed; operations other than query
 //! and update are not implemented.
@@ -46,6 +47,7 @@ pub mod dynamic;
 pub mod encode;
 mod follow;
 pub mod http;
+pub mod lan;
 mod message;
 mod metrics;
 mod moment;

@@ -3,6 +3,7 @@
 use crate::addresses::{Addresses, ChangeSet, is_public};
 use crate::challenges::{ChallengeChange, Challenges, TooManyHosts};
 use crate::dynamic::change::{DynamicChange, Unmet};
+use crate::lan::{LanAddresses, LanChange};
 
 /// What updates have set for one device.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -11,6 +12,15 @@ pub struct Own {
     pub addresses: Addresses,
     /// What a CA is to find.
     pub challenges: Challenges,
+    /// Where it is in its own network.
+    pub lan: LanAddresses,
+}
+
+impl Own {
+    /// Whether there are names below the device's for it, beside its wildcard.
+    pub(crate) fn has_subnames(&self) -> bool {
+        !self.challenges.is_empty() || !self.lan.is_empty()
+    }
 }
 
 /// What an update asks for.
@@ -20,6 +30,8 @@ pub enum Change {
     Addresses(ChangeSet),
     /// One challenge, or all at one name.
     Challenge(ChallengeChange),
+    /// Addresses in its own network.
+    Lan(LanChange),
     /// Each of these, in order; all or none.
     All(Vec<Self>),
     /// All that an UPDATE asks for, if what it demands is so (RFC 2136).
@@ -41,6 +53,7 @@ impl Change {
         match self {
             Self::Addresses(change) => own.addresses = change.apply(own.addresses),
             Self::Challenge(change) => change.apply(&mut own.challenges)?,
+            Self::Lan(change) => own.lan = change.apply(own.lan),
             Self::All(changes) => changes.iter().try_for_each(|change| change.make(own))?,
             Self::Dynamic(change) => *own = change.apply(own)?,
         }
@@ -50,18 +63,18 @@ impl Change {
     /// Whether a CA is to find something after it.
     pub(crate) fn sets_challenges(&self) -> bool {
         match self {
-            Self::Addresses(_) => false,
+            Self::Addresses(_) | Self::Lan(_) => false,
             Self::Challenge(change) => matches!(change, ChallengeChange::Add(..)),
             Self::All(changes) => changes.iter().any(Self::sets_challenges),
             Self::Dynamic(change) => change.sets_challenges(),
         }
     }
 
-    /// Whether it says something about addresses, perhaps.
+    /// Whether it says something about addresses that its name leads to, perhaps.
     pub(crate) fn is_of_addresses(&self) -> bool {
         match self {
             Self::Addresses(_) | Self::Dynamic(_) => true,
-            Self::Challenge(_) => false,
+            Self::Challenge(_) | Self::Lan(_) => false,
             Self::All(changes) => changes.iter().any(Self::is_of_addresses),
         }
     }
@@ -72,7 +85,7 @@ impl Change {
             Self::Addresses(change) => change
                 .prefix()
                 .is_none_or(|prefix| is_public(prefix.network().into())),
-            Self::Challenge(_) | Self::Dynamic(_) => true,
+            Self::Challenge(_) | Self::Lan(_) | Self::Dynamic(_) => true,
             Self::All(changes) => changes.iter().all(Self::moves_in_public),
         }
     }
@@ -87,6 +100,12 @@ impl From<ChangeSet> for Change {
 impl From<DynamicChange> for Change {
     fn from(change: DynamicChange) -> Self {
         Self::Dynamic(Box::new(change))
+    }
+}
+
+impl From<LanChange> for Change {
+    fn from(change: LanChange) -> Self {
+        Self::Lan(change)
     }
 }
 

@@ -7,7 +7,8 @@
 //!                   "mynas"               ──► a device
 //!                   "*.mynas"             ──► the same device: its wildcard has no other records
 //!                   "_acme-challenge.mynas", "_acme-challenge.photos.mynas", …
-//!                                         ──► its challenges, while there are some ([`challenged`])
+//!                                         ──► its challenges, while there are some ([`subnames`])
+//!                   "lan.mynas"         ──► where it is at home, if it wants that; nothing stands below ([`subnames`])
 //! ```
 //!
 //! What is answered follows from these names as RFC 4592 has it, so that a copy of the zone answers alike.
@@ -19,20 +20,20 @@
 //!  slots.rs       where each has its place
 //!  slot.rs        the place, read while it is written
 //!  standing.rs    which of the names that there are answers for another
-//!  challenged.rs  the challenges of those who have some
+//!  subnames.rs    the names of those who have some beside their own and its wildcard
 //!  chain.rs       the names by their hashes, where that proves what is not there
 //!  hashes.rs      these hashes, in order
 //!  marks.rs       which names have changed, for copies of the zone
 //! ```
 
 mod chain;
-mod challenged;
 mod devices;
 mod hashes;
 mod marks;
 mod slot;
 mod slots;
 mod standing;
+mod subnames;
 
 use std::net::IpAddr;
 use std::num::NonZeroU16;
@@ -43,7 +44,6 @@ use arc_swap::{ArcSwap, Guard};
 use directory::{DeviceName, OperatorName, RegistrationId, RelayName};
 
 use self::chain::Chain;
-use self::challenged::Challenged;
 use self::devices::Devices;
 pub(crate) use self::hashes::{Hashes, Link};
 pub(crate) use self::marks::Marked;
@@ -51,8 +51,8 @@ use self::marks::Marks;
 use self::slot::Device;
 use self::standing::{Owner, Standing};
 pub(crate) use self::standing::{Place, WILDCARD};
+use self::subnames::Subnames;
 use crate::addresses::Addresses;
-use crate::challenges::Challenges;
 use crate::dnssec::TypeSet;
 use crate::own::Own;
 use crate::protocol::{HEADER_LEN, MAX_LABEL, Type};
@@ -72,7 +72,7 @@ const MAX_BATCH: usize = 64;
 pub struct Table {
     contents: Contents,
     devices: Devices,
-    challenged: Challenged,
+    subnames: Subnames,
     relays: ArcSwap<Known>,
     /// What the zone's own name has beside its contents: its keys, if it is signed.
     keys: ArcSwap<Vec<(Type, Arc<Rrset>)>>,
@@ -132,6 +132,7 @@ impl Table {
                 Owner::Challenges(set) if qtype == Type::TXT => {
                     Found::Records(Records::Shared(set))
                 }
+                Owner::Lan(lan) => self.find_address(lan.addresses(), qtype),
                 Owner::Challenges(_) | Owner::Empty => Found::NoData,
                 Owner::Nobody => Found::NoName,
             };
@@ -182,6 +183,7 @@ impl Table {
             return match self.standing(&device, front).owner {
                 Owner::Device => self.types_at_device(label, &device),
                 Owner::Challenges(_) => TypeSet::of_challenges(),
+                Owner::Lan(lan) => TypeSet::of_lan(lan),
                 Owner::Empty | Owner::Nobody => TypeSet::default(),
             };
         }
@@ -219,8 +221,8 @@ impl Table {
 
     /// Where a name stands whose labels in front of the device's own are `front`.
     fn standing(&self, device: &Device, front: &[u8]) -> Standing {
-        if device.has_challenges
-            && let Some(standing) = self.challenged.standing(device.registration, front)
+        if device.has_subnames
+            && let Some(standing) = self.subnames.standing(device.registration, front)
         {
             return standing;
         }
@@ -299,7 +301,12 @@ impl Table {
         if own.is_empty() || !is_address {
             return find_at_node(&self.contents.device, qtype);
         }
-        AddressRecord::compile(own, qtype, self.contents.ttl).map_or(Found::NoData, |address| {
+        self.find_address(own, qtype)
+    }
+
+    fn find_address(&self, addresses: Addresses, qtype: Type) -> Found<'_> {
+        let address = AddressRecord::compile(addresses, qtype, self.contents.ttl);
+        address.map_or(Found::NoData, |address| {
             Found::Records(Records::Address(address))
         })
     }
@@ -379,7 +386,7 @@ impl Table {
             numbering: Mutex::new(()),
             contents,
             devices: Devices::new(),
-            challenged: Challenged::default(),
+            subnames: Subnames::default(),
             serial: AtomicU32::new(serial),
         }
     }
@@ -393,9 +400,9 @@ impl Table {
     pub fn put(&self, name: &DeviceName, registration: RegistrationId, recorded: Option<&Held>) {
         let nothing = Held::default();
         let held = recorded.unwrap_or(&nothing);
-        let has_challenges = !held.own.challenges.is_empty();
-        if has_challenges {
-            self.challenged.set(registration, &held.own.challenges);
+        let has_subnames = held.own.has_subnames();
+        if has_subnames {
+            self.subnames.set(registration, &held.own);
         }
         let before = self.devices.change(label(name), held.version, |before| {
             // Another registration is another device, which no relay holds yet.
@@ -403,7 +410,7 @@ impl Table {
             Some(Device {
                 registration,
                 addresses: held.own.addresses,
-                has_challenges,
+                has_subnames,
                 is_recorded: recorded.is_some(),
                 presence: same.map_or_else(Presence::default, |same| same.presence),
                 lead: same.map_or_else(Lead::default, |same| {
@@ -413,9 +420,9 @@ impl Table {
             })
         });
         if let Some(before) = before
-            && (before.registration != registration || !has_challenges)
+            && (before.registration != registration || !has_subnames)
         {
-            self.forget_challenges(&before);
+            self.forget_subnames(&before);
         }
         self.follow(label(name));
     }
@@ -425,25 +432,24 @@ impl Table {
         let before = self.devices.change(label(name), 0, |_| None);
         self.follow(label(name));
         before.is_some_and(|before| {
-            self.forget_challenges(&before);
+            self.forget_subnames(&before);
             true
         })
     }
 
-    fn forget_challenges(&self, device: &Device) {
-        if device.has_challenges {
-            self.challenged
-                .set(device.registration, &Challenges::default());
+    fn forget_subnames(&self, device: &Device) {
+        if device.has_subnames {
+            self.subnames.set(device.registration, &Own::default());
         }
     }
 
     /// Replaces what a device has of its own, as the log has it now, if this registration still holds the name. Says whether it
     /// does.
     pub fn set(&self, name: &DeviceName, registration: RegistrationId, held: &Held) -> bool {
-        let has_challenges = !held.own.challenges.is_empty();
+        let has_subnames = held.own.has_subnames();
         // Whoever sees that there are some finds them; so they come first, and go last.
-        if has_challenges {
-            self.challenged.set(registration, &held.own.challenges);
+        if has_subnames {
+            self.subnames.set(registration, &held.own);
         }
         let mut is_held = false;
         let before = self.devices.change(label(name), held.version, |before| {
@@ -453,14 +459,14 @@ impl Table {
                 let after = held.own.addresses;
                 device.lead = device.lead.after_change(device.addresses, after);
                 device.addresses = after;
-                device.has_challenges = has_challenges;
+                device.has_subnames = has_subnames;
                 device.is_recorded = true;
             }
             Some(device)
         });
-        let had_challenges = before.is_some_and(|before| before.has_challenges);
-        if !is_held || (had_challenges && !has_challenges) {
-            self.challenged.set(registration, &Challenges::default());
+        let had_subnames = before.is_some_and(|before| before.has_subnames);
+        if !is_held || (had_subnames && !has_subnames) {
+            self.subnames.set(registration, &Own::default());
         }
         self.follow(label(name));
         is_held
@@ -547,14 +553,15 @@ impl Table {
     }
 
     fn held_by(&self, device: &Device, version: u32) -> Held {
-        let challenges = match device.has_challenges {
-            true => self.challenged.challenges(device.registration),
-            false => Challenges::default(),
+        let (challenges, lan) = match device.has_subnames {
+            true => self.subnames.held(device.registration),
+            false => Default::default(),
         };
         Held {
             own: Own {
                 addresses: device.addresses,
                 challenges,
+                lan,
             },
             version: if device.is_recorded { version } else { 0 },
         }
@@ -672,6 +679,7 @@ pub(crate) mod tests {
     use super::*;
     use crate::challenges::{ChallengeHost, ChallengeValue};
     use crate::config::Config;
+    use crate::lan::LanChange;
     use crate::zone::octets;
 
     /// `nas.test` with a relay at 192.0.2.250 and 2001:db8::250, a device `home` at 192.0.2.7 and one `away` without
@@ -811,6 +819,42 @@ pub(crate) mod tests {
         assert!(matches!(table.find(at_home, Type::A), Found::NoData));
         table.set(&name("home"), RegistrationId(1), &Held::default());
         assert_eq!(txt(at_home), None);
+    }
+
+    #[test]
+    fn an_address_at_home_is_found_at_its_own_name_and_goes_with_its_holder() {
+        let table = with_devices();
+        let found = |below: &[u8], qtype| match table.find(below, qtype) {
+            Found::Records(records) => records.octets().to_vec().last().copied(),
+            Found::NoData => Some(0),
+            Found::Soa | Found::NoName => None,
+        };
+        let mut held = v4(7);
+        let lan = LanChange::default().set([10, 0, 0, 9].into()).unwrap();
+        held.own.lan = lan.apply(held.own.lan);
+        assert_eq!(found(b"\x03lan\x04home", Type::A), Some(7));
+        table.set(&name("home"), RegistrationId(1), &held);
+        for (below, qtype, last) in [
+            (&b"\x03lan\x04home"[..], Type::A, Some(9)),
+            (b"\x03lan\x04home", Type::AAAA, Some(0)),
+            (b"\x03lan\x04home", Type::HTTPS, Some(0)),
+            (b"\x01x\x03lan\x04home", Type::A, None),
+            (b"\x04home", Type::A, Some(7)),
+            (b"\x01x\x04home", Type::A, Some(7)),
+            (b"\x03lan\x04away", Type::A, Some(250)),
+        ] {
+            assert_eq!(found(below, qtype), last, "{}", below.escape_ascii());
+        }
+        let types = table.types(b"\x03lan\x04home");
+        assert_eq!(types.iter().collect::<Vec<_>>(), [Type::A]);
+        let there = table.held(&name("home"), RegistrationId(1)).unwrap();
+        assert_eq!(there.own, held.own);
+
+        // Whoever has the name next has nothing of it.
+        table.put(&name("home"), RegistrationId(5), None);
+        assert_eq!(found(b"\x03lan\x04home", Type::A), Some(250));
+        table.put(&name("home"), RegistrationId(1), None);
+        assert_eq!(found(b"\x03lan\x04home", Type::A), Some(250));
     }
 
     #[test]

@@ -321,7 +321,10 @@ impl Limits {
     ) -> Result<(), UpdateError> {
         self.check_addresses(before, after)?;
         let subjects = [
-            (Subject::Addresses, before.addresses != after.addresses),
+            (
+                Subject::Addresses,
+                before.addresses != after.addresses || before.lan != after.lan,
+            ),
             (Subject::Challenges, before.challenges != after.challenges),
         ];
         let now = Instant::now();

@@ -1,5 +1,6 @@
 //! The types of record at one name, as NSEC and NSEC3 records tell them (RFC 4034 section 4.1.2).
 
+use crate::lan::LanAddresses;
 use crate::protocol::Type;
 
 /// Octets of a window that covers 256 types, and of the beginning of the next, in which CAA is.
@@ -20,6 +21,15 @@ impl TypeSet {
     /// What a name with challenges has.
     pub(crate) fn of_challenges() -> Self {
         Self::default().with(Type::TXT)
+    }
+
+    /// What a name with addresses of a LAN has.
+    pub(crate) fn of_lan(lan: LanAddresses) -> Self {
+        let addresses = lan.addresses();
+        let v4 = addresses.v4.map(|_| Type::A);
+        let v6 = addresses.v6.map(|_| Type::AAAA);
+        let types = v4.into_iter().chain(v6);
+        types.fold(Self::default(), Self::with)
     }
 
     /// With this type too. One from 320 on is left out.

@@ -2,10 +2,11 @@
 //!
 //! ```text
 //!  0        2                6      7                  15          19
-//!  ┌────────┬────────────────┬──────┬──────────────────┬───────────┬───────┬───────────┬────────────┬────────────┐
-//!  │ length │ CRC-32         │ form │ registration     │ version   │ has   │ IPv4, 4   │ IPv6, 16   │ challenges │
-//!  └────────┴────────────────┴──────┴──────────────────┴───────────┴───────┴───────────┴────────────┴────────────┘
-//!    length: octets behind the CRC        has: 1 an IPv4 address follows, 2 an IPv6 address, 4 challenges
+//!  ┌────────┬────────────────┬──────┬──────────────────┬───────────┬───────┬─────────┬──────────┬────────────┬─────────┬──────────┐
+//!  │ length │ CRC-32         │ form │ registration     │ version   │ has   │ IPv4, 4 │ IPv6, 16 │ challenges │ IPv4, 4 │ IPv6, 16 │
+//!  └────────┴────────────────┴──────┴──────────────────┴───────────┴───────┴─────────┴──────────┴────────────┴─────────┴──────────┘
+//!    length: octets behind the CRC        has: 1 an IPv4 address follows, 2 an IPv6 address, 4 challenges,
+//!                                              8 an IPv4 address in its own network, 16 an IPv6 address there
 //!
 //!  challenges   names 1 │ (length 1 │ labels │ values 1 │ (length 1 │ value)*)*
 //! ```
@@ -26,6 +27,7 @@ use directory::RegistrationId;
 
 use crate::addresses::Addresses;
 use crate::challenges::{ChallengeHost, ChallengeValue, Challenges};
+use crate::lan::LanAddresses;
 use crate::own::Own;
 use crate::table::Held;
 
@@ -33,6 +35,9 @@ const RECORD: u8 = 2;
 const HAS_V4: u8 = 1;
 const HAS_V6: u8 = 2;
 const HAS_CHALLENGES: u8 = 4;
+const HAS_LAN_V4: u8 = 8;
+const HAS_LAN_V6: u8 = 16;
+const HAS_ALL: u8 = HAS_V4 | HAS_V6 | HAS_CHALLENGES | HAS_LAN_V4 | HAS_LAN_V6;
 /// Length and CRC.
 const FRAME: usize = 6;
 
@@ -50,8 +55,11 @@ impl Record {
     pub fn write(&self, out: &mut Vec<u8>) {
         let Addresses { v4, v6 } = self.held.own.addresses;
         let challenges = &self.held.own.challenges;
+        let lan = self.held.own.lan.addresses();
         let has = v4.map_or(0, |_| HAS_V4)
             | v6.map_or(0, |_| HAS_V6)
+            | lan.v4.map_or(0, |_| HAS_LAN_V4)
+            | lan.v6.map_or(0, |_| HAS_LAN_V6)
             | if challenges.is_empty() {
                 0
             } else {
@@ -66,6 +74,8 @@ impl Record {
         if !challenges.is_empty() {
             write_challenges(challenges, &mut body);
         }
+        body.extend(lan.v4.iter().flat_map(Ipv4Addr::octets));
+        body.extend(lan.v6.iter().flat_map(Ipv6Addr::octets));
         write_frame(&body, out);
     }
 }
@@ -110,21 +120,19 @@ pub(super) fn read_record(body: &[u8]) -> Option<Record> {
     let (registration, rest) = rest.split_first_chunk()?;
     let (version, rest) = rest.split_first_chunk()?;
     let (&[has], rest) = rest.split_first_chunk()?;
-    if form != RECORD || has & !(HAS_V4 | HAS_V6 | HAS_CHALLENGES) != 0 {
+    if form != RECORD || has & !HAS_ALL != 0 {
         return None;
     }
-    let (v4, rest) = read_address(has & HAS_V4 != 0, rest)?;
-    let (v6, rest) = read_address(has & HAS_V6 != 0, rest)?;
+    let (addresses, rest) = read_addresses(has & HAS_V4 != 0, has & HAS_V6 != 0, rest)?;
     let (challenges, rest) = match has & HAS_CHALLENGES != 0 {
         true => read_challenges(rest)?,
         false => (Challenges::default(), rest),
     };
+    let (lan, rest) = read_addresses(has & HAS_LAN_V4 != 0, has & HAS_LAN_V6 != 0, rest)?;
     let own = Own {
-        addresses: Addresses {
-            v4: v4.map(Ipv4Addr::from_octets),
-            v6: v6.map(Ipv6Addr::from_octets),
-        },
+        addresses,
         challenges,
+        lan: LanAddresses::new(lan)?,
     };
     rest.is_empty().then_some(Record {
         registration: RegistrationId(u64::from_be_bytes(*registration)),
@@ -156,6 +164,16 @@ fn read_challenges(rest: &[u8]) -> Option<(Challenges, &[u8])> {
 fn read_string(rest: &[u8]) -> Option<(&[u8], &[u8])> {
     let (&length, rest) = rest.split_first()?;
     rest.split_at_checked(length.into())
+}
+
+fn read_addresses(has_v4: bool, has_v6: bool, rest: &[u8]) -> Option<(Addresses, &[u8])> {
+    let (v4, rest) = read_address(has_v4, rest)?;
+    let (v6, rest) = read_address(has_v6, rest)?;
+    let addresses = Addresses {
+        v4: v4.map(Ipv4Addr::from_octets),
+        v6: v6.map(Ipv6Addr::from_octets),
+    };
+    Some((addresses, rest))
 }
 
 fn read_address<const N: usize>(is_there: bool, rest: &[u8]) -> Option<(Option<[u8; N]>, &[u8])> {
@@ -196,6 +214,14 @@ pub(super) mod tests {
                 held.own.challenges.add(&host, &value).unwrap();
             }
         }
+        // And those of every third registration are somewhere at home.
+        if registration.is_multiple_of(3) {
+            held.own.lan = LanAddresses::new(Addresses {
+                v4: v4.map(|last| Ipv4Addr::new(192, 168, 1, last)),
+                v6: v6.map(|last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into())),
+            })
+            .unwrap();
+        }
         Record {
             registration: RegistrationId(registration),
             held,
@@ -214,25 +240,47 @@ pub(super) mod tests {
         assert_eq!(
             octets(&record(0x0102, Some(8), None)),
             [
-                0, 36,                            // length
-                0xB6, 0xAF, 0x7C, 0x3F,           // CRC-32
+                0, 40,                            // length
+                0x90, 0xDA, 0x4F, 0x6D,           // CRC-32
                 2,                                // a record
                 0, 0, 0, 0, 0, 0, 1, 2,           // registration
                 0, 0, 1, 7,                       // version
-                5,                                // an IPv4 address and challenges
+                13,                               // an IPv4 address, challenges, and an IPv4 address at home
                 192, 0, 2, 8,
                 2,                                // names with challenges
                 0, 1, 2, b'v', 8,                 // the device's own, with one value
                 7, 6, b'p', b'h', b'o', b't', b'o', b's', 1, 2, b'v', 8,
+                192, 168, 1, 8,
             ]
         );
+    }
+
+    #[test]
+    fn a_record_is_read_as_it_was_written_and_never_with_a_public_address_at_home() {
+        for registration in 1..=6 {
+            for (v4, v6) in [
+                (None, None),
+                (Some(1), None),
+                (None, Some(2)),
+                (Some(1), Some(2)),
+            ] {
+                let record = record(registration, v4, v6);
+                let body = octets(&record).split_off(FRAME);
+                assert_eq!(read_record(&body), Some(record));
+            }
+        }
+        let mut body = octets(&record(3, Some(1), None)).split_off(FRAME);
+        let at_home = body.len() - 4;
+        assert_eq!(body[at_home..], [192, 168, 1, 1]);
+        body[at_home] = 203;
+        assert_eq!(read_record(&body), None);
     }
 
     #[test]
     fn a_body_of_another_form_is_no_record() {
         let body = octets(&record(1, Some(1), None)).split_off(FRAME);
         assert!(read_record(&body).is_some());
-        for (at, value) in [(0, 1), (13, 8), (13, 5), (13, 3), (13, 0)] {
+        for (at, value) in [(0, 1), (13, 32), (13, 8), (13, 5), (13, 3), (13, 0)] {
             let mut body = body.clone();
             body[at] = value;
             assert_eq!(read_record(&body), None, "{at} {value}");

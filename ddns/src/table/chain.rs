@@ -4,9 +4,9 @@
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
-use super::challenged::Owners;
 use super::hashes::{Hashes, Link};
 use super::standing::{Owner, WILDCARD};
+use super::subnames::Owners;
 use super::{Place, Table};
 use crate::dnssec::{Hash, TypeSet, hash};
 
@@ -18,7 +18,7 @@ pub(super) struct Chain {
     of_apex: Hash,
     of_wildcard: Hash,
     /// Held while a name is brought in line with the table, so that whoever does so last has seen the last of it. What stands in
-    /// front of the labels of devices with challenges.
+    /// front of the labels of devices with subnames.
     fronts_by_label: Mutex<HashMap<Box<[u8]>, Owners>>,
 }
 
@@ -48,15 +48,15 @@ impl Table {
         if self.chain.set(chain).is_ok() {
             self.devices
                 .labels()
-                .for_each(|label| self.chain_challenges(&label));
+                .for_each(|label| self.chain_subnames(&label));
         }
     }
 
-    fn chain_challenges(&self, label: &[u8]) {
+    fn chain_subnames(&self, label: &[u8]) {
         if self
             .devices
             .get(label)
-            .is_some_and(|device| device.has_challenges)
+            .is_some_and(|device| device.has_subnames)
         {
             self.rechain(label);
         }
@@ -87,18 +87,28 @@ impl Table {
                 Owner::Challenges(_) => {
                     set(front, types.map(|_| TypeSet::of_challenges()));
                 }
+                Owner::Lan(lan) => set(front, types.map(|_| TypeSet::of_lan(*lan))),
                 Owner::Empty => set(front, types.map(|_| TypeSet::default())),
                 Owner::Nobody => {}
             }
         };
-        let after = device.filter(|device| device.has_challenges);
-        let after = after.and_then(|device| self.challenged.owners(device.registration));
+        let after = device.filter(|device| device.has_subnames);
+        let after = after.and_then(|device| self.subnames.owners(device.registration));
         let before = match &after {
             Some(after) => fronts_by_label.insert(label.into(), after.clone()),
             None => fronts_by_label.remove(label),
         };
+        // What stays is there all the while: a proof that leaves it out would be believed for as long as it is kept.
+        let stays = |front: &[u8], owner: &Owner| {
+            let after = after.as_ref().and_then(|after| after.get(front));
+            after.is_some_and(|after| {
+                matches!(after, Owner::Device) || !matches!(owner, Owner::Device)
+            })
+        };
         for (front, owner) in before.iter().flatten() {
-            set_owned(front, owner, false);
+            if !stays(front, owner) {
+                set_owned(front, owner, false);
+            }
         }
         for (front, owner) in after.iter().flatten() {
             set_owned(front, owner, true);

@@ -107,8 +107,8 @@ impl Table {
         };
         put(b"");
         put(WILDCARD);
-        let owners = match device.has_challenges {
-            true => self.challenged.owners(device.registration),
+        let owners = match device.has_subnames {
+            true => self.subnames.owners(device.registration),
             false => None,
         };
         for (front, owner) in owners.iter().flatten() {

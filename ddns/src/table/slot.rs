@@ -2,7 +2,7 @@
 //! during a write notices and reads again (a sequence lock of atomic words).
 //!
 //! ```text
-//!  state   version 31 │ writing 1 │ presence 16 │ … 8 │ lead 3 │ recorded 1 │ has challenges 1 │ has IPv6 1 │ has IPv4 1 │ held 1
+//!  state   version 31 │ writing 1 │ presence 16 │ … 8 │ lead 3 │ recorded 1 │ has subnames 1 │ has IPv6 1 │ has IPv4 1 │ held 1
 //!  registration 64
 //!  IPv6 128
 //!  … 16 │ port of the lead 16 │ IPv4 32
@@ -36,7 +36,7 @@ mod atomic {
 const HELD: u64 = 1;
 const HAS_V4: u64 = 1 << 1;
 const HAS_V6: u64 = 1 << 2;
-const HAS_CHALLENGES: u64 = 1 << 3;
+const HAS_SUBNAMES: u64 = 1 << 3;
 const RECORDED: u64 = 1 << 4;
 /// How far the lead stands from the end of the state, and where it is.
 const LEAD: u32 = 5;
@@ -56,7 +56,8 @@ const VERSION: u32 = 33;
 pub(crate) struct Device {
     pub(crate) registration: RegistrationId,
     pub(crate) addresses: Addresses,
-    pub(crate) has_challenges: bool,
+    /// There are names below it beside its wildcard.
+    pub(crate) has_subnames: bool,
     /// The log has a record of it: an update has changed it once.
     pub(crate) is_recorded: bool,
     /// Which relays hold it. No version tells of it, as the log knows nothing of it.
@@ -166,7 +167,7 @@ impl<const L: usize> Slot<L> {
                     v4: (before & HAS_V4 != 0).then(|| Ipv4Addr::from_bits(v4 as u32)),
                     v6: (before & HAS_V6 != 0).then(|| Ipv6Addr::from_bits(v6)),
                 },
-                has_challenges: before & HAS_CHALLENGES != 0,
+                has_subnames: before & HAS_SUBNAMES != 0,
                 is_recorded: before & RECORDED != 0,
                 presence: Presence::from_bits((before >> PRESENCE) as u16),
                 lead: Lead::from_bits((before >> LEAD) as u8 & 7, (v4 >> PORT) as u16),
@@ -185,14 +186,14 @@ impl<const L: usize> Slot<L> {
         if let Some(Device {
             registration,
             addresses: Addresses { v4, v6 },
-            has_challenges,
+            has_subnames,
             is_recorded,
             presence,
             lead,
         }) = device
         {
             state |= HELD | v4.map_or(0, |_| HAS_V4) | v6.map_or(0, |_| HAS_V6);
-            state |= if *has_challenges { HAS_CHALLENGES } else { 0 };
+            state |= if *has_subnames { HAS_SUBNAMES } else { 0 };
             state |= if *is_recorded { RECORDED } else { 0 };
             state |= u64::from(presence.to_bits()) << PRESENCE;
             let (lead, port) = lead.to_bits();
@@ -243,7 +244,7 @@ pub(super) mod tests {
                 v4: Some(Ipv4Addr::from_bits(number)),
                 v6: Some(Ipv6Addr::from_bits(v6)),
             },
-            has_challenges: number.is_multiple_of(2),
+            has_subnames: number.is_multiple_of(2),
             is_recorded: number.is_multiple_of(3),
             presence: Presence::from_bits(number as u16),
             lead: Lead::from_bits(number as u8, number as u16 | 1),

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::lan::LanAddresses;
 use crate::rrset::Rrset;
 
 /// Where a name stands. Octets are counted from the end of what stands before the zone's name.
@@ -28,6 +29,8 @@ pub(super) enum Owner {
     Device,
     /// Its challenges.
     Challenges(Arc<Rrset>),
+    /// Where it is in its own network.
+    Lan(LanAddresses),
     /// A name without records, because there are names below it.
     Empty,
     /// There is no such name.
@@ -53,7 +56,7 @@ impl Standing {
         if below.is_empty() || below == WILDCARD {
             return of_device(Place::Here);
         }
-        if below.ends_with(WILDCARD) && is_below_wildcard(below) {
+        if below.ends_with(WILDCARD) && ends_with_label(below, WILDCARD) {
             return Self {
                 owner: Owner::Nobody,
                 place: Place::Nowhere {
@@ -82,13 +85,13 @@ impl Standing {
 /// The label of a wildcard.
 pub(crate) const WILDCARD: &[u8] = b"\x01*";
 
-/// Whether the last label is a wildcard's, and not one that only ends in its octets.
-fn is_below_wildcard(labels: &[u8]) -> bool {
+/// Whether the last label is this one, and not one that only ends in its octets.
+pub(super) fn ends_with_label(labels: &[u8], label: &[u8]) -> bool {
     let mut rest = labels;
-    while rest.len() > WILDCARD.len() {
+    while rest.len() > label.len() {
         rest = behind_first_label(rest);
     }
-    rest == WILDCARD
+    rest == label
 }
 
 /// All labels but the first.

@@ -1,4 +1,5 @@
-//! The challenges of the few devices that have some, as values for who writes and compiled for who answers.
+//! What the few devices have that have names below their own beside its wildcard: challenges, and addresses in a network of their own. As
+//! values for who writes, and compiled for who answers.
 //!
 //! A name that is there keeps the wildcard above it from what stands below that name (RFC 4592 section 3.3.1). So that a device is
 //! still reached under names which have a challenge, each of those is there once more with all that the device has, and so is
@@ -7,6 +8,9 @@
 //! ```text
 //!  "_acme-challenge.photos.mynas"  TXT         "photos.mynas", "*.photos.mynas"  as "mynas"
 //! ```
+//!
+//! Below `lan` that is not so: the addresses there are for who is in the device's own network, and to lead everybody else by names below
+//! it would undo that. A name between it and a challenge is there without records.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,8 +18,10 @@ use std::sync::Arc;
 use dashmap::DashMap;
 use directory::RegistrationId;
 
-use super::standing::{Owner, Place, Standing, behind_first_label};
+use super::standing::{Owner, Place, Standing, behind_first_label, ends_with_label};
 use crate::challenges::{CHALLENGE_LABEL, Challenges};
+use crate::lan::{LAN_LABEL, LanAddresses};
+use crate::own::Own;
 use crate::protocol::Type;
 use crate::rrset::Rrset;
 
@@ -24,11 +30,12 @@ const TTL: u32 = 5;
 
 /// By registration, so that nothing of a former holder is found under a name.
 #[derive(Debug, Default)]
-pub(super) struct Challenged(DashMap<RegistrationId, Compiled>);
+pub(super) struct Subnames(DashMap<RegistrationId, Compiled>);
 
 #[derive(Debug)]
 struct Compiled {
     challenges: Challenges,
+    lan: LanAddresses,
     /// Who owns the names that there are, by their labels in front of the device's own.
     owner_by_front: Owners,
 }
@@ -36,32 +43,36 @@ struct Compiled {
 /// Who owns names, by their labels in front of a device's own.
 pub(super) type Owners = BTreeMap<Box<[u8]>, Owner>;
 
-impl Challenged {
-    /// Replaces all challenges of a registration.
-    pub(super) fn set(&self, registration: RegistrationId, challenges: &Challenges) {
-        if challenges.is_empty() {
+impl Subnames {
+    /// Replaces all that a registration has here.
+    pub(super) fn set(&self, registration: RegistrationId, own: &Own) {
+        if !own.has_subnames() {
             self.0.remove(&registration);
             return;
         }
         let compiled = Compiled {
-            challenges: challenges.clone(),
-            owner_by_front: owners(challenges),
+            challenges: own.challenges.clone(),
+            lan: own.lan,
+            owner_by_front: owners(own),
         };
         self.0.insert(registration, compiled);
     }
 
-    pub(super) fn challenges(&self, registration: RegistrationId) -> Challenges {
+    /// The values of a registration.
+    pub(super) fn held(&self, registration: RegistrationId) -> (Challenges, LanAddresses) {
         let compiled = self.0.get(&registration);
-        compiled.map_or_else(Challenges::default, |compiled| compiled.challenges.clone())
+        compiled.map_or_else(Default::default, |compiled| {
+            (compiled.challenges.clone(), compiled.lan)
+        })
     }
 
-    /// The names that the challenges of a registration make, but for wildcards.
+    /// The names that these values make, but for wildcards.
     pub(super) fn owners(&self, registration: RegistrationId) -> Option<Owners> {
         let compiled = self.0.get(&registration)?;
         Some(compiled.owner_by_front.clone())
     }
 
-    /// Where a name of this registration stands; `None` if it has no challenges.
+    /// Where a name of this registration stands; `None` if it has nothing here.
     pub(super) fn standing(&self, registration: RegistrationId, front: &[u8]) -> Option<Standing> {
         let compiled = self.0.get(&registration)?;
         let mut rest = front;
@@ -75,7 +86,7 @@ impl Challenged {
                         place: Place::Here,
                     });
                 }
-                // No wildcard stands below a challenge.
+                // No wildcard stands below a challenge, nor below `lan`.
                 Some(_) => {
                     return Some(Standing {
                         owner: Owner::Nobody,
@@ -91,8 +102,12 @@ impl Challenged {
     }
 }
 
-/// The names that challenges make, but for wildcards.
-fn owners(challenges: &Challenges) -> Owners {
+/// The names that there are, but for wildcards.
+fn owners(
+    Own {
+        challenges, lan, ..
+    }: &Own,
+) -> Owners {
     let sets = challenges.iter().filter_map(|(host, values)| {
         let strings: Vec<_> = values
             .iter()
@@ -104,10 +119,14 @@ fn owners(challenges: &Challenges) -> Owners {
         Some((front, Owner::Challenges(Arc::new(set))))
     });
     let mut owners: Owners = sets.collect();
+    if !lan.is_empty() {
+        owners.insert(LAN_LABEL.into(), Owner::Lan(*lan));
+    }
+    let is_below_lan = |labels: &[u8]| !lan.is_empty() && ends_with_label(labels, LAN_LABEL);
     for (host, _) in challenges.iter() {
         let mut rest = host.as_wire();
         while !rest.is_empty() {
-            let owner = match is_below_challenge(rest) {
+            let owner = match is_below_challenge(rest) || is_below_lan(rest) {
                 true => Owner::Empty,
                 false => Owner::Device,
             };
@@ -139,6 +158,7 @@ fn string(value: &[u8]) -> Vec<u8> {
 mod tests {
     use super::*;
     use crate::challenges::{ChallengeHost, ChallengeValue};
+    use crate::lan::LanChange;
 
     fn front(name: &str) -> Box<[u8]> {
         let labels: Vec<_> = name.split('.').filter(|label| !label.is_empty()).collect();
@@ -147,15 +167,15 @@ mod tests {
 
     #[test]
     fn names_with_challenges_keep_the_device_reachable_below_them() {
-        let mut challenges = Challenges::default();
+        let mut own = Own::default();
         for host in ["", "photos", "a.b", "_acme-challenge.c"] {
             let host = ChallengeHost::parse(host).unwrap();
-            challenges
+            own.challenges
                 .add(&host, &ChallengeValue::new(b"v").unwrap())
                 .unwrap();
         }
-        let challenged = Challenged::default();
-        challenged.set(RegistrationId(1), &challenges);
+        let subnames = Subnames::default();
+        subnames.set(RegistrationId(1), &own);
         let is_challenge = |owner: &Owner| matches!(owner, Owner::Challenges(_));
         let is_device = |owner: &Owner| matches!(owner, Owner::Device);
         let is_empty = |owner: &Owner| matches!(owner, Owner::Empty);
@@ -183,12 +203,57 @@ mod tests {
             ("c", is_device, Place::Here),
         ];
         for (name, owns, place) in cases {
-            let standing = challenged
-                .standing(RegistrationId(1), &front(name))
-                .unwrap();
+            let standing = subnames.standing(RegistrationId(1), &front(name)).unwrap();
             assert!(owns(&standing.owner), "{name}: {:?}", standing.owner);
             assert_eq!(standing.place, place, "{name}");
         }
-        assert!(challenged.standing(RegistrationId(2), b"").is_none());
+        assert!(subnames.standing(RegistrationId(2), b"").is_none());
+    }
+
+    #[test]
+    fn nothing_below_lan_leads_to_the_device() {
+        let mut own = Own::default();
+        for host in ["lan", "photos.lan", "slan"] {
+            let host = ChallengeHost::parse(host).unwrap();
+            let value = ChallengeValue::new(b"v").unwrap();
+            own.challenges.add(&host, &value).unwrap();
+        }
+        let subnames = Subnames::default();
+        let standing = |name: &str| {
+            let standing = subnames.standing(RegistrationId(1), &front(name));
+            let Standing { owner, place } = standing.unwrap();
+            let owner = match owner {
+                Owner::Device => "device",
+                Owner::Challenges(_) => "challenges",
+                Owner::Lan(_) => "lan",
+                Owner::Empty => "empty",
+                Owner::Nobody => "nobody",
+            };
+            (owner, place)
+        };
+        subnames.set(RegistrationId(1), &own);
+        assert_eq!(standing("lan"), ("device", Place::Here));
+        let below = Place::Wildcard { encloser: 4 };
+        assert_eq!(standing("x.lan"), ("device", below));
+
+        let v4 = [192, 168, 1, 2].into();
+        own.lan = LanChange::default().set(v4).unwrap().apply(own.lan);
+        subnames.set(RegistrationId(1), &own);
+        for (name, owner, place) in [
+            ("lan", "lan", Place::Here),
+            ("x.lan", "nobody", Place::Nowhere { encloser: 4 }),
+            ("*.lan", "nobody", Place::Nowhere { encloser: 4 }),
+            ("_acme-challenge.lan", "challenges", Place::Here),
+            ("photos.lan", "empty", Place::Here),
+            ("x.photos.lan", "nobody", Place::Nowhere { encloser: 11 }),
+            ("_acme-challenge.photos.lan", "challenges", Place::Here),
+            ("lan.x", "device", Place::Wildcard { encloser: 0 }),
+            ("x.slan", "device", Place::Wildcard { encloser: 5 }),
+            ("", "device", Place::Here),
+        ] {
+            assert_eq!(standing(name), (owner, place), "{name}");
+        }
+        let (challenges, lan) = subnames.held(RegistrationId(1));
+        assert_eq!((challenges, lan), (own.challenges, own.lan));
     }
 }
