@@ -1,15 +1,16 @@
-//! What a device has of its own in the zone: where it is, and what a certificate authority is to find. It says so itself, signed with
-//! its key, which may change both.
+//! What a device has of its own in the zone: where it is, where it is in its own network, what a certificate authority is to find, and
+//! which way its name leads. It says so itself, signed with its key, which may change all of it.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use ddns::addresses::ChangeSet;
+use ddns::addresses::{Addresses, ChangeSet};
 use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue, MAX_HOSTS, MAX_VALUES};
+use ddns::lan::LanChange;
 use ddns::own::Change;
 use ddns::table::Held;
 use ddns::update::Updater;
@@ -37,6 +38,10 @@ pub(super) struct DnsChange {
     #[serde(default, deserialize_with = "named")]
     #[schema(value_type = Option<String>, example = "2001:db8::7")]
     ipv6: Option<Option<Ipv6Addr>>,
+    /// Where the device is in its own network: what `lan.` in front of its name says, to everybody who asks. There is no such name until
+    /// the device says one.
+    #[serde(default)]
+    lan: LanAddressChanges,
     /// What a certificate authority is to find, and what not any more.
     #[serde(default)]
     challenges: ChallengeChanges,
@@ -55,6 +60,20 @@ pub(super) struct DirectPort {
     /// As it is reached from outside.
     #[schema(value_type = u16, example = 443)]
     port: NonZeroU16,
+}
+
+/// What is to change of `lan`. What is not named stays as it is.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LanAddressChanges {
+    /// An address of RFC 1918; null takes it back.
+    #[serde(default, deserialize_with = "named")]
+    #[schema(value_type = Option<String>, example = "192.168.1.7")]
+    ipv4: Option<Option<Ipv4Addr>>,
+    /// An address in fc00::/7; null takes it back.
+    #[serde(default, deserialize_with = "named")]
+    #[schema(value_type = Option<String>, example = "fd12:3456:789a::7")]
+    ipv6: Option<Option<Ipv6Addr>>,
 }
 
 /// Challenges to add and to remove; removals are made first.
@@ -90,6 +109,8 @@ pub(super) struct DnsState {
     serial: u32,
     /// Where the device is; without any address its name leads to the relay.
     addresses: OwnAddresses,
+    /// Where the device is in its own network; without any address there is no such name.
+    lan: OwnAddresses,
     /// What a certificate authority finds.
     challenges: Vec<Challenge>,
     /// Where its name leads.
@@ -154,7 +175,7 @@ pub(super) async fn own(
         (status = 401, body = Problem, description = "The signature is missing or wrong."),
         (status = 403, body = Problem, description = "The key belongs to no device."),
         (status = 404, body = Problem, description = "Another server answers for the zone."),
-        (status = 422, body = Problem, description = "Not a public address, no challenge, or too many."),
+        (status = 422, body = Problem, description = "Not a public address, or none of a private network, no challenge, or too many."),
         (status = 429, body = Problem, description = "Too many changes; `Retry-After` says when to come back."),
     )
 )]
@@ -233,7 +254,8 @@ impl DnsChange {
                 "more challenges than a device can have",
             ));
         }
-        let mut changes = vec![Change::from(addresses)];
+        let lan = self.lan.change()?;
+        let mut changes = vec![Change::from(addresses), lan.into()];
         for (challenges, make) in [
             (remove, ChallengeChange::Remove as fn(_, _) -> _),
             (add, ChallengeChange::Add),
@@ -244,6 +266,26 @@ impl DnsChange {
             }
         }
         Ok(Change::All(changes))
+    }
+}
+
+impl LanAddressChanges {
+    fn change(self) -> Result<LanChange, (Code, &'static str)> {
+        let mut change = LanChange::default();
+        let v4 = self.ipv4.flatten().map(IpAddr::V4);
+        let v6 = self.ipv6.flatten().map(IpAddr::V6);
+        for address in v4.into_iter().chain(v6) {
+            change = change
+                .set(address)
+                .map_err(|_| (Code::NotOfLan, "the address under lan is none of a LAN"))?;
+        }
+        if self.ipv4 == Some(None) {
+            change = change.forget_v4();
+        }
+        if self.ipv6 == Some(None) {
+            change = change.forget_v6();
+        }
+        Ok(change)
     }
 }
 
@@ -269,15 +311,19 @@ fn state(cloud: &Cloud, device: &Device, updater: &Updater, held: &Held) -> DnsS
         name: cloud.zone.name_of(&device.name),
         version: held.version,
         serial: updater.serial(),
-        addresses: OwnAddresses {
-            ipv4: own.addresses.v4,
-            ipv6: own.addresses.v6,
-        },
+        addresses: own.addresses.into(),
+        lan: own.lan.addresses().into(),
         challenges: challenges.collect(),
         steering: cloud
             .steering
             .as_ref()
             .map(|steering| steering.state(device.registration)),
+    }
+}
+
+impl From<Addresses> for OwnAddresses {
+    fn from(Addresses { v4, v6 }: Addresses) -> Self {
+        Self { ipv4: v4, ipv6: v6 }
     }
 }
 
@@ -312,6 +358,15 @@ mod tests {
         );
         assert_eq!(after.challenges, before.challenges);
 
+        let at_home = r#"{"lan":{"ipv4":"192.168.1.7","ipv6":"fd00::7"}}"#;
+        let at_home = change(at_home).unwrap().apply(&before).unwrap();
+        assert_eq!(at_home.addresses, before.addresses);
+        assert_eq!(at_home.lan.addresses().iter().count(), 2);
+        let after = change(r#"{"ipv4":null,"lan":{"ipv6":null}}"#).unwrap();
+        let after = after.apply(&at_home).unwrap();
+        assert_eq!(after.lan.addresses().v4, Some([192, 168, 1, 7].into()));
+        assert_eq!(after.lan.addresses().v6, None);
+
         let other = r#"{"challenges":{"remove":[{"host":"","value":"a"}],"add":[{"host":"","value":"c"}]}}"#;
         let after = change(other).unwrap().apply(&before).unwrap();
         assert_eq!(after.addresses, before.addresses);
@@ -325,6 +380,14 @@ mod tests {
         for (body, code) in [
             (r#"{"ipv4":"0.0.0.0"}"#, Code::NotPublic),
             (r#"{"ipv6":"::ffff:192.0.2.1"}"#, Code::NotPublic),
+            (r#"{"lan":{"ipv4":"203.0.113.7"}}"#, Code::NotOfLan),
+            (r#"{"lan":{"ipv4":"169.254.1.1"}}"#, Code::NotOfLan),
+            (
+                r#"{"lan":{"ipv4":null,"ipv6":"2001:db8::7"}}"#,
+                Code::NotOfLan,
+            ),
+            (r#"{"lan":{"ipv6":"fe80::7"}}"#, Code::NotOfLan),
+            (r#"{"lan":{"ipv6":"::ffff:192.168.1.7"}}"#, Code::NotOfLan),
             (
                 r#"{"challenges":{"add":[{"host":"a..b","value":"a"}]}}"#,
                 Code::BadChallenge,
@@ -344,6 +407,9 @@ mod tests {
             r#"{"ipv4":"2001:db8::1"}"#,
             r#"{"ipv5":1}"#,
             r#"{"challenges":null}"#,
+            r#"{"lan":null}"#,
+            r#"{"lan":{"ipv5":1}}"#,
+            r#"{"lan":{"ipv4":"fd00::1"}}"#,
         ] {
             assert!(serde_json::from_str::<DnsChange>(body).is_err(), "{body}");
         }

@@ -70,6 +70,7 @@ problems! {
     TooMany         UNPROCESSABLE_ENTITY "too_many"          "More addresses than a device has.",
     NoDns           NOT_FOUND            "no_dns"            "Another server answers for this zone; names cannot be changed here.",
     NotPublic       UNPROCESSABLE_ENTITY "not_public"        "The address is private or reserved: nobody out there can reach the device by it.",
+    NotOfLan        UNPROCESSABLE_ENTITY "not_of_lan"        "Under `lan` stand addresses of a private network only: those of 10.0.0.0/8, 172.16.0.0/12, 192.168.0.0/16 and fc00::/7.",
     BadChallenge    UNPROCESSABLE_ENTITY "bad_challenge"     "A challenge has a host made of labels below the device, and a value of 1 to 255 octets.",
     TooManyChallenges UNPROCESSABLE_ENTITY "too_many_challenges" "A device has challenges at no more than 16 names, and 8 at each.",
     TooOften        TOO_MANY_REQUESTS    "too_often"         "Too many changes in the last minutes; try again in a minute.",

@@ -201,11 +201,38 @@ fn a_device_says_where_it_is_and_gets_a_receipt() {
     assert!(later["version"].as_u64() > receipt["version"].as_u64());
     let (state, status) = demo.ask(("GET", "/api/device/dns"), "");
     assert_eq!(status, "200");
-    for key in ["name", "version", "serial", "addresses", "challenges"] {
+    for key in [
+        "name",
+        "version",
+        "serial",
+        "addresses",
+        "lan",
+        "challenges",
+    ] {
         assert_eq!(state[key], later[key], "{key}");
     }
     let changed = r#"causeway_ddns_updates_total{door="api",result="changed"}"#;
     assert_eq!(server.metric(changed), 2);
+}
+
+#[test]
+fn a_device_says_where_it_is_at_home_and_only_there_is_it_answered() {
+    let server = Server::start();
+    let demo = Demo::of(&server);
+    let lan = "lan.demo.nas.localhost";
+    assert_eq!(dig(&server, lan, "A"), "127.0.0.1\n", "like any name below");
+    let at_home = json!({"ipv4": "192.168.1.7", "ipv6": "fd00::7"});
+    let (receipt, status) = demo.change(&json!({"lan": at_home}));
+    assert_eq!(status, "200", "{receipt}");
+    assert_eq!(receipt["lan"], at_home);
+    assert_eq!(receipt["addresses"], json!({"ipv4": null, "ipv6": null}));
+    assert_eq!(dig(&server, lan, "A"), "192.168.1.7\n");
+    assert_eq!(dig(&server, lan, "AAAA"), "fd00::7\n");
+    assert_eq!(dig(&server, "x.lan.demo.nas.localhost", "A"), "");
+    assert_eq!(dig(&server, "demo.nas.localhost", "A"), "127.0.0.1\n");
+    let (later, _) = demo.change(&json!({"lan": {"ipv4": null, "ipv6": null}}));
+    assert_eq!(later["lan"], json!({"ipv4": null, "ipv6": null}));
+    assert_eq!(dig(&server, lan, "A"), "127.0.0.1\n");
 }
 
 #[test]
@@ -217,6 +244,16 @@ fn what_a_device_may_not_say_of_itself_is_refused_as_a_whole() {
             json!({"ipv4": "203.0.113.7", "ipv6": "::"}),
             "422",
             "not_public",
+        ),
+        (
+            json!({"ipv4": "203.0.113.7", "lan": {"ipv4": "203.0.113.7"}}),
+            "422",
+            "not_of_lan",
+        ),
+        (
+            json!({"ipv4": "203.0.113.7", "lan": {"ipv6": "fe80::7"}}),
+            "422",
+            "not_of_lan",
         ),
         (
             json!({"ipv4": "203.0.113.7", "name": "mynas"}),

@@ -13,6 +13,7 @@ use ddns::cookie::{Secret, Secrets};
 use ddns::dnssec::keys::{InForce, Key, Role};
 use ddns::dnssec::{self, DenialKind, Signer};
 use ddns::encode::MAX_REPLY;
+use ddns::lan::LanChange;
 use ddns::protocol::UDP_LIMIT;
 use ddns::query::{Head, Parsed, parse};
 use ddns::server::{
@@ -56,7 +57,7 @@ static ZONES: LazyLock<[Signed; 3]> = LazyLock::new(|| {
 
 const NOW: u32 = 1_800_000_000;
 
-/// `nas.test` with a device `home` that has own addresses, one `away` that has none, and one `abroad` that two relays hold.
+/// `nas.test` with a device `home` that has own addresses, and one at `lan`, one `away` that has none, and one `abroad` that two relays hold.
 fn table(dnssec: Option<dnssec::Config>) -> Table {
     let zone = Zone::parse("nas.test").unwrap();
     let relay = [
@@ -80,6 +81,10 @@ fn table(dnssec: Option<dnssec::Config>) -> Table {
         let name = DeviceName::parse(name).unwrap();
         let mut held = Held::default();
         held.own.addresses = addresses;
+        if registration == 1 {
+            let lan = LanChange::default().set([192, 168, 1, 7].into()).unwrap();
+            held.own.lan = lan.apply(held.own.lan);
+        }
         table.put(&name, RegistrationId(registration), Some(&held));
     }
     let [eu1, eu2] = ["eu1", "eu2"].map(|name| RelayName::parse(name).unwrap());

@@ -5,6 +5,7 @@
 use ddns::challenges::{ChallengeHost, ChallengeValue};
 use ddns::dynamic::message::UpdateMessage;
 use ddns::dynamic::scope::Scope;
+use ddns::lan::LanChange;
 use ddns::own::Own;
 use ddns::protocol::Rcode;
 use directory::Duty;
@@ -22,6 +23,8 @@ fuzz_target!(|octets: &[u8]| {
     before.addresses.v4 = Some("192.0.2.7".parse().unwrap());
     let value = ChallengeValue::new(b"proof").unwrap();
     before.challenges.add(&ChallengeHost::device(), &value).unwrap();
+    let lan = LanChange::default().set([192, 168, 1, 7].into()).unwrap();
+    before.lan = lan.apply(before.lan);
     for duty in [Duty::Addresses, Duty::Challenges] {
         let scope = Scope {
             apex: APEX,
@@ -32,6 +35,7 @@ fuzz_target!(|octets: &[u8]| {
             continue;
         };
         let Ok(after) = after else { continue };
+        assert_eq!(after.lan, before.lan);
         match duty {
             Duty::Addresses => assert_eq!(after.challenges, before.challenges),
             Duty::Challenges => assert_eq!(after.addresses, before.addresses),

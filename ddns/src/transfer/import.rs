@@ -17,6 +17,7 @@ use domain::zonefile::inplace::{Entry, Zonefile};
 use serde::{Deserialize, Serialize};
 
 use crate::addresses::ChangeSet;
+use crate::lan::is_of_lan;
 use crate::own::Change;
 use crate::update::{UpdateError, Updater};
 
@@ -107,8 +108,9 @@ impl ZoneFile {
             };
             match device {
                 Some(of_device) if *of_device == there => {}
-                Some(_) => differing.push(name),
-                None => {
+                Some(_) if !is_at_home(&zone, &name, &there) => differing.push(name),
+                // A device says itself where it is at home.
+                Some(_) | None => {
                     for address in there {
                         *passed_over.entry(rtype(address)).or_default() += 1;
                     }
@@ -145,6 +147,13 @@ fn device_itself(zone: &Zone, name: &str) -> Option<DeviceName> {
         | Place::Nobody
         | Place::Outside => None,
     }
+}
+
+/// Whether that is what stands at `lan` of a device.
+fn is_at_home(zone: &Zone, name: &str, there: &BTreeSet<IpAddr>) -> bool {
+    let device = name.strip_prefix("lan.");
+    let device = device.and_then(|name| device_itself(zone, name));
+    device.is_some() && there.iter().copied().all(is_of_lan)
 }
 
 fn rtype(address: IpAddr) -> String {
@@ -337,6 +346,7 @@ mod tests {
             relay A 192.0.2.250\neu1.relay AAAA 2001:db8::e1\n\
             Home A 192.0.2.7\n*.home A 192.0.2.7\nphotos.home A 192.0.2.7\n\
             _acme-challenge.home TXT \"proof\"\n\
+            lan.home A 192.168.1.7\nlan.both A 203.0.113.9\nx.lan.home A 192.168.1.7\n\
             both 5 IN AAAA 2001:db8::9\nboth.nas.test. A 192.0.2.9\nother.both A 192.0.2.10\n\
             away A 192.0.2.250\n*.away A 192.0.2.250\nfar AAAA 2001:db8::e1\n\
             two A 192.0.2.1\ntwo A 192.0.2.2\nelsewhere.example. A 192.0.2.3";
@@ -351,13 +361,18 @@ mod tests {
             ]
         );
         assert_eq!(file.led_to_relays, 2);
-        assert_eq!(file.differing, ["other.both.nas.test"]);
+        let differing = [
+            "lan.both.nas.test",
+            "other.both.nas.test",
+            "x.lan.home.nas.test",
+        ];
+        assert_eq!(file.differing, differing);
         let others: Vec<_> = file.passed_over.iter().collect();
         let others: Vec<_> = others
             .iter()
             .map(|(rtype, n)| format!("{rtype} {n}"))
             .collect();
-        assert_eq!(others, ["A 4", "AAAA 1", "NS 1", "SOA 1", "TXT 1"]);
+        assert_eq!(others, ["A 5", "AAAA 1", "NS 1", "SOA 1", "TXT 1"]);
         assert!(change(&file.devices[2].addresses).is_err());
     }
 

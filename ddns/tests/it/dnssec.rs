@@ -43,7 +43,7 @@ enum Kind {
     NoName,
 }
 
-const QUESTIONS: [(&str, Kind); 36] = [
+const QUESTIONS: [(&str, Kind); 47] = [
     ("causeway.example SOA", Kind::Records),
     ("causeway.example NS", Kind::Records),
     ("causeway.example DNSKEY", Kind::Records),
@@ -69,6 +69,20 @@ const QUESTIONS: [(&str, Kind); 36] = [
     ("led.causeway.example A", Kind::Records),
     ("led.causeway.example HTTPS", Kind::Records),
     ("x.led.causeway.example HTTPS", Kind::Records),
+    ("lan.led.causeway.example A", Kind::Records),
+    ("lan.led.causeway.example AAAA", Kind::Records),
+    ("lan.away.causeway.example A", Kind::Records),
+    (
+        "_acme-challenge.x.lan.away.causeway.example TXT",
+        Kind::Records,
+    ),
+    ("x.away.causeway.example A", Kind::Records),
+    ("lan.led.causeway.example HTTPS", Kind::NoData),
+    ("lan.led.causeway.example CAA", Kind::NoData),
+    ("lan.away.causeway.example AAAA", Kind::NoData),
+    ("x.lan.away.causeway.example A", Kind::NoData),
+    ("x.lan.led.causeway.example A", Kind::NoName),
+    ("y.lan.away.causeway.example A", Kind::NoName),
     ("_acme-challenge.away.causeway.example TXT", Kind::NoData),
     ("led.causeway.example AAAA", Kind::NoData),
     ("home.causeway.example HTTPS", Kind::NoData),
@@ -97,6 +111,13 @@ async fn world(denial: &str) -> World {
     for host in ["", "photos"] {
         world.challenge("home", host, b"proof").await.unwrap();
     }
+    world
+        .set_lan("led", &["192.168.1.8", "fd00::8"])
+        .await
+        .unwrap();
+    // With a name without records between it and a challenge.
+    world.set_lan("away", &["10.0.0.9"]).await.unwrap();
+    world.challenge("away", "x.lan", b"proof").await.unwrap();
     world
 }
 
@@ -221,6 +242,19 @@ async fn what_changes_is_signed_anew_and_nothing_else_is() {
         world.set("home", &["2001:db8::7"]).await.unwrap();
         let printed = believed(server, "home.causeway.example AAAA").await;
         assert!(printed.contains("2001:db8::7"), "{printed}");
+        for (addresses, hears) in [
+            (&["192.168.1.7"][..], "192.168.1.7"),
+            (&["192.168.1.7", "fd00::7"], "192.168.1.7"),
+            (&["fd00::7"], "negative response"),
+            (&[], "192.0.2.250"),
+        ] {
+            world.set_lan("away", addresses).await.unwrap();
+            let printed = believed(server, "lan.away.causeway.example A").await;
+            assert!(printed.contains(hears), "{addresses:?}: {printed}");
+            let printed = believed(server, "y.lan.away.causeway.example AAAA").await;
+            let is_there = !printed.contains("negative response");
+            assert_eq!(is_there, addresses.is_empty(), "{printed}");
+        }
         world.directory.add("later");
         let printed = believed(server, "later.causeway.example A").await;
         assert!(printed.contains("192.0.2.250"), "{printed}");

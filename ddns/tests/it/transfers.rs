@@ -104,6 +104,10 @@ async fn with_devices(config: &str) -> World {
         world.challenge("home", host, b"proof").await.unwrap();
     }
     world
+        .set_lan("home", &["192.168.1.7", "fd00::7"])
+        .await
+        .unwrap();
+    world
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -130,6 +134,11 @@ async fn a_transfer_is_the_zone_and_only_secondaries_get_it() {
         ("TXT", "_acme-challenge.photos.home.nas.test.", true),
         ("A", "photos.home.nas.test.", true),
         ("A", "*.photos.home.nas.test.", true),
+        ("A", "lan.home.nas.test.", true),
+        ("AAAA", "lan.home.nas.test.", true),
+        ("CAA", "lan.home.nas.test.", false),
+        ("A", "*.lan.home.nas.test.", false),
+        ("A", "lan.away.nas.test.", false),
         ("A", "a-device-with-quite-a-long-name.nas.test.", true),
         ("RRSIG", "nas.test.", false),
     ] {
@@ -219,9 +228,14 @@ async fn ldns_verifies_a_transfer_and_what_has_followed_it() {
         world.directory.remove(&format!("d{number}"));
     }
     world.set("d1", &["192.0.2.1"]).await.unwrap();
+    world.set_lan("d3", &["192.168.1.3"]).await.unwrap();
+    world.set_lan("home", &["fd00::8"]).await.unwrap();
     world.set("d2", &["2001:db8::1"]).await.unwrap();
     let lines = transferred_with(server, &good, "d2.nas.test. 60 IN AAAA 2001:db8::1").await;
     assert!(!names(&lines, "A").contains(&"d150.nas.test."));
+    let at_home = |rtype, name| names(&lines, rtype).contains(&name);
+    assert!(at_home("A", "lan.d3.nas.test.") && at_home("AAAA", "lan.home.nas.test."));
+    assert!(!at_home("A", "lan.home.nas.test."));
     verify(lines).await;
 }
 

@@ -5,6 +5,7 @@ use std::path::Path;
 
 use ddns::addresses::ChangeSet;
 use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue};
+use ddns::lan::LanChange;
 use ddns::steering::Lead;
 use ddns::tsig::Master;
 use ddns::update::{Outcome, UpdateError};
@@ -108,6 +109,21 @@ impl World {
         updater
             .update(device.registration, &name, change(addresses))
             .await
+    }
+
+    /// Says where the device `name` is in its own network, and nowhere else there.
+    pub(crate) async fn set_lan(
+        &self,
+        name: &str,
+        addresses: &[&str],
+    ) -> Result<Outcome, UpdateError> {
+        let name = DeviceName::parse(name).unwrap();
+        let device = self.directory.reader.device_by_name(&name).unwrap();
+        let nothing = LanChange::default().forget_v4().forget_v6();
+        let mut addresses = addresses.iter().map(|text| ip(text));
+        let change = addresses.try_fold(nothing, LanChange::set).unwrap();
+        let updater = self.server.updater();
+        updater.update(device.registration, &name, change).await
     }
 
     /// Says where the name of the device `name` leads.
