@@ -9,7 +9,11 @@ use super::rrsig::Signature;
 /// Parts with a lock of their own, so that who answers seldom meets who signs.
 const SHARDS: usize = 64;
 
-/// Signatures by what they are of: a name and a type, hashed with a secret.
+/// As many bits are kept of a hash. Two names that fall together take each other's place, and no more; two contents of one name would
+/// need more changes than anybody makes.
+pub(super) const HASH: u64 = (1 << 48) - 1;
+
+/// Signatures by what they are of: a name and a type, hashed with a secret, within [`HASH`].
 #[derive(Debug)]
 pub(super) struct Signatures {
     shards: [RwLock<Shard>; SHARDS],
@@ -19,10 +23,10 @@ pub(super) struct Signatures {
 /// One signature.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Made {
-    /// The hash of the records that it is of, with a secret too.
+    /// The hash of the records that it is of, with a secret too, within [`HASH`].
     pub(super) content: u64,
-    /// From when it is good.
-    pub(super) inception: u32,
+    /// In which period of its name.
+    pub(super) period: u16,
     /// Which key has made it.
     pub(super) key_tag: u16,
     pub(super) signature: Signature,
@@ -37,7 +41,17 @@ struct Shard {
 
 /// In blocks that stay where they are: there is no room for more than one block to come, and none is left behind by what has moved.
 #[derive(Debug, Default)]
-struct Blocks(Vec<Vec<(u64, Made)>>);
+struct Blocks(Vec<Vec<Kept>>);
+
+/// A signature as it is kept, in 80 octets.
+#[derive(Clone, Copy, Debug)]
+struct Kept {
+    of: [u16; 3],
+    content: [u16; 3],
+    period: u16,
+    key_tag: u16,
+    signature: Signature,
+}
 
 impl Signatures {
     /// Keeps about so many.
@@ -58,7 +72,7 @@ impl Signatures {
     pub(super) fn put(&self, of: u64, made: Made) {
         let shard = self.shard(of).write();
         let mut shard = shard.unwrap_or_else(PoisonError::into_inner);
-        shard.put(of, made, self.most_of_shard);
+        shard.put(of, &made, self.most_of_shard);
     }
 
     /// How many there are.
@@ -75,43 +89,90 @@ impl Signatures {
     }
 }
 
-/// A bit that says which half goes; like those of the shards, it is none by which a table finds its entries.
-const HALF: u64 = 1 << 40;
-const SHARD_BITS_FROM: u32 = 48;
-/// Signatures of a block: eleven kibibytes.
+const SHARD_BITS_FROM: u32 = 42;
+/// A bit that says which half goes, beside those that say which shard.
+const HALF: u64 = 1 << 41;
+/// Signatures of a block: ten kibibytes.
 const BLOCK: usize = 128;
 
 impl Shard {
     fn get(&self, of: u64) -> Option<Made> {
-        let place = self
-            .places
-            .find(of, |place| self.blocks.is_at(*place, of))?;
-        self.blocks.get(*place).map(|(_, made)| *made)
+        self.blocks.get(self.place(of)?).map(Kept::made)
     }
 
-    fn put(&mut self, of: u64, made: Made, most: usize) {
-        let place = self.places.find(of, |place| self.blocks.is_at(*place, of));
-        if let Some((_, before)) = place.and_then(|place| self.blocks.get_mut(*place)) {
-            *before = made;
+    fn put(&mut self, of: u64, made: &Made, most: usize) {
+        let kept = Kept::new(of, made);
+        let place = self.place(of);
+        if let Some(before) = place.and_then(|place| self.blocks.get_mut(place)) {
+            *before = kept;
             return;
         }
         if self.blocks.len() >= most {
             self.places.clear();
-            for (other, made) in std::mem::take(&mut self.blocks).into_all() {
-                if (other ^ of) & HALF != 0 {
-                    self.add(other, made);
+            for other in std::mem::take(&mut self.blocks).into_all() {
+                if (other.of() ^ of) & HALF != 0 {
+                    self.add(other);
                 }
             }
         }
-        self.add(of, made);
+        self.add(kept);
+    }
+
+    fn place(&self, of: u64) -> Option<u32> {
+        let is_there = |place: &u32| {
+            let kept = self.blocks.get(*place);
+            kept.is_some_and(|kept| kept.of() == of)
+        };
+        self.places.find(spread(of), is_there).copied()
     }
 
     /// Keeps one that is not there.
-    fn add(&mut self, of: u64, made: Made) {
-        let place = self.blocks.push((of, made));
-        let hash = |place: &u32| self.blocks.get(*place).map_or(0, |(of, _)| *of);
-        self.places.insert_unique(of, place, hash);
+    fn add(&mut self, kept: Kept) {
+        let place = self.blocks.push(kept);
+        let blocks = &self.blocks;
+        let hash = |place: &u32| blocks.get(*place).map_or(0, |kept| spread(kept.of()));
+        self.places.insert_unique(spread(kept.of()), place, hash);
     }
+}
+
+/// By which a table finds its entries: it looks at the highest bits and the lowest.
+fn spread(of: u64) -> u64 {
+    of.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+}
+
+impl Kept {
+    fn new(of: u64, made: &Made) -> Self {
+        Self {
+            of: parts(of),
+            content: parts(made.content),
+            period: made.period,
+            key_tag: made.key_tag,
+            signature: made.signature,
+        }
+    }
+
+    fn of(&self) -> u64 {
+        whole(self.of)
+    }
+
+    fn made(&self) -> Made {
+        Made {
+            content: whole(self.content),
+            period: self.period,
+            key_tag: self.key_tag,
+            signature: self.signature,
+        }
+    }
+}
+
+/// A hash without the octets that it does not fill.
+fn parts(hash: u64) -> [u16; 3] {
+    [hash as u16, (hash >> 16) as u16, (hash >> 32) as u16]
+}
+
+fn whole(parts: [u16; 3]) -> u64 {
+    let [low, middle, high] = parts.map(u64::from);
+    low | middle << 16 | high << 32
 }
 
 impl Blocks {
@@ -120,22 +181,18 @@ impl Blocks {
         full + self.0.last().map_or(0, Vec::len)
     }
 
-    fn get(&self, place: u32) -> Option<&(u64, Made)> {
+    fn get(&self, place: u32) -> Option<&Kept> {
         let place = place as usize;
         self.0.get(place / BLOCK)?.get(place % BLOCK)
     }
 
-    fn get_mut(&mut self, place: u32) -> Option<&mut (u64, Made)> {
+    fn get_mut(&mut self, place: u32) -> Option<&mut Kept> {
         let place = place as usize;
         self.0.get_mut(place / BLOCK)?.get_mut(place % BLOCK)
     }
 
-    fn is_at(&self, place: u32, of: u64) -> bool {
-        self.get(place).is_some_and(|(other, _)| *other == of)
-    }
-
     /// Says where it is.
-    fn push(&mut self, one: (u64, Made)) -> u32 {
+    fn push(&mut self, one: Kept) -> u32 {
         let place = self.len();
         match self.0.last_mut() {
             Some(last) if last.len() < BLOCK => last.push(one),
@@ -149,7 +206,7 @@ impl Blocks {
     }
 
     /// One block after the other is given back on the way.
-    fn into_all(self) -> impl Iterator<Item = (u64, Made)> {
+    fn into_all(self) -> impl Iterator<Item = Kept> {
         self.0.into_iter().flatten()
     }
 }
@@ -161,7 +218,7 @@ mod tests {
     fn made(content: u64) -> Made {
         Made {
             content,
-            inception: 1,
+            period: 1,
             key_tag: 2,
             signature: [3; 64],
         }
@@ -169,7 +226,20 @@ mod tests {
 
     /// Spreads over all bits, as a hash does.
     fn hash(number: u64) -> u64 {
-        number.wrapping_mul(0x9E37_79B9_7F4A_7C15)
+        number.wrapping_mul(0x9E37_79B9_7F4A_7C15) & HASH
+    }
+
+    #[test]
+    fn what_is_kept_has_no_holes_and_comes_back_as_it_was() {
+        assert_eq!(size_of::<Kept>(), 80);
+        let made = Made {
+            content: 0xABCD_EF01_2345,
+            period: 0x8765,
+            key_tag: 0xFEDC,
+            signature: [9; 64],
+        };
+        let kept = Kept::new(0x9234_5678_9ABC, &made);
+        assert_eq!((kept.of(), kept.made()), (0x9234_5678_9ABC, made));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use super::budget::{Budget, Share};
 use super::config::{Config, DenialKind};
 use super::keys::{InForce, Key, SignError};
 use super::rrsig::{Signature, Terms, Validity, labels};
-use super::signatures::{Made, Signatures};
+use super::signatures::{HASH, Made, Signatures};
 use crate::Moment;
 use crate::cookie::{Secret, SecretError};
 use crate::metrics::Metrics;
@@ -197,9 +197,9 @@ impl Signer {
         share: Share,
         moment: Moment,
     ) -> Result<Rrsig, NotSigned> {
-        let of = self.hash_of(set);
-        let content = self.hash_content(set);
-        let validity = validity(of, moment.unix_seconds);
+        let of = self.hash_of(set) & HASH;
+        let content = self.hash_content(set) & HASH;
+        let period = period(of, moment.unix_seconds);
         let keys = self.keys.load();
         let signatures = match share {
             Share::Lasting | Share::Copy => &self.lasting,
@@ -207,19 +207,19 @@ impl Signer {
         };
         let kept = signatures.get(of).filter(|made| made.content == content);
         if let Some(made) = kept
-            && made.inception == validity.inception
+            && made.period == period
             && made.key_tag == keys.zsk().tag()
         {
-            return Ok(set.rrsig(&made));
+            return Ok(set.rrsig(of, &made));
         }
         if !self.budget.take(share, moment.nanoseconds) {
             self.metrics.signature_refused(share);
-            let usable = kept.filter(|made| keys.can_send(made, moment.unix_seconds));
+            let usable = kept.filter(|made| keys.can_send(of, made, moment.unix_seconds));
             return usable
-                .map(|made| set.rrsig(&made))
+                .map(|made| set.rrsig(of, &made))
                 .ok_or(NotSigned::OverBudget);
         }
-        let terms = set.terms(validity, keys.zsk().tag());
+        let terms = set.terms(validity_of(of, period), keys.zsk().tag());
         let octets = terms.signed_octets(
             &self.apex,
             &set.owner.octets(),
@@ -228,7 +228,7 @@ impl Signer {
         let signature = self.signature(keys.zsk(), &octets, share)?;
         let made = Made {
             content,
-            inception: validity.inception,
+            period,
             key_tag: terms.key_tag,
             signature,
         };
@@ -381,8 +381,8 @@ impl Signing {
     }
 
     /// Whether a signature of an earlier period, or of a key before, is still good.
-    fn can_send(&self, made: &Made, now: u32) -> bool {
-        let left = made.inception.wrapping_add(BEFORE + LIFE).wrapping_sub(now);
+    fn can_send(&self, of: u64, made: &Made, now: u32) -> bool {
+        let left = validity_of(of, made.period).expiration.wrapping_sub(now);
         let is_key_good = made.key_tag == self.zsk().tag()
             || self.before.is_some_and(|(tag, until)| {
                 tag == made.key_tag && until.wrapping_sub(now) <= SENT_ON
@@ -417,22 +417,31 @@ impl Set<'_> {
         }
     }
 
-    fn rrsig(&self, made: &Made) -> Rrsig {
+    fn rrsig(&self, of: u64, made: &Made) -> Rrsig {
         Rrsig {
-            terms: self.terms(validity_from(made.inception), made.key_tag),
+            terms: self.terms(validity_of(of, made.period), made.key_tag),
             signature: made.signature,
         }
     }
 }
 
-/// When a signature that is sent at `now` is good. `of` decides at which time of its period a name's begins.
+/// When a signature that is sent at `now` is good.
 fn validity(of: u64, now: u32) -> Validity {
-    #[expect(clippy::cast_possible_truncation, reason = "less than a period")]
-    let since = ((u64::from(now) + of % u64::from(PERIOD)) % u64::from(PERIOD)) as u32;
-    validity_from(now.wrapping_sub(since).wrapping_sub(BEFORE))
+    validity_of(of, period(of, now))
 }
 
-fn validity_from(inception: u32) -> Validity {
+/// The period of a signature that is sent at `now`. `of` decides when those of a name begin.
+fn period(of: u64, now: u32) -> u16 {
+    let period = (u64::from(now) + of % u64::from(PERIOD)) / u64::from(PERIOD);
+    period as u16 // all seconds of 32 bits have 24856 of them
+}
+
+/// When the signatures of a period are good.
+fn validity_of(of: u64, period: u16) -> Validity {
+    #[expect(clippy::cast_possible_truncation, reason = "less than a period")]
+    let phase = (of % u64::from(PERIOD)) as u32;
+    let begin = u32::from(period).wrapping_mul(PERIOD).wrapping_sub(phase);
+    let inception = begin.wrapping_sub(BEFORE);
     Validity {
         inception,
         expiration: inception.wrapping_add(BEFORE + LIFE),
