@@ -15,7 +15,6 @@ mod acme;
 mod announce;
 mod app;
 mod attended;
-mod backoff;
 mod certificate;
 mod choice;
 mod cloud;
@@ -60,7 +59,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use wire::InstanceId;
 
-pub use backoff::Backoff;
+pub use crate::backoff::Backoff;
 pub use certificate::{CertificateError, Certificates, Usable};
 pub use cloud::{CallError, Cloud};
 pub use dns::Dns;
@@ -81,12 +80,12 @@ pub use status::{
 pub use steer::{Steer, SteeringStatus, steer, steering};
 pub use visitor::direct::{Direct, OpenError};
 
+use crate::acme::Acme;
 pub use crate::quic::Gso;
 use crate::resolve::Resolver;
 use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
 use crate::workers::Workers;
-use acme::Acme;
 use dial::Dialler;
 use flow::Flows;
 use keeper::TunnelKeeper;
@@ -260,19 +259,22 @@ pub async fn run(
     let situation = Situation::new(gso, attached);
     situation.direct(door.clone());
     let device_id = pairing.device_id.clone();
+    let folder = certificates.state.acme();
     let acme = Acme {
-        state: &certificates.state,
-        cloud: &cloud,
-        identity: &identity,
+        folder: &folder,
         resolver,
         key: &certificates.key,
         names: &certificates.names,
-        device_id: &device_id,
-        situation: &situation,
-        shown: &slot,
-        own: &own,
+        id: &device_id,
+        applicant: acme::Device {
+            cloud: &cloud,
+            identity: &identity,
+            situation: &situation,
+            shown: &slot,
+            own: &own,
+        },
     };
-    acme.show_kept()?;
+    acme.show_kept().map_err(StateError::from)?;
     let listed = RelayAddress::parse_list(&pairing.relays);
     let listed =
         listed.map_err(|error| RunError::Pairing(format!("its list of relays: {error}")))?;

@@ -6,9 +6,12 @@
 
 #![deny(unsafe_code)] // but for `sys`
 
+pub mod acme;
 pub mod agent;
 pub mod files;
 pub mod http_client;
+pub mod kept;
+pub mod keys;
 pub mod octets;
 pub mod program;
 pub mod reach;
@@ -19,6 +22,7 @@ pub mod tls;
 pub mod toml_place;
 pub mod workers;
 
+mod backoff;
 mod buffers;
 mod carrier;
 mod congestion;

@@ -8,9 +8,9 @@ use hyper::Method;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use super::backoff::Backoff;
 use super::cloud::Cloud;
 use super::identity::Identity;
+use crate::backoff::Backoff;
 
 /// How often it is looked at whether the addresses have changed.
 const LOOK: Duration = Duration::from_secs(30);

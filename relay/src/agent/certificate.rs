@@ -8,10 +8,10 @@ use tokio::time::sleep;
 
 use crate::tls::{CertificateSlot, TlsError};
 
-use super::backoff::Backoff;
 use super::cloud::{CallError, Cloud};
 use super::identity::{Identity, KeyError, TlsKey};
 use super::state::{Certificate, State, StateError};
+use crate::backoff::Backoff;
 
 /// How often it is looked at whether the time to renew has come. The clock may jump, so no longer sleep is trusted.
 const LOOK: Duration = Duration::from_secs(600);

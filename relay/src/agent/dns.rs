@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::announce::own_addresses;
-use super::backoff::Backoff;
 use super::cloud::Cloud;
 use super::identity::Identity;
 use super::situation::Situation;
 use super::status::DnsStatus;
+use crate::backoff::Backoff;
 
 /// How often it is looked at whether the addresses have changed: until that is seen, the name leads astray.
 const LOOK: Duration = Duration::from_secs(5);

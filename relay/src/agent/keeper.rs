@@ -14,7 +14,6 @@ use crate::workers::Worker;
 
 use super::GOODBYE;
 use super::attended::Attended;
-use super::backoff::Backoff;
 use super::dial::{Before, DialError, Dialler};
 use super::log_rate::{Line, LogRate};
 use super::measured::{Measured, TRY_AGAIN};
@@ -23,6 +22,7 @@ use super::relays::{Berth, Relays, Stands};
 use super::situation::{Standing, TunnelSituation};
 use super::tunnel::{Ended, Orders, Tunnel};
 use super::visitor::Visitors;
+use crate::backoff::Backoff;
 
 /// How long a tunnel to a relay that is not listed any more is kept for want of one to another relay, though visitors could come
 /// through the other tunnel.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 
 /// Between two dials, at least and at most. A restarted relay has its agents back within five seconds.
 pub(super) const REDIAL: (Duration, Duration) =

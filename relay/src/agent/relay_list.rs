@@ -8,11 +8,11 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 
-use super::backoff::Backoff;
 use super::cloud::{CallError, Cloud};
 use super::identity::Identity;
 use super::relays::{ListError, RelayAddress, Relays};
 use super::state::{Pairing, State, StateError};
+use crate::backoff::Backoff;
 
 /// How often the cloud is asked, give or take a fifth.
 const ASK: Duration = Duration::from_secs(300);

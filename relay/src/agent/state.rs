@@ -12,29 +12,25 @@
 //!
 //! Keys are made here, readable only by the owner of the directory, and never sent anywhere.
 
-use std::collections::BTreeMap;
-use std::fs::{self, File};
-use std::io;
 use std::path::{Path, PathBuf};
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::files::{self, Readers};
+use crate::acme;
+use crate::files;
+use crate::kept::{KeptError, KeptFiles};
+use crate::keys::TlsKey;
 
-use super::identity::{AccountKey, Identity, KeyError, TlsKey};
+use super::identity::Identity;
 
 const IDENTITY: &str = "identity.pem";
-const TLS_KEY: &str = "tls.pem";
 const PAIRING: &str = "pairing.json";
 const CERTIFICATE: &str = "certificate.json";
-const ACCOUNT_KEY: &str = "account.pem";
-const ACME: &str = "acme.json";
 
 /// An agent's state directory.
 #[derive(Clone, Debug)]
 pub struct State {
-    directory: PathBuf,
+    files: KeptFiles,
 }
 
 /// What pairing returned.
@@ -65,65 +61,15 @@ pub struct Certificate {
     pub not_after: u64,
 }
 
-/// How it stands with certificate authorities that speak ACME (RFC 8555), by the addresses of their directories.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct AcmeState {
-    /// The device's accounts.
-    pub(super) accounts: BTreeMap<String, String>,
-    /// What has been ordered and has not come yet.
-    pub(super) orders: BTreeMap<String, PlacedOrder>,
-    /// What was put into the DNS for that.
-    pub(super) challenges: Vec<String>,
-    /// The last certificate that was given.
-    pub(super) certificate: Option<AcmeCertificate>,
-}
-
-/// A certificate that is ordered.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct PlacedOrder {
-    /// Where the authority has it; absent until that is known.
-    pub(super) url: Option<String>,
-    pub(super) names: Vec<String>,
-}
-
-/// A certificate that an authority has given.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub(super) struct AcmeCertificate {
-    /// Of the authority.
-    pub(super) directory: String,
-    /// Leaf first, in PEM.
-    pub(super) chain: String,
-    /// When it came, in seconds since 1970.
-    pub(super) issued_at: u64,
-    /// When to order the next one.
-    pub(super) renew_at: u64,
-}
-
 /// Why the state directory cannot be used. Always the owner's to mend.
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
-    /// The file system refused.
-    #[error("{}: {cause}", path.display())]
-    Io {
-        /// Which file.
-        path: PathBuf,
-        /// What the system says.
-        cause: io::Error,
-    },
-    /// A file has been changed by something else.
-    #[error("{} is damaged: {cause}", path.display())]
-    Damaged {
-        /// Which file.
-        path: PathBuf,
-        /// What is wrong with it.
-        cause: String,
-    },
+    /// A file of it cannot be read or written.
+    #[error(transparent)]
+    Files(#[from] KeptError),
     /// There is nothing to run with yet.
     #[error("this device is not paired yet; run `causeway-agent pair` first (state directory {})", .0.display())]
     NotPaired(PathBuf),
-    /// A new key could not be made.
-    #[error(transparent)]
-    Key(#[from] KeyError),
 }
 
 impl State {
@@ -132,17 +78,13 @@ impl State {
     /// # Errors
     /// If it cannot be made.
     pub fn open(directory: impl Into<PathBuf>) -> Result<Self, StateError> {
-        let directory = directory.into();
-        files::make_private_directory(&directory).map_err(|cause| StateError::Io {
-            path: directory.clone(),
-            cause,
-        })?;
-        Ok(Self { directory })
+        let files = KeptFiles::open(directory)?;
+        Ok(Self { files })
     }
 
     /// Where it is.
     pub fn directory(&self) -> &Path {
-        &self.directory
+        self.files.directory()
     }
 
     /// The directory that is used when none is named.
@@ -155,8 +97,8 @@ impl State {
     /// # Errors
     /// If it cannot be read or written.
     pub fn identity(&self) -> Result<Identity, StateError> {
-        let pem = self.read_or_make(IDENTITY, Identity::generate_pem)?;
-        Identity::from_pem(&pem).map_err(|cause| self.damaged(IDENTITY, cause))
+        let pem = self.files.read_or_make(IDENTITY, Identity::generate_pem)?;
+        Identity::from_pem(&pem).map_err(|cause| self.files.damaged(IDENTITY, cause).into())
     }
 
     /// The key of the device's certificate, made at the first call.
@@ -164,8 +106,7 @@ impl State {
     /// # Errors
     /// If it cannot be read or written.
     pub fn tls_key(&self) -> Result<TlsKey, StateError> {
-        let pem = self.read_or_make(TLS_KEY, TlsKey::generate_pem)?;
-        TlsKey::from_pem(&pem).map_err(|cause| self.damaged(TLS_KEY, cause))
+        Ok(self.acme().tls_key()?)
     }
 
     /// What pairing returned.
@@ -173,8 +114,9 @@ impl State {
     /// # Errors
     /// [`StateError::NotPaired`] if it never did.
     pub fn pairing(&self) -> Result<Pairing, StateError> {
-        self.read_json(PAIRING)?
-            .ok_or_else(|| StateError::NotPaired(self.directory.clone()))
+        self.files
+            .read_json(PAIRING)?
+            .ok_or_else(|| StateError::NotPaired(self.directory().to_owned()))
     }
 
     /// Keeps what pairing returned. It is on disk when this returns.
@@ -182,7 +124,7 @@ impl State {
     /// # Errors
     /// If it cannot be written.
     pub fn keep_pairing(&self, pairing: &Pairing) -> Result<(), StateError> {
-        self.write_json(PAIRING, pairing)
+        Ok(self.files.write_json(PAIRING, pairing)?)
     }
 
     /// The certificate, if there is one.
@@ -190,7 +132,7 @@ impl State {
     /// # Errors
     /// If it cannot be read.
     pub fn certificate(&self) -> Result<Option<Certificate>, StateError> {
-        self.read_json(CERTIFICATE)
+        Ok(self.files.read_json(CERTIFICATE)?)
     }
 
     /// Keeps the certificate. It is on disk when this returns.
@@ -198,7 +140,7 @@ impl State {
     /// # Errors
     /// If it cannot be written.
     pub fn keep_certificate(&self, certificate: &Certificate) -> Result<(), StateError> {
-        self.write_json(CERTIFICATE, certificate)
+        Ok(self.files.write_json(CERTIFICATE, certificate)?)
     }
 
     /// Forgets the certificate, if there is one. It is gone from the disk when this returns.
@@ -206,95 +148,18 @@ impl State {
     /// # Errors
     /// If it cannot be removed.
     pub fn forget_certificate(&self) -> Result<(), StateError> {
-        let path = self.directory.join(CERTIFICATE);
-        let removed = match fs::remove_file(&path) {
-            Ok(()) => File::open(&self.directory).and_then(|directory| directory.sync_all()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-        };
-        removed.map_err(|cause| StateError::Io { path, cause })
+        Ok(self.files.remove(CERTIFICATE)?)
     }
 
-    /// The key of the device's accounts with certificate authorities, made at the first call.
-    pub(super) fn account_key(&self) -> Result<AccountKey, StateError> {
-        let pem = self.read_or_make(ACCOUNT_KEY, AccountKey::generate_pem)?;
-        AccountKey::from_pem(&pem).map_err(|cause| self.damaged(ACCOUNT_KEY, cause))
-    }
-
-    /// How it stands with certificate authorities.
-    pub(super) fn acme(&self) -> Result<AcmeState, StateError> {
-        Ok(self.read_json(ACME)?.unwrap_or_default())
-    }
-
-    /// Changes that. It is on disk when this returns.
-    pub(super) fn change_acme(
-        &self,
-        change: impl FnOnce(&mut AcmeState),
-    ) -> Result<(), StateError> {
-        let before = self.acme()?;
-        let mut after = before.clone();
-        change(&mut after);
-        match after == before {
-            true => Ok(()),
-            false => self.write_json(ACME, &after),
-        }
-    }
-
-    fn read(&self, name: &str) -> Result<Option<String>, StateError> {
-        match fs::read_to_string(self.directory.join(name)) {
-            Ok(text) => Ok(Some(text)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(cause) => Err(StateError::Io {
-                path: self.directory.join(name),
-                cause,
-            }),
-        }
-    }
-
-    fn read_or_make(
-        &self,
-        name: &str,
-        make: impl Fn() -> Result<zeroize::Zeroizing<String>, KeyError>,
-    ) -> Result<zeroize::Zeroizing<String>, StateError> {
-        if let Some(text) = self.read(name)? {
-            return Ok(text.into());
-        }
-        let text = make()?;
-        self.write(name, text.as_bytes())?;
-        Ok(text)
-    }
-
-    fn read_json<T: DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StateError> {
-        let Some(text) = self.read(name)? else {
-            return Ok(None);
-        };
-        serde_json::from_str(&text)
-            .map(Some)
-            .map_err(|cause| self.damaged(name, cause))
-    }
-
-    fn write_json(&self, name: &str, value: &impl Serialize) -> Result<(), StateError> {
-        let text =
-            serde_json::to_string_pretty(value).map_err(|cause| self.damaged(name, cause))?;
-        self.write(name, text.as_bytes())
-    }
-
-    fn write(&self, name: &str, octets: &[u8]) -> Result<(), StateError> {
-        let path = self.directory.join(name);
-        files::replace(&path, octets, Readers::Owner)
-            .map_err(|cause| StateError::Io { path, cause })
-    }
-
-    fn damaged(&self, name: &str, cause: impl ToString) -> StateError {
-        StateError::Damaged {
-            path: self.directory.join(name),
-            cause: cause.to_string(),
-        }
+    /// What certificate authorities that speak ACME have to do with; the key of certificates is there too.
+    pub(super) fn acme(&self) -> acme::Folder {
+        acme::Folder::of(self.files.clone())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
     use std::os::unix::fs::PermissionsExt as _;
 
     use super::*;
@@ -313,7 +178,7 @@ mod tests {
                 .public_key(),
             key
         );
-        for name in [IDENTITY, TLS_KEY] {
+        for name in [IDENTITY, "tls.pem"] {
             let mode = fs::metadata(directory.path().join("agent").join(name))
                 .unwrap()
                 .permissions()

@@ -9,7 +9,7 @@ use hyper::Method;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use super::backoff::Backoff;
+use crate::backoff::Backoff;
 use super::cloud::{CallError, Cloud};
 use super::identity::Identity;
 use super::situation::Situation;

@@ -1,5 +1,5 @@
 //! One certificate from one authority. Where an order stands is what the authority says it is, asked anew at each step: so it does not
-//! matter after which step the agent was interrupted, or how often a nonce was not taken.
+//! matter after which step this was interrupted, or how often a nonce was not taken.
 //!
 //! ```text
 //!   on disk: account key ─► account ─► that an order is made ─► its address ─► what stands in the DNS ─► certificate, and all else forgotten
@@ -7,21 +7,20 @@
 
 use std::time::Duration;
 
-use hyper::Method;
 use instant_acme::{
     Account, AuthorizationStatus, CertificateIdentifier, ChallengeStatus, ChallengeType, Error,
     Identifier, NewOrder, Order, OrderStatus, Problem,
 };
-use serde_json::json;
 use tokio::time::sleep;
 
 use super::Acme;
 use super::account::Speaker;
 use super::authorities::{Authorities, Authority};
 use super::error::{AcmeError, is_problem};
+use super::folder::{AcmeState, PlacedOrder};
 use super::http::Http;
-use crate::agent::identity::AccountKey;
-use crate::agent::state::{AcmeState, PlacedOrder};
+use super::{Applicant, Proof};
+use crate::keys::AccountKey;
 
 /// How often an order is looked at, at least and at most.
 const POLL: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(5));
@@ -44,21 +43,21 @@ macro_rules! retried {
     }};
 }
 
-/// One authority, and who the device is there.
-pub(super) struct Customer<'a> {
-    pub(super) acme: &'a Acme<'a>,
+/// One authority, and who the applicant is there.
+pub(super) struct Customer<'a, A> {
+    pub(super) acme: &'a Acme<'a, A>,
     pub(super) authority: &'a Authority,
     pub(super) http: Http,
     key: AccountKey,
 }
 
-impl<'a> Customer<'a> {
-    pub(super) fn of(acme: &'a Acme<'a>, authority: &'a Authority) -> Result<Self, AcmeError> {
+impl<'a, A: Applicant> Customer<'a, A> {
+    pub(super) fn of(acme: &'a Acme<'a, A>, authority: &'a Authority) -> Result<Self, AcmeError> {
         Ok(Self {
             acme,
             authority,
             http: Http::new(authority.roots()?, acme.resolver),
-            key: acme.state.account_key()?,
+            key: acme.folder.account_key()?,
         })
     }
 
@@ -83,13 +82,13 @@ impl<'a> Customer<'a> {
     }
 
     fn change(&self, change: impl FnOnce(&mut AcmeState)) -> Result<(), AcmeError> {
-        Ok(self.acme.state.change_acme(change)?)
+        Ok(self.acme.folder.change(change)?)
     }
 
     /// The account that is known, or the one that the authority makes or has for the key.
     async fn account(&self, authorities: &Authorities) -> Result<Account, AcmeError> {
         let directory = &self.authority.directory;
-        let known = self.acme.state.acme()?.accounts.remove(directory);
+        let known = self.acme.folder.state()?.accounts.remove(directory);
         let id = match known {
             Some(id) => id,
             None => {
@@ -102,7 +101,7 @@ impl<'a> Customer<'a> {
                 tracing::info!(
                     authority = self.authority.name(),
                     account = id,
-                    "this device has an account with a certificate authority"
+                    "there is an account with a certificate authority"
                 );
                 id
             }
@@ -123,8 +122,8 @@ impl<'a> Customer<'a> {
     async fn placed(&self, account: &Account) -> Result<Option<Order>, AcmeError> {
         let placed = self
             .acme
-            .state
-            .acme()?
+            .folder
+            .state()?
             .orders
             .remove(&self.authority.directory);
         let Some(placed) = placed.filter(|placed| placed.names == self.acme.names) else {
@@ -254,7 +253,7 @@ impl<'a> Customer<'a> {
 
     /// Puts into the DNS what the authority looks for there, and tells it when every answer has it.
     async fn prove(&self, order: &mut Order) -> Result<(), AcmeError> {
-        let mut values = Vec::new();
+        let mut missing = Vec::new();
         let mut proofs = order.authorizations();
         while let Some(proof) = proofs.next().await {
             let mut proof = proof?;
@@ -269,14 +268,21 @@ impl<'a> Customer<'a> {
             let challenge = proof.challenge(ChallengeType::Dns01);
             let challenge = challenge.ok_or(AcmeError::NoDnsChallenge)?;
             if challenge.status == ChallengeStatus::Pending {
-                values.push(challenge.key_authorization().dns_value());
+                let Identifier::Dns(name) = challenge.identifier().identifier else {
+                    return Err(AcmeError::Nonsense);
+                };
+                missing.push(Proof {
+                    name: name.clone(),
+                    value: challenge.key_authorization().dns_value(),
+                });
             }
         }
-        if values.is_empty() {
+        if missing.is_empty() {
             return Ok(());
         }
-        self.change(|state| state.challenges.extend(values.iter().cloned()))?;
-        self.acme.challenges("add", &values).await?;
+        let values = missing.iter().map(|proof| proof.value.clone());
+        self.change(|state| state.challenges.extend(values))?;
+        self.acme.applicant.prove(&missing).await?;
         let mut proofs = order.authorizations();
         while let Some(proof) = proofs.next().await {
             let mut proof = proof?;
@@ -308,19 +314,4 @@ impl<'a> Customer<'a> {
 /// That the authority knows nothing of what it was asked about.
 fn is_unknown(problem: &Problem) -> bool {
     matches!(problem.status, Some(403 | 404)) || is_problem(problem, "malformed")
-}
-
-impl Acme<'_> {
-    /// Adds or removes these at the device's own name. When this returns every answer is so.
-    pub(super) async fn challenges(&self, what: &str, values: &[String]) -> Result<(), AcmeError> {
-        let challenges = values
-            .iter()
-            .map(|value| json!({ "host": "", "value": value }));
-        let change = json!({ "challenges": { what: challenges.collect::<Vec<_>>() } });
-        let (path, body) = ("/api/device/dns", change.to_string().into_bytes());
-        let told = self
-            .cloud
-            .tell(Method::PATCH, path, "application/json", body, self.identity);
-        told.await.map(drop).map_err(AcmeError::Cloud)
-    }
 }

@@ -1,4 +1,4 @@
-//! The device's account with an authority. Its key is on the device's disk before the authority hears of it, and an account with a key
+//! The account with an authority. Its key is on disk before the authority hears of it, and an account with a key
 //! that the authority knows already is the same account (RFC 8555 section 7.3): however often this is interrupted, there is one.
 //!
 //! The ACME library makes its own key where an account is bound to another of the operator's, so this much is said here.
@@ -17,8 +17,10 @@ use serde_json::{Value, json};
 use super::authorities::{Authority, Binding};
 use super::error::AcmeError;
 use super::http::Http;
-use crate::agent::SOFTWARE;
-use crate::agent::identity::AccountKey;
+use crate::keys::AccountKey;
+
+/// As whom an authority is spoken to.
+const SOFTWARE: &str = concat!("causeway/", env!("CARGO_PKG_VERSION"));
 
 /// How often a request is made whose nonce is not taken.
 const NONCES: usize = 20;

@@ -5,17 +5,18 @@ use std::io;
 use instant_acme::{Error, Problem};
 
 use super::issued::Wrong;
-use crate::agent::cloud::CallError;
-use crate::agent::state::StateError;
+use crate::kept::KeptError;
 use crate::tls::{self, TlsError};
 
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum AcmeError {
-    #[error("the cloud: {0}")]
-    Cloud(CallError),
+#[allow(missing_docs)] // each says itself what it is
+pub enum AcmeError {
+    /// Before an authority was asked: what has gone wrong, and what can be done about it.
+    #[error("{what}")]
+    Unable { what: String, mend: &'static str },
     #[error(transparent)]
-    State(#[from] StateError),
+    State(#[from] KeptError),
     #[error(transparent)]
     Tls(#[from] TlsError),
     #[error("it cannot be reached: {0}")]
@@ -103,10 +104,7 @@ impl AcmeError {
     /// What can be done about it.
     pub(super) fn mend(&self) -> &'static str {
         match self {
-            Self::Cloud(CallError::Unreachable { .. }) => {
-                "nothing, if the cloud comes back: it is tried again by itself"
-            }
-            Self::Cloud(_) => "the operator has to look at the cloud's log",
+            Self::Unable { mend, .. } => mend,
             Self::State(_) => "make room on this device's disk, and its state directory writable",
             Self::Tls(_) => {
                 "the operator has to look at `ca_file` in [acme]; a device without root certificates needs them (ca-certificates)"

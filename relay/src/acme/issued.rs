@@ -8,31 +8,35 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::pem::parse_x509_pem;
 use x509_parser::prelude::X509Certificate;
 
-use crate::agent::identity::TlsKey;
+use crate::keys::TlsKey;
 use crate::tls::CertificateSlot;
 
 /// A certificate that can be shown.
 #[derive(Debug)]
-pub(super) struct Issued {
+pub struct Issued {
     /// With its key.
-    pub(super) slot: CertificateSlot,
+    pub slot: CertificateSlot,
     /// Since when it is good, in seconds since 1970.
-    pub(super) not_before: u64,
+    pub not_before: u64,
     /// When it ends.
-    pub(super) not_after: u64,
+    pub not_after: u64,
     /// How its authority knows it (RFC 9773 section 4.1), if that can be told.
-    pub(super) id: Option<CertificateIdentifier<'static>>,
+    pub id: Option<CertificateIdentifier<'static>>,
 }
 
 /// What is wrong with a certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub(super) enum Wrong {
+pub enum Wrong {
+    /// It cannot be read.
     #[error("what it gave is no certificate")]
     Garbage,
+    /// Nobody could show it.
     #[error("its certificate is for another key than this device's")]
     Key,
+    /// It is of no use for all that it is for.
     #[error("its certificate lacks a name of this device")]
     Names,
+    /// Or the clock is wrong.
     #[error("its certificate has ended already, by this device's clock")]
     Ended,
 }
