@@ -8,7 +8,9 @@
 //!                   "*.mynas"             ──► the same device: its wildcard has no other records
 //!                   "_acme-challenge.mynas", "_acme-challenge.photos.mynas", …
 //!                                         ──► its challenges, while there are some ([`subnames`])
-//!                   "lan.mynas"         ──► where it is at home, if it wants that; nothing stands below ([`subnames`])
+//!                   "_acme-challenge.cloud", …
+//!                                         ──► the operator's own, likewise
+//!                   "lan.mynas"           ──► where it is at home, if it wants that; nothing stands below ([`subnames`])
 //! ```
 //!
 //! What is answered follows from these names as RFC 4592 has it, so that a copy of the zone answers alike.
@@ -35,6 +37,7 @@ mod slots;
 mod standing;
 mod subnames;
 
+use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::num::NonZeroU16;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -53,6 +56,7 @@ use self::standing::{Owner, Standing};
 pub(crate) use self::standing::{Place, WILDCARD};
 use self::subnames::Subnames;
 use crate::addresses::Addresses;
+use crate::challenges::{CHALLENGE_LABEL, ChallengeValue};
 use crate::dnssec::TypeSet;
 use crate::own::Own;
 use crate::protocol::{HEADER_LEN, MAX_LABEL, Type};
@@ -74,6 +78,8 @@ pub struct Table {
     devices: Devices,
     subnames: Subnames,
     relays: ArcSwap<Known>,
+    /// The challenges of the operator's own hosts, by the octets of a name that stand before the zone's.
+    proofs: ArcSwap<HashMap<Box<[u8]>, Arc<Rrset>>>,
     /// What the zone's own name has beside its contents: its keys, if it is signed.
     keys: ArcSwap<Vec<(Type, Arc<Rrset>)>>,
     /// Where the hashes of names prove what is not there, and once all names are there.
@@ -137,6 +143,11 @@ impl Table {
                 Owner::Nobody => Found::NoName,
             };
         }
+        if qtype == Type::TXT
+            && let Some(set) = self.proofs.load().get(below)
+        {
+            return Found::Records(Records::Shared(Arc::clone(set)));
+        }
         let node = self.contents.node_by_name.get(below);
         if label == RELAY_LABEL.as_bytes()
             && let Some(found) = self.find_at_relay(front, node, qtype)
@@ -144,7 +155,10 @@ impl Table {
             return found;
         }
         let Some(node) = node else {
-            return Found::NoName;
+            return match self.proofs.load().contains_key(below) {
+                true => Found::NoData,
+                false => Found::NoName,
+            };
         };
         let found = find_at_node(node, qtype);
         if below.is_empty() && matches!(found, Found::NoData) {
@@ -188,7 +202,10 @@ impl Table {
             };
         }
         let node = self.contents.node_by_name.get(below);
-        let types = node.map_or_else(TypeSet::default, Node::types);
+        let mut types = node.map_or_else(TypeSet::default, Node::types);
+        if self.proofs.load().contains_key(below) {
+            types = types.with(Type::TXT);
+        }
         if below.is_empty() {
             let keys = self.keys.load();
             let keys = keys.iter().map(|(rtype, _)| *rtype);
@@ -216,6 +233,7 @@ impl Table {
     pub(crate) fn has_node(&self, below: &[u8]) -> bool {
         let (front, label) = split_last_label(below);
         self.contents.node_by_name.contains_key(below)
+            || self.proofs.load().contains_key(below)
             || label == RELAY_LABEL.as_bytes() && self.find_at_relay(front, None, Type::A).is_some()
     }
 
@@ -380,6 +398,7 @@ impl Table {
     pub fn new(contents: Contents, serial: u32) -> Self {
         Self {
             relays: ArcSwap::from_pointee(Known::only(contents.relay.clone())),
+            proofs: ArcSwap::default(),
             keys: ArcSwap::default(),
             chain: OnceLock::new(),
             marks: OnceLock::new(),
@@ -477,6 +496,23 @@ impl Table {
         self.keys.store(Arc::new(keys));
         self.mark_others();
         self.rechain_node(b"");
+    }
+
+    /// Replaces the challenges of the operator's own hosts: by the octets of such a host that stand before the zone's name, the values.
+    /// Each host is there itself. Who asks must be told of another serial than before.
+    pub(crate) fn prove(&self, values_by_host: &BTreeMap<Box<[u8]>, Vec<ChallengeValue>>) {
+        let compiled = values_by_host.iter().filter_map(|(host, values)| {
+            let label = [&[CHALLENGE_LABEL.len() as u8], CHALLENGE_LABEL].concat();
+            let name: Box<[u8]> = [&label, &**host].concat().into();
+            Some((name, Arc::new(subnames::compile(values)?)))
+        });
+        let next: HashMap<_, _> = compiled.collect();
+        let names: Vec<_> = next.keys().cloned().collect();
+        let before = self.proofs.swap(Arc::new(next));
+        self.mark_others();
+        for name in before.keys().chain(&names) {
+            self.rechain_node(name);
+        }
     }
 
     /// A device's name has changed, and what is made of it follows.

@@ -14,6 +14,7 @@ mod commit;
 mod door;
 pub(crate) mod outcome;
 mod pace;
+mod proofs;
 mod writer;
 
 use std::net::IpAddr;
@@ -28,6 +29,7 @@ pub use door::Door;
 pub use outcome::{Outcome, UpdateError};
 pub(crate) use pace::Pace;
 use pace::Subject;
+pub use proofs::{NotProved, ProofHost};
 use writer::Request;
 pub(crate) use writer::{Queue, Writer};
 
@@ -51,6 +53,7 @@ pub struct Updater {
     /// The secondaries that serve the zone too, if there are any.
     rotation: Option<Rotation>,
     door: Door,
+    proofs: proofs::Proofs,
     /// Where the update comes from, if that is known.
     from: Option<IpAddr>,
     /// Whoever wants to hear of changes.
@@ -90,6 +93,7 @@ impl Updater {
             limits: Arc::new(limits),
             rotation: None,
             door: Door::Api,
+            proofs: proofs::Proofs::default(),
             from: None,
             changes: None,
         }

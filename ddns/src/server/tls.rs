@@ -5,13 +5,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use arc_swap::ArcSwap;
-use rustls::ServerConfig;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
+use rustls::{DistinguishedName, RootCertStore, ServerConfig};
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -32,7 +32,18 @@ pub(crate) type TlsStream = tokio_rustls::server::TlsStream<TcpStream>;
 /// The certificate that DNS over TLS is spoken with, and its key. It can be replaced while connections are taken; a clone is the
 /// same slot.
 #[derive(Clone)]
-pub struct Certificate(Arc<ArcSwap<CertifiedKey>>);
+pub struct Certificate(Arc<Slot>);
+
+struct Slot {
+    certified: ArcSwap<CertifiedKey>,
+    public: ArcSwapOption<Public>,
+}
+
+/// What is shown instead to whoever does not say that it trusts `own` (RFC 8446 section 4.2.4).
+struct Public {
+    certified: Arc<CertifiedKey>,
+    own: Vec<DistinguishedName>,
+}
 
 /// A certificate or its key cannot be used. Always the operator's fault.
 #[derive(Debug, thiserror::Error)]
@@ -52,12 +63,34 @@ impl Certificate {
     /// If they cannot be read or do not fit each other.
     pub fn from_pem(chain: &str, key: &str) -> Result<Self, CertificateError> {
         let certified = certified(chain, key)?;
-        Ok(Self(Arc::new(ArcSwap::from_pointee(certified))))
+        Ok(Self(Arc::new(Slot {
+            certified: ArcSwap::from_pointee(certified),
+            public: ArcSwapOption::empty(),
+        })))
     }
 
     /// Puts the chain and key of another one in place, for the connections from now on.
     pub fn replace(&self, next: &Self) {
-        self.0.store(next.0.load_full());
+        self.0.certified.store(next.0.certified.load_full());
+    }
+
+    /// Shows `public` from now on, but for those who say that they trust the authority whose certificate is `own`, in PEM: they are
+    /// shown what they always were. With `None` everybody is.
+    ///
+    /// # Errors
+    /// If that certificate cannot be read.
+    pub fn publish(&self, public: Option<&Self>, own: &str) -> Result<(), CertificateError> {
+        let mut roots = RootCertStore::empty();
+        for certificate in CertificateDer::pem_slice_iter(own.as_bytes()) {
+            let certificate = certificate.map_err(|_| CertificateError::Pem("certificate"))?;
+            roots.add(certificate)?;
+        }
+        let public = public.map(|public| Public {
+            certified: public.0.certified.load_full(),
+            own: roots.subjects(),
+        });
+        self.0.public.store(public.map(Arc::new));
+        Ok(())
     }
 }
 
@@ -68,8 +101,18 @@ impl fmt::Debug for Certificate {
 }
 
 impl ResolvesServerCert for Certificate {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.0.load_full())
+    fn resolve(&self, hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        if let Some(public) = &*self.0.public.load() {
+            let trusted = hello.certificate_authorities().unwrap_or_default();
+            let is_own = |name: &DistinguishedName| {
+                let mut own = public.own.iter();
+                own.any(|own| own.as_ref() == name.as_ref())
+            };
+            if !trusted.iter().any(is_own) {
+                return Some(Arc::clone(&public.certified));
+            }
+        }
+        Some(self.0.certified.load_full())
     }
 }
 

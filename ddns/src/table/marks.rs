@@ -125,6 +125,7 @@ impl Table {
         let relays = self.relays.load();
         let mut names: Vec<Box<[u8]>> = self.contents.node_by_name.keys().cloned().collect();
         names.extend(relays.labels().map(super::chain::name_of_relay));
+        names.extend(self.proofs.load().keys().cloned());
         names.sort_unstable();
         names.dedup(); // the operator's records can stand at a relay's name
         names

@@ -19,7 +19,7 @@ use dashmap::DashMap;
 use directory::RegistrationId;
 
 use super::standing::{Owner, Place, Standing, behind_first_label, ends_with_label};
-use crate::challenges::{CHALLENGE_LABEL, Challenges};
+use crate::challenges::{CHALLENGE_LABEL, ChallengeValue, Challenges};
 use crate::lan::{LAN_LABEL, LanAddresses};
 use crate::own::Own;
 use crate::protocol::Type;
@@ -109,11 +109,7 @@ fn owners(
     }: &Own,
 ) -> Owners {
     let sets = challenges.iter().filter_map(|(host, values)| {
-        let strings: Vec<_> = values
-            .iter()
-            .map(|value| string(value.as_bytes()))
-            .collect();
-        let set = Rrset::compile(Type::TXT, TTL, &strings)?;
+        let set = compile(values)?;
         let label = [&[CHALLENGE_LABEL.len() as u8], CHALLENGE_LABEL].concat();
         let front: Box<[u8]> = [&label, host.as_wire()].concat().into();
         Some((front, Owner::Challenges(Arc::new(set))))
@@ -137,6 +133,15 @@ fn owners(
     owners
 }
 
+/// What a CA finds.
+pub(super) fn compile(values: &[ChallengeValue]) -> Option<Rrset> {
+    let strings: Vec<_> = values
+        .iter()
+        .map(|value| string(value.as_bytes()))
+        .collect();
+    Rrset::compile(Type::TXT, TTL, &strings)
+}
+
 /// Whether one of the labels is that of challenges.
 fn is_below_challenge(labels: &[u8]) -> bool {
     let mut rest = labels;
@@ -157,7 +162,7 @@ fn string(value: &[u8]) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::challenges::{ChallengeHost, ChallengeValue};
+    use crate::challenges::ChallengeHost;
     use crate::lan::LanChange;
 
     fn front(name: &str) -> Box<[u8]> {

@@ -43,7 +43,7 @@ enum Kind {
     NoName,
 }
 
-const QUESTIONS: [(&str, Kind); 47] = [
+const QUESTIONS: [(&str, Kind); 51] = [
     ("causeway.example SOA", Kind::Records),
     ("causeway.example NS", Kind::Records),
     ("causeway.example DNSKEY", Kind::Records),
@@ -64,6 +64,10 @@ const QUESTIONS: [(&str, Kind); 47] = [
         "_acme-challenge.photos.home.causeway.example TXT",
         Kind::Records,
     ),
+    ("_acme-challenge.cloud.causeway.example TXT", Kind::Records),
+    ("_acme-challenge.cloud.causeway.example A", Kind::NoData),
+    ("_acme-challenge.ns1.causeway.example TXT", Kind::NoName),
+    ("x._acme-challenge.cloud.causeway.example TXT", Kind::NoName),
     ("photos.home.causeway.example A", Kind::Records),
     ("x.photos.home.causeway.example A", Kind::Records),
     ("led.causeway.example A", Kind::Records),
@@ -111,6 +115,12 @@ async fn world(denial: &str) -> World {
     for host in ["", "photos"] {
         world.challenge("home", host, b"proof").await.unwrap();
     }
+    world.prove("ns1.causeway.example", b"done").await.unwrap();
+    world
+        .prove("cloud.causeway.example", b"proof")
+        .await
+        .unwrap();
+    world.withdraw(b"done");
     world
         .set_lan("led", &["192.168.1.8", "fd00::8"])
         .await

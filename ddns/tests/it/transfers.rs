@@ -103,6 +103,7 @@ async fn with_devices(config: &str) -> World {
     for host in ["", "photos"] {
         world.challenge("home", host, b"proof").await.unwrap();
     }
+    world.prove("cloud.nas.test", b"proof").await.unwrap();
     world
         .set_lan("home", &["192.168.1.7", "fd00::7"])
         .await
@@ -132,6 +133,7 @@ async fn a_transfer_is_the_zone_and_only_secondaries_get_it() {
         ("AAAA", "away.nas.test.", true),
         ("TXT", "_acme-challenge.home.nas.test.", true),
         ("TXT", "_acme-challenge.photos.home.nas.test.", true),
+        ("TXT", "_acme-challenge.cloud.nas.test.", true),
         ("A", "photos.home.nas.test.", true),
         ("A", "*.photos.home.nas.test.", true),
         ("A", "lan.home.nas.test.", true),

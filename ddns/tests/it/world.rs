@@ -8,7 +8,7 @@ use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue};
 use ddns::lan::LanChange;
 use ddns::steering::Lead;
 use ddns::tsig::Master;
-use ddns::update::{Outcome, UpdateError};
+use ddns::update::{NotProved, Outcome, ProofHost, UpdateError};
 use ddns::{Bound, Config, Facts, Handle, StartError, Storage};
 use directory::{Device, DeviceName, Reader, RegistrationId, Token, Writer, Zone};
 use prometheus::Registry;
@@ -147,6 +147,19 @@ impl World {
         let add = ChallengeChange::Add(host, ChallengeValue::new(value).unwrap());
         let updater = self.server.updater();
         updater.update(device.registration, &name, add).await
+    }
+
+    /// Adds a challenge of a host of the operator's own.
+    pub(crate) async fn prove(&self, host: &str, value: &[u8]) -> Result<(), NotProved> {
+        let host = ProofHost::locate(host, self.directory.reader.zone()).unwrap();
+        let value = ChallengeValue::new(value).unwrap();
+        self.server.updater().prove(&[(host, value)]).await
+    }
+
+    /// Takes it away.
+    pub(crate) fn withdraw(&self, value: &[u8]) {
+        let value = ChallengeValue::new(value).unwrap();
+        self.server.updater().withdraw_proofs(&[value]);
     }
 
     /// The value of a metric, its labels in braces as the text format has them.

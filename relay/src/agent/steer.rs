@@ -9,10 +9,10 @@ use hyper::Method;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
-use crate::backoff::Backoff;
 use super::cloud::{CallError, Cloud};
 use super::identity::Identity;
 use super::situation::Situation;
+use crate::backoff::Backoff;
 
 /// Where the cloud hears and says it.
 const PATH: &str = "/api/device/dns";

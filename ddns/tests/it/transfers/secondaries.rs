@@ -244,6 +244,25 @@ async fn a_challenge_is_acknowledged_when_all_secondaries_in_rotation_serve_it()
             assert!(printed.contains(&value), "{:?}: {printed}", secondary.log);
         }
     }
+    // The operator's own host likewise; what is withdrawn is there no more.
+    let operators = "_acme-challenge.cloud.nas.test TXT";
+    for round in 0..5 {
+        let value = format!("cloud-{round}");
+        world
+            .prove("cloud.nas.test", value.as_bytes())
+            .await
+            .unwrap();
+        for secondary in [&nsd, &knot] {
+            let (printed, _) = dig(secondary.address, operators).await;
+            assert!(printed.contains(&value), "{:?}: {printed}", secondary.log);
+        }
+        world.withdraw(value.as_bytes());
+    }
+    world.challenge("home", "", b"after").await.unwrap();
+    for secondary in [&nsd, &knot] {
+        let (printed, _) = dig(secondary.address, operators).await;
+        assert!(printed.contains("NXDOMAIN"), "{printed}");
+    }
     // One that has gone is waited for once, and then no more.
     knot.process.kill().unwrap();
     knot.process.wait().unwrap();
