@@ -179,9 +179,17 @@ impl<A: Applicant> Acme<'_, A> {
     async fn pause(&self, wait: Duration) {
         let end = Instant::now() + wait;
         while Instant::now() < end {
-            sleep((end - Instant::now()).min(LOOK)).await;
+            let left = (end - Instant::now()).min(self.life().min(LOOK));
+            sleep(left).await;
             self.own_is_renewed();
         }
+    }
+
+    /// How long what is kept is good, and a moment more.
+    fn life(&self) -> Duration {
+        let kept = self.kept().ok().flatten();
+        let left = kept.map(|kept| kept.issued.not_after.saturating_sub(now()));
+        left.map_or(LOOK, |left| Duration::from_secs(left.saturating_add(1)))
     }
 
     fn kept(&self) -> Result<Option<Kept>, KeptError> {

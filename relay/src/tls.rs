@@ -8,24 +8,24 @@
 //! - the **device's** names, visitor to agent: that TLS only passes through the relay.
 
 pub(crate) mod hpke;
+mod slot;
 mod verify;
 
 use std::any::Any;
-use std::fmt;
 use std::io;
 use std::os::fd::AsFd as _;
 use std::pin::Pin;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::{Buf, Bytes};
 use directory::PublicKey;
-use rustls::client::{Resumption, WebPkiServerVerifier};
+use rustls::client::Resumption;
 use rustls::crypto::CryptoProvider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::server::{ClientHello, NoServerSessionStorage, ParsedCertificate, ResolvesServerCert};
+use rustls::server::{NoServerSessionStorage, ParsedCertificate};
 use rustls::sign::CertifiedKey;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use socket2::SockRef;
@@ -37,7 +37,8 @@ use wire::{ALPN_CARRIER, ALPN_REACH, ALPN_TUNNEL};
 use crate::carrier::raw::SealKey;
 use crate::resolve;
 use crate::workers;
-use verify::{DeviceCertificates, IdentityCertificate, OriginCertificates};
+pub use slot::CertificateSlot;
+use verify::{DeviceCertificates, IdentityCertificate, OriginCertificates, Pinned};
 
 /// TLS that this process accepted from a visitor of the operator's own hosts.
 pub type Accepted = tokio_rustls::server::TlsStream<Prefixed>;
@@ -77,53 +78,14 @@ pub enum TlsError {
     NoSystemRoots,
 }
 
-/// A certificate chain with its key, which can be replaced while connections are accepted with it.
-#[derive(Clone)]
-pub struct CertificateSlot(Arc<RwLock<Arc<CertifiedKey>>>);
-
-impl CertificateSlot {
-    /// A slot with the chain (leaf first) and the PKCS#8 key, both in PEM.
-    ///
-    /// # Errors
-    /// If they cannot be read or do not fit each other.
-    pub fn from_pem(chain: &str, key: &str) -> Result<Self, TlsError> {
-        Ok(Self(Arc::new(RwLock::new(certified(chain, key)?))))
-    }
-
-    /// A slot of its own with what is in this one now.
-    pub(crate) fn apart(&self) -> Self {
-        Self(Arc::new(RwLock::new(self.current())))
-    }
-
-    /// Puts the chain and key of another slot in place; connections accepted from now on get them.
-    pub fn replace(&self, next: &Self) {
-        let next = next.current();
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = next;
-    }
-
-    fn current(&self) -> Arc<CertifiedKey> {
-        Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner))
-    }
-}
-
-impl fmt::Debug for CertificateSlot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("CertificateSlot(…)")
-    }
-}
-
-impl ResolvesServerCert for CertificateSlot {
-    fn resolve(&self, _hello: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current())
-    }
-}
-
 /// The certificates that a client trusts.
 #[derive(Clone, Debug)]
 pub struct Roots {
     store: Arc<RootCertStore>,
     /// Those that somebody named, as they stand.
     named: Arc<[CertificateDer<'static>]>,
+    /// No others are trusted, and servers are told so.
+    is_pinned: bool,
 }
 
 impl Roots {
@@ -140,6 +102,7 @@ impl Roots {
         Ok(Self {
             store: Arc::new(store),
             named: named.into(),
+            is_pinned: true,
         })
     }
 
@@ -148,6 +111,7 @@ impl Roots {
         Self {
             store: Arc::new(RootCertStore::empty()),
             named: Arc::default(),
+            is_pinned: false,
         }
     }
 
@@ -177,6 +141,7 @@ impl Roots {
         Ok(Self {
             store: Arc::new(store),
             named: named.into(),
+            is_pinned: false,
         })
     }
 }
@@ -407,12 +372,18 @@ async fn connect(
         .await
 }
 
-/// How a program speaks `protocol` over TLS with a server whose certificate `roots` vouch for.
+/// How a program speaks `protocol` over TLS with a server whose certificate `roots` vouch for. Where they are all that it trusts, it says
+/// so: the server may have a certificate of another authority for everybody else.
 fn program_client(roots: &Roots, protocol: &[u8]) -> Result<TlsConnector, TlsError> {
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()?
-        .with_root_certificates(Arc::clone(&roots.store))
-        .with_no_client_auth();
+    let config =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let config = match roots.is_pinned {
+        true => config
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(Pinned::new(&roots.store)?)),
+        false => config.with_root_certificates(Arc::clone(&roots.store)),
+    };
+    let mut config = config.with_no_client_auth();
     config.alpn_protocols = vec![protocol.to_vec()];
     Ok(TlsConnector::from(Arc::new(config)))
 }
@@ -425,11 +396,7 @@ pub(crate) fn origin_client(
 ) -> Result<TlsConnector, TlsError> {
     let vouched_for = match roots {
         // A verifier cannot be made from no roots.
-        Some(roots) if !roots.store.is_empty() => Some(
-            WebPkiServerVerifier::builder_with_provider(Arc::clone(&roots.store), provider())
-                .build()
-                .map_err(|error| rustls::Error::General(error.to_string()))?,
-        ),
+        Some(roots) if !roots.store.is_empty() => Some(verify::by_roots(&roots.store)?),
         Some(_) | None => None,
     };
     let verifier = OriginCertificates {

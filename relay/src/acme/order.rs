@@ -68,11 +68,11 @@ impl<'a, A: Applicant> Customer<'a, A> {
         replaces: Option<CertificateIdentifier<'static>>,
     ) -> Result<String, AcmeError> {
         let account = self.account(authorities).await?;
-        let mut order = match self.placed(&account).await? {
-            Some(order) => order,
-            None => self.place(&account, replaces).await?,
+        let (mut order, is_resumed) = match self.placed(&account).await? {
+            Some(order) => (order, true),
+            None => (self.place(&account, replaces).await?, false),
         };
-        let chain = self.follow(&mut order).await;
+        let chain = self.follow(&mut order, is_resumed).await;
         if let Err(error) = &chain
             && error.is_final()
         {
@@ -216,12 +216,13 @@ impl<'a, A: Applicant> Customer<'a, A> {
     }
 
     /// To its end; the caller knows how long to wait.
-    async fn follow(&self, order: &mut Order) -> Result<String, AcmeError> {
+    async fn follow(&self, order: &mut Order, mut is_resumed: bool) -> Result<String, AcmeError> {
         let (mut nonces, mut pause) = (0, POLL.0);
         loop {
-            match self.step(order).await {
+            match self.step(order, is_resumed).await {
                 Ok(Some(chain)) => return Ok(chain),
                 Ok(None) => {
+                    is_resumed = false;
                     sleep(pause).await;
                     pause = (pause * 2).min(POLL.1);
                 }
@@ -232,14 +233,14 @@ impl<'a, A: Applicant> Customer<'a, A> {
     }
 
     /// Does what it waits for.
-    async fn step(&self, order: &mut Order) -> Result<Option<String>, AcmeError> {
+    async fn step(&self, order: &mut Order, is_resumed: bool) -> Result<Option<String>, AcmeError> {
         let state = order.refresh().await?;
         match (state.status, state.error.clone()) {
             (OrderStatus::Invalid, None) | (_, Some(_)) => {
                 let reason = self.reason(order).await;
                 return Err(AcmeError::Invalid(reason));
             }
-            (OrderStatus::Pending, None) => self.prove(order).await?,
+            (OrderStatus::Pending, None) => self.prove(order, is_resumed).await?,
             (OrderStatus::Ready, None) => {
                 let request = self.acme.key.order_request(self.acme.names.to_vec());
                 let request = request.map_err(|_| AcmeError::Key)?;
@@ -251,8 +252,9 @@ impl<'a, A: Applicant> Customer<'a, A> {
         Ok(None)
     }
 
-    /// Puts into the DNS what the authority looks for there, and tells it when every answer has it.
-    async fn prove(&self, order: &mut Order) -> Result<(), AcmeError> {
+    /// Puts into the DNS what the authority looks for there, and tells it when every answer has it. After an interruption what it is
+    /// looking for already may be there no more.
+    async fn prove(&self, order: &mut Order, is_resumed: bool) -> Result<(), AcmeError> {
         let mut missing = Vec::new();
         let mut proofs = order.authorizations();
         while let Some(proof) = proofs.next().await {
@@ -267,7 +269,12 @@ impl<'a, A: Applicant> Customer<'a, A> {
             }
             let challenge = proof.challenge(ChallengeType::Dns01);
             let challenge = challenge.ok_or(AcmeError::NoDnsChallenge)?;
-            if challenge.status == ChallengeStatus::Pending {
+            let is_missing = match challenge.status {
+                ChallengeStatus::Pending => true,
+                ChallengeStatus::Processing => is_resumed,
+                ChallengeStatus::Valid | ChallengeStatus::Invalid => false,
+            };
+            if is_missing {
                 let Identifier::Dns(name) = challenge.identifier().identifier else {
                     return Err(AcmeError::Nonsense);
                 };
