@@ -186,7 +186,7 @@ pub async fn start(config: Config, mut inheritance: Inheritance) -> Result<Runni
         &registry,
         relay.listeners(),
         relay.upkeep(),
-        ends.clone(),
+        (ends.clone(), None),
         leaving.clone(),
         Changes::FromControl(metrics.connected.clone()),
         None,

@@ -5,6 +5,8 @@
 //! them away would make a small trouble a large one. So does what only newcomers pay for, and mostly for a while: memory that is short,
 //! and what the relay looks after beside its visitors.
 
+mod public;
+
 use std::fmt::{self, Write as _};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -14,6 +16,7 @@ use relay::server::{Listeners, Upkeep};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use self::public::PublicCertificate;
 use crate::store::Store;
 
 /// How long the database may take to answer the question whether it does.
@@ -27,6 +30,8 @@ pub(crate) struct Health {
     pub(crate) listeners: Listeners,
     pub(crate) upkeep: Upkeep,
     pub(crate) certificates: CertificateEnds,
+    /// Absent if the operator's hosts are to have none that everybody trusts.
+    pub(crate) public: Option<PublicCertificate>,
     /// Cancelled once the process is about to stop.
     pub(crate) draining: CancellationToken,
     pub(crate) changes: Changes,
@@ -58,7 +63,7 @@ impl Health {
         registry: &Registry,
         listeners: Listeners,
         upkeep: Upkeep,
-        certificates: CertificateEnds,
+        (certificates, public): (CertificateEnds, Option<PublicCertificate>),
         draining: CancellationToken,
         changes: Changes,
         dns: Option<Updater>,
@@ -75,6 +80,7 @@ impl Health {
             listeners,
             upkeep,
             certificates,
+            public,
             draining,
             changes,
             dns,
@@ -97,6 +103,9 @@ impl Health {
         ];
         if let Some(dns) = &self.dns {
             found.push(("updates", updates(dns)));
+        }
+        if let Some(public) = &self.public {
+            found.push(("public_certificate", public.look()));
         }
         for (check, found) in &found {
             let passes = i64::from(matches!(found, Found::Fine));
@@ -287,6 +296,15 @@ impl CertificateEnds {
     /// There is another one for it.
     pub(crate) fn renewed(&self, purpose: Purpose, end: i64) {
         self.ends.with_label_values(&[purpose.name()]).set(end);
+    }
+
+    /// The one that everybody trusts ends then; `None` if there is none. The operator's own is shown after that.
+    fn public(&self, end: Option<i64>) {
+        const PUBLIC: [&str; 1] = ["public"];
+        match end {
+            Some(end) => self.ends.with_label_values(&PUBLIC).set(end),
+            None => _ = self.ends.remove_label_values(&PUBLIC),
+        }
     }
 
     fn look(&self, now: SystemTime) -> Found {

@@ -9,6 +9,7 @@ mod certificates;
 mod error;
 mod leads;
 mod overview;
+mod public_certificate;
 mod reload;
 mod succession;
 
@@ -41,7 +42,7 @@ use crate::config::Config;
 use crate::demo;
 use crate::devices::Devices;
 use crate::fleet::{self, Fleet};
-use crate::health::{Changes, Health};
+use crate::health::{Changes, Health, PublicCertificate};
 use crate::http::{self, ClientsRefused, Protocol};
 use crate::operator;
 use crate::pages;
@@ -55,6 +56,7 @@ use crate::supervise::Supervisor;
 use certificates::OperatorCertificates;
 pub use error::UpError;
 use leads::Leads;
+use public_certificate::Ordering;
 pub(crate) use reload::Reloads;
 pub use reload::Source;
 use succession::{Holds, take_names};
@@ -242,11 +244,27 @@ pub async fn start(
     let cloud_visitors = TaskTracker::new();
     let served = serve_cloud(visitors, router, stop.clone(), cloud_visitors.clone());
     parts.run("the cloud", served);
+    let orders = config.acme.as_ref().filter(|acme| acme.operator);
+    let orders = orders.zip(cloud.dns.as_ref());
+    let public = orders.map(|_| PublicCertificate::register(&registry, certificates.ends.clone()));
+    let public = public.transpose()?;
+    if let Some(((acme, updater), told)) = orders.zip(public.clone()) {
+        let ordering = Ordering::new(
+            acme,
+            (&config.zone, state.path()),
+            updater.clone(),
+            Arc::clone(&certificates),
+            told,
+        )?;
+        ordering.show_kept()?;
+        let kept = ordering.keep(alone.clone(), names_end.clone(), end.clone());
+        parts.run("the orders for the operator's certificate", kept);
+    }
     let health = Health::register(
         &registry,
         relay.listeners(),
         relay.upkeep(),
-        certificates.ends.clone(),
+        (certificates.ends.clone(), public),
         leaving.clone(),
         Changes::InDatabase(store),
         cloud.dns.clone(),

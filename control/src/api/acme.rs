@@ -62,7 +62,7 @@ impl AcmeAuthorities {
     /// # Errors
     /// If one cannot be read.
     pub(crate) fn read(config: Option<&AcmeConfig>) -> io::Result<Self> {
-        let Some(AcmeConfig { contact, ca }) = config else {
+        let Some(AcmeConfig { contact, ca, .. }) = config else {
             return Ok(Self::default());
         };
         let authorities: io::Result<_> = ca.iter().map(Authority::read).collect();

@@ -1,4 +1,4 @@
-//! The `[acme]` section: who is asked for the certificates of devices.
+//! The `[acme]` section: who is asked for the certificates of devices, and of the operator's own hosts.
 
 use std::fs;
 use std::io;
@@ -19,6 +19,9 @@ const MOST: usize = 16;
 pub struct AcmeConfig {
     /// How they reach the operator: a mailto address.
     pub contact: Option<String>,
+    /// The operator's own hosts, `cloud.` and the name server, show a certificate of one of them too.
+    #[serde(default)]
+    pub operator: bool,
     /// The first that gives a certificate is enough.
     #[serde(default)]
     pub ca: Vec<AcmeAuthority>,

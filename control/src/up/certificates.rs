@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use directory::OperatorName;
 use prometheus::Registry;
-use relay::tls::CertificateSlot;
+use relay::tls::{CertificateSlot, Roots};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
@@ -89,6 +89,21 @@ impl OperatorCertificates {
                 }
             }
         }
+    }
+
+    /// Shows the certificate of an authority that others know, with its key, to all but those who say that they trust the operator's own:
+    /// agents know that alone, and go on by it. With `None` everybody is shown the operator's own. `relay.` never has another.
+    pub(super) fn publish(&self, public: Option<(&str, &str)>) -> Result<(), UpError> {
+        let own = self.authority.certificate_pem();
+        let roots = Roots::from_pem(own)?;
+        let cloud = public.map(|(chain, key)| CertificateSlot::from_pem(chain, key));
+        let dot = public.map(|(chain, key)| ddns::Certificate::from_pem(chain, key));
+        let (cloud, dot) = (cloud.transpose()?, dot.transpose()?);
+        self.cloud.publish(cloud.as_ref(), &roots);
+        if let Some(name_server) = &self.name_server {
+            name_server.publish(dot.as_ref(), own)?;
+        }
+        Ok(())
     }
 
     /// Makes another one for each host.

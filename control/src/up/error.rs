@@ -32,6 +32,9 @@ pub enum UpError {
     /// Names cannot be steered.
     #[error(transparent)]
     Steering(#[from] crate::steering::OpenError),
+    /// What is kept for [acme].
+    #[error(transparent)]
+    Kept(#[from] relay::kept::KeptError),
     /// Certificates cannot be used.
     #[error(transparent)]
     Tls(#[from] TlsError),

@@ -1,6 +1,8 @@
 //! Devices with certificates of an authority of the operator's choice: pebble, which asks our name server, and which every visitor here
 //! trusts and nothing else.
 
+mod operator_certificates;
+
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;

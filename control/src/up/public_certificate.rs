@@ -1,0 +1,176 @@
+//! The certificate of the operator's own hosts that everybody trusts, where [acme] asks for it: one for `cloud.` and, where DNS is spoken
+//! over TLS, the name server. This server is its own applicant: what the authority looks for is put into the zone here.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use ddns::challenges::ChallengeValue;
+use ddns::update::{ProofHost, Updater};
+use directory::{OperatorName, Zone};
+use relay::acme::{
+    Acme, AcmeError, Applicant, Authorities, Authority, Binding, CertificateStatus, Folder, Kept,
+    Proof,
+};
+use relay::kept::KeptFiles;
+use relay::keys::TlsKey;
+use relay::resolve::Resolver;
+use tokio_util::sync::CancellationToken;
+
+use super::UpError;
+use super::certificates::OperatorCertificates;
+use crate::authority;
+use crate::config::{AcmeAuthority, AcmeConfig};
+use crate::health::PublicCertificate;
+
+/// Where it is kept, in the state directory.
+const FOLDER: &str = "acme";
+
+/// What it takes to have it.
+pub(super) struct Ordering {
+    folder: Folder,
+    key: TlsKey,
+    names: Vec<String>,
+    applicant: Operator,
+}
+
+/// The operator, as one who wants certificates.
+struct Operator {
+    authorities: Authorities,
+    zone: Zone,
+    updater: Updater,
+    /// The key of what is shown, in PEM.
+    key: zeroize::Zeroizing<String>,
+    certificates: Arc<OperatorCertificates>,
+    told: PublicCertificate,
+}
+
+impl Ordering {
+    /// Nothing is ordered yet.
+    pub(super) fn new(
+        config: &AcmeConfig,
+        (zone, state): (&Zone, &Path),
+        updater: Updater,
+        certificates: Arc<OperatorCertificates>,
+        told: PublicCertificate,
+    ) -> Result<Self, UpError> {
+        let folder = Folder::of(KeptFiles::open(state.join(FOLDER))?);
+        let key = folder.tls_key()?;
+        let mut names = vec![zone.operator_name(OperatorName::Cloud)];
+        if certificates.name_server.is_some() {
+            names.push(authority::name_server(zone));
+        }
+        let applicant = Operator {
+            authorities: authorities(config)?,
+            zone: zone.clone(),
+            updater,
+            key: key.pem().to_owned().into(),
+            certificates,
+            told,
+        };
+        Ok(Self {
+            folder,
+            key,
+            names,
+            applicant,
+        })
+    }
+
+    fn acme(&self) -> Acme<'_, &Operator> {
+        Acme {
+            folder: &self.folder,
+            resolver: Resolver::System,
+            key: &self.key,
+            names: &self.names,
+            id: self.applicant.zone.as_str(),
+            applicant: &self.applicant,
+        }
+    }
+
+    /// Shows what was given last, if it is still good.
+    pub(super) fn show_kept(&self) -> Result<(), UpError> {
+        Ok(self.acme().show_kept()?)
+    }
+
+    /// Orders whenever it is time, from when this process is `alone` until it is not any more, which is `over`; and ends at `end`.
+    pub(super) async fn keep(
+        self,
+        alone: Option<CancellationToken>,
+        over: CancellationToken,
+        end: CancellationToken,
+    ) {
+        let kept = async {
+            if let Some(alone) = alone {
+                alone.cancelled().await;
+            }
+            // The process before may have been given another meanwhile.
+            if let Err(error) = self.show_kept() {
+                tracing::warn!(%error, "the certificate of the operator's hosts cannot be read");
+            }
+            self.acme().keep().await;
+        };
+        tokio::select! {
+            biased;
+            () = over.cancelled() => end.cancelled().await,
+            () = kept => {}
+        }
+    }
+}
+
+impl Applicant for &Operator {
+    async fn authorities(&self) -> Result<Authorities, AcmeError> {
+        Ok(self.authorities.clone())
+    }
+
+    async fn prove(&self, proofs: &[Proof]) -> Result<(), AcmeError> {
+        let located = proofs.iter().map(|proof| {
+            let host = ProofHost::locate(&proof.name, &self.zone);
+            host.zip(ChallengeValue::new(proof.value.as_bytes()))
+        });
+        let located: Option<Vec<_>> = located.collect();
+        let located = located.ok_or(AcmeError::Nonsense)?;
+        let proved = self.updater.prove(&located).await;
+        proved.map_err(|error| AcmeError::Unable {
+            what: error.to_string(),
+            mend: "nothing, if it passes: it is tried again by itself",
+        })
+    }
+
+    async fn withdraw(&self, values: &[String]) -> Result<(), AcmeError> {
+        let values = values.iter();
+        let values = values.filter_map(|value| ChallengeValue::new(value.as_bytes()));
+        self.updater.withdraw_proofs(&values.collect::<Vec<_>>());
+        Ok(())
+    }
+
+    fn show(&self, kept: Option<&Kept>) {
+        let public = kept.map(|kept| (&*kept.certificate.chain, &**self.key));
+        if let Err(error) = self.certificates.publish(public) {
+            tracing::error!(%error, "a certificate of the operator's hosts cannot be shown; what was shown still is");
+        }
+        if kept.is_none() {
+            self.told.is_over();
+        }
+    }
+
+    fn tell(&self, status: CertificateStatus) {
+        self.told.tell(status);
+    }
+}
+
+/// As they are configured, with what stands in the files.
+fn authorities(config: &AcmeConfig) -> io::Result<Authorities> {
+    let authority = |ca: &AcmeAuthority| {
+        let binding = ca.eab_key_id.clone().zip(ca.eab_key()?);
+        Ok(Authority {
+            directory: ca.directory.clone(),
+            ca: ca.ca()?,
+            binding: binding.map(|(key_id, key)| Binding { key_id, key }),
+        })
+    };
+    let list: io::Result<_> = config.ca.iter().map(authority).collect();
+    Ok(Authorities {
+        contact: config.contact.clone(),
+        list: list?,
+    })
+}
