@@ -316,3 +316,43 @@ fn a_server_that_is_killed_at_any_step_has_one_account_and_one_order() {
     assert!(killed > 8 && resumed > 2, "{killed} {resumed}");
     println!("killed {killed} times, {resumed} orders taken up again");
 }
+
+/// A process that another has started, and that ends with the test.
+struct Successor(u32);
+
+impl Drop for Successor {
+    fn drop(&mut self) {
+        let _ = Command::new("kill")
+            .args(["-KILL", &self.0.to_string()])
+            .status();
+    }
+}
+
+#[test]
+fn a_successor_shows_it_at_once_and_orders_the_next() {
+    let pebble = Pebble {
+        validity: Some(30),
+        ..Pebble::default()
+    };
+    let mut world = World::start(pebble);
+    let root = world.root();
+    world.orders_for_the_operator("");
+    let server = &world.server.process;
+    server.until_said(ISSUED);
+    server.signal("-USR2");
+    let said = || server.said();
+    let starting = || {
+        let said = server.said();
+        let (_, id) = said.split_once("a successor is starting process=")?;
+        id.split_whitespace().next()?.parse().ok()
+    };
+    until(|| starting().is_some(), said);
+    let _successor = Successor(starting().unwrap());
+    let begun = Instant::now();
+    while !server.said().contains("another process has taken over") || world.issued() < 3 {
+        assert!(world.is_trusted(&root), "{:?}", world.cloud(&root));
+        assert!(begun.elapsed() < Duration::from_secs(75), "{}", said());
+    }
+    let (accounts, orders) = world.made();
+    assert_eq!((accounts, orders), (1, world.issued()), "{}", said());
+}
