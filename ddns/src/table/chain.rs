@@ -198,3 +198,71 @@ pub(super) fn name_of_relay(label: &[u8]) -> Box<[u8]> {
     let relay = [&[relay.len() as u8], relay].concat();
     [&[label.len() as u8], label, &relay].concat().into()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use directory::{DeviceName, RegistrationId, Zone};
+
+    use super::*;
+    use crate::Config;
+    use crate::challenges::{ChallengeHost, ChallengeValue};
+    use crate::dnssec::{self, DenialKind};
+    use crate::lan::LanChange;
+    use crate::protocol::Type;
+    use crate::table::Held;
+    use crate::zone::Contents;
+
+    #[test]
+    fn a_name_that_stays_is_in_every_proof_while_others_beside_it_come_and_go() {
+        const CHANGES: u8 = 200;
+        let config = Config {
+            dnssec: Some(dnssec::Config {
+                denial: DenialKind::Nsec3,
+                ..dnssec::Config::default()
+            }),
+            ..Config::default()
+        };
+        let zone = Zone::parse("nas.test").unwrap();
+        let relay = ["192.0.2.250".parse().unwrap()];
+        let table = Table::new(Contents::new(&zone, &config, &relay, &[]).unwrap(), 1);
+        let name = DeviceName::parse("home").unwrap();
+        let mut held = Held::default();
+        let lan = LanChange::default().set([192, 168, 1, 7].into()).unwrap();
+        held.own.lan = lan.apply(held.own.lan);
+        table.put(&name, RegistrationId(1), Some(&held));
+        table.begin_chain();
+
+        let at_home = b"\x03lan\x04home";
+        let is_done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            let reading = scope.spawn(|| {
+                let mut looks = 0;
+                while !is_done.load(Ordering::Acquire) || looks == 0 {
+                    let links = table.links(at_home, Place::Here, false).unwrap();
+                    assert!(links[0].types.has(Type::A));
+                    looks += 1;
+                }
+            });
+            let host = ChallengeHost::parse("photos").unwrap();
+            let value = ChallengeValue::new(b"proof").unwrap();
+            for number in 0..CHANGES {
+                held.version += 1;
+                held.own.addresses.v4 = Some([192, 0, 2, number].into());
+                match number % 2 {
+                    0 => held.own.challenges.add(&host, &value).unwrap(),
+                    _ => held.own.challenges.clear(&host),
+                }
+                table.set(&name, RegistrationId(1), &held);
+            }
+            is_done.store(true, Ordering::Release);
+            reading.join().unwrap();
+        });
+        let photos = b"\x0f_acme-challenge\x06photos\x04home";
+        assert!(table.links(photos, Place::Here, false).is_none());
+        held.own.lan = Default::default();
+        table.set(&name, RegistrationId(1), &held);
+        assert!(table.links(at_home, Place::Here, false).is_none());
+    }
+}

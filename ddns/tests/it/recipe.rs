@@ -118,6 +118,9 @@ impl Step {
             ["device", name] => _ = world.directory.add(name),
             ["remove", name] => world.directory.remove(name),
             ["set", name, ref addresses @ ..] => _ = world.set(name, addresses).await.unwrap(),
+            ["lan", name, ref addresses @ ..] => {
+                world.set_lan(name, addresses).await.unwrap();
+            }
             ["offline", name] => offline(world, name).await,
             ["ask", ref rest @ ..] => {
                 let (transports, rest) = transports(rest);

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use ddns::Config;
 use ddns::addresses::ChangeSet;
 use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue};
+use ddns::lan::LanChange;
 use ddns::own::{Change, Own};
 use ddns::store::Log;
 use ddns::table::{Held, Table};
@@ -224,12 +225,16 @@ impl Owner {
         let v4 = Ipv4Addr::new(192, 0, 2, dice.roll(200) as u8 + 1).to_string();
         let v6 = Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, dice.roll(200) as u16 + 1).to_string();
         let proof = ChallengeValue::new(v4.as_bytes()).unwrap();
-        let change: Change = match dice.roll(8) {
+        let at_home = Ipv4Addr::new(192, 168, 1, dice.roll(200) as u8 + 1);
+        let lan = LanChange::default();
+        let change: Change = match dice.roll(10) {
             0 => ChangeSet::forget_all().into(),
             1 => change(&[&v6]).into(),
             2 => change(&[&v4, &v6]).into(),
             3 | 4 => ChallengeChange::Add(ChallengeHost::device(), proof).into(),
             5 => ChallengeChange::Clear(ChallengeHost::device()).into(),
+            6 => lan.set(at_home.into()).unwrap().into(),
+            7 => lan.forget_v4().into(),
             _ => change(&[&v4]).into(),
         };
         Update {

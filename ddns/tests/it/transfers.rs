@@ -118,7 +118,7 @@ async fn a_transfer_is_the_zone_and_only_secondaries_get_it() {
     let world = with_devices(&config(&[(nowhere(), &key, "")], "")).await;
     let server = world.v4();
     let good = format!("hmac-sha256:ns2-key:{SECRET}");
-    let last = "_acme-challenge.photos.home.nas.test. 5 IN TXT \"proof\"";
+    let last = "lan.home.nas.test. 60 IN AAAA fd00::7";
     let lines = transferred_with(server, &good, last).await;
     assert_eq!(names(&lines, "SOA"), ["nas.test."]);
     for (rtype, name, is_there) in [
