@@ -219,6 +219,7 @@ async fn attach(
         workers,
         gso: Gso::Auto,
         dns: agent::Dns::Off,
+        lan: relay::agent::Lan::Off,
         direct: None,
         retire: Default::default(),
         tunnels: agent::Tunnels::default(),

@@ -133,6 +133,7 @@ pub(crate) async fn start(
         workers: place.workers,
         gso: Gso::Auto,
         dns: agent::Dns::Off,
+        lan: relay::agent::Lan::Off,
         direct: None,
         retire: retire.clone(),
         tunnels: agent::Tunnels::default(),

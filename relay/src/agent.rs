@@ -27,6 +27,7 @@ mod http;
 mod http3;
 mod identity;
 mod keeper;
+mod lan;
 mod log_rate;
 mod measured;
 mod origin;
@@ -66,6 +67,7 @@ pub use dns::Dns;
 pub use doctor::{Finding, Health, Hop, complaints, examine, worst};
 pub use flow::{Http3Address, Http3AddressError, Http3Server};
 pub use identity::{Identity, KeyError, TlsKey};
+pub use lan::Lan;
 pub use origin::{
     ANSWER_TIME, ANSWER_TIMES, Origin, OriginAddress, OriginError, OriginTrust, Scheme,
     VisitorAddress,
@@ -122,6 +124,8 @@ pub struct Config {
     pub gso: Gso,
     /// Whether the agent sets the addresses of the device's name.
     pub dns: Dns,
+    /// Whether it sets those of `lan.` in front of that name.
+    pub lan: Lan,
     /// Where visitors may come straight to the device, if they may.
     pub direct: Option<Direct>,
     /// Cancelled when another agent of the same device takes over: this one dials no relay any more, keeps the visitors it has, and
@@ -218,6 +222,7 @@ pub async fn run(
         workers,
         gso,
         dns,
+        lan,
         direct,
         retire,
         tunnels,
@@ -333,6 +338,7 @@ pub async fn run(
         () = acme.keep() => {}
         () = announce::announce(&cloud, &identity) => {}
         () = dns_reported => {}
+        () = lan::report(lan, &cloud, &identity, &situation) => {}
         () = received => {}
         () = steer::tell(&cloud, &identity, port, &situation) => {}
         () = health::look_after(&visitors.hosts) => {}

@@ -80,6 +80,43 @@ fn a_name_follows_the_devices_own_addresses() {
 }
 
 #[test]
+fn at_home_a_name_of_its_own_leads_to_the_device() {
+    let place = Place::namespace();
+    ip(&place, "address add 192.168.7.8/32 dev lo");
+    ip(&place, "route add default dev lo src 192.168.7.8");
+    let server = Server::start_with(place.clone(), &[]);
+    let device = server.pair("mynas");
+    let at_home = |kind: &str| {
+        let mut dig = server.place.command("dig");
+        let dns = server.ready.dns;
+        dig.args([&format!("@{}", dns.ip()), "-p", &dns.port().to_string()]);
+        dig.args([
+            "lan.mynas.nas.localhost",
+            kind,
+            "+short",
+            "+norecurse",
+            "+tries=1",
+        ]);
+        output_of(dig)
+    };
+    let mut agent = device.run_with("http://127.0.0.1:1", &["--lan", "report"]);
+    agent.until_said("is where this device is at home");
+    assert_eq!(at_home("A"), "192.168.7.8\n");
+    assert_eq!(at_home("AAAA"), "");
+    assert_eq!(dig(&server, "A"), "127.0.0.1\n");
+    let text = status(&device, &[]);
+    assert!(
+        text.contains("at home     lan. in front of the name leads to 192.168.7.8"),
+        "{text}"
+    );
+    agent.kill();
+    assert_eq!(at_home("A"), "192.168.7.8\n", "what is set stays");
+    let agent = device.run_with("http://127.0.0.1:1", &["--lan", "remove"]);
+    agent.until_said("is where this device is at home");
+    assert_eq!(at_home("A"), "127.0.0.1\n", "as any name below the device");
+}
+
+#[test]
 fn an_agent_that_is_not_told_to_changes_no_name() {
     let place = Place::namespace();
     ip(&place, "address add 203.0.113.7/32 dev lo");

@@ -222,6 +222,7 @@ impl Fleet {
             workers: self.threads.workers(),
             gso: Gso::Auto,
             dns: agent::Dns::Off,
+            lan: relay::agent::Lan::Off,
             direct: None,
             retire: CancellationToken::new(),
             tunnels: match device.one_tunnel {

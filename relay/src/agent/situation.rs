@@ -35,6 +35,7 @@ struct Known {
     raw_came: u64,
     raw_missed: u64,
     dns: Option<DnsStatus>,
+    lan: Option<DnsStatus>,
     direct: Option<Arc<Door>>,
     /// Why the cloud does not know of it.
     direct_problem: Option<String>,
@@ -85,6 +86,7 @@ impl Situation {
             raw_came: 0,
             raw_missed: 0,
             dns: None,
+            lan: None,
             direct: None,
             direct_problem: None,
             certificate: None,
@@ -105,6 +107,11 @@ impl Situation {
 
     pub(super) fn dns(&self, dns: DnsStatus) {
         self.known().dns = Some(dns);
+    }
+
+    /// What `lan.` in front of the name has been told.
+    pub(super) fn lan(&self, lan: DnsStatus) {
+        self.known().lan = Some(lan);
     }
 
     /// Where visitors come straight to the device.
@@ -159,6 +166,7 @@ impl Situation {
             configuration: services.configuration(),
             refused: visitors.hosts.refused.counts(),
             dns: known.dns.clone(),
+            lan: known.lan.clone(),
             direct: known.direct.as_ref().map(|door| DirectStatus {
                 problem: known.direct_problem.clone(),
                 ..door.status()

@@ -76,6 +76,9 @@ pub struct Status {
     pub refused: BTreeMap<String, u64>,
     /// What it has told the zone; absent if it is not to, or has not yet.
     pub dns: Option<DnsStatus>,
+    /// The same of `lan.` in front of the name.
+    #[serde(default)]
+    pub lan: Option<DnsStatus>,
     /// How visitors come straight to the device; absent if they may not.
     #[serde(default)]
     pub direct: Option<DirectStatus>,

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use relay::agent::{
-    ANSWER_TIME, ANSWER_TIMES, Dns, Gso, Http3Server, Origin, OriginAddress, OriginTrust, Scheme,
-    Services, ServicesFile, State, Steer, VisitorAddress,
+    ANSWER_TIME, ANSWER_TIMES, Dns, Gso, Http3Server, Lan, Origin, OriginAddress, OriginTrust,
+    Scheme, Services, ServicesFile, State, Steer, VisitorAddress,
 };
 use relay::tls::Roots;
 
@@ -46,6 +46,9 @@ pub(super) enum Verb {
         /// Whether the device's name leads to its own public addresses instead of the relay.
         #[arg(long, value_enum, default_value_t)]
         dns: DnsOption,
+        /// Whether lan. in front of the device's name leads to its address in its own network, for those who are there too.
+        #[arg(long, value_enum, default_value_t)]
+        lan: LanOption,
         /// Where visitors may come straight to this device, without a relay: [::]:443 or 192.0.2.7:8443. While they find it there, its
         /// name leads to it, else to the relays
         #[arg(long, value_name = "ADDRESS:PORT")]
@@ -170,6 +173,27 @@ impl From<DnsOption> for Dns {
         match option {
             DnsOption::Off => Self::Off,
             DnsOption::Report => Self::Report,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(super) enum LanOption {
+    /// It says nothing of it
+    #[default]
+    Off,
+    /// It does, and follows it; anybody who knows the name can ask for the address
+    Report,
+    /// It does not any more
+    Remove,
+}
+
+impl From<LanOption> for Lan {
+    fn from(option: LanOption) -> Self {
+        match option {
+            LanOption::Off => Self::Off,
+            LanOption::Report => Self::Report,
+            LanOption::Remove => Self::Remove,
         }
     }
 }

@@ -58,6 +58,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             services,
             gso,
             dns,
+            lan,
             direct,
             direct_port,
             tunnels,
@@ -73,6 +74,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
                 workers: threads.workers(),
                 gso: gso.into(),
                 dns: dns.into(),
+                lan: lan.into(),
                 direct: direct.map(|listen| Direct {
                     listen,
                     port: direct_port.unwrap_or(listen.port()),

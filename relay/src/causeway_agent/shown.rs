@@ -116,6 +116,7 @@ fn in_words(status: &Status) -> String {
     let limits = status.tunnel.as_ref().and_then(|tunnel| tunnel.limits);
     lines.extend(limits.map(limits_in_words));
     lines.extend(status.dns.as_ref().map(dns_in_words));
+    lines.extend(status.lan.as_ref().map(lan_in_words));
     lines.extend(status.direct.iter().flat_map(direct_in_words));
     lines.extend(status.certificate.iter().flat_map(certificate_in_words));
     if status.tunnels.is_empty() {
@@ -234,6 +235,18 @@ fn dns_in_words(dns: &DnsStatus) -> String {
         (None, version) => format!(
             "name        leads to {addresses} (version {})",
             version.unwrap_or_default()
+        ),
+    }
+}
+
+fn lan_in_words(lan: &DnsStatus) -> String {
+    let addresses: Vec<_> = lan.addresses.iter().map(ToString::to_string).collect();
+    match (&lan.problem, addresses.is_empty()) {
+        (Some(problem), _) => format!("at home     not told: {problem}"),
+        (None, true) => "at home     at no address of a private network".to_owned(),
+        (None, false) => format!(
+            "at home     lan. in front of the name leads to {}",
+            addresses.join(", ")
         ),
     }
 }

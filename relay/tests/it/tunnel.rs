@@ -56,6 +56,7 @@ async fn a_stranger_with_a_key_of_its_own_gets_no_tunnel() {
             workers: world.threads.workers(),
             gso: relay::agent::Gso::Auto,
             dns: relay::agent::Dns::Off,
+            lan: relay::agent::Lan::Off,
             direct: None,
             retire: Default::default(),
             tunnels: relay::agent::Tunnels::default(),

@@ -29,7 +29,10 @@ async fn later(world: World, denial: &str, seconds: u32) -> World {
     std::fs::write(&file, index.to_string()).unwrap();
     let world = world.restart_with(&config(denial)).await;
     // The operator's own challenges are in memory alone.
-    world.prove("cloud.causeway.example", b"proof").await.unwrap();
+    world
+        .prove("cloud.causeway.example", b"proof")
+        .await
+        .unwrap();
     world
 }
 
