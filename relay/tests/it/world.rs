@@ -523,6 +523,7 @@ impl World {
             workers: self.threads.workers(),
             gso: Gso::Auto,
             dns: agent::Dns::Off,
+            lan: agent::Lan::Off,
             direct,
             retire: CancellationToken::new(),
             tunnels,
