@@ -5,13 +5,15 @@ use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
 
 use crate::apart::Relay;
 use crate::process::{output_of, run_for};
-use crate::world::Server;
+use crate::reload::good;
+use crate::world::{Place, Server};
 
 /// promtool works through days of samples.
 const PROMTOOL_TIME: Duration = Duration::from_secs(300);
@@ -164,6 +166,10 @@ fn uses(expression: &str) -> (Vec<Use>, BTreeSet<String>) {
             let Some((label, value)) = matcher.split_once('=') else {
                 continue;
             };
+            if let Some(label) = label.strip_suffix('!') {
+                groups.insert(label.to_owned()); // it is there, whatever it is
+                continue;
+            }
             let value = value.trim_start_matches('~').trim_matches('"');
             let values = value
                 .split('|')
@@ -201,12 +207,24 @@ fn export(admin: SocketAddr, labels_by_metric: &mut Exported) {
     }
 }
 
+/// A server whose hosts are to have certificates of another authority, which is away.
+fn with_certificates_of_others() -> Server {
+    let folder = Arc::new(tempfile::tempdir().unwrap());
+    let config = folder.path().join("causeway.toml");
+    let acme = "[acme]\ncontact = \"mailto:hostmaster@example.com\"\noperator = true\n\
+                [[acme.ca]]\ndirectory = \"https://127.0.0.1:1/dir\"\n";
+    fs::write(&config, format!("{}\n{acme}", good())).unwrap();
+    Server::start_on(Place::Host, folder, &["--config", config.to_str().unwrap()])
+}
+
 #[test]
 fn every_metric_and_label_that_is_watched_is_exported() {
     let (server, (_control, relay)) = (Server::start(), Relay::with_control());
     let mut exported = Exported::new();
     export(server.ready.admin, &mut exported);
     export(relay.admin, &mut exported); // which has some that no whole server has
+    let ordering = with_certificates_of_others();
+    export(ordering.ready.admin, &mut exported); // and so does this
     let rules = rules();
     let recorded: BTreeSet<&str> = rules
         .iter()
@@ -249,7 +267,7 @@ fn every_metric_and_label_that_is_watched_is_exported() {
 #[test]
 fn an_expression_is_read_as_prometheus_reads_it() {
     let (uses, groups) = uses(
-        "sum by (instance, le) (rate(a_total{b=~\"c|d\", e=\"f\"}[5m])) / on (job) g:h > 0.5 and max_over_time(i_seconds[1h]) > 3",
+        "sum by (instance, le) (rate(a_total{b=~\"c|d\", e=\"f\"}[5m])) / on (job) g:h > 0.5 and max_over_time(i_seconds{k!=\"l\"}[1h]) > 3",
     );
     let pair = |label: &str, value: &str| (label.to_owned(), value.to_owned());
     let one = |metric: &str, wanted| Use {
@@ -267,7 +285,7 @@ fn an_expression_is_read_as_prometheus_reads_it() {
     );
     assert_eq!(
         groups.into_iter().collect::<Vec<_>>(),
-        ["instance", "job", "le"]
+        ["instance", "job", "k", "le"]
     );
 }
 
