@@ -304,31 +304,47 @@ pub(super) mod tests {
 
     /// `cargo test --release -p ddns --features loom --lib loom`
     #[cfg(feature = "loom")]
-    #[test]
-    fn loom_finds_no_torn_read() {
+    fn loom_finds_one_of(written: [Device; 3], write: fn(&Slot<1>, &Device)) {
         use loom::sync::Arc;
-        loom::model(|| {
+        loom::model(move || {
             let slot = Arc::new(Slot::<1>::new());
             slot.take(&Label::new(b"a").unwrap(), 0);
-            slot.write(Some(&numbered(1)), 0);
+            let [first, _, last] = written;
+            slot.write(Some(&first), 0);
             let writer = Arc::clone(&slot);
-            let presence = Presence::new([7]);
-            let held = Device {
-                presence,
-                ..numbered(2)
-            };
-            let lead = Lead::from_bits(7, 8443);
-            let led = Device { lead, ..held };
-            let writing = loom::thread::spawn(move || {
-                writer.write(Some(&numbered(2)), 0);
-                writer.hold(presence);
-                writer.lead(lead);
-            });
+            let writing = loom::thread::spawn(move || write(&writer, &last));
             let read = slot.read().unwrap();
-            let written = [numbered(1), numbered(2), held, led];
             assert!(written.contains(&read), "{read:?}");
             writing.join().unwrap();
-            assert_eq!(slot.read(), Some(led));
+            assert_eq!(slot.read(), Some(last));
+        });
+    }
+
+    #[cfg(feature = "loom")]
+    #[test]
+    fn loom_finds_no_torn_read() {
+        let presence = Presence::new([7]);
+        let held = Device {
+            presence,
+            ..numbered(2)
+        };
+        loom_finds_one_of([numbered(1), numbered(2), held], |slot, held| {
+            slot.write(Some(&numbered(2)), 0);
+            slot.hold(held.presence);
+        });
+    }
+
+    #[cfg(feature = "loom")]
+    #[test]
+    fn loom_finds_no_lead_with_another_port() {
+        let led = |bits, port| Device {
+            lead: Lead::from_bits(bits, port),
+            ..numbered(1)
+        };
+        // The last changes the port alone.
+        loom_finds_one_of([numbered(1), led(7, 443), led(7, 8443)], |slot, last| {
+            slot.lead(Lead::from_bits(7, 443));
+            slot.lead(last.lead);
         });
     }
 }
