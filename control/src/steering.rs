@@ -1,13 +1,15 @@
 //! Where names lead: to a device itself while it is found at an address of its own, else to its relay.
 //!
 //! ```text
-//!  plan.rs  what is known of one device → what to ask, and where its name leads
-//!  this     what happens ──► plans ──► questions (relay::reach) ──► plans ──► the name server
+//!  plan.rs     what is known of one device → what to ask, and where its name leads
+//!  metrics.rs  what is counted
+//!  this        what happens ──► plans ──► questions (relay::reach) ──► plans ──► the name server
 //! ```
 //!
 //! A device that has not told a port at which visitors come to it is nobody's business here, unless its owner wants its name to lead to the
 //! relay: its name leads where its addresses say.
 
+mod metrics;
 mod plan;
 
 use std::collections::{BTreeSet, HashMap};
@@ -19,7 +21,7 @@ use ddns::addresses::{Addresses, ChangeSet, is_public};
 use ddns::steering::Lead;
 use ddns::update::{AddressChange, Door, Updater};
 use directory::{DeviceName, PublicKey, Reader, RegistrationId};
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::Registry;
 use relay::reach::{self, NotThere};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, mpsc};
@@ -28,6 +30,7 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
+use self::metrics::{DEVICE, FOUND, GIVEN, Metrics, RELAY};
 pub use self::plan::Mode;
 pub(crate) use self::plan::Wish;
 use self::plan::{Change, Check, Known, Plan};
@@ -88,58 +91,6 @@ pub struct SteeringState {
     pub leads: String,
     /// Why, in words.
     pub why: String,
-}
-
-#[derive(Debug)]
-struct Metrics {
-    steered: IntGauge,
-    checks: IntCounterVec,
-    changes: IntCounterVec,
-    adopted: IntCounter,
-}
-
-impl Metrics {
-    fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let metrics = Self {
-            steered: IntGauge::new(
-                "causeway_control_steering_names",
-                "Names that somebody has a wish for, or whose device can be visited without a relay.",
-            )?,
-            checks: IntCounterVec::new(
-                Opts::new(
-                    "causeway_control_steering_checks_total",
-                    "Devices asked at an address of theirs to prove that they are there, by result.",
-                ),
-                &["result"],
-            )?,
-            changes: IntCounterVec::new(
-                Opts::new(
-                    "causeway_control_steering_changes_total",
-                    "Times that a name has come to lead elsewhere, by where.",
-                ),
-                &["to"],
-            )?,
-            adopted: IntCounter::new(
-                "causeway_control_steering_addresses_found_total",
-                "Addresses that names were given because their devices were found there.",
-            )?,
-        };
-        registry.register(Box::new(metrics.steered.clone()))?;
-        registry.register(Box::new(metrics.checks.clone()))?;
-        registry.register(Box::new(metrics.changes.clone()))?;
-        registry.register(Box::new(metrics.adopted.clone()))?;
-        for result in NotThere::ALL
-            .map(NotThere::name)
-            .into_iter()
-            .chain(["found"])
-        {
-            metrics.checks.with_label_values(&[result]);
-        }
-        for to in ["device", "relay", "given"] {
-            metrics.changes.with_label_values(&[to]);
-        }
-        Ok(metrics)
-    }
 }
 
 /// What the name server has for whoever steers.
@@ -253,7 +204,7 @@ impl Steering {
         let _one_wishes = self.0.wishing.lock().await;
         let before = self.wish_of(registration);
         let wish = change(before);
-        if wish != before && self.0.store.set_steering(name, wish).await? {
+        if wish != before && self.0.store.set_steering(name, registration, wish).await? {
             self.wish_in_force(name, registration, wish);
         }
         Ok(())
@@ -402,7 +353,7 @@ impl Steering {
         let mut plans = self.0.plans();
         match ended {
             Ended::Checked(registration, check, found) => {
-                let result = found.err().map_or("found", NotThere::name);
+                let result = found.err().map_or(FOUND, NotThere::name);
                 self.0.metrics.checks.with_label_values(&[result]).inc();
                 let Some(steered) = plans.by_registration.get_mut(&registration) else {
                     return;
@@ -540,9 +491,9 @@ fn spread(registration: RegistrationId) -> Duration {
 
 fn word(lead: Lead) -> &'static str {
     match lead {
-        Lead::Given => "given",
-        Lead::Steered(direct) if direct.v4 || direct.v6 => "device",
-        Lead::Steered(_) => "relay",
+        Lead::Given => GIVEN,
+        Lead::Steered(direct) if direct.v4 || direct.v6 => DEVICE,
+        Lead::Steered(_) => RELAY,
     }
 }
 

@@ -166,16 +166,13 @@ fn say_what_was_taken(
         println!("{}", serde_json::to_string_pretty(&told)?);
         return Ok(());
     }
-    let verb = match is_done {
-        true => "have",
-        false => "would have",
+    let set = match is_done {
+        true => "set",
+        false => "to set",
     };
-    println!("{} devices {verb} other addresses than before", taken.set);
-    println!("{} devices have these addresses already", taken.same);
-    println!(
-        "{} devices lead to the file's relays, and need nothing",
-        file.led_to_relays
-    );
+    println!("{set}: {}", taken.set);
+    println!("set already: {}", taken.same);
+    println!("led to the file's relays: {}", file.led_to_relays);
     let passed_over: Vec<_> = file.passed_over.iter().collect();
     let passed_over: Vec<_> = passed_over
         .iter()

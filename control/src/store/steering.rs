@@ -10,22 +10,24 @@ use super::{Store, StoreError};
 use crate::steering::{Mode, Wish};
 
 impl Store {
-    /// Keeps the wish of the device of `name`; says whether anybody has the name.
+    /// Keeps the wish of the device that has `name` by this registration; says whether it does.
     ///
     /// # Errors
     /// If the database fails.
     pub(crate) async fn set_steering(
         &self,
         name: &DeviceName,
+        registration: RegistrationId,
         wish: Wish,
     ) -> Result<bool, StoreError> {
         let mut transaction = self.pool.begin_with("BEGIN IMMEDIATE").await?;
-        let registration: Option<i64> =
+        let holder: Option<i64> =
             sqlx::query_scalar("SELECT registration FROM devices WHERE name = $1")
                 .bind(name.as_str())
                 .fetch_optional(&mut *transaction)
                 .await?;
-        let Some(registration) = registration else {
+        let holder = holder.filter(|holder| u64::try_from(*holder) == Ok(registration.0));
+        let Some(registration) = holder else {
             return Ok(false);
         };
         sqlx::query("DELETE FROM steering WHERE registration = $1")
@@ -85,35 +87,29 @@ mod tests {
         let mynas = name("mynas");
         let port = NonZeroU16::new(8443);
         let wish = |port, mode| Wish { port, mode };
-        assert!(
-            !store
-                .set_steering(&mynas, wish(port, Mode::Auto))
-                .await
-                .unwrap()
-        );
-        store
-            .register(&mynas, &code("a"), NOW, LATER)
-            .await
-            .unwrap();
-        for wish in [
-            wish(port, Mode::Auto),
-            wish(None, Mode::Relay),
-            wish(port, Mode::Direct),
-        ] {
-            assert!(store.set_steering(&mynas, wish).await.unwrap());
+        let auto = wish(port, Mode::Auto);
+        let nobody = RegistrationId(1);
+        assert!(!store.set_steering(&mynas, nobody, auto).await.unwrap());
+        let device = store.register(&mynas, &code("a"), NOW, LATER).await;
+        let holder = device.unwrap().registration;
+        let other = RegistrationId(holder.0 + 1);
+        assert!(!store.set_steering(&mynas, other, auto).await.unwrap());
+        assert!(store.steering().await.unwrap().is_empty());
+        for wish in [auto, wish(None, Mode::Relay), wish(port, Mode::Direct)] {
+            assert!(store.set_steering(&mynas, holder, wish).await.unwrap());
             let [(name, _, kept)] = &store.steering().await.unwrap()[..] else {
                 panic!("one row");
             };
             assert_eq!((name, *kept), (&mynas, wish));
         }
-        assert!(store.set_steering(&mynas, Wish::default()).await.unwrap());
-        assert!(store.steering().await.unwrap().is_empty());
         assert!(
             store
-                .set_steering(&mynas, wish(port, Mode::Auto))
+                .set_steering(&mynas, holder, Wish::default())
                 .await
                 .unwrap()
         );
+        assert!(store.steering().await.unwrap().is_empty());
+        assert!(store.set_steering(&mynas, holder, auto).await.unwrap());
         assert!(store.remove(&mynas, LATER).await.unwrap());
         assert!(store.steering().await.unwrap().is_empty());
     }
