@@ -6,6 +6,7 @@ use ddns::dnssec::keys::Role;
 
 use super::judges::anchors;
 use super::{config, mistakes, world};
+use crate::steering::steered;
 use crate::world::World;
 
 const HOUR: u32 = 3600;
@@ -28,7 +29,8 @@ async fn later(world: World, denial: &str, seconds: u32) -> World {
     }
     std::fs::write(&file, index.to_string()).unwrap();
     let world = world.restart_with(&config(denial)).await;
-    // The operator's own challenges are in memory alone.
+    // Where names lead and the operator's own challenges are in memory alone.
+    world.lead("led", steered(true, false, 443));
     world
         .prove("cloud.causeway.example", b"proof")
         .await
