@@ -19,7 +19,7 @@ mod sessions;
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::net::IpAddr;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use directory::{Device, DeviceId, DeviceName, OperatorName, PublicKey, Reader, RelayName};
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
@@ -41,6 +41,8 @@ pub(crate) trait Leads: Send + Sync {
     /// The device is held by these relays now; `None` is the server's own.
     fn held(&self, device: &DeviceName, by: &[Option<RelayName>]);
 }
+
+type Watcher = Box<dyn Fn(&DeviceId) + Send + Sync>;
 
 /// So many relays a device is told of: it keeps tunnels to two, and more than these are hardly all away at once.
 const MAX_TOLD: usize = 8;
@@ -64,6 +66,8 @@ pub(crate) struct Fleet {
     known: Mutex<Known>,
     /// Rises whenever a device comes or goes, wherever.
     changed: watch::Sender<u64>,
+    /// Who hears of which device that is.
+    watcher: OnceLock<Watcher>,
     /// The operator adds or removes one at a time.
     registering: Arc<tokio::sync::Mutex<()>>,
     tasks: TaskTracker,
@@ -159,6 +163,7 @@ impl Fleet {
             history: History::new(),
             known: Mutex::new(known),
             changed: watch::Sender::new(0),
+            watcher: OnceLock::new(),
             registering: Arc::default(),
             tasks: TaskTracker::new(),
             metrics: Metrics::register(registry)?,
@@ -175,6 +180,7 @@ impl Fleet {
         fleet.around.own.watch(move |device| {
             if let Some(fleet) = of_presence.upgrade() {
                 fleet.own_changed(device);
+                fleet.watched(device);
                 fleet.changed.send_modify(|version| *version += 1);
             }
         });
@@ -208,6 +214,19 @@ impl Fleet {
     /// A number that changes whenever any device comes or goes. Changes in quick succession may be seen as one.
     pub(crate) fn changes(&self) -> watch::Receiver<u64> {
         self.changed.subscribe()
+    }
+
+    /// From now on `watcher` is called with each device that has just come or gone, wherever, while a lock is held: it must be quick, and
+    /// ask nothing of the fleet. There is one watcher.
+    pub(crate) fn watch(&self, watcher: impl Fn(&DeviceId) + Send + Sync + 'static) {
+        let is_first = self.watcher.set(Box::new(watcher)).is_ok();
+        debug_assert!(is_first, "there is one watcher");
+    }
+
+    fn watched(&self, device: &DeviceId) {
+        if let Some(watcher) = self.watcher.get() {
+            watcher(device);
+        }
     }
 
     /// Where `device` is to bring its tunnels, as `host:port`, the best first, [`MAX_TOLD`] at most: an order of its own for each

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!  plan.rs     what is known of one device → what to ask, and where its name leads
+//!  steered.rs  which names these are, and when each is to be asked
 //!  metrics.rs  what is counted
 //!  this        what happens ──► plans ──► questions (relay::reach) ──► plans ──► the name server
 //! ```
@@ -11,13 +12,13 @@
 
 mod metrics;
 mod plan;
+mod steered;
 
-use std::collections::{BTreeSet, HashMap};
-use std::net::{IpAddr, SocketAddr};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
-use ddns::addresses::{Addresses, ChangeSet, is_public};
+use ddns::addresses::Addresses;
 use ddns::steering::Lead;
 use ddns::update::{AddressChange, Door, Updater};
 use directory::{DeviceName, PublicKey, Reader, RegistrationId};
@@ -30,10 +31,11 @@ use tokio::time::sleep_until;
 use tokio_util::sync::CancellationToken;
 use utoipa::ToSchema;
 
-use self::metrics::{DEVICE, FOUND, GIVEN, Metrics, RELAY};
+use self::metrics::{FOUND, Metrics};
 pub use self::plan::Mode;
 pub(crate) use self::plan::Wish;
 use self::plan::{Change, Check, Known, Plan};
+use self::steered::{Steered, SteeredNames, word};
 use crate::fleet::Fleet;
 use crate::store::{Store, StoreError};
 
@@ -46,39 +48,7 @@ const TOGETHER: Duration = Duration::from_millis(100);
 
 /// Steers names. Clones do the same.
 #[derive(Clone, Debug)]
-pub(crate) struct Steering(Arc<Inner>);
-
-#[derive(Debug)]
-struct Inner {
-    store: Store,
-    directory: Reader,
-    fleet: Arc<Fleet>,
-    names: ddns::steering::Steering,
-    updater: Updater,
-    /// Private addresses are asked too.
-    private_addresses: bool,
-    plans: Mutex<Plans>,
-    nudge: Notify,
-    /// Wishes are kept one at a time.
-    wishing: tokio::sync::Mutex<()>,
-    metrics: Metrics,
-}
-
-#[derive(Debug, Default)]
-struct Plans {
-    by_registration: HashMap<RegistrationId, Steered>,
-    /// Who is to be asked when.
-    queue: BTreeSet<(Instant, RegistrationId)>,
-}
-
-#[derive(Debug)]
-struct Steered {
-    name: DeviceName,
-    plan: Plan,
-    queued: Option<Instant>,
-    /// Where the name leads, and the addresses that it had then.
-    applied: Option<(Lead, Addresses)>,
-}
+pub(crate) struct Steering(Arc<SteeredNames>);
 
 /// How a device's name is steered.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -136,7 +106,7 @@ impl Steering {
         registry: &Registry,
     ) -> Result<Self, OpenError> {
         let wishes = store.steering().await?;
-        let steering = Self(Arc::new(Inner {
+        let steering = Self(Arc::new(SteeredNames {
             store,
             directory,
             fleet,
@@ -144,10 +114,17 @@ impl Steering {
             updater: names.updater.at(Door::Steering),
             private_addresses: names.private_addresses,
             plans: Mutex::default(),
+            stirred: Mutex::default(),
             nudge: Notify::new(),
             wishing: tokio::sync::Mutex::default(),
             metrics: Metrics::register(registry)?,
         }));
+        let stirring = Arc::downgrade(&steering.0);
+        steering.0.fleet.watch(move |device| {
+            if let Some(inner) = stirring.upgrade() {
+                inner.stir(device);
+            }
+        });
         for (name, registration, wish) in wishes {
             steering.wish_in_force(&name, registration, wish);
         }
@@ -160,8 +137,7 @@ impl Steering {
         mut changes: mpsc::Receiver<AddressChange>,
         stop: CancellationToken,
     ) {
-        let mut attached = self.0.fleet.changes();
-        let mut look = Some(Instant::now());
+        let mut look = None;
         let mut asking = JoinSet::new();
         loop {
             let due = self.0.plans().queue.first().map(|(due, _)| *due);
@@ -176,16 +152,15 @@ impl Steering {
                     }
                 }
                 Some(change) = changes.recv() => self.said(&change),
-                Ok(()) = attached.changed() => {
+                () = self.0.nudge.notified() => {
                     look = look.or(Some(Instant::now() + TOGETHER));
                 }
-                () = self.0.nudge.notified() => {}
                 () = at(wake) => {}
             }
             let now = Instant::now();
             if look.is_some_and(|look| look <= now) {
                 look = None;
-                self.look_at_all(now);
+                self.look_at_stirred();
             }
             self.ask(&mut asking, now);
         }
@@ -214,21 +189,8 @@ impl Steering {
     pub(crate) fn state(&self, registration: RegistrationId) -> SteeringState {
         let plans = self.0.plans();
         match plans.by_registration.get(&registration) {
-            Some(Steered { plan, .. }) => SteeringState {
-                mode: plan.known().wish.mode,
-                port: plan.known().wish.port.map(Into::into),
-                leads: word(plan.lead()).to_owned(),
-                why: plan.why(),
-            },
-            None => {
-                let plan = Plan::new(Known::default(), Instant::now());
-                SteeringState {
-                    mode: Mode::default(),
-                    port: None,
-                    leads: word(Lead::Given).to_owned(),
-                    why: plan.why(),
-                }
-            }
+            Some(steered) => SteeringState::of(&steered.plan),
+            None => SteeringState::of(&Plan::default()),
         }
     }
 
@@ -239,36 +201,24 @@ impl Steering {
     }
 
     fn wish_in_force(&self, name: &DeviceName, registration: RegistrationId, wish: Wish) {
-        let now = Instant::now();
         let mut plans = self.0.plans();
         if wish == Wish::default() {
-            if plans.forget(registration) {
+            if self.0.forget(&mut plans, registration) {
                 self.0.names.lead(name, registration, Lead::Given);
             }
         } else {
-            let said_from = plans.by_registration.get(&registration);
-            let said_from = said_from.and_then(|steered| steered.plan.known().said_from);
-            let known = Known {
-                wish,
-                said_from,
-                ..self.0.known(name, registration)
-            };
-            match plans.by_registration.get_mut(&registration) {
-                Some(steered) => steered.plan.learn(known, now),
-                None => {
-                    let steered = Steered {
-                        name: name.clone(),
-                        plan: Plan::new(known, now),
-                        queued: None,
-                        applied: None,
-                    };
-                    plans.by_registration.insert(registration, steered);
-                }
+            let steered = plans.by_registration.entry(registration);
+            let steered = steered.or_insert_with(|| Steered::new(name.clone()));
+            let device = self.0.directory.device_by_name(name);
+            steered.device = device.and_then(|device| Some(device.identity?.id));
+            if let Some(device) = steered.device {
+                let by_device = &mut self.0.stirred().registration_by_device;
+                by_device.insert(device, registration);
             }
-            self.0.follow(&mut plans, registration);
+            let with_wish = |known| Known { wish, ..known };
+            self.0.look(&mut plans, registration, with_wish);
         }
-        let count = i64::try_from(plans.by_registration.len());
-        self.0.metrics.steered.set(count.unwrap_or(i64::MAX));
+        self.0.count(&plans);
         drop(plans);
         self.0.nudge.notify_one();
     }
@@ -278,44 +228,21 @@ impl Steering {
         let Some(registration) = self.0.directory.registration_by_name(&change.device) else {
             return;
         };
-        let mut plans = self.0.plans();
-        if let Some(steered) = plans.by_registration.get_mut(&registration) {
-            let before = steered.plan.known();
-            let from = change.from.map(|from| from.to_canonical());
-            let known = Known {
-                wish: before.wish,
-                said_from: from
-                    .filter(|from| self.0.may_be_asked(from))
-                    .or(before.said_from),
-                ..self.0.known(&change.device, registration)
-            };
-            steered.plan.learn(known, Instant::now());
-            self.0.follow(&mut plans, registration);
-        }
+        let from = change.from.map(|from| from.to_canonical());
+        let from = from.filter(|from| self.0.may_be_asked(from));
+        self.0
+            .look(&mut self.0.plans(), registration, |known| Known {
+                said_from: from.or(known.said_from),
+                ..known
+            });
     }
 
     /// Tunnels have come or gone.
-    fn look_at_all(&self, now: Instant) {
+    fn look_at_stirred(&self) {
+        let waiting = std::mem::take(&mut self.0.stirred().waiting);
         let mut plans = self.0.plans();
-        let registrations: Vec<_> = plans.by_registration.keys().copied().collect();
-        for registration in registrations {
-            let Some(steered) = plans.by_registration.get_mut(&registration) else {
-                continue;
-            };
-            if self.0.directory.registration_by_name(&steered.name) != Some(registration) {
-                plans.forget(registration); // the name is given up
-                continue;
-            }
-            let before = steered.plan.known();
-            let known = Known {
-                wish: before.wish,
-                said_from: before.said_from,
-                ..self.0.known(&steered.name, registration)
-            };
-            if known != *before {
-                steered.plan.learn(known, now);
-                self.0.follow(&mut plans, registration);
-            }
+        for registration in waiting {
+            self.0.look(&mut plans, registration, |known| known);
         }
     }
 
@@ -333,7 +260,8 @@ impl Steering {
             steered.queued = None;
             let device = self.0.directory.device_by_name(&steered.name);
             let Some(device) = device.filter(|device| device.registration == registration) else {
-                plans.forget(registration);
+                self.0.forget(&mut plans, registration);
+                self.0.count(&plans);
                 continue;
             };
             let host = self.0.directory.zone().name_of(&steered.name);
@@ -386,85 +314,14 @@ impl Steering {
     }
 }
 
-impl Plans {
-    /// Says whether it was there.
-    fn forget(&mut self, registration: RegistrationId) -> bool {
-        let steered = self.by_registration.remove(&registration);
-        if let Some(queued) = steered.as_ref().and_then(|steered| steered.queued) {
-            self.queue.remove(&(queued, registration));
-        }
-        steered.is_some()
-    }
-}
-
-impl Inner {
-    fn plans(&self) -> MutexGuard<'_, Plans> {
-        self.plans.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn may_be_asked(&self, address: &IpAddr) -> bool {
-        self.private_addresses || is_public(*address)
-    }
-
-    /// What is known of a device, but for what is wished and from where it was said.
-    fn known(&self, name: &DeviceName, registration: RegistrationId) -> Known {
-        let held = self.updater.held(registration, name);
-        let device = self.directory.device_by_name(name);
-        let identity = device.and_then(|device| device.identity);
-        let tunnels = identity.map_or_else(Vec::new, |identity| self.fleet.seen_at(&identity.id));
-        let may_be_asked = |address: &_| self.may_be_asked(address);
-        Known {
-            own: held.map_or_else(Addresses::default, |held| held.own.addresses),
-            tunnels: tunnels.into_iter().filter(may_be_asked).collect(),
-            ..Known::default()
-        }
-    }
-
-    /// Has the queue and the name server follow a plan.
-    fn follow(&self, plans: &mut Plans, registration: RegistrationId) {
-        let Plans {
-            by_registration,
-            queue,
-        } = plans;
-        let Some(steered) = by_registration.get_mut(&registration) else {
-            return;
-        };
-        let due = steered.plan.due();
-        if steered.queued != due {
-            if let Some(queued) = steered.queued {
-                queue.remove(&(queued, registration));
-            }
-            queue.extend(due.map(|due| (due, registration)));
-            steered.queued = due;
-        }
-        let lead = steered.plan.lead();
-        let applied = Some((lead, steered.plan.known().own));
-        if steered.applied != applied {
-            self.names.lead(&steered.name, registration, lead);
-            let before = steered.applied.map_or(Lead::Given, |(lead, _)| lead);
-            if before != lead {
-                let to = word(lead);
-                tracing::info!(device = %steered.name, to, why = steered.plan.why(), "a name leads elsewhere");
-                self.metrics.changes.with_label_values(&[to]).inc();
-            }
-            steered.applied = applied;
-        }
-    }
-
-    /// Gives the name the address at which its device was found; gives back what it has then.
-    async fn adopt(
-        &self,
-        name: &DeviceName,
-        registration: RegistrationId,
-        address: IpAddr,
-    ) -> Option<Addresses> {
-        let change = ChangeSet::default().set(address).ok()?;
-        match self.updater.update(registration, name, change).await {
-            Ok(outcome) => Some(outcome.held().own.addresses),
-            Err(error) => {
-                tracing::info!(device = %name, %error, "a name was not given the address of its device");
-                None
-            }
+impl SteeringState {
+    fn of(plan: &Plan) -> Self {
+        let Wish { mode, port } = plan.known().wish;
+        Self {
+            mode,
+            port: port.map(Into::into),
+            leads: word(plan.lead()).to_owned(),
+            why: plan.why(),
         }
     }
 }
@@ -487,14 +344,6 @@ fn spread(registration: RegistrationId) -> Duration {
     const MOST_MS: u64 = 10_000;
     let hash = registration.0.wrapping_mul(0x9E37_79B9_7F4A_7C15) >> 32;
     Duration::from_millis(hash % MOST_MS)
-}
-
-fn word(lead: Lead) -> &'static str {
-    match lead {
-        Lead::Given => GIVEN,
-        Lead::Steered(direct) if direct.v4 || direct.v6 => DEVICE,
-        Lead::Steered(_) => RELAY,
-    }
 }
 
 async fn at(instant: Option<Instant>) {

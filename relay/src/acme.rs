@@ -336,7 +336,7 @@ impl<A: Applicant> Acme<'_, A> {
             Ok::<_, AcmeError>(())
         };
         if let Err(error) = cleared.await {
-            tracing::debug!(%error, "challenges stay in the DNS for now");
+            tracing::debug!(%error, "challenges stay in the DNS until the next order");
         }
     }
 

@@ -203,6 +203,7 @@ impl Fleet {
     fn tell(&self, known: &Known, changed: &[(DeviceId, DeviceName)]) {
         for (device, name) in changed {
             self.lead(known, device, name);
+            self.watched(device);
         }
         if !changed.is_empty() {
             self.changed.send_modify(|version| *version += 1);

@@ -132,7 +132,8 @@ pub(super) enum Change {
     Adopt(IpAddr),
 }
 
-#[derive(Debug)]
+/// Of nothing at first.
+#[derive(Debug, Default)]
 pub(super) struct Plan {
     known: Known,
     /// Where its tunnels come from, or came from before they have gone.
@@ -158,16 +159,6 @@ struct OfFamily {
 }
 
 impl Plan {
-    pub(super) fn new(known: Known, now: Instant) -> Self {
-        let mut plan = Self {
-            known: Known::default(),
-            heard: Vec::new(),
-            of_family: Default::default(),
-        };
-        plan.learn(known, now);
-        plan
-    }
-
     pub(super) fn known(&self) -> &Known {
         &self.known
     }
@@ -202,7 +193,7 @@ impl Plan {
                     false => soonest.max(now),
                 };
                 of_family.due = Some(of_family.due.map_or(due, |before| before.min(due)));
-                of_family.is_hurried = is_gone && of_family.is_reached;
+                of_family.is_hurried |= is_gone && of_family.is_reached;
                 of_family.is_stale |= of_family.is_asking && of_family.is_reached;
             }
         }
@@ -420,6 +411,12 @@ mod tests {
             })
     }
 
+    fn plan_of(known: Known, now: Instant) -> Plan {
+        let mut plan = Plan::default();
+        plan.learn(known, now);
+        plan
+    }
+
     fn found(is_there: bool) -> Result<(), NotThere> {
         is_there.then_some(()).ok_or(NotThere::Silent)
     }
@@ -440,7 +437,7 @@ mod tests {
     #[test]
     fn a_name_leads_to_a_device_while_it_is_reached() {
         let now = Instant::now();
-        let mut plan = Plan::new(known(HOME, HOME), now);
+        let mut plan = plan_of(known(HOME, HOME), now);
         assert_eq!(plan.lead(), Lead::Steered(Direct::NOT));
         assert_eq!(ask(&mut plan, true, now), [(ip(HOME), Change::Lead)]);
         assert!(is_direct(&plan));
@@ -454,7 +451,7 @@ mod tests {
     fn an_address_from_where_nobody_was_heard_is_never_asked() {
         let now = Instant::now();
         let other = "198.51.100.1";
-        let mut plan = Plan::new(known(other, HOME), now);
+        let mut plan = plan_of(known(other, HOME), now);
         // The device's own is, and becomes its name's.
         assert_eq!(
             ask(&mut plan, true, now),
@@ -462,7 +459,7 @@ mod tests {
         );
         let mut nobody = known(other, HOME);
         nobody.tunnels.clear();
-        let mut plan = Plan::new(nobody.clone(), now);
+        let mut plan = plan_of(nobody.clone(), now);
         assert_eq!(plan.due(), None);
         nobody.said_from = Some(ip(other));
         plan.learn(nobody, now);
@@ -472,7 +469,7 @@ mod tests {
     #[test]
     fn a_flapping_device_is_left_at_once_and_returned_to_once_a_minute() {
         let begin = Instant::now();
-        let mut plan = Plan::new(known(HOME, HOME), begin);
+        let mut plan = plan_of(known(HOME, HOME), begin);
         let (mut returns, mut was_direct) = (Vec::new(), false);
         for second in 0..600 {
             let now = begin + Duration::from_secs(second);
@@ -501,7 +498,7 @@ mod tests {
     #[test]
     fn a_device_whose_tunnels_have_gone_is_asked_in_a_hurry() {
         let now = Instant::now();
-        let mut plan = Plan::new(known(HOME, HOME), now);
+        let mut plan = plan_of(known(HOME, HOME), now);
         ask(&mut plan, true, now);
         let mut gone = known(HOME, HOME);
         gone.tunnels.clear();
@@ -522,7 +519,7 @@ mod tests {
     #[test]
     fn a_wish_is_followed_whatever_is_known() {
         let now = Instant::now();
-        let mut plan = Plan::new(known(HOME, HOME), now);
+        let mut plan = plan_of(known(HOME, HOME), now);
         ask(&mut plan, true, now);
         let wish = |port, mode| {
             let wish = Wish { port, mode };
@@ -550,7 +547,7 @@ mod tests {
     #[test]
     fn an_address_that_was_taken_over_counts_when_it_is_the_names() {
         let now = Instant::now();
-        let mut plan = Plan::new(known("198.51.100.1", HOME), now);
+        let mut plan = plan_of(known("198.51.100.1", HOME), now);
         let [check] = plan.checks(now)[..] else {
             panic!("one check");
         };

@@ -1,6 +1,6 @@
 use std::net::Ipv4Addr;
 
-use directory::Zone;
+use directory::{RegistrationId, Zone};
 
 use super::*;
 use crate::challenges::{ChallengeHost, ChallengeValue};

@@ -21,6 +21,9 @@ use crate::lan::is_of_lan;
 use crate::own::Change;
 use crate::update::{UpdateError, Updater};
 
+/// So many addresses of a device are told, if a file has more: one more than a device can have, so that they are refused.
+const MAX_ADDRESSES: usize = 3;
+
 /// Devices of one [`Import::take`], at most.
 pub const MAX_DEVICES: usize = 1000;
 
@@ -122,7 +125,7 @@ impl ZoneFile {
         let led_to_relays = in_file - devices.len();
         let devices = devices.into_iter().map(|(name, addresses)| DeviceInFile {
             name: name.to_string(),
-            addresses: addresses.into_iter().collect(),
+            addresses: addresses.into_iter().take(MAX_ADDRESSES).collect(),
         });
         Ok(Self {
             zone,
@@ -175,8 +178,9 @@ struct Records {
 
 impl Records {
     fn read(text: &[u8]) -> Result<Self, ZoneFileError> {
-        // The last line may have no end.
-        let mut file = Zonefile::from([text, b"\n"].concat().as_slice());
+        let mut file = Zonefile::with_capacity(text.len() + 1);
+        file.extend_from_slice(text);
+        file.extend_from_slice(b"\n"); // the last line may have no end
         file.set_default_class(Class::IN);
         let mut records = Self::default();
         let next = |file: &mut Zonefile| {

@@ -19,10 +19,13 @@ use super::status::DnsStatus;
 use crate::backoff::Backoff;
 
 /// How often it is looked at whether the addresses have changed: until that is seen, the name leads astray.
-const LOOK: Duration = Duration::from_secs(5);
+pub(super) const LOOK: Duration = Duration::from_secs(5);
 
 /// Between two tries to tell the cloud, at least and at most.
-const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+pub(super) const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
+
+/// Where the cloud hears what a device has of its own in the zone, and says it.
+pub(super) const PATH: &str = "/api/device/dns";
 
 /// Whether the agent sets the addresses of the device's name.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -52,8 +55,8 @@ struct DnsChange {
 
 /// As much as is read of it.
 #[derive(Deserialize)]
-struct DnsReceipt {
-    version: u32,
+pub(super) struct DnsReceipt {
+    pub(super) version: u32,
 }
 
 /// Tells the zone this host's public addresses now and after each change. Never returns.
@@ -74,9 +77,8 @@ pub(super) async fn report(cloud: &Cloud, identity: &Identity, situation: &Situa
             continue;
         };
         let body = serde_json::to_vec(&change).unwrap_or_default(); // two addresses
-        let path = "/api/device/dns";
         let answer = cloud
-            .call::<DnsReceipt>(Method::PATCH, path, "application/json", body, identity)
+            .call::<DnsReceipt>(Method::PATCH, PATH, "application/json", body, identity)
             .await;
         match answer {
             Ok(DnsReceipt { version }) => {

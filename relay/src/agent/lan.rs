@@ -2,24 +2,18 @@
 //! by a name that its certificate is for, without the relay.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::time::Duration;
 
 use hyper::Method;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use tokio::time::sleep;
 
 use super::announce::own_addresses;
 use super::cloud::Cloud;
+use super::dns::{DnsReceipt, LOOK, PATH, RETRY};
 use super::identity::Identity;
 use super::situation::Situation;
 use super::status::DnsStatus;
 use crate::backoff::Backoff;
-
-/// How often it is looked at whether the addresses have changed.
-const LOOK: Duration = Duration::from_secs(5);
-
-/// Between two tries to tell the cloud, at least and at most.
-const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 /// Whether the agent sets the addresses of `lan.` in front of the device's name. What it has set stays until it sets others, or takes them
 /// back with [`Lan::Remove`].
@@ -46,12 +40,6 @@ struct LanChange {
     lan: AtHome,
 }
 
-/// As much as is read of it.
-#[derive(Deserialize)]
-struct DnsReceipt {
-    version: u32,
-}
-
 /// Tells the zone where this host is at home, now and after each change; or once that it is nowhere. Never returns.
 pub(super) async fn report(lan: Lan, cloud: &Cloud, identity: &Identity, situation: &Situation) {
     let mut backoff = Backoff::new(RETRY.0, RETRY.1);
@@ -68,9 +56,8 @@ pub(super) async fn report(lan: Lan, cloud: &Cloud, identity: &Identity, situati
         }
         let change = LanChange { lan: now };
         let body = serde_json::to_vec(&change).unwrap_or_default(); // two addresses
-        let path = "/api/device/dns";
         let answer = cloud
-            .call::<DnsReceipt>(Method::PATCH, path, "application/json", body, identity)
+            .call::<DnsReceipt>(Method::PATCH, PATH, "application/json", body, identity)
             .await;
         match answer {
             Ok(DnsReceipt { version }) => {

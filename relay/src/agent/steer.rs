@@ -3,22 +3,15 @@
 //! The cloud keeps both over its own restarts, so each is said once: the port when the agent starts, and the owner's word when it is
 //! given.
 
-use std::time::Duration;
-
 use hyper::Method;
 use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::cloud::{CallError, Cloud};
+use super::dns::{PATH, RETRY};
 use super::identity::Identity;
 use super::situation::Situation;
 use crate::backoff::Backoff;
-
-/// Where the cloud hears and says it.
-const PATH: &str = "/api/device/dns";
-
-/// Between two tries to tell the cloud, at least and at most.
-const RETRY: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(300));
 
 /// Whether a device's name leads to the device itself or to the relays.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -15,7 +15,7 @@ use crate::tls::Prefixed;
 pub(super) use carried::CarriedStream;
 use direct::DirectStream;
 
-/// The stream.
+/// The stream. `tokio_util::either` would be the same, but for writes of several pieces at once.
 #[expect(
     clippy::large_enum_variant,
     reason = "most come through a relay, and a box would cost each of them"

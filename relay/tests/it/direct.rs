@@ -47,16 +47,21 @@ async fn door(world: &World) -> DirectStatus {
     agent::ask(&state).await.unwrap().direct.unwrap()
 }
 
-/// Waits until it has sent so many away for this reason.
-async fn refused(world: &World, reason: &str, count: u64) {
-    let counted = async {
-        while door(world).await.refused[reason] < count {
+/// Polls what the door says of itself, which has no event of its own. Only the pace depends on the pause, never the outcome.
+async fn until(world: &World, is_so: impl Fn(&DirectStatus) -> bool) {
+    let polled = async {
+        while !is_so(&door(world).await) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     };
-    let counted = timeout(SOON, counted).await;
-    let refused = door(world).await.refused;
-    assert!(counted.is_ok() && refused[reason] == count, "{refused:?}");
+    let polled = timeout(SOON, polled).await;
+    assert!(polled.is_ok(), "{:?}", door(world).await);
+}
+
+/// Waits until it has sent so many away for this reason.
+async fn refused(world: &World, reason: &str, count: u64) {
+    until(world, |door| door.refused[reason] >= count).await;
+    assert_eq!(door(world).await.refused[reason], count);
 }
 
 fn identity_of(world: &World) -> Identity {
@@ -276,12 +281,7 @@ async fn a_flood_at_the_device_takes_no_room_of_those_who_come_through_a_relay()
     let heard = curl(&world, world.front, &[]).await;
     assert!(heard.contains("x-forwarded-for: 127.0.0.9\r\n"), "{heard}");
     drop(flood);
-    let left = async {
-        while door(&world).await.visitors > 0 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(SOON, left).await.unwrap();
+    until(&world, |door| door.visitors == 0).await;
     curl(&world, address, &[]).await;
 }
 
