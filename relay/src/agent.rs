@@ -261,7 +261,7 @@ pub async fn run(
         workers.clone(),
         stop.clone(),
     )?);
-    let situation = Situation::new(gso, attached);
+    let situation = Situation::new(gso, cloud.clock().clone(), attached);
     situation.direct(door.clone());
     let device_id = pairing.device_id.clone();
     let folder = certificates.state.acme();

@@ -1,11 +1,13 @@
 //! One HTTP request on a connection of its own, its answer read as a whole or line by line.
 
 use std::io;
+use std::time::SystemTime;
 
 use bytes::BytesMut;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
+use hyper::header::DATE;
 use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -112,6 +114,12 @@ impl Answer {
     /// What stands in its head.
     pub fn headers(&self) -> &HeaderMap {
         &self.headers
+    }
+
+    /// When it was given, by the server's clock, if it says so (RFC 9110 section 6.6.1).
+    pub fn date(&self) -> Option<SystemTime> {
+        let date = self.headers.get(DATE)?.to_str().ok()?;
+        httpdate::parse_http_date(date).ok()
     }
 
     /// All that is still to come, at most `max_answer` octets of it.

@@ -2,6 +2,7 @@
 //! trusts and nothing else.
 
 mod operator_certificates;
+mod rows;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -86,9 +87,10 @@ impl World {
     /// With more lines about the authority.
     fn start_with(pebble: Pebble, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let mut openssl = Command::new("openssl");
+        // Its own certificate is not of this very moment, as nobody's is.
+        let mut openssl = Command::new("faketime");
         openssl.current_dir(folder.path());
-        openssl.args([
+        openssl.args(["-f", "-1d", "openssl"]).args([
             "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2",
         ]);
         openssl.args([

@@ -181,7 +181,7 @@ impl Chromium {
     }
 }
 
-fn certutil(arguments: &[&str]) {
+pub(crate) fn certutil(arguments: &[&str]) {
     let mut certutil = Command::new("certutil");
     certutil.args(arguments);
     output_of(certutil);

@@ -2,6 +2,8 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering::Relaxed};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http_body_util::Full;
@@ -10,7 +12,7 @@ use hyper::header::{CONTENT_LENGTH, CONTENT_TYPE, HOST, USER_AGENT};
 use hyper::{Method, Request, StatusCode, Uri};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use wire::signed_request::{self, CONTENT_DIGEST, SIGNATURE, SIGNATURE_INPUT};
 
 use crate::http_client::{self, Answer};
@@ -35,6 +37,38 @@ pub struct Cloud {
     port: u16,
     roots: Roots,
     resolver: Resolver,
+    clock: Clock,
+}
+
+/// By how much the cloud's clock is ahead of this device's, as far as calls have shown: one that was signed at another time is refused, and
+/// the refusal says which time it is. A device's clock may be wrong for a while after each start, and it is reached all the same.
+/// Clones are the same.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Clock(Arc<AtomicI64>);
+
+impl Clock {
+    /// In seconds; negative if it is behind.
+    pub(crate) fn ahead(&self) -> i64 {
+        self.0.load(Relaxed)
+    }
+
+    /// The cloud's time, in seconds since 1970.
+    fn now(&self) -> u64 {
+        seconds(SystemTime::now()).saturating_add_signed(self.ahead())
+    }
+
+    /// What the cloud says is its time.
+    fn learn(&self, said: SystemTime) {
+        let ahead = seconds(said).cast_signed() - seconds(SystemTime::now()).cast_signed();
+        self.0.store(ahead, Relaxed);
+    }
+}
+
+/// Since 1970.
+fn seconds(time: SystemTime) -> u64 {
+    time.duration_since(UNIX_EPOCH)
+        .unwrap_or_default()
+        .as_secs()
 }
 
 /// Why a call brought nothing.
@@ -75,6 +109,11 @@ pub enum CallError {
 }
 
 impl CallError {
+    /// The call was signed at another time than the cloud's.
+    fn is_of_clock(&self) -> bool {
+        matches!(self, Self::Refused { code, .. } if code == "wrong_clock")
+    }
+
     /// Whether the same call may succeed later.
     pub(crate) fn may_pass(&self) -> bool {
         match self {
@@ -114,12 +153,18 @@ impl Cloud {
             port: authority.port_u16().unwrap_or(443),
             roots,
             resolver,
+            clock: Clock::default(),
         })
     }
 
     /// The address without a path.
     pub fn address(&self) -> &str {
         &self.base
+    }
+
+    /// How its clock goes beside this device's.
+    pub(crate) fn clock(&self) -> &Clock {
+        &self.clock
     }
 
     /// Its host and port.
@@ -160,17 +205,11 @@ impl Cloud {
         body: Vec<u8>,
         identity: &Identity,
     ) -> Result<Bytes, CallError> {
-        let request = self.request(method, path, content_type, body, identity)?;
-        self.in_time(async {
-            let answer = self.answer(request).await?;
-            let status = answer.status();
-            Ok((status, answer.rest(MAX_ANSWER).await?))
-        })
-        .await
-        .and_then(|(status, octets)| match status.is_success() {
-            true => Ok(octets),
-            false => Err(refused(status, &octets)),
-        })
+        let (body, deadline) = (Bytes::from(body), Instant::now() + CALL_TIME);
+        let answer = self
+            .taken(&method, path, content_type, &body, identity, deadline)
+            .await?;
+        self.in_time(deadline, answer.rest(MAX_ANSWER)).await
     }
 
     /// The same, where the answer is read line by line for as long as it comes. The caller knows how long to wait for a line.
@@ -184,23 +223,57 @@ impl Cloud {
         body: Vec<u8>,
         identity: &Identity,
     ) -> Result<Answer, CallError> {
-        let request = self.request(Method::POST, path, content_type, body, identity)?;
-        let answered = self.in_time(async {
-            let answer = self.answer(request).await?;
-            let status = answer.status();
-            if status.is_success() {
-                return Ok(Ok(answer));
+        let (body, deadline) = (Bytes::from(body), Instant::now() + CALL_TIME);
+        self.taken(&Method::POST, path, content_type, &body, identity, deadline)
+            .await
+    }
+
+    /// The beginning of the answer to a call that the cloud has taken. One that was signed at another time than the cloud's is made once
+    /// more, by its clock.
+    async fn taken(
+        &self,
+        method: &Method,
+        path: &str,
+        content_type: &str,
+        body: &Bytes,
+        identity: &Identity,
+        deadline: Instant,
+    ) -> Result<Answer, CallError> {
+        let mut tries = 0;
+        loop {
+            tries += 1;
+            let request = self.request(method, path, content_type, body, identity)?;
+            let answered = self.in_time(deadline, async {
+                let answer = self.answer(request).await?;
+                if answer.status().is_success() {
+                    return Ok(Ok(answer));
+                }
+                let (status, said) = (answer.status(), answer.date());
+                Ok(Err((
+                    said,
+                    refused(status, &answer.rest(MAX_ANSWER).await?),
+                )))
+            });
+            match (answered.await?, tries) {
+                (Ok(answer), _) => return Ok(answer),
+                (Err((Some(said), error)), 1) if error.is_of_clock() => {
+                    self.clock.learn(said);
+                    tracing::warn!(
+                        seconds = self.clock.ahead(),
+                        "the cloud's clock is ahead of this device's, or behind it"
+                    );
+                }
+                (Err((_, error)), _) => return Err(error),
             }
-            Ok(Err(refused(status, &answer.rest(MAX_ANSWER).await?)))
-        });
-        answered.await?
+        }
     }
 
     async fn in_time<T>(
         &self,
+        deadline: Instant,
         exchanged: impl Future<Output = io::Result<T>>,
     ) -> Result<T, CallError> {
-        let exchanged = timeout(CALL_TIME, exchanged).await;
+        let exchanged = timeout_at(deadline, exchanged).await;
         exchanged
             .unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
             .map_err(|cause| CallError::Unreachable {
@@ -211,23 +284,19 @@ impl Cloud {
 
     fn request(
         &self,
-        method: Method,
+        method: &Method,
         path: &str,
         content_type: &str,
-        body: Vec<u8>,
+        body: &Bytes,
         identity: &Identity,
     ) -> Result<Request<Full<Bytes>>, CallError> {
         let target = format!("{}{path}", self.base);
         let signed = signed_request::Request {
             method: method.as_str(),
             target: &target,
-            body: &body,
+            body,
         };
-        let created = SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap_or_default()
-            .as_secs();
-        let headers = identity.sign(&signed, created, rand::random())?;
+        let headers = identity.sign(&signed, self.clock.now(), rand::random())?;
         Request::builder()
             .uri(path)
             .header(HOST, self.base.trim_start_matches("https://"))
@@ -238,7 +307,7 @@ impl Cloud {
             .header(SIGNATURE_INPUT, headers.signature_input)
             .header(SIGNATURE, headers.signature)
             .method(method)
-            .body(body.into())
+            .body(body.clone().into())
             .map_err(|_| CallError::BadAddress(target))
     }
 

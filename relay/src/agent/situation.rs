@@ -12,6 +12,7 @@ use crate::server::Transport;
 
 use super::Attached;
 use super::choice::{Choice, Reason, Wanted};
+use super::cloud::Clock;
 use super::ports::ToldPorts;
 use super::relays::{RelayAddress, TUNNELS};
 use super::status::{
@@ -39,6 +40,7 @@ struct Known {
     direct: Option<Arc<Door>>,
     /// Why the cloud does not know of it.
     direct_problem: Option<String>,
+    clock: Clock,
     certificate: Option<CertificateStatus>,
 }
 
@@ -72,7 +74,7 @@ pub(super) struct Standing {
 }
 
 impl Situation {
-    pub(super) fn new(gso: Gso, attached: watch::Sender<Option<Attached>>) -> Self {
+    pub(super) fn new(gso: Gso, clock: Clock, attached: watch::Sender<Option<Attached>>) -> Self {
         let now = Instant::now();
         let known = Known {
             tunnels: std::array::from_fn(|_| KnownTunnel {
@@ -89,6 +91,7 @@ impl Situation {
             lan: None,
             direct: None,
             direct_problem: None,
+            clock,
             certificate: None,
         };
         Self {
@@ -171,6 +174,7 @@ impl Situation {
                 problem: known.direct_problem.clone(),
                 ..door.status()
             }),
+            clock_behind: Some(known.clock.ahead()).filter(|ahead| *ahead != 0),
             certificate: known.certificate.clone(),
         }
     }

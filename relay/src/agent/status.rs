@@ -79,6 +79,9 @@ pub struct Status {
     /// The same of `lan.` in front of the name.
     #[serde(default)]
     pub lan: Option<DnsStatus>,
+    /// By how many seconds its clock is behind the cloud's, or negative ahead of it; absent while the cloud takes what it signs.
+    #[serde(default)]
+    pub clock_behind: Option<i64>,
     /// How visitors come straight to the device; absent if they may not.
     #[serde(default)]
     pub direct: Option<DirectStatus>,

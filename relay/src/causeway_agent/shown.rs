@@ -115,6 +115,7 @@ fn in_words(status: &Status) -> String {
     lines.extend(flows_in_words(&status.flows));
     let limits = status.tunnel.as_ref().and_then(|tunnel| tunnel.limits);
     lines.extend(limits.map(limits_in_words));
+    lines.extend(status.clock_behind.map(clock_in_words));
     lines.extend(status.dns.as_ref().map(dns_in_words));
     lines.extend(status.lan.as_ref().map(lan_in_words));
     lines.extend(status.direct.iter().flat_map(direct_in_words));
@@ -222,6 +223,17 @@ fn limits_in_words(limits: LimitsStatus) -> String {
         |rate| octets::write(rate.get()),
     );
     format!("at most     {rate} a second, {} visitors", limits.visitors)
+}
+
+fn clock_in_words(behind: i64) -> String {
+    let by = humantime::format_duration(Duration::from_secs(behind.unsigned_abs()));
+    let way = match behind > 0 {
+        true => "behind",
+        false => "ahead of",
+    };
+    format!(
+        "clock       {by} {way} the cloud's; set it (`timedatectl set-ntp true`), for certificates begin and end by it"
+    )
 }
 
 fn dns_in_words(dns: &DnsStatus) -> String {

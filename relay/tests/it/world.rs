@@ -575,7 +575,7 @@ impl World {
 
     /// Waits until a counter has at least `value`.
     pub(crate) async fn until_metric(&self, line: &str, value: u64) {
-        eventually(|| self.metric(line) >= value).await;
+        until(&self.registry, line, |counted| counted >= value).await;
     }
 }
 
@@ -587,19 +587,38 @@ impl Predecessor {
 
     /// Waits until a counter has at least this value.
     pub(crate) async fn metric_reaches(&self, line: &str, value: u64) {
-        eventually(|| self.metric(line) >= value).await;
+        until(&self.registry, line, |counted| counted >= value).await;
     }
 
     /// Waits until a metric has this value.
     pub(crate) async fn metric_becomes(&self, line: &str, value: u64) {
-        eventually(|| self.metric(line) == value).await;
+        until(&self.registry, line, |counted| counted == value).await;
     }
 }
 
-fn metric(registry: &Registry, line: &str) -> u64 {
-    let text = TextEncoder::new()
+/// Waits until a metric is as it is to be. If it never is, what has been counted instead says why.
+async fn until(registry: &Registry, line: &str, is_so: impl Fn(u64) -> bool) {
+    let so = poll(|| is_so(metric(registry, line)));
+    if timeout(SOON, so).await.is_err() {
+        let all = text(registry);
+        let counted = all
+            .lines()
+            .filter(|line| !line.starts_with('#') && !line.ends_with(" 0"));
+        panic!(
+            "{line} never came to that; what is not zero:\n{}",
+            counted.collect::<Vec<_>>().join("\n")
+        );
+    }
+}
+
+fn text(registry: &Registry) -> String {
+    TextEncoder::new()
         .encode_to_string(&registry.gather())
-        .unwrap();
+        .unwrap()
+}
+
+fn metric(registry: &Registry, line: &str) -> u64 {
+    let text = text(registry);
     let value = text
         .lines()
         .find_map(|found| found.strip_prefix(line)?.strip_prefix(' '));
@@ -646,14 +665,17 @@ impl Drop for Agent {
     }
 }
 
-/// Polls a condition that has no event of its own. Only the pace depends on the pause, never the outcome.
+/// Waits until a condition is true that has no event of its own.
 pub(crate) async fn eventually(condition: impl Fn() -> bool) {
-    let poll = async {
-        while !condition() {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    timeout(SOON, poll).await.expect("it never came true");
+    let is_true = timeout(SOON, poll(condition)).await;
+    is_true.expect("it never came true");
+}
+
+/// Only the pace depends on the pause, never the outcome.
+async fn poll(condition: impl Fn() -> bool) {
+    while !condition() {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
 }
 
 fn config(transport: Transport, front: SocketAddr) -> Config {

@@ -5,7 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::Bytes;
-use hyper::header::{DATE, HOST};
+use hyper::header::HOST;
 use hyper::{Method, Request};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::time::timeout;
@@ -104,12 +104,7 @@ async fn clocks(
         .map_err(io::Error::other)?;
     let answer = http_client::open(stream, request).await?;
     let own = SystemTime::now();
-    let date = answer
-        .headers()
-        .get(DATE)
-        .and_then(|date| date.to_str().ok());
-    let cloud = date.and_then(|date| httpdate::parse_http_date(date).ok());
-    Ok(cloud.map(|cloud| Clocks { cloud, own }))
+    Ok(answer.date().map(|cloud| Clocks { cloud, own }))
 }
 
 impl Clocks {
@@ -131,7 +126,7 @@ impl Clocks {
         Hop::Device.ill(
             CLOCK,
             format!(
-                "it is {by} {way} the cloud's: the cloud refuses what this device signs, and certificates seem to have ended or not begun"
+                "it is {by} {way} the cloud's: certificates seem to have ended or not begun, and what is signed for the cloud is signed by the cloud's"
             ),
             "set it, and have it kept right: `timedatectl set-ntp true`, or NTP in the settings of the NAS; where it is wrong again \
              after each start, the battery of the clock is empty",
