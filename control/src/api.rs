@@ -5,6 +5,7 @@
 //! | `POST /api/pair` | an agent with a code | becomes a device |
 //! | `POST /api/device/certificate` | a device | its certificate |
 //! | `GET /api/device/acme` | a device | who else it can ask for one |
+//! | `POST /api/device/acme/turn` | a device | whether it may order of them now |
 //! | `PUT /api/device/addresses` | a device | reports its addresses |
 //! | `GET /api/device/relays` | a device | where it can bring its tunnels |
 //! | `POST /api/relay/follow` | a relay | hears who is who |
@@ -53,9 +54,10 @@ use utoipa_axum::routes;
 
 use crate::devices::Devices;
 use crate::fleet::Fleet;
+use crate::orders::Orders;
 use crate::sign_in::SignIn;
-
 use crate::steering::Steering;
+
 pub(crate) use acme::AcmeAuthorities;
 pub(crate) use devices::{DeviceRow, DeviceState, https_url, rows};
 use error::{ApiError, Code};
@@ -101,6 +103,8 @@ pub(crate) struct Cloud {
     pub(crate) steering: Option<Steering>,
     /// Who is asked for the certificates of devices.
     pub(crate) acme: AcmeAuthorities,
+    /// Whose turn it is to order of them.
+    pub(crate) orders: Arc<Orders>,
     pub(crate) metrics: Metrics,
     /// Ends the event streams.
     pub(crate) stop: CancellationToken,
@@ -154,6 +158,7 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
         .routes(routes!(pair::pair))
         .routes(routes!(device::certificate))
         .routes(routes!(acme::authorities))
+        .routes(routes!(acme::turn))
         .routes(routes!(device::addresses))
         .routes(routes!(device::relays))
         .routes(routes!(dns::own, dns::change))

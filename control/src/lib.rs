@@ -28,6 +28,7 @@ mod demo;
 mod fleet;
 mod health;
 mod http;
+mod orders;
 mod pages;
 mod probe;
 mod supervise;

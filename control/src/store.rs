@@ -1,6 +1,7 @@
 //! The database: who holds which name, with which keys. Only this file and those below it name the database library.
 //!
 //! ```text
+//!   acme_orders.rs  certificates that were ordered where only so many may be
 //!   devices.rs   names, and what is known of their holders
 //!   import.rs    many names at once
 //!   limits.rs    what single devices may have at most
@@ -14,6 +15,7 @@
 //!
 //! What a function here returns `Ok` for is on disk.
 
+mod acme_orders;
 mod devices;
 mod import;
 mod limits;

@@ -45,6 +45,7 @@ use crate::fleet::{self, Fleet};
 use crate::health::{Changes, Health, PublicCertificate};
 use crate::http::{self, ClientsRefused, Protocol};
 use crate::operator;
+use crate::orders::Orders;
 use crate::pages;
 use crate::probe;
 use crate::sign_in::SignIn;
@@ -211,6 +212,8 @@ pub async fn start(
             steering.run(changes_of_addresses, end.clone()),
         );
     }
+    let orders = Orders::new(config.acme.as_ref(), store.clone(), &registry)?;
+    let orders = Arc::new(orders);
     let cloud = Arc::new(Cloud {
         zone: config.zone.clone(),
         port: relay.front().port(),
@@ -228,6 +231,7 @@ pub async fn start(
         import: ddns.as_ref().map(ddns::Handle::import),
         steering,
         acme: api::AcmeAuthorities::read(config.acme.as_ref())?,
+        orders: Arc::clone(&orders),
         metrics: Metrics::register(&registry)?,
         stop: stop.clone(),
     });
@@ -244,15 +248,17 @@ pub async fn start(
     let cloud_visitors = TaskTracker::new();
     let served = serve_cloud(visitors, router, stop.clone(), cloud_visitors.clone());
     parts.run("the cloud", served);
-    let orders = config.acme.as_ref().filter(|acme| acme.operator);
-    let orders = orders.zip(cloud.dns.as_ref());
-    let public = orders.map(|_| PublicCertificate::register(&registry, certificates.ends.clone()));
+    let ordering = config.acme.as_ref().filter(|acme| acme.operator);
+    let ordering = ordering.zip(cloud.dns.as_ref());
+    let public =
+        ordering.map(|_| PublicCertificate::register(&registry, certificates.ends.clone()));
     let public = public.transpose()?;
-    if let Some(((acme, updater), told)) = orders.zip(public.clone()) {
+    if let Some(((acme, updater), told)) = ordering.zip(public.clone()) {
         let ordering = Ordering::new(
             acme,
             (&config.zone, state.path()),
             updater.clone(),
+            orders,
             Arc::clone(&certificates),
             told,
         )?;

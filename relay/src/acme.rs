@@ -61,6 +61,17 @@ pub trait Applicant: Sync {
     /// Whom to ask.
     fn authorities(&self) -> impl Future<Output = Result<Authorities, AcmeError>> + Send;
 
+    /// Asks, right before one is ordered, whether that may be done now: an authority may give only so many to all together. `renews` says
+    /// that what it has shown so far is still good.
+    ///
+    /// # Errors
+    /// [`AcmeError::NotYet`] if others come first.
+    fn may_order(
+        &self,
+        directory: &str,
+        renews: bool,
+    ) -> impl Future<Output = Result<(), AcmeError>> + Send;
+
     /// Puts these into the DNS, beside what is there. When this returns every answer has them.
     fn prove(&self, proofs: &[Proof]) -> impl Future<Output = Result<(), AcmeError>> + Send;
 
@@ -286,7 +297,8 @@ impl<A: Applicant> Acme<'_, A> {
                 self.clear_challenges().await;
             }
             tracing::info!(authority = authority.name(), %error, "a certificate authority gives no certificate");
-            let failed = failed_at(authority, error, customer.http.wait());
+            let wait = error.wait().or_else(|| customer.http.wait());
+            let failed = failed_at(authority, error, wait);
             // What the first says is told, and none is waited for longer than another.
             let wait = failed.wait;
             let first = failure.get_or_insert(failed);

@@ -5,14 +5,15 @@ use std::sync::Arc;
 
 use axum::Json;
 use axum::extract::State;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use zeroize::Zeroizing;
 
-use super::Cloud;
-use super::error::{ApiError, Problem};
+use super::error::{ApiError, Code, Problem};
 use super::signed::Signed;
+use super::{Cloud, read_json};
 use crate::config::{AcmeAuthority, AcmeConfig};
+use crate::orders::{Purpose, Turn};
 
 /// The certificate authorities of the operator's choice, as devices are told. It cannot be printed: keys are in it.
 #[derive(Clone, Default, Serialize, ToSchema)]
@@ -102,4 +103,76 @@ pub(super) async fn authorities(
 ) -> Result<Json<AcmeAuthorities>, ApiError> {
     request.device(&cloud)?;
     Ok(Json(cloud.acme.clone()))
+}
+
+/// What a device wants to order.
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OrderWanted {
+    /// The address of the authority's directory.
+    #[schema(example = "https://acme-v02.api.letsencrypt.org/directory")]
+    directory: String,
+    /// Whether visitors see a certificate of such an authority that is still good.
+    renews: bool,
+}
+
+/// Whether it may.
+#[derive(Serialize, ToSchema)]
+pub(super) struct OrderTurn {
+    /// It may order once, now.
+    granted: bool,
+    /// Else so many come before it,
+    ahead: usize,
+    /// and after so many seconds it is to ask again. It keeps its place if it does.
+    wait_seconds: u64,
+}
+
+/// Whether the device may order a certificate now. An authority may give only so many to the whole zone.
+#[utoipa::path(
+    post,
+    path = "/api/device/acme/turn",
+    request_body = OrderWanted,
+    security(("device_signature" = [])),
+    responses(
+        (status = 200, body = OrderTurn),
+        (status = 400, body = Problem),
+        (status = 401, body = Problem, description = "The signature is missing or wrong."),
+        (status = 403, body = Problem, description = "The key belongs to no device."),
+        (status = 422, body = Problem, description = "Nobody asks this authority here."),
+        (status = 503, body = Problem, description = "The database failed."),
+    )
+)]
+pub(super) async fn turn(
+    State(cloud): State<Arc<Cloud>>,
+    request: Signed,
+) -> Result<Json<OrderTurn>, ApiError> {
+    let device = request.device(&cloud)?;
+    let OrderWanted { directory, renews } = read_json(&request.body, &cloud.metrics)?;
+    let purpose = match renews {
+        true => Purpose::Renewal,
+        false => Purpose::First,
+    };
+    let refuse = |code, cause: &dyn std::fmt::Display| ApiError::new(code, &cloud.metrics, cause);
+    let asked = cloud.orders.ask(&directory, device.registration, purpose);
+    let turn = asked
+        .await
+        .map_err(|error| refuse(Code::Internal, &error))?;
+    let unknown = || {
+        refuse(
+            Code::UnknownAuthority,
+            &"an authority that is not in [acme]",
+        )
+    };
+    Ok(Json(match turn.ok_or_else(unknown)? {
+        Turn::Now => OrderTurn {
+            granted: true,
+            ahead: 0,
+            wait_seconds: 0,
+        },
+        Turn::Later { ahead, wait } => OrderTurn {
+            granted: false,
+            ahead,
+            wait_seconds: wait.as_secs(),
+        },
+    }))
 }

@@ -2,7 +2,10 @@
 
 use std::fs;
 use std::io;
+use std::num::NonZeroU32;
+use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use axum::http::Uri;
 use data_encoding::BASE64URL_NOPAD;
@@ -10,8 +13,17 @@ use relay::tls::Roots;
 use serde::Deserialize;
 use zeroize::Zeroizing;
 
+use crate::orders::Limit;
+
 /// More authorities than anybody has; agents take no more.
 const MOST: usize = 16;
+
+/// No authority has such a limit, and each order is remembered for as long as it counts.
+const MOST_ORDERS: u32 = 1_000_000;
+
+/// The same.
+const ORDERS_WITHIN: RangeInclusive<Duration> =
+    Duration::from_secs(60)..=Duration::from_secs(366 * 24 * 60 * 60);
 
 /// Certificate authorities that speak ACME (RFC 8555).
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
@@ -39,6 +51,15 @@ pub struct AcmeAuthority {
     pub eab_key_id: Option<String>,
     /// The key of that, in base64url.
     pub eab_key_file: Option<PathBuf>,
+    /// How many certificates it gives within `orders_within`, to all devices and the operator together; without it as many as are ordered.
+    pub orders: Option<NonZeroU32>,
+    /// A week without it.
+    #[serde(default = "week", with = "humantime_serde")]
+    pub orders_within: Duration,
+}
+
+fn week() -> Duration {
+    Duration::from_secs(7 * 24 * 60 * 60)
 }
 
 impl AcmeConfig {
@@ -96,7 +117,22 @@ impl AcmeAuthority {
                 faults.push(("eab_key_file", "`eab_key_id` belongs to it".to_owned()))
             }
         }
+        if !ORDERS_WITHIN.contains(&self.orders_within) {
+            let sentence = "authorities count orders over a minute at least, and a year at most";
+            faults.push(("orders_within", sentence.to_owned()));
+        }
+        if self.orders.is_some_and(|orders| orders.get() > MOST_ORDERS) {
+            let sentence = format!("{MOST_ORDERS} orders are as good as no limit; leave it out");
+            faults.push(("orders", sentence));
+        }
         faults
+    }
+
+    /// How much may be ordered, if not as much as anybody wants.
+    pub(crate) fn limit(&self) -> Option<Limit> {
+        let orders = usize::try_from(self.orders?.get()).ok()?;
+        let within = self.orders_within;
+        Some(Limit { orders, within })
     }
 
     /// The certificates in `ca_file`.

@@ -22,6 +22,7 @@ use super::certificates::OperatorCertificates;
 use crate::authority;
 use crate::config::{AcmeAuthority, AcmeConfig};
 use crate::health::PublicCertificate;
+use crate::orders::Orders;
 
 /// Where it is kept, in the state directory.
 const FOLDER: &str = "acme";
@@ -39,6 +40,8 @@ struct Operator {
     authorities: Authorities,
     zone: Zone,
     updater: Updater,
+    /// Where it is noted what has been ordered.
+    orders: Arc<Orders>,
     /// The key of what is shown, in PEM.
     key: zeroize::Zeroizing<String>,
     certificates: Arc<OperatorCertificates>,
@@ -51,6 +54,7 @@ impl Ordering {
         config: &AcmeConfig,
         (zone, state): (&Zone, &Path),
         updater: Updater,
+        orders: Arc<Orders>,
         certificates: Arc<OperatorCertificates>,
         told: PublicCertificate,
     ) -> Result<Self, UpError> {
@@ -64,6 +68,7 @@ impl Ordering {
             authorities: authorities(config)?,
             zone: zone.clone(),
             updater,
+            orders,
             key: key.pem().to_owned().into(),
             certificates,
             told,
@@ -120,6 +125,14 @@ impl Ordering {
 impl Applicant for &Operator {
     async fn authorities(&self) -> Result<Authorities, AcmeError> {
         Ok(self.authorities.clone())
+    }
+
+    async fn may_order(&self, directory: &str, _: bool) -> Result<(), AcmeError> {
+        let noted = self.orders.of_operator(directory).await;
+        noted.map_err(|error| AcmeError::Unable {
+            what: error.to_string(),
+            mend: "see that the database can be written to",
+        })
     }
 
     async fn prove(&self, proofs: &[Proof]) -> Result<(), AcmeError> {

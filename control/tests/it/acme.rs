@@ -122,6 +122,14 @@ impl World {
         }
     }
 
+    /// The server again, after a kill, on the same ports and state.
+    fn restart(&mut self) {
+        self.server.process.kill();
+        let config = self.folder.path().join("causeway.toml");
+        let config = config.display().to_string();
+        self.server = self.server.restart_with(&["--config", &config]);
+    }
+
     /// What visitors trust, in a file.
     fn root(&self) -> PathBuf {
         let mut curl = self.server.place.command("curl");

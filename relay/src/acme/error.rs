@@ -1,6 +1,7 @@
 //! Why an authority gave no certificate, in words, and what can be done about it.
 
 use std::io;
+use std::time::Duration;
 
 use instant_acme::{Error, Problem};
 
@@ -15,6 +16,9 @@ pub enum AcmeError {
     /// Before an authority was asked: what has gone wrong, and what can be done about it.
     #[error("{what}")]
     Unable { what: String, mend: &'static str },
+    /// Others come first.
+    #[error("it gives only so many certificates, and {}", in_turn(*.ahead))]
+    NotYet { ahead: usize, wait: Duration },
     #[error(transparent)]
     State(#[from] KeptError),
     #[error(transparent)]
@@ -101,10 +105,19 @@ impl AcmeError {
         matches!(self, Self::Nonsense) || matches!(self, Self::Api(problem) if is_one(problem))
     }
 
+    /// How long to wait until it is asked again, if that is known.
+    pub(super) fn wait(&self) -> Option<Duration> {
+        if let Self::NotYet { wait, .. } = self {
+            return Some(*wait);
+        }
+        None
+    }
+
     /// What can be done about it.
     pub(super) fn mend(&self) -> &'static str {
         match self {
             Self::Unable { mend, .. } => mend,
+            Self::NotYet { .. } => "nothing: it is ordered as soon as it may be",
             Self::State(_) => "make room on this device's disk, and its state directory writable",
             Self::Tls(_) => {
                 "the operator has to look at `ca_file` in [acme]; a device without root certificates needs them (ca-certificates)"
@@ -135,6 +148,14 @@ impl AcmeError {
                 "remove account.pem and acme.json from this device's state directory, and start the agent again"
             }
         }
+    }
+}
+
+fn in_turn(ahead: usize) -> String {
+    match ahead {
+        0 => "this one is next".to_owned(),
+        1 => "one other comes before this one".to_owned(),
+        _ => format!("{ahead} others come before this one"),
     }
 }
 

@@ -182,7 +182,7 @@ impl<'a, A: Applicant> Customer<'a, A> {
         Err(AcmeError::Nonces)
     }
 
-    /// Makes another. That it is made stands on the disk before the authority hears of it.
+    /// Makes another, if it may be made now. That it is made stands on the disk before the authority hears of it.
     async fn place(
         &self,
         account: &Account,
@@ -190,6 +190,8 @@ impl<'a, A: Applicant> Customer<'a, A> {
     ) -> Result<Order, AcmeError> {
         let names = self.acme.names;
         let directory = self.authority.directory.clone();
+        let renews = self.acme.kept()?.is_some();
+        self.acme.applicant.may_order(&directory, renews).await?;
         let made = PlacedOrder {
             url: None,
             names: names.to_vec(),

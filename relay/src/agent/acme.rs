@@ -1,7 +1,10 @@
 //! The device as one who wants certificates of an authority of the operator's choice: the cloud says which, and puts into the DNS what
 //! they look for, below the device's name and no other.
 
+use std::time::Duration;
+
 use hyper::Method;
+use serde::Deserialize;
 use serde_json::json;
 
 use super::cloud::{CallError, Cloud};
@@ -9,6 +12,19 @@ use super::identity::Identity;
 use super::situation::Situation;
 use crate::acme::{AcmeError, Applicant, Authorities, CertificateStatus, Kept, Proof};
 use crate::tls::CertificateSlot;
+
+/// No cloud is believed that its turns come later than in so many seconds.
+const LONGEST_WAIT: u64 = 24 * 60 * 60;
+
+/// Whether it may order, as the cloud says.
+#[derive(Deserialize)]
+struct OrderTurn {
+    granted: bool,
+    #[serde(default)]
+    ahead: usize,
+    #[serde(default)]
+    wait_seconds: u64,
+}
 
 /// The device.
 pub(super) struct Device<'a> {
@@ -36,6 +52,29 @@ impl Applicant for Device<'_> {
         match found.are_sound() {
             true => Ok(found),
             false => Err(AcmeError::Nonsense),
+        }
+    }
+
+    /// A cloud that has never heard of turns lets everybody order.
+    async fn may_order(&self, directory: &str, renews: bool) -> Result<(), AcmeError> {
+        let wanted = json!({ "directory": directory, "renews": renews });
+        let (path, body) = ("/api/device/acme/turn", wanted.to_string().into_bytes());
+        let asked = self
+            .cloud
+            .call(Method::POST, path, "application/json", body, self.identity);
+        match asked.await {
+            Ok(OrderTurn { granted: true, .. }) | Err(CallError::Refused { status: 404, .. }) => {
+                Ok(())
+            }
+            Ok(OrderTurn {
+                ahead,
+                wait_seconds,
+                ..
+            }) => Err(AcmeError::NotYet {
+                ahead,
+                wait: Duration::from_secs(wait_seconds.min(LONGEST_WAIT)),
+            }),
+            Err(error) => Err(unable(&error)),
         }
     }
 

@@ -245,7 +245,6 @@ fn certificates_of_a_minute_are_renewed_under_load_and_no_handshake_fails() {
 }
 
 #[test]
-#[ignore = "takes minutes: `cargo test -p control --test it acme::rows -- --ignored --nocapture`"]
 fn two_hundred_devices_have_certificates_twenty_at_a_time() {
     const DEVICES: usize = 200;
     const AT_A_TIME: usize = 20;
@@ -273,4 +272,54 @@ fn two_hundred_devices_have_certificates_twenty_at_a_time() {
         || world.challenges("nas0").is_empty(),
         || world.challenges("nas0"),
     );
+}
+
+/// What an authority gives to the whole zone is shared by all its devices, also by those that come after a restart.
+#[test]
+fn devices_order_in_turn_where_an_authority_gives_only_so_many() {
+    let limit = "orders = 2\norders_within = \"7d\"";
+    let mut world = World::start_with(Pebble::default(), limit);
+    let root = world.root();
+    let devices = ["first", "second", "third", "fourth"].map(|name| world.server.pair(name));
+    let [first, second, third, fourth] = &devices;
+    let served = [first, second].map(|device| {
+        let agent = device.run("http://127.0.0.1:1");
+        agent.until_said(ISSUED);
+        agent
+    });
+    let waits = |device: &Device| {
+        let agent = device.run("http://127.0.0.1:1");
+        agent.until_said("there is no new certificate");
+        agent
+    };
+    let waiting = waits(third);
+    let told = status(third);
+    assert!(
+        told.contains("it gives only so many certificates, and this one is next"),
+        "{told}"
+    );
+    assert!(is_welcome(&world.visit(&world.server.ready.ca, "third")));
+    let last = waits(fourth);
+    let told = status(fourth);
+    assert!(told.contains("and one other comes before"), "{told}");
+    assert_eq!(world.made().1, 2);
+    assert_eq!(world.server.metric("causeway_control_acme_waiting"), 2);
+
+    drop((waiting, last));
+    let config = world.folder.path().join("causeway.toml");
+    let text = fs::read_to_string(&config).unwrap();
+    fs::write(&config, text.replace("orders = 2", "orders = 3")).unwrap();
+    world.restart();
+    let _third = {
+        let agent = third.run("http://127.0.0.1:1");
+        agent.until_said(ISSUED);
+        agent
+    };
+    assert!(is_welcome(&world.visit(&root, "third")));
+    let _fourth = waits(fourth);
+    assert_eq!(world.made().1, 3);
+    // Who has one keeps it.
+    let of_first = || world.visit(&root, "first");
+    until(|| is_welcome(&of_first()), || format!("{:?}", of_first()));
+    drop(served);
 }

@@ -41,6 +41,9 @@ pub(crate) struct Wanted {
     /// Queries a second where the rate is fixed, or half of what Knot answers; beside a flood half is 20000
     #[arg(long, default_value = "half", value_parser = Rate::parse)]
     rate: Rate,
+    /// Queries a second of a flood [default: as many as the server answers]
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..=10_000_000))]
+    flood: Option<u32>,
     /// Updates a second beside queries
     #[arg(long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     updates: u32,
@@ -123,6 +126,7 @@ impl Wanted {
             window: self.window.into(),
             threads: self.threads.map_or(threads, usize::from),
             rate: self.rate,
+            flood: self.flood,
             updates: self.updates,
             pipes: Pipes {
                 connections: self.pipes.into(),
@@ -334,6 +338,7 @@ pub(crate) struct Plan {
     pub(super) window: usize,
     pub(super) threads: usize,
     pub(super) rate: Rate,
+    pub(super) flood: Option<u32>,
     /// Updates a second.
     pub(super) updates: u32,
     /// Of workloads that move as many names as a server takes.
@@ -368,6 +373,7 @@ mod tests {
             window: 1,
             threads: None,
             rate: Rate::Half,
+            flood: None,
             updates: 1,
             pipes: 1,
             pipe_window: 1,

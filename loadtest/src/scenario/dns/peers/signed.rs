@@ -38,8 +38,8 @@ static OF_NAMES: Column = Column::new("rss_of_names_mib", "RSS MiB, names that e
 static MADE_IN_ALL: Column = Column::new("signatures", "signatures made", 0);
 
 impl Plan {
-    /// Queries for names that exist at a fixed rate, alone and then beside as many for made-up names as the server answers. What the
-    /// former cost is taken off.
+    /// Queries for names that exist at a fixed rate, alone and then beside a flood for made-up names, of a rate of its own or of as many
+    /// as the server answers. What the former cost is taken off.
     pub(super) async fn signed_flood(
         &self,
         server: &NameServer,
@@ -67,8 +67,11 @@ impl Plan {
         let load = Arc::new(Load::default());
         let counted = Counted::by(server).await?;
         let beside = self.ask_signed(server, Those::Exist, Pace::RateAsleep(rate), &load)?;
-        let window = Pace::Window(self.window);
-        let flood = self.ask_signed(server, Those::Missing, window, &load)?;
+        let pace = match self.flood {
+            Some(rate) => Pace::RateAsleep(rate),
+            None => Pace::Window(self.window),
+        };
+        let flood = self.ask_signed(server, Those::Missing, pace, &load)?;
         let observed = observe(&load, &flood).await?;
         let signatures = counted.until_now(server).await?;
         let flood = flood.finish()?;
