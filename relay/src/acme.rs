@@ -32,7 +32,7 @@ pub use self::error::AcmeError;
 pub use self::folder::{AcmeCertificate, Folder};
 pub use self::issued::{Issued, Wrong};
 use self::order::Customer;
-pub use self::status::CertificateStatus;
+pub use self::status::{CertificateStatus, PassedOver};
 use crate::backoff::Backoff;
 use crate::kept::KeptError;
 use crate::keys::TlsKey;
@@ -83,6 +83,11 @@ pub trait Applicant: Sync {
 
     /// Tells people how it stands.
     fn tell(&self, status: CertificateStatus);
+
+    /// The time, in seconds since 1970, by the best clock that it knows.
+    fn clock(&self) -> u64 {
+        now()
+    }
 }
 
 /// What an authority looks for in the DNS.
@@ -131,6 +136,16 @@ impl Failure {
             authority: None,
             error,
             wait: Duration::ZERO,
+        }
+    }
+}
+
+impl From<&Failure> for PassedOver {
+    fn from(failure: &Failure) -> Self {
+        Self {
+            authority: failure.authority.clone().unwrap_or_default(),
+            problem: failure.error.to_string(),
+            mend: failure.error.mend().to_owned(),
         }
     }
 }
@@ -227,7 +242,8 @@ impl<A: Applicant> Acme<'_, A> {
             let due = kept.certificate.renew_at.saturating_sub(now());
             if due > 0 {
                 self.tell(Some(kept), None);
-                return Ok(Duration::from_secs(due).min(LOOK));
+                let advised = advised.saturating_duration_since(Instant::now());
+                return Ok(Duration::from_secs(due).min(LOOK).min(advised));
             }
         }
         let authorities = self.applicant.authorities().await;
@@ -241,7 +257,7 @@ impl<A: Applicant> Acme<'_, A> {
         self.tell(Some(&new), None);
         let authority = authorities::name_of(&new.certificate.directory);
         tracing::info!(authority, "a certificate authority has given a certificate");
-        *advised = Instant::now() + ADVICE.0;
+        *advised = Instant::now(); // RFC 9773 section 4.3: at once
         Ok(Duration::from_secs(renewal::APART))
     }
 
@@ -283,7 +299,8 @@ impl<A: Applicant> Acme<'_, A> {
                     Err(error) if error.is_of_replaced() && replaced.take().is_some() => continue,
                     Err(error) => break error,
                 };
-                match self.take(authority, chain).await {
+                let passed_over = failure.as_ref().map(PassedOver::from);
+                match self.take(authority, chain, kept, passed_over).await {
                     Ok(new) => return Ok(new),
                     Err(error) => break error,
                 }
@@ -307,10 +324,17 @@ impl<A: Applicant> Acme<'_, A> {
         Err(failure.unwrap_or_else(|| Failure::here(AcmeError::Nonsense)))
     }
 
-    /// Keeps what an authority has given, if it is what was asked for.
-    async fn take(&self, authority: &Authority, chain: String) -> Result<Kept, AcmeError> {
+    /// Keeps what an authority has given in the place of what was kept `before`, if it is what was asked for.
+    async fn take(
+        &self,
+        authority: &Authority,
+        chain: String,
+        before: Option<&Kept>,
+        passed_over: Option<PassedOver>,
+    ) -> Result<Kept, AcmeError> {
         let (now, directory) = (now(), authority.directory.clone());
-        let issued = match issued::look_at(&chain, self.key, self.names, now) {
+        let clocks = (now, self.applicant.clock());
+        let issued = match issued::look_at_new(&chain, self.key, self.names, clocks) {
             Ok(issued) => issued,
             Err(wrong) => {
                 self.folder
@@ -324,6 +348,11 @@ impl<A: Applicant> Acme<'_, A> {
             chain,
             issued_at: now,
             renew_at,
+            is_hurried: before.is_some_and(|before| {
+                let (from, to) = (before.certificate.issued_at, before.issued.not_after);
+                renewal::is_early(from, to, now)
+            }),
+            passed_over,
         };
         let kept = certificate.clone();
         self.folder.change(|state| {
@@ -399,8 +428,8 @@ impl<A: Applicant> Acme<'_, A> {
         let certificate = &kept.certificate;
         let renew_at = renewal::by_advice(
             window,
-            certificate.issued_at,
-            kept.issued.not_after,
+            (certificate.issued_at, kept.issued.not_after),
+            certificate.is_hurried,
             self.id,
         );
         Ok(renew_at.map(|renew_at| (renew_at, again)))
@@ -427,6 +456,7 @@ impl<A: Applicant> Acme<'_, A> {
             problem: failure.map(|(failure, _)| failure.error.to_string()),
             mend: failure.map(|(failure, _)| failure.error.mend().to_owned()),
             next_try: failure.map(|(_, wait)| now() + wait.as_secs()),
+            passed_over: kept.and_then(|kept| kept.certificate.passed_over.clone()),
         });
     }
 }

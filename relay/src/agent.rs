@@ -77,7 +77,8 @@ pub use services::{ConfigError, Fault, Services, ServicesFile};
 pub use state::{Certificate, Pairing, State, StateError};
 pub use status::{
     CertificateStatus, ConfigurationStatus, DirectStatus, DnsStatus, FlowsStatus, LimitsStatus,
-    OriginStatus, PathStatus, PortStatus, ServiceStatus, Status, StatusError, TunnelStatus, ask,
+    OriginStatus, PassedOver, PathStatus, PortStatus, ServiceStatus, Status, StatusError,
+    TunnelStatus, ask,
 };
 pub use steer::{Steer, SteeringStatus, steer, steering};
 pub use visitor::direct::{Direct, OpenError};

@@ -4,7 +4,7 @@ use std::io;
 use std::time::SystemTime;
 
 use bytes::BytesMut;
-use http_body_util::{BodyExt as _, Full, Limited};
+use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::{Bytes, Incoming};
 use hyper::client::conn::{http1, http2};
 use hyper::header::DATE;
@@ -165,6 +165,22 @@ impl Answer {
             }
         }
     }
+}
+
+/// Whether it is that an answer is too long, or its head, which the HTTP library bounds.
+pub(crate) fn is_too_long(error: &io::Error) -> bool {
+    let cause = error.get_ref();
+    cause.is_some_and(|cause| {
+        let of_http = cause.downcast_ref::<hyper::Error>();
+        cause.is::<LengthLimitError>() || of_http.is_some_and(hyper::Error::is_parse_too_large)
+    })
+}
+
+/// Whether it is that what was answered is no HTTP.
+pub(crate) fn is_no_http(error: &io::Error) -> bool {
+    let cause = error.get_ref();
+    let of_http = cause.and_then(|cause| cause.downcast_ref::<hyper::Error>());
+    of_http.is_some_and(hyper::Error::is_parse)
 }
 
 fn too_long() -> io::Error {

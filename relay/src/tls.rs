@@ -7,6 +7,7 @@
 //! - the **operator's** hosts, visitor to server process: `cloud.<zone>`;
 //! - the **device's** names, visitor to agent: that TLS only passes through the relay.
 
+mod chain;
 pub(crate) mod hpke;
 mod slot;
 mod verify;
@@ -37,6 +38,7 @@ use wire::{ALPN_CARRIER, ALPN_REACH, ALPN_TUNNEL};
 use crate::carrier::raw::SealKey;
 use crate::resolve;
 use crate::workers;
+pub(crate) use chain::holds_together;
 pub use slot::CertificateSlot;
 use verify::{DeviceCertificates, IdentityCertificate, OriginCertificates, Pinned};
 

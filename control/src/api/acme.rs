@@ -36,6 +36,9 @@ struct Authority {
     ca: Option<String>,
     /// The operator's account with it, to which those of devices belong (RFC 8555 section 7.3.4).
     binding: Option<Binding>,
+    /// Which of its kinds of certificates is ordered, where it has several (draft-ietf-acme-profiles).
+    #[schema(example = "shortlived")]
+    profile: Option<String>,
 }
 
 /// An account of the operator's.
@@ -81,6 +84,7 @@ impl Authority {
             directory: configured.directory.clone(),
             ca: configured.ca()?,
             binding: binding.map(|(key_id, key)| Binding { key_id, key }),
+            profile: configured.profile.clone(),
         })
     }
 }

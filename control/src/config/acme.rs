@@ -18,6 +18,9 @@ use crate::orders::Limit;
 /// More authorities than anybody has; agents take no more.
 const MOST: usize = 16;
 
+/// Longer than the name of any profile.
+const LONGEST_PROFILE: usize = 64;
+
 /// No authority has such a limit, and each order is remembered for as long as it counts.
 const MOST_ORDERS: u32 = 1_000_000;
 
@@ -51,6 +54,8 @@ pub struct AcmeAuthority {
     pub eab_key_id: Option<String>,
     /// The key of that, in base64url.
     pub eab_key_file: Option<PathBuf>,
+    /// Which of its kinds of certificates is ordered, by the name that stands in its directory. Default: whichever it gives.
+    pub profile: Option<String>,
     /// How many certificates it gives within `orders_within`, to all devices and the operator together; without it as many as are ordered.
     pub orders: Option<NonZeroU32>,
     /// A week without it.
@@ -102,6 +107,14 @@ impl AcmeAuthority {
         }
         if let Err(error) = self.ca() {
             faults.push(("ca_file", error.to_string()));
+        }
+        let is_name = |profile: &String| {
+            (1..=LONGEST_PROFILE).contains(&profile.len())
+                && profile.bytes().all(|octet| octet.is_ascii_graphic())
+        };
+        if !self.profile.as_ref().is_none_or(is_name) {
+            let sentence = "this is no name of a profile; one looks like shortlived, and stands in the authority's directory";
+            faults.push(("profile", sentence.to_owned()));
         }
         match (&self.eab_key_id, &self.eab_key_file) {
             (None, None) => {}
@@ -201,12 +214,14 @@ mod tests {
         std::fs::write(&key, "c2VjcmV0\n").unwrap();
         let text = with(&format!(
             "[acme]\ncontact = \"mailto:hostmaster@example.com\"\n{LETS_ENCRYPT}[[acme.ca]]\n\
-             directory = \"https://ca.example:14000/dir\"\neab_key_id = \"kid-1\"\neab_key_file = {:?}\n",
+             directory = \"https://ca.example:14000/dir\"\neab_key_id = \"kid-1\"\neab_key_file = {:?}\n\
+             profile = \"shortlived\"\n",
             key.display().to_string()
         ));
         let acme = read(&text, &Overrides::default()).unwrap().acme.unwrap();
         assert_eq!(acme.ca[1].directory, "https://ca.example:14000/dir");
         assert_eq!(acme.ca[1].eab_key().unwrap().unwrap().as_str(), "c2VjcmV0");
+        assert_eq!(acme.ca[1].profile.as_deref(), Some("shortlived"));
     }
 
     #[test]
@@ -234,6 +249,11 @@ mod tests {
                 &format!("{LETS_ENCRYPT}eab_key_id = \"kid-1\""),
                 15,
                 "`eab_key_file` belongs",
+            ),
+            (
+                &format!("{LETS_ENCRYPT}profile = \"short lived\""),
+                15,
+                "no name of a profile",
             ),
             (
                 &format!("{LETS_ENCRYPT}ca_file = \"{no_key}\""),

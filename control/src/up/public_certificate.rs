@@ -179,6 +179,7 @@ fn authorities(config: &AcmeConfig) -> io::Result<Authorities> {
             directory: ca.directory.clone(),
             ca: ca.ca()?,
             binding: binding.map(|(key_id, key)| Binding { key_id, key }),
+            profile: ca.profile.clone(),
         })
     };
     let list: io::Result<_> = config.ca.iter().map(authority).collect();

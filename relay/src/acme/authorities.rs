@@ -34,6 +34,9 @@ pub struct Authority {
     /// The account of the operator's that a device's belongs to.
     #[serde(default)]
     pub binding: Option<Binding>,
+    /// Which of its kinds of certificates is ordered (draft-ietf-acme-profiles).
+    #[serde(default)]
+    pub profile: Option<String>,
 }
 
 /// External account binding (RFC 8555 section 7.3.4).

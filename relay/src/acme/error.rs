@@ -25,6 +25,17 @@ pub enum AcmeError {
     Tls(#[from] TlsError),
     #[error("it cannot be reached: {0}")]
     Unreachable(io::Error),
+    #[error("it does not answer in time")]
+    Silent,
+    #[error("what it answers is too long")]
+    TooLong,
+    #[error("it leads to an address that is not one of HTTPS")]
+    NoHttps,
+    #[error("it has no profile {profile:?}; {}", there_are(.offered))]
+    NoProfile {
+        profile: String,
+        offered: Vec<String>,
+    },
     #[error("it refuses: {}", said(.0))]
     Api(Problem),
     #[error("it answers with the HTTP status {0}")]
@@ -54,7 +65,7 @@ impl From<Error> for AcmeError {
             Error::Api(problem) => Self::Api(problem),
             Error::Crypto | Error::KeyRejected => Self::Key,
             Error::Other(cause) => match cause.downcast() {
-                Ok(cause) => Self::Unreachable(*cause),
+                Ok(cause) => *cause,
                 Err(_) => Self::Nonsense,
             },
             _ => Self::Nonsense,
@@ -140,8 +151,21 @@ impl AcmeError {
             Self::Invalid(_) | Self::NoDnsChallenge => {
                 "the operator has to see that the zone is delegated to its name server, and that no CAA record is against it"
             }
-            Self::Wrong(Wrong::Ended) => "set this device's clock",
-            Self::Status(_) | Self::Nonsense | Self::Nonces | Self::TooSlow | Self::Wrong(_) => {
+            Self::NoProfile { .. } => {
+                "the operator has to set `profile` in [[acme.ca]] to one that it has, or leave it out"
+            }
+            Self::Wrong(Wrong::Clock) => "set this device's clock",
+            Self::Wrong(Wrong::Ended(_) | Wrong::Later(_)) => {
+                "nothing, if it passes; else the operator has to see that the server's clock is right, or choose another authority"
+            }
+            Self::Silent
+            | Self::TooLong
+            | Self::NoHttps
+            | Self::Status(_)
+            | Self::Nonsense
+            | Self::Nonces
+            | Self::TooSlow
+            | Self::Wrong(Wrong::Garbage | Wrong::Key | Wrong::Names | Wrong::Chain) => {
                 "nothing, if it passes; else the operator has to choose another authority"
             }
             Self::Key => {
@@ -163,6 +187,13 @@ fn in_turn(ahead: usize) -> String {
 pub(super) fn is_problem(problem: &Problem, kind: &str) -> bool {
     let found = problem.r#type.as_deref();
     found.and_then(|found| found.strip_prefix("urn:ietf:params:acme:error:")) == Some(kind)
+}
+
+fn there_are(profiles: &[String]) -> String {
+    match profiles {
+        [] => "it has none".to_owned(),
+        profiles => format!("it has {}", profiles.join(", ")),
+    }
 }
 
 /// In its own words, or in the kind's.

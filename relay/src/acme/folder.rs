@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::status::PassedOver;
 use crate::kept::{KeptError, KeptFiles};
 use crate::keys::{AccountKey, TlsKey};
 
@@ -44,6 +45,12 @@ pub struct AcmeCertificate {
     pub issued_at: u64,
     /// When to order the next one.
     pub renew_at: u64,
+    /// The one before it had lived for a short time only.
+    #[serde(default)]
+    pub is_hurried: bool,
+    /// Who should have given it.
+    #[serde(default)]
+    pub passed_over: Option<PassedOver>,
 }
 
 /// Where it is kept, for its owner alone.

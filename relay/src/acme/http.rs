@@ -11,9 +11,10 @@ use hyper::body::Bytes;
 use hyper::header::{HOST, HeaderMap, HeaderValue, RETRY_AFTER};
 use hyper::http::response::Parts;
 use hyper::{Method, Request, Response, Uri};
-use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
-use tokio::time::timeout;
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient, Problem};
+use tokio::time::{Instant, timeout_at};
 
+use super::error::AcmeError;
 use crate::http_client;
 use crate::resolve::Resolver;
 use crate::tls::{self, Roots};
@@ -23,6 +24,9 @@ const REQUEST_TIME: Duration = Duration::from_secs(20);
 
 /// The longest answer that is read, in octets: a chain is some thousands.
 const MAX_ANSWER: usize = 256 * 1024;
+
+/// When an authority is asked again when it wants a certificate renewed, in seconds, if it does not say (RFC 9773 section 4.3.3).
+const ADVICE_AGAIN: u32 = 6 * 60 * 60;
 
 /// Nobody waits longer for an authority that says when to come back.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 60 * 60);
@@ -60,10 +64,9 @@ impl Http {
         uri: &Uri,
         headers: HeaderMap,
         body: Bytes,
-    ) -> io::Result<(Parts, Bytes)> {
-        let invalid = |what: &str| io::Error::new(io::ErrorKind::InvalidInput, what.to_owned());
+    ) -> Result<(Parts, Bytes), AcmeError> {
         let authority = uri.authority().filter(|_| is_https(uri));
-        let authority = authority.ok_or_else(|| invalid("this is no HTTPS address"))?;
+        let authority = authority.ok_or(AcmeError::NoHttps)?;
         let path = uri.path_and_query().map_or("/", |path| path.as_str());
         let mut request = Request::builder()
             .method(&method)
@@ -73,25 +76,28 @@ impl Http {
         *request.headers_mut() = headers;
         let host = HeaderValue::from_str(authority.as_str()).map_err(io::Error::other)?;
         request.headers_mut().insert(HOST, host);
-        let exchanged = async {
+        let deadline = Instant::now() + REQUEST_TIME;
+        let connected = async {
             let (host, port) = (authority.host(), authority.port_u16().unwrap_or(443));
             let stream = self.resolver.connect(host, port).await?;
-            let stream = tls::connect_https(stream, host, &self.roots).await?;
+            tls::connect_https(stream, host, &self.roots).await
+        };
+        let connected = timeout_at(deadline, connected).await;
+        let stream = connected.map_err(io::Error::from)??;
+        let answered = async {
             let answer = http_client::open(stream, request).await?;
             let mut parts = Response::new(()).into_parts().0;
             parts.status = answer.status();
             parts.headers = answer.headers().clone();
             Ok::<_, io::Error>((parts, answer.rest(MAX_ANSWER).await?))
         };
-        let exchanged = timeout(REQUEST_TIME, exchanged).await;
-        let (mut parts, body) = exchanged.map_err(io::Error::from)??;
+        let answered = timeout_at(deadline, answered).await;
+        let answered = answered.map_err(|_| AcmeError::Silent)?;
+        let (mut parts, body) = answered.map_err(unanswered)?;
         let wait = bound_wait(&mut parts.headers, SystemTime::now());
         *self.wait.lock().unwrap_or_else(PoisonError::into_inner) = wait;
         if method == Method::GET && !leads_to_https(&body) {
-            return Err(io::Error::new(
-                io::ErrorKind::InvalidData,
-                "its directory names what is no HTTPS address",
-            ));
+            return Err(AcmeError::NoHttps);
         }
         Ok((parts, body))
     }
@@ -107,11 +113,44 @@ impl HttpClient for Http {
             let (head, body) = request.into_parts();
             let body = body.collect().await.map(|body| body.to_bytes());
             let body = body.unwrap_or_default(); // it is in memory
+            let is_get = head.method == Method::GET;
             let answered = http.send(head.method, &head.uri, head.headers, body).await;
-            let (parts, body) = answered.map_err(|error| Error::Other(Box::new(error)))?;
-            let body = Box::new(body);
-            Ok(BytesResponse { parts, body })
+            let answered = answered.and_then(|(mut parts, body)| {
+                if let Some(error) = refusal(&parts, &body, is_get) {
+                    return Err(error);
+                }
+                if is_get {
+                    let headers = &mut parts.headers;
+                    headers
+                        .entry(RETRY_AFTER)
+                        .or_insert(HeaderValue::from(ADVICE_AGAIN));
+                }
+                let body = Box::new(body);
+                Ok(BytesResponse { parts, body })
+            });
+            answered.map_err(|error| Error::Other(Box::new(error)))
         })
+    }
+}
+
+/// What the library would not hear of a request that was not taken: it looks for a problem (RFC 7807) in what answers a POST only, and
+/// finds another fault where there is none in it.
+fn refusal(parts: &Parts, body: &[u8], is_get: bool) -> Option<AcmeError> {
+    if parts.status.is_success() {
+        return None;
+    }
+    match serde_json::from_slice::<Problem>(body) {
+        Ok(problem) => is_get.then(|| problem.into()),
+        Err(_) => Some(AcmeError::Status(parts.status.as_u16())),
+    }
+}
+
+/// Why there is no answer although it was reached.
+fn unanswered(error: io::Error) -> AcmeError {
+    match error {
+        error if http_client::is_too_long(&error) => AcmeError::TooLong,
+        error if http_client::is_no_http(&error) => AcmeError::Nonsense,
+        error => AcmeError::Unreachable(error),
     }
 }
 

@@ -188,6 +188,15 @@ impl<'a, A: Applicant> Customer<'a, A> {
         account: &Account,
         replaces: Option<CertificateIdentifier<'static>>,
     ) -> Result<Order, AcmeError> {
+        let profile = self.authority.profile.as_deref();
+        if let Some(profile) = profile {
+            // The draft, section 4: a name that the directory does not have is not asked for.
+            let offered: Vec<_> = account.profiles().map(|one| one.name.to_owned()).collect();
+            if !offered.iter().any(|name| name == profile) {
+                let profile = profile.to_owned();
+                return Err(AcmeError::NoProfile { profile, offered });
+            }
+        }
         let names = self.acme.names;
         let directory = self.authority.directory.clone();
         let renews = self.acme.kept()?.is_some();
@@ -201,6 +210,9 @@ impl<'a, A: Applicant> Customer<'a, A> {
         let mut asked = NewOrder::new(&identifiers);
         if let Some(replaces) = replaces {
             asked = asked.replaces(replaces);
+        }
+        if let Some(profile) = profile {
+            asked = asked.profile(profile);
         }
         let order = retried!(account.new_order(&asked))?;
         self.keep(&order)?;

@@ -5,6 +5,10 @@ use aws_lc_rs::digest::{SHA256, digest};
 /// Between two certificates, at least, whatever clocks and authorities say; in seconds.
 pub(super) const APART: u64 = 10;
 
+/// For so long, in seconds, and no longer than a third of its life, one is kept that has come in the place of another that had lived for
+/// a short time only. An authority whose advice is always in the past would have a device order without end.
+const HURRIED: u64 = 6 * 60 * 60;
+
 /// At two thirds of what is left of its life at `now`, when it has come, or a little earlier, by the device. All in seconds since 1970.
 pub(super) fn by_life(not_before: u64, not_after: u64, now: u64, device_id: &str) -> u64 {
     let from = not_before.max(now).min(not_after);
@@ -14,23 +18,28 @@ pub(super) fn by_life(not_before: u64, not_after: u64, now: u64, device_id: &str
     due.saturating_sub(early).max(now.saturating_add(APART))
 }
 
-/// At the device's own place in the window that an authority advises (RFC 9773 section 4.2). A certificate that has only come now is not
-/// renewed at once, and none later than shortly before it ends. `None` if the window is none.
+/// Whether it has been kept for less than a third of its life at `now`.
+pub(super) fn is_early(issued_at: u64, not_after: u64, now: u64) -> bool {
+    now.saturating_sub(issued_at) < not_after.saturating_sub(issued_at) / 3
+}
+
+/// At the device's own place in the window that an authority advises, at once if that has passed (RFC 9773 section 4.2), and not later than
+/// shortly before its end. One that `is_hurried` stays for a while. `None` if the window is none.
 pub(super) fn by_advice(
     (start, end): (u64, u64),
-    issued_at: u64,
-    not_after: u64,
+    (issued_at, not_after): (u64, u64),
+    is_hurried: bool,
     device_id: &str,
 ) -> Option<u64> {
     let length = end.checked_sub(start).filter(|length| *length > 0)?;
     let life = not_after.saturating_sub(issued_at);
     let advised = start.saturating_add((length as f64 * share(device_id, start)) as u64);
     let latest = not_after.saturating_sub(life / 10);
-    Some(
-        advised
-            .min(latest)
-            .max(issued_at.saturating_add((life / 20).max(APART))),
-    )
+    let least = match is_hurried {
+        true => HURRIED.min(life / 3).max(APART),
+        false => APART,
+    };
+    Some(advised.min(latest).max(issued_at.saturating_add(least)))
 }
 
 /// From 0 to 1, for this device and `what` always the same.
@@ -79,13 +88,20 @@ mod tests {
     #[test]
     fn advice_is_followed_as_far_as_it_makes_sense() {
         let end = NOW + 90 * DAY;
-        let follow = |start, end_of_window| by_advice((start, end_of_window), NOW, end, "device");
+        let follow =
+            |start, end_of_window| by_advice((start, end_of_window), (NOW, end), false, "device");
         let window = (NOW + 50 * DAY, NOW + 52 * DAY);
         let due = follow(window.0, window.1).unwrap();
         assert!((window.0..=window.1).contains(&due), "{due}");
         assert_eq!(follow(window.0, window.1), Some(due));
-        // It has been revoked: soon, and not again and again.
-        assert_eq!(follow(0, 1), Some(NOW + 90 * DAY / 20));
+        // It has been revoked: at once, and not again and again.
+        assert_eq!(follow(0, 1), Some(NOW + APART));
+        let hurried = |life| by_advice((0, 1), (NOW, NOW + life), true, "device");
+        assert_eq!(hurried(90 * DAY), Some(NOW + HURRIED));
+        assert_eq!(hurried(3600), Some(NOW + 1200));
+        assert_eq!(hurried(6), Some(NOW + APART));
+        assert!(is_early(NOW, end, NOW + APART) && is_early(NOW, end, NOW + 29 * DAY));
+        assert!(!is_early(NOW, end, NOW + 30 * DAY) && !is_early(end, NOW, NOW));
         // Not after its end.
         for start in [end, end + DAY, u64::MAX - 1] {
             assert_eq!(follow(start, u64::MAX), Some(end - 9 * DAY), "{start}");

@@ -19,4 +19,18 @@ pub struct CertificateStatus {
     pub mend: Option<String>,
     /// When it is tried again.
     pub next_try: Option<u64>,
+    /// Who was asked for the certificate before the one that has given it.
+    #[serde(default)]
+    pub passed_over: Option<PassedOver>,
+}
+
+/// An authority that should have given a certificate and did not, so that another was asked.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PassedOver {
+    /// Its host.
+    pub authority: String,
+    /// Why it gave none, in words.
+    pub problem: String,
+    /// What to do about that.
+    pub mend: String,
 }

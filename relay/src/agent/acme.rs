@@ -97,6 +97,10 @@ impl Applicant for Device<'_> {
     fn tell(&self, status: CertificateStatus) {
         self.situation.certificate(status);
     }
+
+    fn clock(&self) -> u64 {
+        self.cloud.clock().now()
+    }
 }
 
 impl Device<'_> {

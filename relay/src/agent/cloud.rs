@@ -53,7 +53,7 @@ impl Clock {
     }
 
     /// The cloud's time, in seconds since 1970.
-    fn now(&self) -> u64 {
+    pub(super) fn now(&self) -> u64 {
         seconds(SystemTime::now()).saturating_add_signed(self.ahead())
     }
 

@@ -7,8 +7,8 @@ use std::time::{Duration, UNIX_EPOCH};
 use anyhow::bail;
 use relay::agent::{
     self, CertificateStatus, Cloud, ConfigurationStatus, DirectStatus, DnsStatus, Finding,
-    FlowsStatus, Health, Identity, LimitsStatus, PortStatus, ServiceStatus, State, Status, Steer,
-    SteeringStatus, TunnelStatus,
+    FlowsStatus, Health, Identity, LimitsStatus, PassedOver, PortStatus, ServiceStatus, State,
+    Status, Steer, SteeringStatus, TunnelStatus,
 };
 use relay::octets;
 use relay::resolve::Resolver;
@@ -307,6 +307,7 @@ fn certificate_in_words(certificate: &CertificateStatus) -> Vec<String> {
         problem,
         mend,
         next_try,
+        passed_over,
     } = certificate;
     let mut lines = vec![match (authority, not_after, renew_at) {
         (Some(authority), Some(end), Some(renew)) => format!(
@@ -322,10 +323,17 @@ fn certificate_in_words(certificate: &CertificateStatus) -> Vec<String> {
         let (asked, next) = (asked.unwrap_or_default(), next.unwrap_or_default());
         lines.push(format!("not renewed {asked}{problem}{next}"));
     }
-    lines.extend(
-        mend.iter()
-            .map(|mend| format!("to mend     certificate: {mend}")),
-    );
+    if let Some(passed_over) = passed_over {
+        let PassedOver {
+            authority, problem, ..
+        } = passed_over;
+        lines.push(format!("passed over {authority}: {problem}"));
+    }
+    let mends = mend.iter().chain(passed_over.iter().map(|over| &over.mend));
+    let mut mends: Vec<_> = mends.collect();
+    mends.dedup();
+    let mends = mends.into_iter();
+    lines.extend(mends.map(|mend| format!("to mend     certificate: {mend}")));
     lines
 }
 
