@@ -19,7 +19,7 @@
 //! **Answered**: the zone's SOA, NS, addresses and the operator's records; every device of the Directory, with whatever stands
 //! below it; NODATA and NXDOMAIN with the SOA record. A device has the addresses that its updates have set, or else those of the
 //! relays that hold it (`relays.rs`), or else the relay's; the records that the operator gives to all devices, at `_acme-challenge` its challenges,
-//! and at `lan`, if it wants that, its addresses at home.
+//! at `lan`, if it wants that, its addresses at home, and as CAA the accounts that alone may have certificates for it.
 //!
 //! **Refused**: names outside the zone, other classes, zone transfers, updates that nobody has signed; operations other than query
 //! and update are not implemented.
@@ -39,6 +39,7 @@
 
 pub mod addresses;
 pub mod answer;
+pub mod caa;
 pub mod challenges;
 pub mod config;
 pub mod cookie;

@@ -1,6 +1,7 @@
 //! What a device has of its own in the zone, and how that changes.
 
 use crate::addresses::{Addresses, ChangeSet, is_public};
+use crate::caa::Issuers;
 use crate::challenges::{ChallengeChange, Challenges, TooManyHosts};
 use crate::dynamic::change::{DynamicChange, Unmet};
 use crate::lan::{LanAddresses, LanChange};
@@ -14,6 +15,8 @@ pub struct Own {
     pub challenges: Challenges,
     /// Where it is in its own network.
     pub lan: LanAddresses,
+    /// Who alone may issue certificates for it.
+    pub issuers: Issuers,
 }
 
 impl Own {
@@ -32,6 +35,8 @@ pub enum Change {
     Challenge(ChallengeChange),
     /// Addresses in its own network.
     Lan(LanChange),
+    /// Who alone may issue certificates for it, from now on.
+    Issuers(Issuers),
     /// Each of these, in order; all or none.
     All(Vec<Self>),
     /// All that an UPDATE asks for, if what it demands is so (RFC 2136).
@@ -54,6 +59,7 @@ impl Change {
             Self::Addresses(change) => own.addresses = change.apply(own.addresses),
             Self::Challenge(change) => change.apply(&mut own.challenges)?,
             Self::Lan(change) => own.lan = change.apply(own.lan),
+            Self::Issuers(issuers) => own.issuers = issuers.clone(),
             Self::All(changes) => changes.iter().try_for_each(|change| change.make(own))?,
             Self::Dynamic(change) => *own = change.apply(own)?,
         }
@@ -61,11 +67,13 @@ impl Change {
     }
 
     /// Whether a CA is to find something after it.
-    pub(crate) fn sets_challenges(&self) -> bool {
+    pub(crate) fn is_for_authorities(&self) -> bool {
         match self {
             Self::Addresses(_) | Self::Lan(_) => false,
+            // None is something to find too, for one who was not among those before.
+            Self::Issuers(_) => true,
             Self::Challenge(change) => matches!(change, ChallengeChange::Add(..)),
-            Self::All(changes) => changes.iter().any(Self::sets_challenges),
+            Self::All(changes) => changes.iter().any(Self::is_for_authorities),
             Self::Dynamic(change) => change.sets_challenges(),
         }
     }
@@ -74,7 +82,7 @@ impl Change {
     pub(crate) fn is_of_addresses(&self) -> bool {
         match self {
             Self::Addresses(_) | Self::Dynamic(_) => true,
-            Self::Challenge(_) | Self::Lan(_) => false,
+            Self::Challenge(_) | Self::Lan(_) | Self::Issuers(_) => false,
             Self::All(changes) => changes.iter().any(Self::is_of_addresses),
         }
     }
@@ -85,7 +93,7 @@ impl Change {
             Self::Addresses(change) => change
                 .prefix()
                 .is_none_or(|prefix| is_public(prefix.network().into())),
-            Self::Challenge(_) | Self::Lan(_) | Self::Dynamic(_) => true,
+            Self::Challenge(_) | Self::Lan(_) | Self::Issuers(_) | Self::Dynamic(_) => true,
             Self::All(changes) => changes.iter().all(Self::moves_in_public),
         }
     }
@@ -106,6 +114,12 @@ impl From<DynamicChange> for Change {
 impl From<LanChange> for Change {
     fn from(change: LanChange) -> Self {
         Self::Lan(change)
+    }
+}
+
+impl From<Issuers> for Change {
+    fn from(issuers: Issuers) -> Self {
+        Self::Issuers(issuers)
     }
 }
 

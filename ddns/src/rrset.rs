@@ -47,7 +47,7 @@ impl Rrset {
 pub enum Records<'t> {
     /// From the zone's own contents.
     Fixed(&'t Rrset),
-    /// A device's challenges, or the keys of the zone, as they are now.
+    /// A device's challenges, or who may issue certificates for it, or the keys of the zone, as they are now.
     Shared(Arc<Rrset>),
     /// A device's own address.
     Address(AddressRecord),

@@ -47,7 +47,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
 use arc_swap::{ArcSwap, Guard};
-use directory::{DeviceName, OperatorName};
+use dashmap::DashMap;
+use directory::{DeviceName, OperatorName, RegistrationId};
 
 use self::chain::Chain;
 use self::devices::Devices;
@@ -59,6 +60,7 @@ use self::standing::{Owner, Standing};
 pub(crate) use self::standing::{Place, WILDCARD};
 use self::subnames::Subnames;
 use crate::addresses::Addresses;
+use crate::caa::Issuers;
 use crate::own::Own;
 use crate::protocol::{HEADER_LEN, MAX_LABEL, Type};
 use crate::relays::{Known, Presence, RelayAddresses};
@@ -78,6 +80,8 @@ pub struct Table {
     contents: Contents,
     devices: Devices,
     subnames: Subnames,
+    /// Who alone may issue certificates for whom. By registration, as `subnames`.
+    issuers: DashMap<RegistrationId, Issuers>,
     relays: ArcSwap<Known>,
     /// The challenges of the operator's own hosts, by the octets of a name that stand before the zone's.
     proofs: ArcSwap<HashMap<Box<[u8]>, Arc<Rrset>>>,
@@ -240,6 +244,13 @@ impl Table {
             && let Some((direct, port)) = device.lead.direct(device.addresses)
         {
             return self.find_both_ways(label, direct, port);
+        }
+        if qtype == Type::CAA
+            && device.has_issuers
+            && let Some(issuers) = self.issuers.get(&device.registration)
+            && let Some(set) = issuers.compile()
+        {
+            return Found::Records(Records::Shared(Arc::new(set)));
         }
         let own = device.lead.addresses(device.addresses);
         let is_address = is_address(qtype);

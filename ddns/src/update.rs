@@ -99,7 +99,7 @@ impl Updater {
         }
     }
 
-    /// The same where challenges have to be served by secondaries before they are acknowledged.
+    /// The same where what authorities are to find has to be served by secondaries before they are acknowledged.
     pub(crate) fn with_rotation(self, rotation: Option<Rotation>) -> Self {
         Self { rotation, ..self }
     }
@@ -170,7 +170,8 @@ impl Updater {
     }
 
     /// Changes what the device that holds `name` by `registration` has of its own. When this returns `Ok` the change
-    /// survives a crash, and the next query sees it; a challenge is seen by the next query to every secondary in rotation too.
+    /// survives a crash, and the next query sees it; what authorities are to find is seen by the next query to every secondary in
+    /// rotation too.
     ///
     /// # Errors
     /// See [`UpdateError`]; each says whose fault it is.
@@ -201,7 +202,7 @@ impl Updater {
             }),
             metrics: Arc::clone(&self.metrics),
             door: self.door,
-            rotation: rotation.filter(|_| change.sets_challenges()).cloned(),
+            rotation: rotation.filter(|_| change.is_for_authorities()).cloned(),
             progress: self.decide(registration, name, change),
         }
     }
@@ -329,7 +330,10 @@ impl Limits {
                 Subject::Addresses,
                 before.addresses != after.addresses || before.lan != after.lan,
             ),
-            (Subject::Challenges, before.challenges != after.challenges),
+            (
+                Subject::Challenges,
+                before.challenges != after.challenges || before.issuers != after.issuers,
+            ),
         ];
         let now = Instant::now();
         for (subject, _) in subjects.into_iter().filter(|(_, changes)| *changes) {

@@ -2,11 +2,12 @@
 //!
 //! ```text
 //!  0        2                6      7                  15          19
-//!  ┌────────┬────────────────┬──────┬──────────────────┬───────────┬───────┬─────────┬──────────┬────────────┬─────────┬──────────┐
-//!  │ length │ CRC-32         │ form │ registration     │ version   │ has   │ IPv4, 4 │ IPv6, 16 │ challenges │ IPv4, 4 │ IPv6, 16 │
-//!  └────────┴────────────────┴──────┴──────────────────┴───────────┴───────┴─────────┴──────────┴────────────┴─────────┴──────────┘
+//!  ┌────────┬────────────────┬──────┬──────────────────┬───────────┬───────┬─────────┬──────────┬────────────┬─────────┬──────────┬─────────┐
+//!  │ length │ CRC-32         │ form │ registration     │ version   │ has   │ IPv4, 4 │ IPv6, 16 │ challenges │ IPv4, 4 │ IPv6, 16 │ issuers │
+//!  └────────┴────────────────┴──────┴──────────────────┴───────────┴───────┴─────────┴──────────┴────────────┴─────────┴──────────┴─────────┘
 //!    length: octets behind the CRC        has: 1 an IPv4 address follows, 2 an IPv6 address, 4 challenges,
-//!                                              8 an IPv4 address in its own network, 16 an IPv6 address there
+//!                                              8 an IPv4 address in its own network, 16 an IPv6 address there,
+//!                                              32 who alone may issue certificates for it, to the end
 //!
 //!  challenges   names 1 │ (length 1 │ labels │ values 1 │ (length 1 │ value)*)*
 //! ```
@@ -26,6 +27,7 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use directory::RegistrationId;
 
 use crate::addresses::Addresses;
+use crate::caa::Issuers;
 use crate::challenges::{ChallengeHost, ChallengeValue, Challenges};
 use crate::lan::LanAddresses;
 use crate::own::Own;
@@ -37,7 +39,8 @@ const HAS_V6: u8 = 2;
 const HAS_CHALLENGES: u8 = 4;
 const HAS_LAN_V4: u8 = 8;
 const HAS_LAN_V6: u8 = 16;
-const HAS_ALL: u8 = HAS_V4 | HAS_V6 | HAS_CHALLENGES | HAS_LAN_V4 | HAS_LAN_V6;
+const HAS_ISSUERS: u8 = 32;
+const HAS_ALL: u8 = HAS_V4 | HAS_V6 | HAS_CHALLENGES | HAS_LAN_V4 | HAS_LAN_V6 | HAS_ISSUERS;
 /// Length and CRC.
 const FRAME: usize = 6;
 
@@ -56,6 +59,7 @@ impl Record {
         let Addresses { v4, v6 } = self.held.own.addresses;
         let challenges = &self.held.own.challenges;
         let lan = self.held.own.lan.addresses();
+        let issuers = self.held.own.issuers.as_octets();
         let has = v4.map_or(0, |_| HAS_V4)
             | v6.map_or(0, |_| HAS_V6)
             | lan.v4.map_or(0, |_| HAS_LAN_V4)
@@ -64,7 +68,8 @@ impl Record {
                 0
             } else {
                 HAS_CHALLENGES
-            };
+            }
+            | if issuers.is_empty() { 0 } else { HAS_ISSUERS };
         let mut body = vec![RECORD];
         body.extend(self.registration.0.to_be_bytes());
         body.extend(self.held.version.to_be_bytes());
@@ -76,11 +81,13 @@ impl Record {
         }
         body.extend(lan.v4.iter().flat_map(Ipv4Addr::octets));
         body.extend(lan.v6.iter().flat_map(Ipv6Addr::octets));
+        body.extend(issuers);
         write_frame(&body, out);
     }
 }
 
-/// Adds a frame. `body` has less than 64 KiB: 16 names of 8 values, the most that a device can have, are 37 KiB.
+/// Adds a frame. `body` has less than 64 KiB: 16 names of 8 values, the most that a device can have, are 37 KiB,
+/// and issuers fit into an answer of 4.
 #[expect(clippy::cast_possible_truncation, reason = "see above")]
 pub(super) fn write_frame(body: &[u8], out: &mut Vec<u8>) {
     let length = (body.len() as u16).to_be_bytes();
@@ -129,12 +136,14 @@ pub(super) fn read_record(body: &[u8]) -> Option<Record> {
         false => (Challenges::default(), rest),
     };
     let (lan, rest) = read_addresses(has & HAS_LAN_V4 != 0, has & HAS_LAN_V6 != 0, rest)?;
+    let has_issuers = has & HAS_ISSUERS != 0;
     let own = Own {
         addresses,
         challenges,
         lan: LanAddresses::new(lan)?,
+        issuers: Issuers::from_octets(if has_issuers { rest } else { &[] })?,
     };
-    rest.is_empty().then_some(Record {
+    (rest.is_empty() != has_issuers).then_some(Record {
         registration: RegistrationId(u64::from_be_bytes(*registration)),
         held: Held {
             own,
@@ -196,6 +205,7 @@ fn crc(length: [u8; 2], body: &[u8]) -> u32 {
 #[allow(clippy::indexing_slicing, clippy::arithmetic_side_effects)]
 pub(super) mod tests {
     use super::*;
+    use crate::caa::Issuer;
 
     pub(in crate::store) fn record(registration: u64, v4: Option<u8>, v6: Option<u8>) -> Record {
         let mut held = Held {
@@ -221,6 +231,15 @@ pub(super) mod tests {
                 v6: v6.map(|last| Ipv6Addr::new(0xfd00, 0, 0, 0, 0, 0, 0, last.into())),
             })
             .unwrap();
+        }
+        // And for those of every fifth only these may issue.
+        if registration.is_multiple_of(5) {
+            let account = format!("https://ca.test/{registration}");
+            let issuer = Issuer {
+                issuer: "ca.test",
+                account: &account,
+            };
+            held.own.issuers = Issuers::new(&[issuer]).unwrap();
         }
         Record {
             registration: RegistrationId(registration),
@@ -280,7 +299,15 @@ pub(super) mod tests {
     fn a_body_of_another_form_is_no_record() {
         let body = octets(&record(1, Some(1), None)).split_off(FRAME);
         assert!(read_record(&body).is_some());
-        for (at, value) in [(0, 1), (13, 32), (13, 8), (13, 5), (13, 3), (13, 0)] {
+        for (at, value) in [
+            (0, 1),
+            (13, 64),
+            (13, 33),
+            (13, 8),
+            (13, 5),
+            (13, 3),
+            (13, 0),
+        ] {
             let mut body = body.clone();
             body[at] = value;
             assert_eq!(read_record(&body), None, "{at} {value}");

@@ -67,7 +67,11 @@ impl Table {
             let found = self.find_at_device(label, device, *qtype);
             matches!(found, Found::Records(_))
         };
-        with_those(self.contents.device_types, &has)
+        let types = with_those(self.contents.device_types, &has);
+        match device.has_issuers {
+            true => types.with(Type::CAA),
+            false => types,
+        }
     }
 
     /// Whether there is such a name that is no device's.

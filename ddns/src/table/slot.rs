@@ -2,7 +2,7 @@
 //! during a write notices and reads again (a sequence lock of atomic words).
 //!
 //! ```text
-//!  state   version 31 │ writing 1 │ presence 16 │ … 8 │ lead 3 │ recorded 1 │ has subnames 1 │ has IPv6 1 │ has IPv4 1 │ held 1
+//!  state   version 31 │ writing 1 │ presence 16 │ … 7 │ has CAA 1 │ lead 3 │ recorded 1 │ has subnames 1 │ has IPv6 1 │ has IPv4 1 │ held 1
 //!  registration 64
 //!  IPv6 128
 //!  … 16 │ port of the lead 16 │ IPv4 32
@@ -41,6 +41,7 @@ const RECORDED: u64 = 1 << 4;
 /// How far the lead stands from the end of the state, and where it is.
 const LEAD: u32 = 5;
 const LEAD_BITS: u64 = 7 << LEAD;
+const HAS_ISSUERS: u64 = 1 << 8;
 /// How far its port stands from the end of the IPv4 address.
 const PORT: u32 = 32;
 const V4_BITS: u64 = 0xFFFF_FFFF;
@@ -58,6 +59,8 @@ pub(crate) struct Device {
     pub(crate) addresses: Addresses,
     /// There are names below it beside its wildcard.
     pub(crate) has_subnames: bool,
+    /// It has said who alone may issue certificates for it.
+    pub(crate) has_issuers: bool,
     /// The log has a record of it: an update has changed it once.
     pub(crate) is_recorded: bool,
     /// Which relays hold it. No version tells of it, as the log knows nothing of it.
@@ -168,6 +171,7 @@ impl<const L: usize> Slot<L> {
                     v6: (before & HAS_V6 != 0).then(|| Ipv6Addr::from_bits(v6)),
                 },
                 has_subnames: before & HAS_SUBNAMES != 0,
+                has_issuers: before & HAS_ISSUERS != 0,
                 is_recorded: before & RECORDED != 0,
                 presence: Presence::from_bits((before >> PRESENCE) as u16),
                 lead: Lead::from_bits((before >> LEAD) as u8 & 7, (v4 >> PORT) as u16),
@@ -187,6 +191,7 @@ impl<const L: usize> Slot<L> {
             registration,
             addresses: Addresses { v4, v6 },
             has_subnames,
+            has_issuers,
             is_recorded,
             presence,
             lead,
@@ -194,6 +199,7 @@ impl<const L: usize> Slot<L> {
         {
             state |= HELD | v4.map_or(0, |_| HAS_V4) | v6.map_or(0, |_| HAS_V6);
             state |= if *has_subnames { HAS_SUBNAMES } else { 0 };
+            state |= if *has_issuers { HAS_ISSUERS } else { 0 };
             state |= if *is_recorded { RECORDED } else { 0 };
             state |= u64::from(presence.to_bits()) << PRESENCE;
             let (lead, port) = lead.to_bits();
@@ -245,6 +251,7 @@ pub(super) mod tests {
                 v6: Some(Ipv6Addr::from_bits(v6)),
             },
             has_subnames: number.is_multiple_of(2),
+            has_issuers: number.is_multiple_of(5),
             is_recorded: number.is_multiple_of(3),
             presence: Presence::from_bits(number as u16),
             lead: Lead::from_bits(number as u8, number as u16 | 1),

@@ -6,12 +6,14 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
+use dashmap::DashMap;
 use directory::{DeviceName, RegistrationId, RelayName};
 
 use super::devices::Devices;
 use super::slot::Device;
 use super::subnames::{self, Subnames};
 use super::{Held, Table, label};
+use crate::caa::Issuers;
 use crate::challenges::{CHALLENGE_LABEL, ChallengeValue};
 use crate::own::Own;
 use crate::protocol::Type;
@@ -33,6 +35,7 @@ impl Table {
             contents,
             devices: Devices::new(),
             subnames: Subnames::default(),
+            issuers: DashMap::new(),
             serial: AtomicU32::new(serial),
         }
     }
@@ -47,9 +50,8 @@ impl Table {
         let nothing = Held::default();
         let held = recorded.unwrap_or(&nothing);
         let has_subnames = held.own.has_subnames();
-        if has_subnames {
-            self.subnames.set(registration, &held.own);
-        }
+        let has_issuers = !held.own.issuers.is_empty();
+        self.keep_aside(registration, &held.own);
         let before = self.devices.change(label(name), held.version, |before| {
             // Another registration is another device, which no relay holds yet.
             let same = before.filter(|before| before.registration == registration);
@@ -57,6 +59,7 @@ impl Table {
                 registration,
                 addresses: held.own.addresses,
                 has_subnames,
+                has_issuers,
                 is_recorded: recorded.is_some(),
                 presence: same.map_or_else(Presence::default, |same| same.presence),
                 lead: same.map_or_else(Lead::default, |same| {
@@ -65,10 +68,13 @@ impl Table {
                 }),
             })
         });
-        if let Some(before) = before
-            && (before.registration != registration || !has_subnames)
-        {
-            self.forget_subnames(&before);
+        if let Some(before) = before {
+            let is_other = before.registration != registration;
+            self.forget_aside(
+                before.registration,
+                before.has_subnames && (is_other || !has_subnames),
+                before.has_issuers && (is_other || !has_issuers),
+            );
         }
         self.follow(label(name));
     }
@@ -78,14 +84,27 @@ impl Table {
         let before = self.devices.change(label(name), 0, |_| None);
         self.follow(label(name));
         before.is_some_and(|before| {
-            self.forget_subnames(&before);
+            self.forget_aside(before.registration, before.has_subnames, before.has_issuers);
             true
         })
     }
 
-    fn forget_subnames(&self, device: &Device) {
-        if device.has_subnames {
-            self.subnames.set(device.registration, &Own::default());
+    /// What few devices have is not in their places. Whoever sees there that they have it finds it: so it comes first, and goes last.
+    fn keep_aside(&self, registration: RegistrationId, own: &Own) {
+        if own.has_subnames() {
+            self.subnames.set(registration, own);
+        }
+        if !own.issuers.is_empty() {
+            self.issuers.insert(registration, own.issuers.clone());
+        }
+    }
+
+    fn forget_aside(&self, registration: RegistrationId, subnames: bool, issuers: bool) {
+        if subnames {
+            self.subnames.set(registration, &Own::default());
+        }
+        if issuers {
+            self.issuers.remove(&registration);
         }
     }
 
@@ -93,10 +112,8 @@ impl Table {
     /// does.
     pub fn set(&self, name: &DeviceName, registration: RegistrationId, held: &Held) -> bool {
         let has_subnames = held.own.has_subnames();
-        // Whoever sees that there are some finds them; so they come first, and go last.
-        if has_subnames {
-            self.subnames.set(registration, &held.own);
-        }
+        let has_issuers = !held.own.issuers.is_empty();
+        self.keep_aside(registration, &held.own);
         let mut is_held = false;
         let before = self.devices.change(label(name), held.version, |before| {
             let mut device = before?;
@@ -106,14 +123,17 @@ impl Table {
                 device.lead = device.lead.after_change(device.addresses, after);
                 device.addresses = after;
                 device.has_subnames = has_subnames;
+                device.has_issuers = has_issuers;
                 device.is_recorded = true;
             }
             Some(device)
         });
-        let had_subnames = before.is_some_and(|before| before.has_subnames);
-        if !is_held || (had_subnames && !has_subnames) {
-            self.subnames.set(registration, &Own::default());
-        }
+        let had = |what: fn(&Device) -> bool| before.as_ref().is_some_and(what);
+        self.forget_aside(
+            registration,
+            !is_held || (had(|before| before.has_subnames) && !has_subnames),
+            !is_held || (had(|before| before.has_issuers) && !has_issuers),
+        );
         self.follow(label(name));
         is_held
     }
@@ -225,9 +245,18 @@ impl Table {
                 addresses: device.addresses,
                 challenges,
                 lan,
+                issuers: self.issuers(device),
             },
             version: if device.is_recorded { version } else { 0 },
         }
+    }
+
+    fn issuers(&self, device: &Device) -> Issuers {
+        let held = device
+            .has_issuers
+            .then(|| self.issuers.get(&device.registration));
+        held.flatten()
+            .map_or_else(Issuers::default, |held| held.clone())
     }
 
     /// The version that the next [`set`](Self::set) of this name can have.

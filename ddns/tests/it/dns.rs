@@ -340,6 +340,7 @@ impl Reader<'_> {
                 (0..5).fold(names, |line, _| format!("{line} {}", self.u32()))
             }
             16 => self.texts(end),
+            257 => self.caa(end),
             _ => hex(self.take(len)),
         };
         assert_eq!(self.at, end, "data longer or shorter than it says");
@@ -391,6 +392,13 @@ impl Reader<'_> {
             }
             _ => format!("option={code}:{}", hex(data)),
         }
+    }
+
+    fn caa(&mut self, end: usize) -> String {
+        let (flags, len) = (self.u8(), self.u8());
+        let tag = self.take(len.into()).escape_ascii().to_string();
+        let value = self.take(end - self.at).escape_ascii().to_string();
+        format!("{flags} {tag} \"{value}\"")
     }
 
     fn texts(&mut self, end: usize) -> String {

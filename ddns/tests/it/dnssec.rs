@@ -43,7 +43,7 @@ enum Kind {
     NoName,
 }
 
-const QUESTIONS: [(&str, Kind); 51] = [
+const QUESTIONS: [(&str, Kind); 54] = [
     ("causeway.example SOA", Kind::Records),
     ("causeway.example NS", Kind::Records),
     ("causeway.example DNSKEY", Kind::Records),
@@ -57,6 +57,9 @@ const QUESTIONS: [(&str, Kind); 51] = [
     ("HOME.causeway.EXAMPLE A", Kind::Records),
     ("away.causeway.example AAAA", Kind::Records),
     ("home.causeway.example CAA", Kind::Records),
+    ("led.causeway.example CAA", Kind::Records),
+    ("x.led.causeway.example CAA", Kind::Records),
+    ("led.causeway.example TXT", Kind::NoData),
     ("x.y.home.causeway.example A", Kind::Records),
     ("*.home.causeway.example A", Kind::Records),
     ("_acme-challenge.home.causeway.example TXT", Kind::Records),
@@ -103,6 +106,9 @@ const QUESTIONS: [(&str, Kind); 51] = [
     ("x.*.home.causeway.example A", Kind::NoName),
 ];
 
+/// Who alone may have certificates for a device: an account with an authority.
+const ACCOUNT: (&str, &str) = ("ca.test", "https://ca.test/acct/7");
+
 /// A world with two devices, of which one is being certified.
 async fn world(denial: &str) -> World {
     let mut world = World::with_directory(Directory::of("causeway.example"), &config(denial)).await;
@@ -125,6 +131,7 @@ async fn world(denial: &str) -> World {
         .set_lan("led", &["192.168.1.8", "fd00::8"])
         .await
         .unwrap();
+    world.set_issuers("led", &[ACCOUNT]).await.unwrap();
     // With a name without records between it and a challenge.
     world.set_lan("away", &["10.0.0.9"]).await.unwrap();
     world.challenge("away", "x.lan", b"proof").await.unwrap();
@@ -271,5 +278,43 @@ async fn what_changes_is_signed_anew_and_nothing_else_is() {
         world.directory.remove("later");
         let printed = believed(server, "later.causeway.example A").await;
         assert!(printed.contains("negative response"), "{printed}");
+    }
+}
+
+/// Where the operator has set nothing for every device, the type itself comes and goes, and so does what proves that.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_may_issue_is_believed_and_so_is_that_nobody_has_said_it() {
+    for denial in ["nsec3", "compact"] {
+        let config = config(denial);
+        let without: Vec<_> = config
+            .lines()
+            .filter(|line| !line.contains("device_record"))
+            .collect();
+        let directory = Directory::of("causeway.example");
+        let mut world = World::with_directory(directory, &without.join("\n")).await;
+        world.directory.add("home");
+        let anchors = anchors(world.v4()).await;
+        for accounts in [&[][..], &[ACCOUNT], &[], &[ACCOUNT]] {
+            world.set_issuers("home", accounts).await.unwrap();
+            let verdict = match accounts {
+                [] => "; negative response, fully validated",
+                _ => "; fully validated",
+            };
+            for name in ["home", "x.home", "*.home"] {
+                let question = format!("{name}.causeway.example CAA");
+                let printed = delv(world.v4(), &anchors, &question).await;
+                assert!(
+                    printed.lines().any(|line| line == verdict),
+                    "{denial} {question}: {printed}"
+                );
+                let has = printed.contains("https://ca.test/acct/7");
+                assert_eq!(has, !accounts.is_empty(), "{printed}");
+            }
+            let printed = delv(world.v4(), &anchors, "home.causeway.example TXT").await;
+            assert!(
+                printed.contains("; negative response, fully validated"),
+                "{printed}"
+            );
+        }
     }
 }

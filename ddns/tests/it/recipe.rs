@@ -121,6 +121,10 @@ impl Step {
             ["lan", name, ref addresses @ ..] => {
                 world.set_lan(name, addresses).await.unwrap();
             }
+            ["issuers", name, ref accounts @ ..] => {
+                let accounts: Vec<_> = accounts.chunks(2).map(|pair| (pair[0], pair[1])).collect();
+                world.set_issuers(name, &accounts).await.unwrap();
+            }
             ["offline", name] => offline(world, name).await,
             ["ask", ref rest @ ..] => {
                 let (transports, rest) = transports(rest);

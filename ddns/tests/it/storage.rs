@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use ddns::Config;
 use ddns::addresses::ChangeSet;
+use ddns::caa::{Issuer, Issuers};
 use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue};
 use ddns::lan::LanChange;
 use ddns::own::{Change, Own};
@@ -227,7 +228,12 @@ impl Owner {
         let proof = ChallengeValue::new(v4.as_bytes()).unwrap();
         let at_home = Ipv4Addr::new(192, 168, 1, dice.roll(200) as u8 + 1);
         let lan = LanChange::default();
-        let change: Change = match dice.roll(10) {
+        let account = format!("https://ca.test/{v4}");
+        let issuer = Issuer {
+            issuer: "ca.test",
+            account: &account,
+        };
+        let change: Change = match dice.roll(12) {
             0 => ChangeSet::forget_all().into(),
             1 => change(&[&v6]).into(),
             2 => change(&[&v4, &v6]).into(),
@@ -235,6 +241,8 @@ impl Owner {
             5 => ChallengeChange::Clear(ChallengeHost::device()).into(),
             6 => lan.set(at_home.into()).unwrap().into(),
             7 => lan.forget_v4().into(),
+            8 => Issuers::new(&[issuer]).unwrap().into(),
+            9 => Issuers::default().into(),
             _ => change(&[&v4]).into(),
         };
         Update {

@@ -94,6 +94,9 @@ fn names<'l>(lines: &'l [String], rtype: &str) -> Vec<&'l str> {
     with_type.map(|words| words[0]).collect()
 }
 
+/// Who alone may have certificates for a device: an account with an authority.
+const ACCOUNT: (&str, &str) = ("ca.test", "https://ca.test/acct/7");
+
 async fn with_devices(config: &str) -> World {
     let mut world = World::with_config(config).await;
     for name in ["home", "away", "a-device-with-quite-a-long-name"] {
@@ -108,6 +111,7 @@ async fn with_devices(config: &str) -> World {
         .set_lan("home", &["192.168.1.7", "fd00::7"])
         .await
         .unwrap();
+    world.set_issuers("home", &[ACCOUNT]).await.unwrap();
     world
 }
 
@@ -146,6 +150,23 @@ async fn a_transfer_is_the_zone_and_only_secondaries_get_it() {
     ] {
         let is = names(&lines, rtype).contains(&name);
         assert_eq!(is, is_there, "{rtype} {name}: {}", lines.join("\n"));
+    }
+    let bound = "CAA 0 issuewild \"ca.test\\; accounturi=https://ca.test/acct/7\\; validationmethods=dns-01\"";
+    for name in [
+        "home.nas.test.",
+        "*.home.nas.test.",
+        "*.photos.home.nas.test.",
+    ] {
+        let of_name = lines
+            .iter()
+            .filter(|line| line.starts_with(&format!("{name} ")));
+        let caa: Vec<_> = of_name.filter(|line| line.contains(" CAA ")).collect();
+        assert_eq!(caa.len(), 2, "{name}: {caa:?}");
+        assert!(
+            caa.iter()
+                .any(|line| line.replace('\\', "").ends_with(&bound.replace('\\', ""))),
+            "{caa:?}"
+        );
     }
     for words in [
         "nas.test AXFR".to_owned(),
@@ -231,6 +252,8 @@ async fn ldns_verifies_a_transfer_and_what_has_followed_it() {
     }
     world.set("d1", &["192.0.2.1"]).await.unwrap();
     world.set_lan("d3", &["192.168.1.3"]).await.unwrap();
+    world.set_issuers("d4", &[ACCOUNT]).await.unwrap();
+    world.set_issuers("home", &[]).await.unwrap();
     world.set_lan("home", &["fd00::8"]).await.unwrap();
     world.set("d2", &["2001:db8::1"]).await.unwrap();
     let lines = transferred_with(server, &good, "d2.nas.test. 60 IN AAAA 2001:db8::1").await;
@@ -238,6 +261,13 @@ async fn ldns_verifies_a_transfer_and_what_has_followed_it() {
     let at_home = |rtype, name| names(&lines, rtype).contains(&name);
     assert!(at_home("A", "lan.d3.nas.test.") && at_home("AAAA", "lan.home.nas.test."));
     assert!(!at_home("A", "lan.home.nas.test."));
+    let count = |name| {
+        names(&lines, "CAA")
+            .iter()
+            .filter(|of| **of == name)
+            .count()
+    };
+    assert_eq!((count("d4.nas.test."), count("home.nas.test.")), (2, 1));
     verify(lines).await;
 }
 

@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::Path;
 
 use ddns::addresses::ChangeSet;
+use ddns::caa::{Issuer, Issuers};
 use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue};
 use ddns::lan::LanChange;
 use ddns::steering::Lead;
@@ -124,6 +125,21 @@ impl World {
         let change = addresses.try_fold(nothing, LanChange::set).unwrap();
         let updater = self.server.updater();
         updater.update(device.registration, &name, change).await
+    }
+
+    /// Says which accounts alone may have certificates for the device `name`: an authority and an account each.
+    pub(crate) async fn set_issuers(
+        &self,
+        name: &str,
+        accounts: &[(&str, &str)],
+    ) -> Result<Outcome, UpdateError> {
+        let name = DeviceName::parse(name).unwrap();
+        let device = self.directory.reader.device_by_name(&name).unwrap();
+        let issuer = |&(issuer, account)| Issuer { issuer, account };
+        let accounts: Vec<_> = accounts.iter().map(issuer).collect();
+        let issuers = Issuers::new(&accounts).unwrap();
+        let updater = self.server.updater();
+        updater.update(device.registration, &name, issuers).await
     }
 
     /// Says where the name of the device `name` leads.
