@@ -220,6 +220,7 @@ async fn attach(
         gso: Gso::Auto,
         dns: agent::Dns::Off,
         lan: relay::agent::Lan::Off,
+        caa: relay::agent::Caa::Own,
         direct: None,
         retire: Default::default(),
         tunnels: agent::Tunnels::default(),

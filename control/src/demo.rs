@@ -134,6 +134,7 @@ pub(crate) async fn start(
         gso: Gso::Auto,
         dns: agent::Dns::Off,
         lan: relay::agent::Lan::Off,
+        caa: relay::agent::Caa::Own,
         direct: None,
         retire: retire.clone(),
         tunnels: agent::Tunnels::default(),

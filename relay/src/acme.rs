@@ -6,6 +6,7 @@
 //!   authorities   whom the operator has asked, as the applicant says
 //!   account       one with each, for good ─┐
 //!   order         one at a time ───────────┴─► http ─► the authority
+//!   caa           that these accounts alone may have certificates ─► the applicant, who says so in the DNS
 //!   issued        is it what was asked for? ─► folder ─► shown to visitors
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod account;
 mod authorities;
+mod caa;
 mod error;
 mod folder;
 mod http;
@@ -28,6 +30,7 @@ use instant_acme::Error;
 use tokio::time::{Instant, sleep, timeout};
 
 pub use self::authorities::{Authorities, Authority, Binding};
+pub use self::caa::{CaaStatus, Issuer};
 pub use self::error::AcmeError;
 pub use self::folder::{AcmeCertificate, Folder};
 pub use self::issued::{Issued, Wrong};
@@ -77,6 +80,10 @@ pub trait Applicant: Sync {
 
     /// Takes what proofs had out of the DNS: these values, wherever they stand.
     fn withdraw(&self, values: &[String]) -> impl Future<Output = Result<(), AcmeError>> + Send;
+
+    /// Says in the DNS that these accounts and nobody else may have certificates; without any, that whoever proves the names may. When
+    /// this returns every answer is so. False if it is not the applicant's to say.
+    fn bind(&self, issuers: &[Issuer]) -> impl Future<Output = Result<bool, AcmeError>> + Send;
 
     /// Shows this to visitors; `None` is the certificate of the operator's own authority.
     fn show(&self, kept: Option<&Kept>);
@@ -249,6 +256,7 @@ impl<A: Applicant> Acme<'_, A> {
         let authorities = self.applicant.authorities().await;
         let authorities = authorities.map_err(Failure::here)?;
         if authorities.list.is_empty() {
+            self.unbind().await.map_err(Failure::here)?;
             self.tell(kept.as_ref(), None);
             return Ok(ASK.mul_f64(rand::random_range(0.67..1.33)));
         }
@@ -457,6 +465,11 @@ impl<A: Applicant> Acme<'_, A> {
             mend: failure.map(|(failure, _)| failure.error.mend().to_owned()),
             next_try: failure.map(|(_, wait)| now() + wait.as_secs()),
             passed_over: kept.and_then(|kept| kept.certificate.passed_over.clone()),
+            caa: self
+                .folder
+                .state()
+                .map(|state| state.caa)
+                .unwrap_or_default(),
         });
     }
 }

@@ -61,6 +61,7 @@ use tokio_util::sync::CancellationToken;
 use wire::InstanceId;
 
 pub use crate::backoff::Backoff;
+pub use acme::Caa;
 pub use certificate::{CertificateError, Certificates, Usable};
 pub use cloud::{CallError, Cloud};
 pub use dns::Dns;
@@ -127,6 +128,8 @@ pub struct Config {
     pub dns: Dns,
     /// Whether it sets those of `lan.` in front of that name.
     pub lan: Lan,
+    /// Who may have certificates for that name.
+    pub caa: Caa,
     /// Where visitors may come straight to the device, if they may.
     pub direct: Option<Direct>,
     /// Cancelled when another agent of the same device takes over: this one dials no relay any more, keeps the visitors it has, and
@@ -224,6 +227,7 @@ pub async fn run(
         gso,
         dns,
         lan,
+        caa,
         direct,
         retire,
         tunnels,
@@ -276,6 +280,7 @@ pub async fn run(
             cloud: &cloud,
             identity: &identity,
             situation: &situation,
+            caa,
             shown: &slot,
             own: &own,
         },

@@ -39,6 +39,9 @@ struct Authority {
     /// Which of its kinds of certificates is ordered, where it has several (draft-ietf-acme-profiles).
     #[schema(example = "shortlived")]
     profile: Option<String>,
+    /// What it looks for in CAA records, if its directory does not say so.
+    #[schema(example = "letsencrypt.org")]
+    caa_identity: Option<String>,
 }
 
 /// An account of the operator's.
@@ -75,6 +78,16 @@ impl AcmeAuthorities {
             authorities: authorities?,
         })
     }
+
+    /// Whether a device may say that it has certificates of the authority with this directory, which looks for `issuer` in CAA records.
+    pub(super) fn has(&self, directory: &str, issuer: &str) -> bool {
+        let is_it = |authority: &&Authority| authority.directory == directory;
+        let authority = self.authorities.iter().find(is_it);
+        authority.is_some_and(|authority| {
+            let said = authority.caa_identity.as_deref();
+            said.is_none_or(|said| said == issuer)
+        })
+    }
 }
 
 impl Authority {
@@ -85,7 +98,29 @@ impl Authority {
             ca: configured.ca()?,
             binding: binding.map(|(key_id, key)| Binding { key_id, key }),
             profile: configured.profile.clone(),
+            caa_identity: configured.caa_identity.clone(),
         })
+    }
+}
+
+#[cfg(test)]
+impl AcmeAuthorities {
+    /// One that says itself what it looks for in CAA records, and one of which the operator does.
+    pub(super) fn of_tests() -> Self {
+        let authority = |host: &str, caa_identity: Option<&str>| Authority {
+            directory: format!("https://{host}/dir"),
+            ca: None,
+            binding: None,
+            profile: None,
+            caa_identity: caa_identity.map(str::to_owned),
+        };
+        Self {
+            contact: None,
+            authorities: vec![
+                authority("ca.test", None),
+                authority("said.test", Some("said.test")),
+            ],
+        }
     }
 }
 

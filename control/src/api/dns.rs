@@ -9,6 +9,7 @@ use std::time::Instant;
 use axum::Json;
 use axum::extract::State;
 use ddns::addresses::{Addresses, ChangeSet};
+use ddns::caa::{Issuer, Issuers};
 use ddns::challenges::{ChallengeChange, ChallengeHost, ChallengeValue, MAX_HOSTS, MAX_VALUES};
 use ddns::lan::LanChange;
 use ddns::own::Change;
@@ -18,6 +19,7 @@ use directory::Device;
 use serde::{Deserialize, Deserializer, Serialize};
 use utoipa::ToSchema;
 
+use super::acme::AcmeAuthorities;
 use super::error::{ApiError, Code, Problem};
 use super::signed::Signed;
 use super::{Cloud, read_json};
@@ -45,6 +47,9 @@ pub(super) struct DnsChange {
     /// What a certificate authority is to find, and what not any more.
     #[serde(default)]
     challenges: ChallengeChanges,
+    /// The device's accounts with certificate authorities: these and nobody else may have certificates for its name. Without any,
+    /// there is what the operator has set for every device.
+    caa: Option<Vec<CaaAccount>>,
     /// Where visitors come to the device itself, without a relay; null if they do not any more.
     #[serde(default, deserialize_with = "named")]
     #[schema(value_type = Option<DirectPort>)]
@@ -98,6 +103,28 @@ pub(super) struct Challenge {
     value: String,
 }
 
+/// An account that may have certificates (RFC 8657).
+#[derive(Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CaaAccount {
+    /// The address of the authority's directory, as /api/device/acme has it.
+    #[schema(example = "https://acme-v02.api.letsencrypt.org/directory")]
+    directory: String,
+    /// What the authority looks for in CAA records, in lower case.
+    #[schema(example = "letsencrypt.org")]
+    issuer: String,
+    /// The account's https:// address, of at most 255 characters.
+    #[schema(example = "https://acme-v02.api.letsencrypt.org/acme/acct/7")]
+    account: String,
+}
+
+/// An account that may have certificates, and nobody else.
+#[derive(Serialize, ToSchema)]
+pub(super) struct CaaState {
+    issuer: String,
+    account: String,
+}
+
 /// What a device has of its own in the zone.
 #[derive(Serialize, ToSchema)]
 pub(super) struct DnsState {
@@ -113,6 +140,8 @@ pub(super) struct DnsState {
     lan: OwnAddresses,
     /// What a certificate authority finds.
     challenges: Vec<Challenge>,
+    /// Who alone may have certificates for its name.
+    caa: Vec<CaaState>,
     /// Where its name leads.
     steering: Option<SteeringState>,
 }
@@ -175,7 +204,7 @@ pub(super) async fn own(
         (status = 401, body = Problem, description = "The signature is missing or wrong."),
         (status = 403, body = Problem, description = "The key belongs to no device."),
         (status = 404, body = Problem, description = "Another server answers for the zone."),
-        (status = 422, body = Problem, description = "Not a public address, or none of a private network, no challenge, or too many."),
+        (status = 422, body = Problem, description = "Not a public address, or none of a private network, no challenge, or too many, or no account with an authority."),
         (status = 429, body = Problem, description = "Too many changes; `Retry-After` says when to come back."),
     )
 )]
@@ -189,7 +218,7 @@ pub(super) async fn change(
     let asked: DnsChange = read_json(&request.body, &cloud.metrics)?;
     let wish = (asked.direct, asked.steer);
     let change = asked
-        .change()
+        .change(&cloud.acme)
         .map_err(|(code, cause)| ApiError::new(code, &cloud.metrics, &cause))?;
     let updater = &updater.coming_from(request.from);
     let done = updater
@@ -223,7 +252,7 @@ fn updater(cloud: &Cloud) -> Result<&Updater, ApiError> {
 }
 
 impl DnsChange {
-    fn change(self) -> Result<Change, (Code, &'static str)> {
+    fn change(self, authorities: &AcmeAuthorities) -> Result<Change, (Code, &'static str)> {
         let mut addresses = ChangeSet::default();
         let mut set = |address| {
             let is_set = addresses.set(address).map(|with| addresses = with);
@@ -256,6 +285,9 @@ impl DnsChange {
         }
         let lan = self.lan.change()?;
         let mut changes = vec![Change::from(addresses), lan.into()];
+        if let Some(accounts) = &self.caa {
+            changes.push(issuers(accounts, authorities)?.into());
+        }
         for (challenges, make) in [
             (remove, ChallengeChange::Remove as fn(_, _) -> _),
             (add, ChallengeChange::Add),
@@ -267,6 +299,23 @@ impl DnsChange {
         }
         Ok(Change::All(changes))
     }
+}
+
+fn issuers(
+    accounts: &[CaaAccount],
+    authorities: &AcmeAuthorities,
+) -> Result<Issuers, (Code, &'static str)> {
+    let bad = |cause| (Code::BadIssuer, cause);
+    let mut asked = accounts.iter();
+    if !asked.all(|account| authorities.has(&account.directory, &account.issuer)) {
+        return Err(bad("the operator asks no such authority"));
+    }
+    let accounts = accounts.iter().map(|account| Issuer {
+        issuer: &account.issuer,
+        account: &account.account,
+    });
+    Issuers::new(&accounts.collect::<Vec<_>>())
+        .map_err(|_| bad("an account cannot stand in a CAA record, or they are too many"))
 }
 
 impl LanAddressChanges {
@@ -307,6 +356,10 @@ fn state(cloud: &Cloud, device: &Device, updater: &Updater, held: &Held) -> DnsS
             value: String::from_utf8_lossy(value.as_bytes()).into_owned(),
         })
     });
+    let caa = own.issuers.iter().map(|of| CaaState {
+        issuer: of.issuer.to_owned(),
+        account: of.account.to_owned(),
+    });
     DnsState {
         name: cloud.zone.name_of(&device.name),
         version: held.version,
@@ -314,6 +367,7 @@ fn state(cloud: &Cloud, device: &Device, updater: &Updater, held: &Held) -> DnsS
         addresses: own.addresses.into(),
         lan: own.lan.addresses().into(),
         challenges: challenges.collect(),
+        caa: caa.collect(),
         steering: cloud
             .steering
             .as_ref()
@@ -340,7 +394,8 @@ mod tests {
 
     fn change(body: &str) -> Result<Change, Code> {
         let asked: DnsChange = serde_json::from_str(body).unwrap();
-        asked.change().map_err(|(code, _)| code)
+        let authorities = AcmeAuthorities::of_tests();
+        asked.change(&authorities).map_err(|(code, _)| code)
     }
 
     #[test]
@@ -367,6 +422,16 @@ mod tests {
         assert_eq!(after.lan.addresses().v4, Some([192, 168, 1, 7].into()));
         assert_eq!(after.lan.addresses().v6, None);
 
+        let bound = r#"{"caa":[{"directory":"https://ca.test/dir","issuer":"any.test","account":"https://ca.test/a/7"},
+                               {"directory":"https://said.test/dir","issuer":"said.test","account":"https://said.test/7"}]}"#;
+        let bound = change(bound).unwrap().apply(&before).unwrap();
+        let issuers: Vec<_> = bound.issuers.iter().map(|of| of.issuer).collect();
+        assert_eq!(issuers, ["any.test", "said.test"]);
+        assert_eq!(bound.challenges, before.challenges);
+        assert_eq!(change("{}").unwrap().apply(&bound).unwrap(), bound);
+        let free = change(r#"{"caa":[]}"#).unwrap().apply(&bound).unwrap();
+        assert_eq!(free, before);
+
         let other = r#"{"challenges":{"remove":[{"host":"","value":"a"}],"add":[{"host":"","value":"c"}]}}"#;
         let after = change(other).unwrap().apply(&before).unwrap();
         assert_eq!(after.addresses, before.addresses);
@@ -376,6 +441,11 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_refused() {
+        let account = |directory: &str, issuer: &str, account: &str| {
+            let of =
+                serde_json::json!({ "directory": directory, "issuer": issuer, "account": account });
+            serde_json::json!({ "caa": [of] }).to_string()
+        };
         let many = r#"{"host":"","value":"a"},"#.repeat(MAX_CHALLENGES);
         for (body, code) in [
             (r#"{"ipv4":"0.0.0.0"}"#, Code::NotPublic),
@@ -399,6 +469,34 @@ mod tests {
             (
                 &format!(r#"{{"challenges":{{"add":[{many}{{"host":"","value":"a"}}]}}}}"#),
                 Code::TooManyChallenges,
+            ),
+            (
+                &account("https://other.test/dir", "ca.test", "https://ca.test/7"),
+                Code::BadIssuer,
+            ),
+            (
+                &account("https://said.test/dir", "ca.test", "https://ca.test/7"),
+                Code::BadIssuer,
+            ),
+            (
+                &account("https://ca.test/dir", "ca.test; x", "https://ca.test/7"),
+                Code::BadIssuer,
+            ),
+            (
+                &account("https://ca.test/dir", "ca.test", "http://ca.test/7"),
+                Code::BadIssuer,
+            ),
+            (
+                &account("https://ca.test/dir", "ca.test", "https://ca.test/7;x"),
+                Code::BadIssuer,
+            ),
+            (
+                &account(
+                    "https://ca.test/dir",
+                    "ca.test",
+                    &format!("https://ca.test/{}", "7".repeat(240)),
+                ),
+                Code::BadIssuer,
             ),
         ] {
             assert_eq!(change(body).map(|_| ()), Err(code), "{body}");

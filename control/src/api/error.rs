@@ -74,6 +74,7 @@ problems! {
     BadChallenge    UNPROCESSABLE_ENTITY "bad_challenge"     "A challenge has a host made of labels below the device, and a value of 1 to 255 octets.",
     TooManyChallenges UNPROCESSABLE_ENTITY "too_many_challenges" "A device has challenges at no more than 16 names, and 8 at each.",
     UnknownAuthority UNPROCESSABLE_ENTITY "unknown_authority" "This certificate authority is none of those that are asked here.",
+    BadIssuer       UNPROCESSABLE_ENTITY "bad_issuer"        "Under `caa` stand the device's accounts with authorities of /api/device/acme: the name by which one is known, and an https:// address of at most 255 characters.",
     TooOften        TOO_MANY_REQUESTS    "too_often"         "Too many changes in the last minutes; try again in a minute.",
     Busy            SERVICE_UNAVAILABLE  "busy"              "Too many requests at once; try again in a minute.",
     Replaced        SERVICE_UNAVAILABLE  "replaced"          "This server is stopping, and perhaps another follows it; try again in a minute.",

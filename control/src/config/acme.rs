@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use axum::http::Uri;
 use data_encoding::BASE64URL_NOPAD;
+use ddns::caa::is_issuer;
 use relay::tls::Roots;
 use serde::Deserialize;
 use zeroize::Zeroizing;
@@ -54,6 +55,8 @@ pub struct AcmeAuthority {
     pub eab_key_id: Option<String>,
     /// The key of that, in base64url.
     pub eab_key_file: Option<PathBuf>,
+    /// What it looks for in CAA records (RFC 8659 section 4.2), if its directory does not say so.
+    pub caa_identity: Option<String>,
     /// Which of its kinds of certificates is ordered, by the name that stands in its directory. Default: whichever it gives.
     pub profile: Option<String>,
     /// How many certificates it gives within `orders_within`, to all devices and the operator together; without it as many as are ordered.
@@ -104,6 +107,12 @@ impl AcmeAuthority {
         if !is_https(&self.directory) {
             let sentence = "this is no HTTPS address; one looks like https://acme-v02.api.letsencrypt.org/directory";
             faults.push(("directory", sentence.to_owned()));
+        }
+        if let Some(identity) = &self.caa_identity
+            && !is_issuer(identity)
+        {
+            let sentence = "this is no name of an authority; one looks like letsencrypt.org";
+            faults.push(("caa_identity", sentence.to_owned()));
         }
         if let Err(error) = self.ca() {
             faults.push(("ca_file", error.to_string()));
@@ -254,6 +263,11 @@ mod tests {
                 &format!("{LETS_ENCRYPT}profile = \"short lived\""),
                 15,
                 "no name of a profile",
+            ),
+            (
+                &format!("{LETS_ENCRYPT}caa_identity = \"ca.test; accounturi=x\""),
+                15,
+                "no name of an authority",
             ),
             (
                 &format!("{LETS_ENCRYPT}ca_file = \"{no_key}\""),

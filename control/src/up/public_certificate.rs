@@ -9,8 +9,8 @@ use ddns::challenges::ChallengeValue;
 use ddns::update::{ProofHost, Updater};
 use directory::{OperatorName, Zone};
 use relay::acme::{
-    Acme, AcmeError, Applicant, Authorities, Authority, Binding, CertificateStatus, Folder, Kept,
-    Proof,
+    Acme, AcmeError, Applicant, Authorities, Authority, Binding, CertificateStatus, Folder, Issuer,
+    Kept, Proof,
 };
 use relay::kept::KeptFiles;
 use relay::keys::TlsKey;
@@ -156,6 +156,11 @@ impl Applicant for &Operator {
         Ok(())
     }
 
+    /// What stands there at `cloud.` and the name server's is the operator's to configure.
+    async fn bind(&self, _: &[Issuer]) -> Result<bool, AcmeError> {
+        Ok(false)
+    }
+
     fn show(&self, kept: Option<&Kept>) {
         let public = kept.map(|kept| (&*kept.certificate.chain, &**self.key));
         if let Err(error) = self.certificates.publish(public) {
@@ -180,6 +185,7 @@ fn authorities(config: &AcmeConfig) -> io::Result<Authorities> {
             ca: ca.ca()?,
             binding: binding.map(|(key_id, key)| Binding { key_id, key }),
             profile: ca.profile.clone(),
+            caa_identity: ca.caa_identity.clone(),
         })
     };
     let list: io::Result<_> = config.ca.iter().map(authority).collect();

@@ -1,6 +1,7 @@
 //! Devices with certificates of an authority of the operator's choice: pebble, which asks our name server, and which every visitor here
 //! trusts and nothing else.
 
+mod issuers;
 mod operator_certificates;
 mod rows;
 
@@ -84,7 +85,7 @@ impl World {
         Self::start_with(pebble, "")
     }
 
-    /// With more lines about the authority.
+    /// With more lines about the authority, or another; PEM stands for where its certificate is.
     fn start_with(pebble: Pebble, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Its own certificate is not of this very moment, as nobody's is.
@@ -112,6 +113,7 @@ impl World {
              [[acme.ca]]\ndirectory = \"{DIRECTORY}\"\nca_file = \"{}\"\n{more}\n",
             ca.display()
         );
+        let text = text.replace("PEM", &ca.display().to_string());
         fs::write(&config, text).unwrap();
         let config = config.display().to_string();
         let server = Server::start_with(place, &["--config", &config, "--dns", DNS]);

@@ -223,6 +223,7 @@ impl Fleet {
             gso: Gso::Auto,
             dns: agent::Dns::Off,
             lan: relay::agent::Lan::Off,
+            caa: relay::agent::Caa::Own,
             direct: None,
             retire: CancellationToken::new(),
             tunnels: match device.one_tunnel {

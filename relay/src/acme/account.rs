@@ -33,6 +33,14 @@ struct Directory {
     new_account: String,
 }
 
+/// What an authority says of itself.
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "camelCase", default)]
+struct Meta {
+    /// RFC 8555 section 7.1.1.
+    caa_identities: Vec<String>,
+}
+
 /// Says what only the owner of an account key can say.
 pub(super) struct Speaker<'a> {
     http: &'a Http,
@@ -152,6 +160,36 @@ impl<'a> Speaker<'a> {
     }
 }
 
+/// What an authority looks for in CAA records, as the operator says, or else its directory; the first of several is as good as each.
+pub(super) async fn caa_identity(
+    http: &Http,
+    authority: &Authority,
+) -> Result<Option<String>, AcmeError> {
+    if let Some(identity) = &authority.caa_identity {
+        return Ok(Some(identity.clone()));
+    }
+    let (_, directory) = call(http, Method::GET, &authority.directory, None).await?;
+    identity_in(&directory)
+}
+
+fn identity_in(directory: &[u8]) -> Result<Option<String>, AcmeError> {
+    #[derive(Deserialize)]
+    struct Described {
+        #[serde(default)]
+        meta: Meta,
+    }
+    let Described { meta } = serde_json::from_slice(directory)?;
+    let mut identities = meta.caa_identities.into_iter();
+    let identity = identities.find(|identity| is_domain(identity));
+    Ok(identity.map(|identity| identity.to_ascii_lowercase()))
+}
+
+/// Whether nothing else than a name can be read in it, wherever it stands.
+fn is_domain(text: &str) -> bool {
+    let is_plain = |octet: u8| octet.is_ascii_alphanumeric() || matches!(octet, b'.' | b'-');
+    (1..=253).contains(&text.len()) && text.bytes().all(is_plain)
+}
+
 fn jws(
     protected: &Value,
     payload: &str,
@@ -185,5 +223,34 @@ async fn call(
     match serde_json::from_slice::<Problem>(&answer) {
         Ok(problem) => Err(problem.into()),
         Err(_) => Err(AcmeError::Status(head.status.as_u16())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_authority_is_known_by_what_its_directory_says_and_by_nothing_that_is_no_name() {
+        for (directory, identity) in [
+            (
+                r#"{"meta":{"caaIdentities":["CA.test","other.test"]}}"#,
+                Some("ca.test"),
+            ),
+            (
+                r#"{"meta":{"caaIdentities":["ca.test; accounturi=x","b.test"]}}"#,
+                Some("b.test"),
+            ),
+            (r#"{"meta":{"caaIdentities":[""," ","\"","ä.test"]}}"#, None),
+            (r#"{"meta":{"caaIdentities":[]}}"#, None),
+            (r#"{"meta":{"website":"https://ca.test"}}"#, None),
+            (r#"{"newNonce":"https://ca.test/n"}"#, None),
+        ] {
+            let found = identity_in(directory.as_bytes()).unwrap();
+            assert_eq!(found.as_deref(), identity, "{directory}");
+        }
+        for nonsense in ["", "[1]", r#"{"meta":{"caaIdentities":"ca.test"}}"#] {
+            assert!(identity_in(nonsense.as_bytes()).is_err(), "{nonsense}");
+        }
     }
 }

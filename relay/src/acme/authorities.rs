@@ -37,6 +37,9 @@ pub struct Authority {
     /// Which of its kinds of certificates is ordered (draft-ietf-acme-profiles).
     #[serde(default)]
     pub profile: Option<String>,
+    /// What it looks for in CAA records, if it does not say so itself.
+    #[serde(default)]
+    pub caa_identity: Option<String>,
 }
 
 /// External account binding (RFC 8555 section 7.3.4).

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
+use super::caa::CaaStatus;
 use super::status::PassedOver;
 use crate::kept::{KeptError, KeptFiles};
 use crate::keys::{AccountKey, TlsKey};
@@ -23,6 +24,12 @@ pub(super) struct AcmeState {
     pub(super) challenges: Vec<String>,
     /// The last certificate that was given.
     pub(super) certificate: Option<AcmeCertificate>,
+    /// What they look for in CAA records.
+    #[serde(default)]
+    pub(super) identities: BTreeMap<String, String>,
+    /// Who alone may have certificates.
+    #[serde(default)]
+    pub(super) caa: CaaStatus,
 }
 
 /// A certificate that is ordered.

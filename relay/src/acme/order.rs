@@ -68,6 +68,7 @@ impl<'a, A: Applicant> Customer<'a, A> {
         replaces: Option<CertificateIdentifier<'static>>,
     ) -> Result<String, AcmeError> {
         let account = self.account(authorities).await?;
+        self.bind(authorities).await?;
         let (mut order, is_resumed) = match self.placed(&account).await? {
             Some(order) => (order, true),
             None => (self.place(&account, replaces).await?, false),
@@ -81,7 +82,7 @@ impl<'a, A: Applicant> Customer<'a, A> {
         chain
     }
 
-    fn change(&self, change: impl FnOnce(&mut AcmeState)) -> Result<(), AcmeError> {
+    pub(super) fn change(&self, change: impl FnOnce(&mut AcmeState)) -> Result<(), AcmeError> {
         Ok(self.acme.folder.change(change)?)
     }
 

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::caa::CaaStatus;
+
 /// How it stands with the certificate that visitors see. It is of the operator's own authority while there is no other.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CertificateStatus {
@@ -19,6 +21,9 @@ pub struct CertificateStatus {
     pub mend: Option<String>,
     /// When it is tried again.
     pub next_try: Option<u64>,
+    /// Who alone may have one.
+    #[serde(default)]
+    pub caa: CaaStatus,
     /// Who was asked for the certificate before the one that has given it.
     #[serde(default)]
     pub passed_over: Option<PassedOver>,

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use hyper::Method;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::cloud::{CallError, Cloud};
 use super::identity::Identity;
 use super::situation::Situation;
-use crate::acme::{AcmeError, Applicant, Authorities, CertificateStatus, Kept, Proof};
+use crate::acme::{AcmeError, Applicant, Authorities, CertificateStatus, Issuer, Kept, Proof};
 use crate::tls::CertificateSlot;
 
 /// No cloud is believed that its turns come later than in so many seconds.
@@ -26,11 +26,22 @@ struct OrderTurn {
     wait_seconds: u64,
 }
 
+/// Who may have certificates for the device's name, as far as the agent has a say in it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Caa {
+    /// The agent's own accounts with the authorities of the operator's choice, and nobody else.
+    #[default]
+    Own,
+    /// Whoever proves the name: for a device that has certificates of others too.
+    Any,
+}
+
 /// The device.
 pub(super) struct Device<'a> {
     pub(super) cloud: &'a Cloud,
     pub(super) identity: &'a Identity,
     pub(super) situation: &'a Situation,
+    pub(super) caa: Caa,
     /// What visitors see.
     pub(super) shown: &'a CertificateSlot,
     /// The certificate of the operator's own authority, always good.
@@ -89,6 +100,15 @@ impl Applicant for Device<'_> {
             .await
     }
 
+    async fn bind(&self, issuers: &[Issuer]) -> Result<bool, AcmeError> {
+        let issuers = match self.caa {
+            Caa::Own => issuers,
+            Caa::Any => &[],
+        };
+        self.change(&json!({ "caa": issuers })).await?;
+        Ok(self.caa == Caa::Own)
+    }
+
     fn show(&self, kept: Option<&Kept>) {
         let next = kept.map_or(self.own, |kept| &kept.issued.slot);
         self.shown.replace(next);
@@ -112,6 +132,10 @@ impl Device<'_> {
     ) -> Result<(), AcmeError> {
         let challenges = values.map(|value| json!({ "host": "", "value": value }));
         let change = json!({ "challenges": { what: challenges.collect::<Vec<_>>() } });
+        self.change(&change).await
+    }
+
+    async fn change(&self, change: &Value) -> Result<(), AcmeError> {
         let (path, body) = ("/api/device/dns", change.to_string().into_bytes());
         let told = self
             .cloud

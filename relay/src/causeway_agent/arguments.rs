@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, ValueEnum};
 use relay::agent::{
-    ANSWER_TIME, ANSWER_TIMES, Dns, Gso, Http3Server, Lan, Origin, OriginAddress, OriginTrust,
+    ANSWER_TIME, ANSWER_TIMES, Caa, Dns, Gso, Http3Server, Lan, Origin, OriginAddress, OriginTrust,
     Scheme, Services, ServicesFile, State, Steer, VisitorAddress,
 };
 use relay::tls::Roots;
@@ -49,6 +49,9 @@ pub(super) enum Verb {
         /// Whether lan. in front of the device's name leads to its address in its own network, for those who are there too.
         #[arg(long, value_enum, default_value_t)]
         lan: LanOption,
+        /// Who may have certificates for the device's name, as its CAA records tell all authorities.
+        #[arg(long, value_enum, default_value_t)]
+        caa: CaaOption,
         /// Where visitors may come straight to this device, without a relay: [::]:443 or 192.0.2.7:8443. While they find it there, its
         /// name leads to it, else to the relays
         #[arg(long, value_name = "ADDRESS:PORT")]
@@ -194,6 +197,24 @@ impl From<LanOption> for Lan {
             LanOption::Off => Self::Off,
             LanOption::Report => Self::Report,
             LanOption::Remove => Self::Remove,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Default, ValueEnum)]
+pub(super) enum CaaOption {
+    /// This agent's own accounts with the authorities that the operator has chosen
+    #[default]
+    Own,
+    /// Whoever proves the name; for a device with a certificate client of its own
+    Any,
+}
+
+impl From<CaaOption> for Caa {
+    fn from(option: CaaOption) -> Self {
+        match option {
+            CaaOption::Own => Self::Own,
+            CaaOption::Any => Self::Any,
         }
     }
 }

@@ -59,6 +59,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
             gso,
             dns,
             lan,
+            caa,
             direct,
             direct_port,
             tunnels,
@@ -75,6 +76,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
                 gso: gso.into(),
                 dns: dns.into(),
                 lan: lan.into(),
+                caa: caa.into(),
                 direct: direct.map(|listen| Direct {
                     listen,
                     port: direct_port.unwrap_or(listen.port()),

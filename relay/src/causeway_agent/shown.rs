@@ -5,6 +5,7 @@ use std::io::{IsTerminal as _, stderr};
 use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::bail;
+use relay::acme::CaaStatus;
 use relay::agent::{
     self, CertificateStatus, Cloud, ConfigurationStatus, DirectStatus, DnsStatus, Finding,
     FlowsStatus, Health, Identity, LimitsStatus, PassedOver, PortStatus, ServiceStatus, State,
@@ -308,6 +309,7 @@ fn certificate_in_words(certificate: &CertificateStatus) -> Vec<String> {
         mend,
         next_try,
         passed_over,
+        caa,
     } = certificate;
     let mut lines = vec![match (authority, not_after, renew_at) {
         (Some(authority), Some(end), Some(renew)) => format!(
@@ -334,6 +336,18 @@ fn certificate_in_words(certificate: &CertificateStatus) -> Vec<String> {
     mends.dedup();
     let mends = mends.into_iter();
     lines.extend(mends.map(|mend| format!("to mend     certificate: {mend}")));
+    let CaaStatus { issuers, problem } = caa;
+    if !issuers.is_empty() {
+        let issuers = issuers.join(" and ");
+        lines.push(format!(
+            "caa         {issuers} alone may issue for the name, and for this device's account"
+        ));
+    }
+    if let Some(problem) = problem {
+        lines.push(format!(
+            "caa         others may have certificates for the name too: {problem}"
+        ));
+    }
     lines
 }
 

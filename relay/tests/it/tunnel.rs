@@ -57,6 +57,7 @@ async fn a_stranger_with_a_key_of_its_own_gets_no_tunnel() {
             gso: relay::agent::Gso::Auto,
             dns: relay::agent::Dns::Off,
             lan: relay::agent::Lan::Off,
+            caa: relay::agent::Caa::Own,
             direct: None,
             retire: Default::default(),
             tunnels: relay::agent::Tunnels::default(),

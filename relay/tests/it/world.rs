@@ -524,6 +524,7 @@ impl World {
             gso: Gso::Auto,
             dns: agent::Dns::Off,
             lan: agent::Lan::Off,
+            caa: agent::Caa::Own,
             direct,
             retire: CancellationToken::new(),
             tunnels,
