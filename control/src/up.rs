@@ -148,6 +148,17 @@ pub async fn start(
     let with_dot = config.ddns.as_ref().is_some_and(|ddns| ddns.dot.is_some());
     let certificates = OperatorCertificates::issue(Arc::clone(&authority), with_dot, &registry)?;
     let certificates = Arc::new(certificates);
+    let orders = Orders::new(config.acme.as_ref(), store.clone(), &registry)?;
+    let orders = Arc::new(orders);
+    let acme = config.acme.as_ref();
+    let acme = acme.filter(|acme| acme.operator && config.ddns.is_some());
+    let public = acme.map(|_| PublicCertificate::register(&registry, certificates.ends.clone()));
+    let public = public.transpose()?;
+    let ordering = acme.zip(public.clone()).map(|(acme, told)| {
+        let of = (&config.zone, state.path());
+        Ordering::open(acme, of, &orders, &certificates, told)
+    });
+    let ordering = ordering.transpose()?;
     let (stop, end) = (CancellationToken::new(), CancellationToken::new());
     let leaving = CancellationToken::new();
     let names_end = end.child_token();
@@ -212,8 +223,6 @@ pub async fn start(
             steering.run(changes_of_addresses, end.clone()),
         );
     }
-    let orders = Orders::new(config.acme.as_ref(), store.clone(), &registry)?;
-    let orders = Arc::new(orders);
     let cloud = Arc::new(Cloud {
         zone: config.zone.clone(),
         port: relay.front().port(),
@@ -231,7 +240,7 @@ pub async fn start(
         import: ddns.as_ref().map(ddns::Handle::import),
         steering,
         acme: api::AcmeAuthorities::read(config.acme.as_ref())?,
-        orders: Arc::clone(&orders),
+        orders,
         metrics: Metrics::register(&registry)?,
         stop: stop.clone(),
     });
@@ -248,22 +257,8 @@ pub async fn start(
     let cloud_visitors = TaskTracker::new();
     let served = serve_cloud(visitors, router, stop.clone(), cloud_visitors.clone());
     parts.run("the cloud", served);
-    let ordering = config.acme.as_ref().filter(|acme| acme.operator);
-    let ordering = ordering.zip(cloud.dns.as_ref());
-    let public =
-        ordering.map(|_| PublicCertificate::register(&registry, certificates.ends.clone()));
-    let public = public.transpose()?;
-    if let Some(((acme, updater), told)) = ordering.zip(public.clone()) {
-        let ordering = Ordering::new(
-            acme,
-            (&config.zone, state.path()),
-            updater.clone(),
-            orders,
-            Arc::clone(&certificates),
-            told,
-        )?;
-        ordering.show_kept()?;
-        let kept = ordering.keep(alone.clone(), names_end.clone(), end.clone());
+    if let Some((ordering, updater)) = ordering.zip(cloud.dns.clone()) {
+        let kept = ordering.keep(updater, alone.clone(), names_end.clone(), end.clone());
         parts.run("the orders for the operator's certificate", kept);
     }
     let health = Health::register(

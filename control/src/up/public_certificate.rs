@@ -39,7 +39,8 @@ pub(super) struct Ordering {
 struct Operator {
     authorities: Authorities,
     zone: Zone,
-    updater: Updater,
+    /// Absent until the zone is answered for: nothing is ordered before.
+    updater: Option<Updater>,
     /// Where it is noted what has been ordered.
     orders: Arc<Orders>,
     /// The key of what is shown, in PEM.
@@ -49,13 +50,12 @@ struct Operator {
 }
 
 impl Ordering {
-    /// Nothing is ordered yet.
-    pub(super) fn new(
+    /// Shows what was given last, if it is still good: before anybody can come, so that all are shown the same. Nothing is ordered yet.
+    pub(super) fn open(
         config: &AcmeConfig,
         (zone, state): (&Zone, &Path),
-        updater: Updater,
-        orders: Arc<Orders>,
-        certificates: Arc<OperatorCertificates>,
+        orders: &Arc<Orders>,
+        certificates: &Arc<OperatorCertificates>,
         told: PublicCertificate,
     ) -> Result<Self, UpError> {
         let folder = Folder::of(KeptFiles::open(state.join(FOLDER))?);
@@ -67,18 +67,20 @@ impl Ordering {
         let applicant = Operator {
             authorities: authorities(config)?,
             zone: zone.clone(),
-            updater,
-            orders,
+            updater: None,
+            orders: Arc::clone(orders),
             key: key.pem().to_owned().into(),
-            certificates,
+            certificates: Arc::clone(certificates),
             told,
         };
-        Ok(Self {
+        let ordering = Self {
             folder,
             key,
             names,
             applicant,
-        })
+        };
+        ordering.acme().show_kept()?;
+        Ok(ordering)
     }
 
     fn acme(&self) -> Acme<'_, &Operator> {
@@ -92,24 +94,21 @@ impl Ordering {
         }
     }
 
-    /// Shows what was given last, if it is still good.
-    pub(super) fn show_kept(&self) -> Result<(), UpError> {
-        Ok(self.acme().show_kept()?)
-    }
-
     /// Orders whenever it is time, from when this process is `alone` until it is not any more, which is `over`; and ends at `end`.
     pub(super) async fn keep(
-        self,
+        mut self,
+        updater: Updater,
         alone: Option<CancellationToken>,
         over: CancellationToken,
         end: CancellationToken,
     ) {
+        self.applicant.updater = Some(updater);
         let kept = async {
             if let Some(alone) = alone {
                 alone.cancelled().await;
             }
             // The process before may have been given another meanwhile.
-            if let Err(error) = self.show_kept() {
+            if let Err(error) = self.acme().show_kept() {
                 tracing::warn!(%error, "the certificate of the operator's hosts cannot be read");
             }
             self.acme().keep().await;
@@ -142,7 +141,11 @@ impl Applicant for &Operator {
         });
         let located: Option<Vec<_>> = located.collect();
         let located = located.ok_or(AcmeError::Nonsense)?;
-        let proved = self.updater.prove(&located).await;
+        let updater = self.updater.as_ref().ok_or(AcmeError::Unable {
+            what: "the name server has not begun".to_owned(),
+            mend: "nothing: it is tried again by itself",
+        })?;
+        let proved = updater.prove(&located).await;
         proved.map_err(|error| AcmeError::Unable {
             what: error.to_string(),
             mend: "nothing, if it passes: it is tried again by itself",
@@ -152,7 +155,9 @@ impl Applicant for &Operator {
     async fn withdraw(&self, values: &[String]) -> Result<(), AcmeError> {
         let values = values.iter();
         let values = values.filter_map(|value| ChallengeValue::new(value.as_bytes()));
-        self.updater.withdraw_proofs(&values.collect::<Vec<_>>());
+        if let Some(updater) = &self.updater {
+            updater.withdraw_proofs(&values.collect::<Vec<_>>());
+        }
         Ok(())
     }
 
