@@ -1,6 +1,9 @@
 //! Devices with certificates of an authority of the operator's choice: pebble, which asks our name server, and which every visitor here
 //! trusts and nothing else.
 
+mod advised;
+mod authority;
+mod lying;
 mod issuers;
 mod operator_certificates;
 mod rows;
@@ -11,7 +14,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use relay::agent::State;
-use serde_json::json;
+use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use crate::process::{Process, output_of, run, until};
@@ -142,16 +145,8 @@ impl World {
         root
     }
 
-    /// A visit by somebody who trusts `root` alone: the status, 502 since the service is down, and curl's own.
     fn visit(&self, root: &Path, name: &str) -> (String, Option<i32>) {
-        let mut curl = self.server.place.command("curl");
-        curl.args(["--silent", "--max-time", "10", "--output", "/dev/null"]);
-        curl.args(["--write-out", "%{http_code}", "--cacert"])
-            .arg(root);
-        curl.arg(self.server.url(name, "/"));
-        let output = run(curl);
-        let status = String::from_utf8(output.stdout).unwrap();
-        (status, output.status.code())
+        visit(&self.server, root, name)
     }
 
     /// What has been put into the DNS for the authority.
@@ -177,6 +172,18 @@ impl World {
     }
 }
 
+/// A visit by somebody who trusts `root` alone: the status, 502 since the service is down, and curl's own.
+fn visit(server: &Server, root: &Path, name: &str) -> (String, Option<i32>) {
+    let mut curl = server.place.command("curl");
+    curl.args(["--silent", "--max-time", "10", "--output", "/dev/null"]);
+    curl.args(["--write-out", "%{http_code}", "--cacert"])
+        .arg(root);
+    curl.arg(server.url(name, "/"));
+    let output = run(curl);
+    let status = String::from_utf8(output.stdout).unwrap();
+    (status, output.status.code())
+}
+
 fn is_welcome(visit: &(String, Option<i32>)) -> bool {
     *visit == ("502".to_owned(), Some(0))
 }
@@ -186,6 +193,15 @@ fn status(device: &Device) -> String {
     let mut command = device.place.command(causeway_agent());
     command.arg("status").arg("--state").arg(&device.state);
     output_of(command)
+}
+
+/// How it stands with the certificate, as programs are told.
+fn certificate_status(device: &Device) -> Value {
+    let mut command = device.place.command(causeway_agent());
+    command.args(["status", "--json", "--state"]);
+    command.arg(&device.state);
+    let status: Value = serde_json::from_str(&output_of(command)).unwrap();
+    status["certificate"].clone()
 }
 
 /// The files below `folder` in which `text` stands.

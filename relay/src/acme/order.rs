@@ -192,9 +192,10 @@ impl<'a, A: Applicant> Customer<'a, A> {
         let profile = self.authority.profile.as_deref();
         if let Some(profile) = profile {
             // The draft, section 4: a name that the directory does not have is not asked for.
-            let offered: Vec<_> = account.profiles().map(|one| one.name.to_owned()).collect();
+            let mut offered: Vec<_> = account.profiles().map(|one| one.name.to_owned()).collect();
             if !offered.iter().any(|name| name == profile) {
                 let profile = profile.to_owned();
+                offered.sort_unstable();
                 return Err(AcmeError::NoProfile { profile, offered });
             }
         }
