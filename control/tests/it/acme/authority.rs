@@ -35,7 +35,7 @@ use tokio_rustls::TlsAcceptor;
 pub(super) use self::books::Books;
 use self::issuer::Issuer;
 use self::jws::Said;
-use crate::process::output_of;
+use crate::process::run;
 
 /// Longer than anything that a client has to say.
 const MAX_REQUEST: usize = 64 * 1024;
@@ -445,7 +445,8 @@ fn texts(dns: Option<SocketAddr>, place: &str) -> Vec<String> {
     let mut dig = std::process::Command::new("dig");
     dig.args([&format!("@{}", dns.ip()), "-p", &dns.port().to_string()]);
     dig.args(["+short", "+norecurse", "+tries=2", "+time=5", "TXT", place]);
-    let found = output_of(dig);
-    let found = found.lines().map(|line| line.trim_matches('"').to_owned());
+    let found = String::from_utf8(run(dig).stdout).unwrap();
+    let found = found.lines().filter(|line| line.starts_with('"'));
+    let found = found.map(|line| line.trim_matches('"').to_owned());
     found.collect()
 }

@@ -294,10 +294,14 @@ impl Books {
 
     /// What was `found` there.
     pub(super) fn has_looked(&mut self, number: usize, found: &[String], base: &str) -> Value {
-        let proof = &mut self.authorizations[number];
+        let proof = &self.authorizations[number];
         let value = sha256(&format!("{}.{}", proof.token, proof.thumbprint));
-        proof.is_proved = Some(found.contains(&value));
-        self.challenge(number, base)
+        let is_proved = found.contains(&value);
+        // What comes of it is heard later, as with those that look from several places.
+        let mut seen = self.challenge(number, base);
+        seen["status"] = json!("processing");
+        self.authorizations[number].is_proved = Some(is_proved);
+        seen
     }
 
     /// RFC 8555 section 7.4
