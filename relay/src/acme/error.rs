@@ -9,6 +9,9 @@ use super::issued::Wrong;
 use crate::kept::KeptError;
 use crate::tls::{self, TlsError};
 
+/// As much of what an authority says is told, in letters.
+const MAX_SAID: usize = 300;
+
 /// Why there is no certificate.
 #[derive(Debug, thiserror::Error)]
 #[allow(missing_docs)] // each says itself what it is
@@ -46,7 +49,7 @@ pub enum AcmeError {
     Nonces,
     #[error("it does not want to look into the DNS")]
     NoDnsChallenge,
-    #[error("it has rejected the order{}", .0.as_ref().map(|reason| format!(": {reason}")).unwrap_or_default())]
+    #[error("it has rejected the order{}", .0.as_ref().map(|reason| format!(": {}", one_line(reason))).unwrap_or_default())]
     Invalid(Option<String>),
     #[error("it was not done with the order in time")]
     TooSlow,
@@ -192,12 +195,24 @@ pub(super) fn is_problem(problem: &Problem, kind: &str) -> bool {
 fn there_are(profiles: &[String]) -> String {
     match profiles {
         [] => "it has none".to_owned(),
-        profiles => format!("it has {}", profiles.join(", ")),
+        profiles => format!("it has {}", one_line(&profiles.join(", "))),
     }
 }
 
 /// In its own words, or in the kind's.
-fn said(problem: &Problem) -> &str {
+fn said(problem: &Problem) -> String {
     let said = problem.detail.as_deref().or(problem.r#type.as_deref());
-    said.unwrap_or("it does not say why")
+    one_line(said.unwrap_or("it does not say why"))
+}
+
+/// What others say, in a sentence of ours: it has no lines of its own, which could be taken for ours, and it comes to an end.
+fn one_line(text: &str) -> String {
+    let mut rest = text.chars();
+    let said = rest.by_ref().take(MAX_SAID);
+    let said = said.map(|letter| if letter.is_control() { ' ' } else { letter });
+    let said: String = said.collect();
+    match rest.next() {
+        Some(_) => said + "…",
+        None => said,
+    }
 }

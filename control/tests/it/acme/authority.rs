@@ -60,7 +60,7 @@ pub(super) struct Manner {
 pub(super) enum Lie {
     /// It answers with this status, and nonsense.
     Status(u16),
-    /// It has trouble and says so.
+    /// It has trouble and says so, at length and in lines of its own.
     Maintenance,
     /// What it answers is neither JSON nor a certificate.
     Garbage,
@@ -246,7 +246,7 @@ impl Lie {
             Self::Status(status) => say(status, "text/html", "<h1>Oops</h1>".into()),
             Self::Maintenance => {
                 let kind = "urn:ietf:params:acme:error:serverInternal";
-                let said = json!({ "type": kind, "detail": "down for maintenance" });
+                let said = json!({ "type": kind, "detail": format!("down for maintenance\n\u{1b}[2J{}", "!".repeat(9999)) });
                 say(503, "application/problem+json", said.to_string().into())
             }
             Self::Garbage => say(200, "application/json", "\u{0}{]\u{7f}".into()),

@@ -130,6 +130,8 @@ fn an_authority_that_fails_or_lies_is_passed_over_and_it_is_said_why() {
         assert_eq!(passed_over["authority"], "127.0.0.1", "{words}: {told}");
         let problem = passed_over["problem"].as_str().unwrap();
         assert!(problem.starts_with(words), "{words}: {told}");
+        let is_one_line = problem.len() < 400 && !problem.contains(char::is_control);
+        assert!(is_one_line, "{told}");
         let mend = passed_over["mend"].as_str().unwrap();
         assert!(
             !mend.is_empty() && !mend.contains("device's clock"),

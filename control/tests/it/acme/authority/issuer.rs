@@ -52,9 +52,11 @@ impl Request {
         let params = &self.0.params;
         let common = params.distinguished_name.get(&DnType::CommonName);
         let common = common.map(|name| format!("{name:?}"));
-        let names = params.subject_alt_names.iter().map(|name| match name {
-            SanType::DnsName(name) => name.as_str().to_owned(),
-            other => format!("{other:?}"),
+        let names = params.subject_alt_names.iter().map(|name| {
+            if let SanType::DnsName(name) = name {
+                return name.as_str().to_owned();
+            }
+            format!("{name:?}")
         });
         names.chain(common).collect()
     }
