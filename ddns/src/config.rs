@@ -47,6 +47,8 @@ pub struct Config {
     /// Whether a device's name may lead to a private or reserved address; only for a zone that nobody outside asks for. Default
     /// no.
     pub private_addresses: bool,
+    /// Whether `_why` in front of a device's name says why that leads where it does, as TXT, to everybody who asks. Default no.
+    pub why: bool,
     /// Answers of one kind (records, no such thing, refusals) that one /24 (IPv4) or /56 (IPv6) gets over UDP in a second,
     /// unless it shows a cookie of ours; 0 to 1000000, 0 is no limit. Default 500: a resolver that keeps answers for a
     /// minute reaches it with 30,000 names in use, and what is sent to a victim in its name is half a megabit at most, or five where
@@ -84,6 +86,7 @@ impl Default for Config {
             tcp_connections_per_address: Bounded(50),
             updates_per_minute: Bounded(6),
             private_addresses: false,
+            why: false,
             responses_per_second: Bounded(500),
             slip: Bounded(2),
             nsid: None,
@@ -109,6 +112,7 @@ impl Config {
             tcp_connections_per_address,
             updates_per_minute,
             private_addresses,
+            why,
             responses_per_second,
             slip,
             nsid,
@@ -140,6 +144,7 @@ impl Config {
                 "private_addresses",
                 *private_addresses != next.private_addresses,
             ),
+            ("why", *why != next.why),
             (
                 "responses_per_second",
                 *responses_per_second != next.responses_per_second,

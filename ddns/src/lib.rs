@@ -68,6 +68,7 @@ pub mod table;
 pub mod transfer;
 pub mod tsig;
 pub mod update;
+pub mod why;
 pub mod zone;
 
 pub use config::{Config, Facts};

@@ -11,6 +11,7 @@
 //!                   "_acme-challenge.cloud", …
 //!                                         ──► the operator's own, likewise
 //!                   "lan.mynas"           ──► where it is at home, if it wants that; nothing stands below ([`subnames`])
+//!                   "_why.mynas"          ──► why it leads where it does, if the operator wants that; nothing stands below
 //! ```
 //!
 //! What is answered follows from these names as RFC 4592 has it, so that a copy of the zone answers alike.
@@ -56,7 +57,7 @@ pub(crate) use self::hashes::{Hashes, Link};
 pub(crate) use self::marks::Marked;
 use self::marks::Marks;
 use self::slot::Device;
-use self::standing::{Owner, Standing};
+use self::standing::{Owner, Standing, ends_with_label};
 pub(crate) use self::standing::{Place, WILDCARD};
 use self::subnames::Subnames;
 use crate::addresses::Addresses;
@@ -66,6 +67,7 @@ use crate::protocol::{HEADER_LEN, MAX_LABEL, Type};
 use crate::relays::{Known, Presence, RelayAddresses};
 use crate::rrset::{AddressRecord, Records, Rrset, Soa};
 use crate::steering::https_records;
+use crate::why::{self, WHY_LABEL};
 use crate::zone::{Contents, Node};
 
 /// Where the relays' own names stand.
@@ -143,7 +145,8 @@ impl Table {
                     Found::Records(Records::Shared(set))
                 }
                 Owner::Lan(lan) => self.find_address(lan.addresses(), qtype),
-                Owner::Challenges(_) | Owner::Empty => Found::NoData,
+                Owner::Why if qtype == Type::TXT => self.find_why(label, &device),
+                Owner::Challenges(_) | Owner::Why | Owner::Empty => Found::NoData,
                 Owner::Nobody => Found::NoName,
             };
         }
@@ -177,6 +180,9 @@ impl Table {
             && let Some(standing) = self.subnames.standing(device.registration, front)
         {
             return standing;
+        }
+        if self.contents.has_why && ends_with_label(front, WHY_LABEL) {
+            return Standing::at_or_below_why(front);
         }
         Standing::below_device(front, 0)
     }
@@ -289,6 +295,18 @@ impl Table {
         let records = https_records(direct, port, &relays, self.contents.ttl);
         records.map_or(Found::NoData, |records| {
             Found::Records(Records::Shared(Arc::new(records)))
+        })
+    }
+
+    fn find_why(&self, label: &[u8], device: &Device) -> Found<'_> {
+        let (known, presence) = self.presence(label);
+        let relays: Vec<_> = presence
+            .numbers()
+            .filter_map(|of| known.label(of))
+            .collect();
+        let set = why::compile(device.lead, device.addresses, &relays);
+        set.map_or(Found::NoData, |set| {
+            Found::Records(Records::Shared(Arc::new(set)))
         })
     }
 

@@ -44,6 +44,8 @@ pub struct Contents {
     pub(crate) relay: Node,
     /// The TTL of addresses, in seconds.
     pub(crate) ttl: u32,
+    /// Each device has a name that says why its own leads where it does.
+    pub(crate) has_why: bool,
     /// What is not there is proved by the hashes of names.
     pub(crate) has_chain: bool,
 }
@@ -102,6 +104,7 @@ impl Contents {
             device_types,
             relay,
             ttl,
+            has_why: config.why,
             has_chain,
         })
     }

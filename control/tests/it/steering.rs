@@ -8,6 +8,7 @@ use tempfile::TempDir;
 
 use crate::nginx::Nginx;
 use crate::process::{output_of, until};
+use crate::reload::good;
 use crate::world::{Device, Place, Server, causeway_agent};
 
 /// Where the devices of a test are, as the server sees it.
@@ -46,8 +47,14 @@ impl World {
         }
         ip(&home, "link set wan up");
         let (front, dns) = (format!("{SERVER}:443"), format!("{SERVER}:53"));
-        let options = ["--zone", ZONE, "--front", &front, "--dns", &dns];
         let folder = tempfile::tempdir().unwrap();
+        let config = folder.path().join("causeway.toml");
+        let text = good().replace("[ddns]\n", "[ddns]\nwhy = true\n");
+        fs::write(&config, text).unwrap();
+        let config = config.display().to_string();
+        let options = [
+            "--config", &config, "--zone", ZONE, "--front", &front, "--dns", &dns,
+        ];
         let resolv_conf = folder.path().join("resolv.conf");
         fs::write(&resolv_conf, format!("nameserver {SERVER}\n")).unwrap();
         Self {
@@ -88,6 +95,21 @@ fn leads(server: &Server, kind: &str) -> String {
         &format!("@{SERVER}"),
         HOST,
         kind,
+        "+short",
+        "+norecurse",
+        "+tries=1",
+    ]);
+    output_of(dig)
+}
+
+/// What the name itself says of why it leads where it does.
+fn why(server: &Server) -> String {
+    let mut dig = server.place.command("dig");
+    let name = format!("_why.{HOST}");
+    dig.args([
+        &*format!("@{SERVER}"),
+        &*name,
+        "TXT",
         "+short",
         "+norecurse",
         "+tries=1",
@@ -154,6 +176,8 @@ fn a_name_leads_to_the_device_itself_while_it_is_found_there() {
         "{https}"
     );
     assert_eq!(leads(server, "AAAA"), "");
+    let told = why(server);
+    assert_eq!(told, "\"direct: the device is found at its own address\"\n");
     // And a visitor comes to it without the relay.
     let mut curl = server.place.command("curl");
     curl.args([
@@ -174,6 +198,11 @@ fn a_name_leads_to_the_device_itself_while_it_is_found_there() {
     let took = time_until(server, SERVER);
     eprintln!("a device that ends is left in {took:?}");
     assert!(took <= AT_ONCE, "{took:?}");
+    let told = why(server);
+    assert!(
+        told.starts_with("\"relay: the device is not found"),
+        "{told}"
+    );
     assert_eq!(leads(server, "HTTPS"), "");
     agent.ended();
 

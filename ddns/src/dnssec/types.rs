@@ -18,8 +18,8 @@ impl TypeSet {
     /// The most octets that a set has in a record.
     pub(crate) const MAX_LEN: usize = 2 + FIRST + 2 + SECOND;
 
-    /// What a name with challenges has.
-    pub(crate) fn of_challenges() -> Self {
+    /// What a name has that says something.
+    pub(crate) fn of_text() -> Self {
         Self::default().with(Type::TXT)
     }
 

@@ -9,6 +9,7 @@ use super::standing::{Owner, WILDCARD};
 use super::subnames::Owners;
 use super::{Place, Table};
 use crate::dnssec::{Hash, TypeSet, hash};
+use crate::why::WHY_LABEL;
 
 /// The chain, and what it has of devices beside their own names.
 #[derive(Debug)]
@@ -38,6 +39,10 @@ impl Table {
             let types = self.types(&name);
             all.push((self.hash(&name), types));
             all.push((self.hash(&[WILDCARD, &name].concat()), types));
+            if self.contents.has_why {
+                let why = [WHY_LABEL, &name].concat();
+                all.push((self.hash(&why), TypeSet::of_text()));
+            }
         }
         let chain = Chain {
             hashes: Hashes::of(all),
@@ -85,8 +90,9 @@ impl Table {
                     set(&[WILDCARD, front].concat(), types);
                 }
                 Owner::Challenges(_) => {
-                    set(front, types.map(|_| TypeSet::of_challenges()));
+                    set(front, types.map(|_| TypeSet::of_text()));
                 }
+                Owner::Why => set(front, types.map(|_| TypeSet::of_text())),
                 Owner::Lan(lan) => set(front, types.map(|_| TypeSet::of_lan(*lan))),
                 Owner::Empty => set(front, types.map(|_| TypeSet::default())),
                 Owner::Nobody => {}
@@ -112,6 +118,9 @@ impl Table {
         }
         for (front, owner) in after.iter().flatten() {
             set_owned(front, owner, true);
+        }
+        if self.contents.has_why {
+            set_owned(WHY_LABEL, &Owner::Why, true);
         }
         set_owned(b"", &Owner::Device, true);
     }

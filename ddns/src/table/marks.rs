@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 use super::Table;
 use super::standing::{Owner, WILDCARD};
+use crate::why::WHY_LABEL;
 
 /// Who has changed.
 #[derive(Debug, Default)]
@@ -107,6 +108,9 @@ impl Table {
         };
         put(b"");
         put(WILDCARD);
+        if self.contents.has_why {
+            put(WHY_LABEL);
+        }
         let owners = match device.has_subnames {
             true => self.subnames.owners(device.registration),
             false => None,

@@ -37,7 +37,7 @@ impl Table {
         if let Some(device) = self.devices.get(label) {
             return match self.standing(&device, front).owner {
                 Owner::Device => self.types_at_device(label, &device),
-                Owner::Challenges(_) => TypeSet::of_challenges(),
+                Owner::Challenges(_) | Owner::Why => TypeSet::of_text(),
                 Owner::Lan(lan) => TypeSet::of_lan(lan),
                 Owner::Empty | Owner::Nobody => TypeSet::default(),
             };

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use crate::lan::LanAddresses;
 use crate::rrset::Rrset;
+use crate::why::WHY_LABEL;
 
 /// Where a name stands. Octets are counted from the end of what stands before the zone's name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,8 @@ pub(super) enum Owner {
     Challenges(Arc<Rrset>),
     /// Where it is in its own network.
     Lan(LanAddresses),
+    /// Why its name leads where it does.
+    Why,
     /// A name without records, because there are names below it.
     Empty,
     /// There is no such name.
@@ -65,6 +68,22 @@ impl Standing {
             };
         }
         of_device(Place::Wildcard { encloser: device })
+    }
+
+    /// The labels `front`, of which the last is that of why; no other name stands below it.
+    pub(super) fn at_or_below_why(front: &[u8]) -> Self {
+        match front == WHY_LABEL {
+            true => Self {
+                owner: Owner::Why,
+                place: Place::Here,
+            },
+            false => Self {
+                owner: Owner::Nobody,
+                place: Place::Nowhere {
+                    encloser: WHY_LABEL.len(),
+                },
+            },
+        }
     }
 
     /// The place in the zone, if the device's own label and what stands behind it are so many octets.

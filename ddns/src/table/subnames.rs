@@ -10,7 +10,7 @@
 //! ```
 //!
 //! Below `lan` that is not so: the addresses there are for who is in the device's own network, and to lead everybody else by names below
-//! it would undo that. A name between it and a challenge is there without records.
+//! it would undo that. Nor is it below `_why`, where there is such a name. A name between it and a challenge is there without records.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,13 +24,18 @@ use crate::lan::{LAN_LABEL, LanAddresses};
 use crate::own::Own;
 use crate::protocol::Type;
 use crate::rrset::Rrset;
+use crate::why::WHY_LABEL;
 
 /// Seconds. A CA that has looked too early looks again soon.
 const TTL: u32 = 5;
 
 /// By registration, so that nothing of a former holder is found under a name.
 #[derive(Debug, Default)]
-pub(super) struct Subnames(DashMap<RegistrationId, Compiled>);
+pub(super) struct Subnames {
+    compiled: DashMap<RegistrationId, Compiled>,
+    /// Each device has a name that says why its own leads where it does, and no wildcard below that.
+    has_why: bool,
+}
 
 #[derive(Debug)]
 struct Compiled {
@@ -44,23 +49,30 @@ struct Compiled {
 pub(super) type Owners = BTreeMap<Box<[u8]>, Owner>;
 
 impl Subnames {
+    pub(super) fn new(has_why: bool) -> Self {
+        Self {
+            compiled: DashMap::new(),
+            has_why,
+        }
+    }
+
     /// Replaces all that a registration has here.
     pub(super) fn set(&self, registration: RegistrationId, own: &Own) {
         if !own.has_subnames() {
-            self.0.remove(&registration);
+            self.compiled.remove(&registration);
             return;
         }
         let compiled = Compiled {
             challenges: own.challenges.clone(),
             lan: own.lan,
-            owner_by_front: owners(own),
+            owner_by_front: owners(own, self.has_why),
         };
-        self.0.insert(registration, compiled);
+        self.compiled.insert(registration, compiled);
     }
 
     /// The values of a registration.
     pub(super) fn held(&self, registration: RegistrationId) -> (Challenges, LanAddresses) {
-        let compiled = self.0.get(&registration);
+        let compiled = self.compiled.get(&registration);
         compiled.map_or_else(Default::default, |compiled| {
             (compiled.challenges.clone(), compiled.lan)
         })
@@ -68,13 +80,13 @@ impl Subnames {
 
     /// The names that these values make, but for wildcards.
     pub(super) fn owners(&self, registration: RegistrationId) -> Option<Owners> {
-        let compiled = self.0.get(&registration)?;
+        let compiled = self.compiled.get(&registration)?;
         Some(compiled.owner_by_front.clone())
     }
 
     /// Where a name of this registration stands; `None` if it has nothing here.
     pub(super) fn standing(&self, registration: RegistrationId, front: &[u8]) -> Option<Standing> {
-        let compiled = self.0.get(&registration)?;
+        let compiled = self.compiled.get(&registration)?;
         let mut rest = front;
         loop {
             let is_whole = rest.len() == front.len();
@@ -95,6 +107,9 @@ impl Subnames {
                         },
                     });
                 }
+                None if self.has_why && rest == WHY_LABEL => {
+                    return Some(Standing::at_or_below_why(front));
+                }
                 None if rest.is_empty() => return Some(Standing::below_device(front, 0)),
                 None => rest = behind_first_label(rest),
             }
@@ -107,6 +122,7 @@ fn owners(
     Own {
         challenges, lan, ..
     }: &Own,
+    has_why: bool,
 ) -> Owners {
     let sets = challenges.iter().filter_map(|(host, values)| {
         let set = compile(values)?;
@@ -119,10 +135,15 @@ fn owners(
         owners.insert(LAN_LABEL.into(), Owner::Lan(*lan));
     }
     let is_below_lan = |labels: &[u8]| !lan.is_empty() && ends_with_label(labels, LAN_LABEL);
+    let is_below_why = |labels: &[u8]| has_why && ends_with_label(labels, WHY_LABEL);
     for (host, _) in challenges.iter() {
         let mut rest = host.as_wire();
         while !rest.is_empty() {
-            let owner = match is_below_challenge(rest) || is_below_lan(rest) {
+            if has_why && rest == WHY_LABEL {
+                break; // it is there anyway
+            }
+            let is_apart = is_below_challenge(rest) || is_below_lan(rest) || is_below_why(rest);
+            let owner = match is_apart {
                 true => Owner::Empty,
                 false => Owner::Device,
             };
@@ -231,6 +252,7 @@ mod tests {
                 Owner::Device => "device",
                 Owner::Challenges(_) => "challenges",
                 Owner::Lan(_) => "lan",
+                Owner::Why => "why",
                 Owner::Empty => "empty",
                 Owner::Nobody => "nobody",
             };

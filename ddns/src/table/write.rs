@@ -32,9 +32,9 @@ impl Table {
             chain: OnceLock::new(),
             marks: OnceLock::new(),
             numbering: Mutex::new(()),
+            subnames: Subnames::new(contents.has_why),
             contents,
             devices: Devices::new(),
-            subnames: Subnames::default(),
             issuers: DashMap::new(),
             serial: AtomicU32::new(serial),
         }

@@ -21,6 +21,7 @@ fn config(denial: &str) -> String {
         listen = "[::]:0"
         updates_per_minute = 0
         private_addresses = true
+        why = true
         record = [
             {{ name = "www", type = "A", value = "192.0.2.80" }},
             {{ name = "@", type = "TXT", value = "hello there" }},
@@ -43,7 +44,7 @@ enum Kind {
     NoName,
 }
 
-const QUESTIONS: [(&str, Kind); 54] = [
+const QUESTIONS: [(&str, Kind); 61] = [
     ("causeway.example SOA", Kind::Records),
     ("causeway.example NS", Kind::Records),
     ("causeway.example DNSKEY", Kind::Records),
@@ -58,6 +59,13 @@ const QUESTIONS: [(&str, Kind); 54] = [
     ("away.causeway.example AAAA", Kind::Records),
     ("home.causeway.example CAA", Kind::Records),
     ("led.causeway.example CAA", Kind::Records),
+    ("_why.led.causeway.example TXT", Kind::Records),
+    ("_why.home.causeway.example TXT", Kind::Records),
+    ("_why.led.causeway.example A", Kind::NoData),
+    ("_why.home.causeway.example CAA", Kind::NoData),
+    ("x._why.led.causeway.example TXT", Kind::NoName),
+    ("x._why.home.causeway.example A", Kind::NoName),
+    ("_why.nobody.causeway.example TXT", Kind::NoName),
     ("x.led.causeway.example CAA", Kind::Records),
     ("led.causeway.example TXT", Kind::NoData),
     ("x.y.home.causeway.example A", Kind::Records),
@@ -250,6 +258,13 @@ async fn what_changes_is_signed_anew_and_nothing_else_is() {
             (steered(false, false, 443), false),
         ] {
             world.lead("home", lead);
+            let printed = believed(server, "_why.home.causeway.example TXT").await;
+            let why = if is_there {
+                "but at port 8443"
+            } else {
+                "is not found"
+            };
+            assert!(printed.contains(why), "{printed}");
             let printed = believed(server, "home.causeway.example HTTPS").await;
             assert_eq!(printed.contains("port=8443"), is_there, "{printed}");
             let printed = believed(server, "home.causeway.example A").await;

@@ -227,7 +227,8 @@ async fn ldns_verifies_a_transfer_and_what_has_followed_it() {
     let key = key_file(&folder, "ns2-key", SECRET);
     let good = format!("hmac-sha256:ns2-key:{SECRET}");
     let dnssec = "[dnssec]\ndenial = \"nsec3\"";
-    let mut world = with_devices(&config(&[(nowhere(), &key, "")], dnssec)).await;
+    let text = format!("why = true\n{}", config(&[(nowhere(), &key, "")], dnssec));
+    let mut world = with_devices(&text).await;
     for number in 0..300 {
         world.directory.add(&format!("d{number}"));
     }
@@ -259,6 +260,9 @@ async fn ldns_verifies_a_transfer_and_what_has_followed_it() {
     let lines = transferred_with(server, &good, "d2.nas.test. 60 IN AAAA 2001:db8::1").await;
     assert!(!names(&lines, "A").contains(&"d150.nas.test."));
     let at_home = |rtype, name| names(&lines, rtype).contains(&name);
+    assert!(at_home("TXT", "_why.d3.nas.test.") && !at_home("A", "_why.d3.nas.test."));
+    let given = |line: &&String| line.starts_with("_why.d1.nas.test. ") && line.contains("given: ");
+    assert_eq!(lines.iter().filter(given).count(), 1);
     assert!(at_home("A", "lan.d3.nas.test.") && at_home("AAAA", "lan.home.nas.test."));
     assert!(!at_home("A", "lan.home.nas.test."));
     let count = |name| {
