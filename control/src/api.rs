@@ -6,6 +6,8 @@
 //! | `POST /api/device/certificate` | a device | its certificate |
 //! | `GET /api/device/acme` | a device | who else it can ask for one |
 //! | `POST /api/device/acme/turn` | a device | whether it may order of them now |
+//! | `GET /api/device/certificates/seen` | a device | which certificates logs have shown for its name |
+//! | `PUT /api/device/certificates/strange` | a device | says which of them are not its own |
 //! | `PUT /api/device/addresses` | a device | reports its addresses |
 //! | `GET /api/device/relays` | a device | where it can bring its tunnels |
 //! | `POST /api/relay/follow` | a relay | hears who is who |
@@ -22,6 +24,7 @@
 //! A device proves itself by a signature over the request (`signed`), the operator by a session cookie (`session`).
 
 mod acme;
+mod certificates;
 mod device;
 mod devices;
 mod dns;
@@ -52,6 +55,7 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+use crate::certificate_watch::CertificateWatch;
 use crate::devices::Devices;
 use crate::fleet::Fleet;
 use crate::orders::Orders;
@@ -105,6 +109,8 @@ pub(crate) struct Cloud {
     pub(crate) acme: AcmeAuthorities,
     /// Whose turn it is to order of them.
     pub(crate) orders: Arc<Orders>,
+    /// Which certificates were seen.
+    pub(crate) certificate_watch: CertificateWatch,
     pub(crate) metrics: Metrics,
     /// Ends the event streams.
     pub(crate) stop: CancellationToken,
@@ -159,6 +165,8 @@ pub(crate) fn router(cloud: Arc<Cloud>) -> Router {
         .routes(routes!(device::certificate))
         .routes(routes!(acme::authorities))
         .routes(routes!(acme::turn))
+        .routes(routes!(certificates::seen))
+        .routes(routes!(certificates::strange))
         .routes(routes!(device::addresses))
         .routes(routes!(device::relays))
         .routes(routes!(dns::own, dns::change))

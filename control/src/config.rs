@@ -15,6 +15,7 @@
 //! ```
 
 mod acme;
+mod certificate_watch;
 mod faults;
 
 use std::fs;
@@ -29,6 +30,7 @@ use toml::de::DeTable;
 use crate::state::StateDirectory;
 
 pub use acme::{AcmeAuthority, AcmeConfig};
+pub use certificate_watch::{CertificateWatchConfig, LogConfig};
 pub use faults::{ConfigError, Fault, FaultPlace};
 
 /// Everything an operator can set.
@@ -49,6 +51,8 @@ pub struct Config {
     pub records: Option<relay::records::Config>,
     /// Who is asked for the certificates of devices; absent: they have those of the operator's own authority.
     pub acme: Option<AcmeConfig>,
+    /// Which logs are followed for certificates that somebody has got for names of the zone; absent: none.
+    pub certificate_watch: Option<CertificateWatchConfig>,
     /// Metrics and health.
     #[serde(default)]
     pub admin: AdminConfig,

@@ -8,6 +8,7 @@
 
 pub mod apart;
 pub mod authority;
+pub mod certificate_watch;
 pub mod config;
 pub mod devices;
 pub mod import;

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   acme_orders.rs  certificates that were ordered where only so many may be
+//!   certificates.rs   which certificates logs have shown, and how far the logs were followed
 //!   devices.rs   names, and what is known of their holders
 //!   import.rs    many names at once
 //!   limits.rs    what single devices may have at most
@@ -16,6 +17,7 @@
 //! What a function here returns `Ok` for is on disk.
 
 mod acme_orders;
+mod certificates;
 mod devices;
 mod import;
 mod limits;
@@ -34,6 +36,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
+pub(crate) use certificates::{KnownLog, SeenCertificate};
 pub use devices::RegisterError;
 pub use import::ImportError;
 pub use pairing::PairingError;

@@ -38,6 +38,7 @@ use crate::about;
 use crate::admin::{Admin, Watched};
 use crate::api::{self, Cloud, Metrics, https_url};
 use crate::authority::{self, Authority};
+use crate::certificate_watch;
 use crate::config::Config;
 use crate::demo;
 use crate::devices::Devices;
@@ -223,6 +224,16 @@ pub async fn start(
             steering.run(changes_of_addresses, end.clone()),
         );
     }
+    let (certificate_watch, followers) = certificate_watch::open(
+        config.certificate_watch.as_ref(),
+        &config.zone,
+        &store,
+        &registry,
+    )?;
+    if !followers.is_empty() {
+        let followed = followers.follow(alone.clone(), names_end.clone(), end.clone());
+        parts.run("the certificate watch", followed);
+    }
     let cloud = Arc::new(Cloud {
         zone: config.zone.clone(),
         port: relay.front().port(),
@@ -241,6 +252,7 @@ pub async fn start(
         steering,
         acme: api::AcmeAuthorities::read(config.acme.as_ref())?,
         orders,
+        certificate_watch,
         metrics: Metrics::register(&registry)?,
         stop: stop.clone(),
     });

@@ -16,6 +16,7 @@ mod announce;
 mod app;
 mod attended;
 mod certificate;
+mod certificate_watch;
 mod choice;
 mod cloud;
 mod dial;
@@ -63,6 +64,9 @@ use wire::InstanceId;
 pub use crate::backoff::Backoff;
 pub use acme::Caa;
 pub use certificate::{CertificateError, Certificates, Usable};
+pub use certificate_watch::{
+    LogStatus, SeenCertificate, SeenStatus, accept_certificate, certificates_not_own, own_key,
+};
 pub use cloud::{CallError, Cloud};
 pub use dns::Dns;
 pub use doctor::{Finding, Health, Hop, complaints, examine, worst};
@@ -90,6 +94,7 @@ use crate::resolve::Resolver;
 use crate::server::Transport;
 use crate::tls::{CertificateSlot, Roots, TlsError};
 use crate::workers::Workers;
+use certificate_watch::CertificateWatch;
 use dial::Dialler;
 use flow::Flows;
 use keeper::TunnelKeeper;
@@ -285,6 +290,12 @@ pub async fn run(
             own: &own,
         },
     };
+    let certificate_watch = CertificateWatch {
+        cloud: &cloud,
+        identity: &identity,
+        folder: certificates.state.certificates_seen()?,
+        situation: &situation,
+    };
     acme.show_kept().map_err(StateError::from)?;
     let listed = RelayAddress::parse_list(&pairing.relays);
     let listed =
@@ -342,6 +353,7 @@ pub async fn run(
         () = list.follow() => {}
         () = certificates.keep_fresh(&identity, &own, |_| acme.own_is_renewed()) => {}
         () = acme.keep() => {}
+        () = certificate_watch.keep() => {}
         () = announce::announce(&cloud, &identity) => {}
         () = dns_reported => {}
         () = lan::report(lan, &cloud, &identity, &situation) => {}

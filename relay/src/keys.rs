@@ -3,6 +3,9 @@
 
 use std::fmt;
 
+use aws_lc_rs::digest::{SHA256, digest};
+use data_encoding::HEXLOWER;
+use rcgen::PublicKeyData as _;
 use rcgen::{CertificateParams, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use zeroize::Zeroizing;
 
@@ -37,14 +40,20 @@ impl TlsKey {
         &self.pem
     }
 
-    /// The same in DER without a common name, which is too short for some names, and which not every authority takes.
+    /// The SHA-256 of its public half, as certificates have that, in hexadecimal.
+    pub(crate) fn public_hash(&self) -> String {
+        let public = self.pair.subject_public_key_info();
+        HEXLOWER.encode(digest(&SHA256, &public).as_ref())
+    }
+
+    /// A request in DER without a common name, which is too short for some names, and which not every authority takes.
     pub(crate) fn order_request(&self, names: Vec<String>) -> Result<Vec<u8>, KeyError> {
         let mut params = CertificateParams::new(names)?;
         params.distinguished_name = DistinguishedName::new();
         Ok(params.serialize_request(&self.pair)?.der().to_vec())
     }
 
-    /// A request, in PEM, for a certificate for `names`.
+    /// The same, in PEM, for a certificate for `names`.
     ///
     /// # Errors
     /// If a name cannot stand in a certificate.

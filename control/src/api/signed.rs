@@ -49,7 +49,7 @@ impl FromRequest<Arc<Cloud>> for Signed {
             cloud,
             &headers,
             uri.authority().map(|a| a.as_str()),
-            uri.path(),
+            uri.path_and_query().map_or("/", |path| path.as_str()),
         )
         .ok_or_else(|| refuse(Code::BadRequest)(&"the request names no host of ours"))?;
         let body = Bytes::from_request(request, cloud)

@@ -148,6 +148,10 @@ impl Config {
             let sentence = "certificate authorities look into the DNS, and without [ddns] nothing can be put there for them";
             fault("acme.ca", sentence.to_owned());
         }
+        let watch = self.certificate_watch.iter();
+        for (key, sentence) in watch.flat_map(|watch| watch.faults()) {
+            fault(&format!("certificate_watch.{key}"), sentence);
+        }
         for (key, sentence) in self.relay.limits.faults() {
             fault(&format!("relay.limits.{key}"), sentence);
         }

@@ -32,6 +32,9 @@ pub enum UpError {
     /// Names cannot be steered.
     #[error(transparent)]
     Steering(#[from] crate::steering::OpenError),
+    /// Logs cannot be followed.
+    #[error(transparent)]
+    CertificateWatch(#[from] crate::certificate_watch::OpenError),
     /// What is kept for [acme].
     #[error(transparent)]
     Kept(#[from] relay::kept::KeptError),

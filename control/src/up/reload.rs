@@ -108,6 +108,7 @@ impl Config {
             ddns,
             records,
             acme,
+            certificate_watch,
             admin,
         } = self;
         let mut changed = Vec::new();
@@ -137,6 +138,9 @@ impl Config {
         ));
         if *acme != next.acme {
             changed.push("[acme]".to_owned());
+        }
+        if *certificate_watch != next.certificate_watch {
+            changed.push("[certificate_watch]".to_owned());
         }
         if admin.listen != next.admin.listen {
             changed.push("`listen` in [admin]".to_owned());

@@ -96,7 +96,15 @@ impl Certificate {
                 match name {
                     GeneralName::DNSName(name) => names.extend(normal(name)),
                     GeneralName::Invalid(..) => return None,
-                    _ => {} // nobody is visited by an address of mail
+                    // Nobody is visited by these.
+                    GeneralName::OtherName(..)
+                    | GeneralName::RFC822Name(_)
+                    | GeneralName::X400Address(_)
+                    | GeneralName::DirectoryName(_)
+                    | GeneralName::EDIPartyName(_)
+                    | GeneralName::URI(_)
+                    | GeneralName::IPAddress(_)
+                    | GeneralName::RegisteredID(_) => {}
                 }
             }
         }

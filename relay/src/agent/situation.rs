@@ -11,6 +11,7 @@ use crate::quic::{self, Connection, Gso, Path, Profile, Room};
 use crate::server::Transport;
 
 use super::Attached;
+use super::certificate_watch::Heard;
 use super::choice::{Choice, Reason, Wanted};
 use super::cloud::Clock;
 use super::ports::ToldPorts;
@@ -42,6 +43,7 @@ struct Known {
     direct_problem: Option<String>,
     clock: Clock,
     certificate: Option<CertificateStatus>,
+    seen: Option<Heard>,
 }
 
 #[derive(Debug)]
@@ -93,6 +95,7 @@ impl Situation {
             direct_problem: None,
             clock,
             certificate: None,
+            seen: None,
         };
         Self {
             known: Arc::new(Mutex::new(known)),
@@ -128,6 +131,11 @@ impl Situation {
 
     pub(super) fn certificate(&self, certificate: CertificateStatus) {
         self.known().certificate = Some(certificate);
+    }
+
+    /// What the cloud has said of certificates that were seen.
+    pub(super) fn seen(&self, heard: Heard) {
+        self.known().seen = Some(heard);
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -176,6 +184,7 @@ impl Situation {
             }),
             clock_behind: Some(known.clock.ahead()).filter(|ahead| *ahead != 0),
             certificate: known.certificate.clone(),
+            seen: known.seen.as_ref().map(Heard::status),
         }
     }
 }

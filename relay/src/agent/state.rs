@@ -7,6 +7,8 @@
 //!   certificate.json  the chain for tls.pem that the operator's authority has signed, and when to renew it
 //!   account.pem       P-256 key, PKCS#8: who the device is to other certificate authorities, if the operator has any asked
 //!   acme.json         its accounts with them, what it has ordered, and the chain for tls.pem that it was given
+//!   certificates_seen.json      which certificates of others were seen for its name, and the keys it has had
+//!   certificates_accepted.json  which of them its owner knows
 //!   agent.sock        where a running agent says how it is
 //! ```
 //!
@@ -21,6 +23,7 @@ use crate::files;
 use crate::kept::{KeptError, KeptFiles};
 use crate::keys::TlsKey;
 
+use super::certificate_watch::SeenFolder;
 use super::identity::Identity;
 
 const IDENTITY: &str = "identity.pem";
@@ -154,6 +157,16 @@ impl State {
     /// What certificate authorities that speak ACME have to do with; the key of certificates is there too.
     pub(super) fn acme(&self) -> acme::Folder {
         acme::Folder::of(self.files.clone())
+    }
+
+    /// Which certificates were seen for the name of this device.
+    ///
+    /// # Errors
+    /// If it has none yet, or no key.
+    pub(super) fn certificates_seen(&self) -> Result<SeenFolder, StateError> {
+        let Pairing { name, zone, .. } = self.pairing()?;
+        let (files, key) = (self.files.clone(), self.tls_key()?.public_hash());
+        Ok(SeenFolder::of(files, format!("{name}.{zone}"), key))
     }
 }
 

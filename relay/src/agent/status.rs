@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::time::{sleep, timeout};
 
+use super::certificate_watch::SeenStatus;
 use super::situation::Situation;
 use super::state::State;
 use super::steer::SteeringStatus;
@@ -88,6 +89,9 @@ pub struct Status {
     /// How it stands with certificates of other authorities than the operator's own; absent until it has been asked whether there are any.
     #[serde(default)]
     pub certificate: Option<CertificateStatus>,
+    /// Which certificates were seen for the device's name that are not its own; absent until the cloud has been asked.
+    #[serde(default)]
+    pub seen: Option<SeenStatus>,
 }
 
 /// How visitors come straight to the device, without a relay.

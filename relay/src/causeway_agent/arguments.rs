@@ -76,6 +76,11 @@ pub(super) enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Which certificates somebody else has got for this device's name, as certificate transparency logs show.
+    Certificates {
+        #[command(subcommand)]
+        command: CertificatesCommand,
+    },
     /// Says how the running agent is, and why it is so.
     Status {
         #[command(flatten)]
@@ -92,6 +97,26 @@ pub(super) enum Verb {
         /// Says it as JSON.
         #[arg(long)]
         json: bool,
+    },
+}
+
+#[derive(Subcommand)]
+pub(super) enum CertificatesCommand {
+    /// Lists those that have been seen and are not the device's own; it fails if there are any that you have not accepted.
+    List {
+        #[command(flatten)]
+        state: StateOption,
+        /// Lists them as JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Accepts one: it is yours, such as that of another server which you have given the same name.
+    Accept {
+        /// Its key as it is listed, or how that begins.
+        #[arg(value_name = "FINGERPRINT")]
+        key: String,
+        #[command(flatten)]
+        state: StateOption,
     },
 }
 

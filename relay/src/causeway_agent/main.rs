@@ -1,6 +1,7 @@
 //! `causeway-agent`: pairs a device and keeps it reachable.
 
 mod arguments;
+mod certificates;
 mod shown;
 
 use std::io::{Read as _, stdin};
@@ -53,6 +54,7 @@ async fn act(verb: Verb) -> anyhow::Result<()> {
         } => pair(control, code, ca, state).await,
         Verb::Status { state, json } => tell(state, json).await,
         Verb::Steer { to, state, json } => steer(to.into(), state, json).await,
+        Verb::Certificates { command } => certificates::act(command),
         Verb::Doctor { state, json } => examine(state, json).await,
         Verb::Run {
             services,

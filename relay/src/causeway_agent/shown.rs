@@ -18,6 +18,7 @@ use serde::Serialize;
 use tokio::time::timeout;
 
 use super::arguments::StateOption;
+use super::certificates;
 
 /// How long the cloud may take to say where the device's name leads.
 const CLOUD_TIME: Duration = Duration::from_secs(3);
@@ -83,7 +84,7 @@ struct Told<'a> {
 }
 
 /// A text without what a terminal would obey: some of it is what others have said, such as whoever answers in the relay's place.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let is_obeyed = |letter: char| letter.is_control() && letter != '\n';
     text.replace(is_obeyed, "\u{fffd}")
 }
@@ -121,6 +122,7 @@ fn in_words(status: &Status) -> String {
     lines.extend(status.lan.as_ref().map(lan_in_words));
     lines.extend(status.direct.iter().flat_map(direct_in_words));
     lines.extend(status.certificate.iter().flat_map(certificate_in_words));
+    lines.extend(status.seen.iter().flat_map(certificates::in_words));
     if status.tunnels.is_empty() {
         lines.extend(status.why.iter().map(because));
     }

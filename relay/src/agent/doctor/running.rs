@@ -29,6 +29,7 @@ pub fn complaints(status: &Status) -> Vec<Finding> {
         )
     }));
     complaints.extend(misconfigured(status));
+    complaints.extend(strange_certificates(status));
     complaints.extend(port::complaints(status));
     complaints.extend(status.services.iter().filter_map(|service| {
         let problem = service.problem.as_ref()?;
@@ -54,6 +55,23 @@ fn misconfigured(status: &Status) -> Option<Finding> {
     ))
 }
 
+/// Certificates for the device's name that are not its own.
+fn strange_certificates(status: &Status) -> Option<Finding> {
+    let seen = status.seen.as_ref()?;
+    let first = seen.certificates.first()?;
+    let more = match seen.strange {
+        0 | 1 => String::new(),
+        count => format!(", and {} more", count - 1),
+    };
+    let (names, issuer) = (first.names.join(", "), &first.issuer);
+    Some(Hop::Name.ill(
+        "certificates",
+        format!("somebody else has a certificate for {names}, from {issuer}{more}: who has it can pose as this device"),
+        "`causeway-agent certificates list` shows it; if it is yours, `causeway-agent certificates accept` its key, else ask the operator, \
+         and have its authority revoke it",
+    ))
+}
+
 /// Those of them that the doctor cannot see by itself, or not in the time that it has.
 pub(super) fn only_in_time(status: &Status) -> Vec<Finding> {
     let of_tunnel = |tunnel: &TunnelStatus| {
@@ -70,7 +88,8 @@ pub(super) fn only_in_time(status: &Status) -> Vec<Finding> {
             .collect::<Vec<_>>()
     };
     let of_tunnels = status.tunnels.iter().flat_map(of_tunnel);
-    of_tunnels.chain(misconfigured(status)).collect()
+    let lasting = of_tunnels.chain(misconfigured(status));
+    lasting.chain(strange_certificates(status)).collect()
 }
 
 fn of_tunnel(tunnel: &TunnelStatus) -> Vec<Finding> {
