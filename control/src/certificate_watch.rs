@@ -13,7 +13,7 @@ mod metrics;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use directory::{DeviceName, Zone};
 use prometheus::Registry;
@@ -97,6 +97,42 @@ pub struct LogStatus {
     pub problem: Option<String>,
 }
 
+/// A certificate that a log has shown for names of one owner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SeenCertificate {
+    /// Later ones have higher numbers.
+    pub number: u64,
+    /// Whose it is about: a device's name, `*` for all devices, nothing for the operator's own hosts.
+    pub owner: String,
+    /// SHA-256 of its public key (SubjectPublicKeyInfo), in hexadecimal.
+    pub key: String,
+    /// The owner's names in it.
+    pub names: Vec<String>,
+    /// In hexadecimal.
+    pub serial: String,
+    /// Who has given it, in words of its own.
+    pub issuer: String,
+    /// In seconds since 1970.
+    pub not_before: i64,
+    /// The same.
+    pub not_after: i64,
+    /// Where it was seen.
+    pub log: String,
+    /// As which entry.
+    pub entry: u64,
+    /// Whether a device says that it is not its own.
+    pub reported: bool,
+}
+
+/// What an operator is told of the watch.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Watched {
+    /// The logs.
+    pub logs: Vec<LogStatus>,
+    /// What devices say is not their own, and what is for the operator's own hosts or for all devices; the newest first.
+    pub certificates: Vec<SeenCertificate>,
+}
+
 /// What the watch knows. Clones are the same.
 #[derive(Clone, Debug)]
 pub(crate) struct CertificateWatch {
@@ -111,6 +147,20 @@ impl CertificateWatch {
     /// How it stands with each log, in the order of the configuration.
     pub(crate) fn logs(&self) -> Vec<LogStatus> {
         self.lock().clone()
+    }
+
+    /// The logs, and what they have shown that is in question.
+    ///
+    /// # Errors
+    /// If the database fails.
+    pub(crate) async fn watched(&self) -> Result<Watched, StoreError> {
+        let now = SystemTime::now().duration_since(UNIX_EPOCH);
+        let now = i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
+        let certificates = self.store.certificates_in_question(now).await?;
+        Ok(Watched {
+            logs: self.logs(),
+            certificates,
+        })
     }
 
     /// How often devices are to ask; `None` if there is nothing to ask for.

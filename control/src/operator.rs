@@ -145,6 +145,10 @@ pub async fn act_offline(devices: &Devices, verb: Verb) -> Answer {
         Verb::Relay(_) | Verb::ListRelays => {
             Answer::Refused("relays join a running server: no causeway is running".to_owned())
         }
+        Verb::ListCertificates => {
+            let sentence = "a running server follows certificate logs: no causeway is running";
+            Answer::Refused(sentence.to_owned())
+        }
         Verb::Dnssec(_) => {
             let sentence = "a running server has the keys of the zone: no causeway is running";
             Answer::Refused(sentence.to_owned())
@@ -255,6 +259,10 @@ async fn act(cloud: &Cloud, verb: Verb) -> Answer {
             is_trial,
         } => zone::take(cloud, &zone, &devices, is_trial).await,
         Verb::Relay(verb) => change_relay(cloud, verb).await,
+        Verb::ListCertificates => match cloud.certificate_watch.watched().await {
+            Ok(watched) => Answer::Certificates(watched),
+            Err(_) => Answer::Refused("the database does not answer".to_owned()),
+        },
         Verb::ListRelays => {
             let rows = cloud.fleet.rows().into_iter();
             let listed = rows.map(|row| ListedRelay {

@@ -36,7 +36,7 @@ use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
 
-pub(crate) use certificates::{KnownLog, SeenCertificate};
+pub(crate) use certificates::KnownLog;
 pub use devices::RegisterError;
 pub use import::ImportError;
 pub use pairing::PairingError;

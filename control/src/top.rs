@@ -205,6 +205,7 @@ async fn ask(state: &Path, interval: Duration, most: usize) -> Result<Top, TopEr
         | Answer::Steered(_)
         | Answer::PortAdded { .. }
         | Answer::Ports(_)
+        | Answer::Certificates(_)
         | Answer::PortRemoved
         | Answer::Removed
         | Answer::RelayAdded { .. }

@@ -12,8 +12,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::error::{ApiError, Code, Problem};
 use super::signed::Signed;
 use super::{Cloud, read_json};
-use crate::certificate_watch::LogStatus;
-use crate::store::SeenCertificate;
+use crate::certificate_watch::{LogStatus, SeenCertificate};
 
 /// So many keys a device may report: as many as it can have been told of.
 const MOST_REPORTED: usize = 256;

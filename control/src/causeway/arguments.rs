@@ -83,6 +83,15 @@ pub(super) enum Command {
         #[command(subcommand)]
         verb: RecordsCommand,
     },
+    /// Lists the certificate logs that are followed ([certificate_watch]), and certificates in them that are in question: those that devices
+    /// say are not their own, and those for the operator's own hosts or for all devices.
+    Certificates {
+        /// For programs.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        state: StateOption,
+    },
     /// Prints a link with which the operator signs in to the pages, once.
     SignIn(StateOption),
     /// Shows what passes for each device, live, the busiest first.

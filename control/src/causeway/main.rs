@@ -1,6 +1,7 @@
 //! `causeway`: runs the server, checks its configuration, and carries the operator's verbs to it.
 
 mod arguments;
+mod certificates;
 mod dnssec;
 mod serve;
 mod shown;
@@ -68,6 +69,9 @@ async fn act(command: Command, inherited: Inherited) -> anyhow::Result<()> {
         Command::Records { verb } => records(verb).await,
         Command::Zone { verb } => zone::zone(verb).await,
         Command::Dnssec { verb } => dnssec::dnssec(verb).await,
+        Command::Certificates { json, state } => {
+            show(ask(state, Verb::ListCertificates).await?, json)
+        }
         Command::SignIn(state) => show(ask(state, Verb::SignIn).await?, false),
         Command::Top(TopOptions {
             json,

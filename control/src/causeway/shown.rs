@@ -7,6 +7,8 @@ use control::operator::{
 use control::steering::SteeringState;
 use ddns::dnssec::keys::{Delegation, KeyStatus};
 
+use super::certificates;
+
 /// Facts go to standard output, one to a line; advice goes beside it.
 pub(super) fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
     match answer {
@@ -68,6 +70,10 @@ pub(super) fn show(answer: Answer, json: bool) -> anyhow::Result<()> {
                  encrypted by nobody but the service."
             );
         }
+        Answer::Certificates(watched) if json => {
+            println!("{}", serde_json::to_string_pretty(&watched)?)
+        }
+        Answer::Certificates(watched) => print!("{}", certificates::table(&watched)),
         Answer::Ports(ports) if json => println!("{}", serde_json::to_string_pretty(&ports)?),
         Answer::Ports(ports) => {
             for ListedPort { port, host, .. } in ports {

@@ -12,6 +12,7 @@ use directory::{DeviceLimits, Duty};
 use relay::octets;
 use serde::{Deserialize, Serialize};
 
+use crate::certificate_watch::Watched;
 use crate::steering::{Mode, SteeringState};
 use crate::top::Top;
 
@@ -47,6 +48,8 @@ pub enum Verb {
         /// Nothing is changed; what would be is said.
         is_trial: bool,
     },
+    /// List the certificate logs, and what they have shown that is in question.
+    ListCertificates,
     /// Make a link to sign in with.
     SignIn,
     /// Measure what passes for each device.
@@ -256,6 +259,8 @@ pub enum Answer {
     ZonePage(Page),
     /// What was done for a part of a zone's file, or would be.
     ZoneTaken(Taken),
+    /// The certificate logs, and what they have shown.
+    Certificates(Watched),
     /// The link is made.
     Link {
         /// Opens the pages, once.

@@ -7,7 +7,7 @@ use sqlx::{Row as _, Sqlite, Transaction};
 use transparency::Frontier;
 
 use super::{Store, StoreError};
-use crate::certificate_watch::{Found, Owner};
+use crate::certificate_watch::{Found, Owner, SeenCertificate};
 
 /// Of one name no more keys are kept: whoever has got so many certificates has been noticed.
 const MOST_OF_NAME: i64 = 64;
@@ -25,23 +25,6 @@ pub(crate) struct Kept {
     pub(crate) new: u64,
     /// For which there was no room.
     pub(crate) full: u64,
-}
-
-/// A certificate that was seen.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct SeenCertificate {
-    /// Later ones have higher numbers.
-    pub(crate) number: u64,
-    /// Whose: a device's name, `*` for all, nothing for the operator.
-    pub(crate) owner: String,
-    pub(crate) key: String,
-    pub(crate) names: Vec<String>,
-    pub(crate) serial: String,
-    pub(crate) issuer: String,
-    pub(crate) not_before: i64,
-    pub(crate) not_after: i64,
-    pub(crate) log: String,
-    pub(crate) entry: u64,
 }
 
 /// How far a log has been followed.
@@ -297,6 +280,7 @@ fn seen(row: &SqliteRow) -> Result<SeenCertificate, StoreError> {
         not_after: row.try_get("not_after")?,
         log: row.try_get("log")?,
         entry: number("entry")?,
+        reported: row.try_get::<Option<i64>, _>("reported_at")?.is_some(),
     })
 }
 
