@@ -1,17 +1,17 @@
 //! The database: who holds which name, with which keys. Only this file and those below it name the database library.
 //!
 //! ```text
-//!   acme_orders.rs  certificates that were ordered where only so many may be
-//!   certificates.rs   which certificates logs have shown, and how far the logs were followed
-//!   devices.rs   names, and what is known of their holders
-//!   import.rs    many names at once
-//!   limits.rs    what single devices may have at most
-//!   load.rs      all that is known of all devices
-//!   names.rs     which names may be given, and those that rest
-//!   pairing.rs   codes, and how a name gets its holder
-//!   ports.rs     which ports of the relays are whose
-//!   relays.rs    the relays that have a process of their own
-//!   steering.rs  where names of single devices lead
+//!   acme_orders.rs   certificates that were ordered where only so many may be
+//!   certificates.rs  which certificates logs have shown, and how far the logs were followed
+//!   devices.rs       names, and what is known of their holders
+//!   import.rs        many names at once
+//!   limits.rs        what single devices may have at most
+//!   load.rs          all that is known of all devices
+//!   names.rs         which names may be given, and those that rest
+//!   pairing.rs       codes, and how a name gets its holder
+//!   ports.rs         which ports of the relays are whose
+//!   relays.rs        the relays that have a process of their own
+//!   steering.rs      where names of single devices lead
 //! ```
 //!
 //! What a function here returns `Ok` for is on disk.
