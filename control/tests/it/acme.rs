@@ -7,6 +7,7 @@ mod lying;
 mod issuers;
 mod operator_certificates;
 mod rows;
+mod watch;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -90,6 +91,10 @@ impl World {
 
     /// With more lines about the authority, or another; PEM stands for where its certificate is.
     fn start_with(pebble: Pebble, more: &str) -> Self {
+        Self::start_at(Place::namespace(), pebble, more)
+    }
+
+    fn start_at(place: Place, pebble: Pebble, more: &str) -> Self {
         let folder = tempfile::tempdir().unwrap();
         // Its own certificate is not of this very moment, as nobody's is.
         let mut openssl = Command::new("faketime");
@@ -106,7 +111,6 @@ impl World {
         openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         openssl.args(["-keyout", "pebble.key", "-out", "pebble.pem"]);
         output_of(openssl);
-        let place = Place::namespace();
         let authority = pebble.start(&place, folder.path());
         let config = folder.path().join("causeway.toml");
         let text = good();

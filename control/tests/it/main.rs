@@ -16,6 +16,8 @@ mod apart;
 mod apps;
 mod browser;
 mod canary;
+mod certificate_log;
+mod certificate_watch;
 mod chromium;
 mod clients;
 mod crash;

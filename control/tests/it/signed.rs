@@ -17,7 +17,7 @@ const NO_ADDRESSES: &str = r#"{"addresses":[]}"#;
 /// A signed request that can be sent more than once.
 pub(crate) struct SignedRequest {
     method: &'static str,
-    path: &'static str,
+    pub(crate) path: &'static str,
     body: String,
     headers: [String; 3],
 }

@@ -1,12 +1,14 @@
 //! A server from the real binary, devices with the real agent, and what visitors use.
 
 use std::ffi::OsStr;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::AsFd as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::Deserialize;
 use tempfile::TempDir;
 
@@ -82,6 +84,24 @@ impl Place {
                 ]);
                 command.arg(program);
                 command
+            }
+        }
+    }
+
+    /// A port of loopback here, at which this process listens.
+    pub(crate) fn listen(&self) -> TcpListener {
+        let bind = || TcpListener::bind(FREE).unwrap();
+        match self {
+            Self::Host | Self::SmallDisk(_) | Self::Refusing(_) => bind(),
+            Self::Namespace(namespace) | Self::Furnished(namespace, _) => {
+                // A socket is of the namespace of the thread that has made it.
+                let there = std::fs::File::open(format!("/run/netns/{}", namespace.0)).unwrap();
+                let bound = std::thread::spawn(move || {
+                    let network = Some(LinkNameSpaceType::Network);
+                    move_into_link_name_space(there.as_fd(), network).unwrap();
+                    bind()
+                });
+                bound.join().unwrap()
             }
         }
     }
