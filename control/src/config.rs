@@ -314,18 +314,20 @@ listen = "127.0.0.1:5300"
             .collect();
         let text = text.replace("PUBLIC_KEY", &records_key());
         let text = text.replace("OTHER_KEY", &records_key());
+        let text = text.replace("LOG_KEY", &certificate_watch::tests::test_key());
         // They do not go with [ddns], or name files that have to be there.
         let elsewhere = ["join = ", "ca_file = ", "eab_key_id = ", "eab_key_file = "];
         let (left_out, text): (Vec<&str>, Vec<&str>) = text
             .lines()
             .partition(|line| elsewhere.iter().any(|key| line.starts_with(key)));
-        assert_eq!(left_out.len(), elsewhere.len());
+        assert_eq!(left_out.len(), elsewhere.len() + 1); // two have a `ca_file`
         let text = text.join("\n");
         let config = read(&text, &Overrides::default()).unwrap();
         assert_eq!(config.relay.public.len(), 2);
         assert!(config.ddns.unwrap().threads.is_some());
         assert!(config.records.unwrap().full_addresses_key.is_some());
         assert_eq!(config.acme.unwrap().ca.len(), 1);
+        assert_eq!(config.certificate_watch.unwrap().log.len(), 1);
     }
 
     #[test]

@@ -131,13 +131,15 @@ impl LogConfig {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::super::Overrides;
     use super::super::tests::{GOOD, faults, read};
 
-    fn test_key() -> String {
+    /// What a log could sign with.
+    pub(in crate::config) fn test_key() -> String {
         let pair = rcgen::KeyPair::generate().unwrap(); // P-256
-        data_encoding::BASE64.encode(&rcgen::PublicKeyData::subject_public_key_info(&pair))
+        let public = rcgen::PublicKeyData::subject_public_key_info(&pair);
+        data_encoding::BASE64.encode(&public)
     }
 
     fn with(section: &str) -> String {
