@@ -318,7 +318,7 @@ mod tests {
         let end = NOW / 1000 + 100;
         let keep = async |found: &[Found]| store.keep_certificates_seen(found, NOW).await.unwrap();
         let seen = async |after| store.certificates_seen(&mynas, after, NOW).await.unwrap();
-        let kept = keep(&[
+        let all = [
             found(own(), 1, end),
             found(own(), 1, end),
             found(own(), 2, end),
@@ -326,8 +326,8 @@ mod tests {
             found(Owner::Device(name("other")), 4, end),
             found(Owner::Operator, 5, end),
             found(own(), 6, NOW / 1000 - 1),
-        ]);
-        assert_eq!(kept.await, Kept { new: 5, full: 0 });
+        ];
+        assert_eq!(keep(&all).await, Kept { new: 5, full: 0 });
         let first = seen(0).await;
         let keys: Vec<_> = first.iter().map(|seen| &seen.key[..2]).collect();
         assert_eq!(keys, ["01", "02", "03"]);

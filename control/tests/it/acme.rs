@@ -3,8 +3,8 @@
 
 mod advised;
 mod authority;
-mod lying;
 mod issuers;
+mod lying;
 mod operator_certificates;
 mod rows;
 mod watch;
