@@ -134,6 +134,7 @@ fn identifier(leaf: &X509Certificate<'_>) -> Option<CertificateIdentifier<'stati
 
 #[cfg(test)]
 mod tests {
+    use data_encoding::BASE64;
     use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 
     use super::*;
@@ -263,5 +264,17 @@ mod tests {
         assert_eq!(taken(&many), Err(Wrong::Chain), "nobody sends so many");
         let broken = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
         assert!(taken(&[broken]).is_err());
+
+        // Whichever octet is another.
+        let (_, good) = parse_x509_pem(leaf.as_bytes()).unwrap();
+        for i in 0..good.contents.len() {
+            let mut octets = good.contents.clone();
+            octets[i] ^= 1 << (i % 8);
+            let octets = BASE64.encode(&octets);
+            let bad = format!("-----BEGIN CERTIFICATE-----\n{octets}\n-----END CERTIFICATE-----\n");
+            let chain = bad + &its_own;
+            let taken = look_at_new(&chain, &key, &names(), (NOW, NOW));
+            assert!(taken.is_err(), "{i}");
+        }
     }
 }
