@@ -202,6 +202,24 @@ fn a_clock_that_is_an_hour_off_is_said_and_costs_nothing() {
     }
 }
 
+/// By the cloud's clock it is good: then it is not the authority that lies.
+#[test]
+fn a_clock_by_which_a_new_certificate_has_ended_is_named() {
+    let world = World::start(TWO_HOURS);
+    let device = world.server.pair("mynas");
+    let agent = run_at(&device, "+3h");
+    agent.until_said("there is no new certificate");
+    let told = status(&device);
+    for expected in [
+        "not renewed 127.0.0.1: its certificate has ended already by this device's clock, which is wrong",
+        "to mend     certificate: set this device's clock",
+        "certificate from the operator's own authority",
+    ] {
+        assert!(told.contains(expected), "{told}");
+    }
+    assert!(is_welcome(&world.visit(&world.server.ready.ca, "mynas")));
+}
+
 #[test]
 #[ignore = "takes a minute and a half: `cargo test -p control --test it acme::rows -- --ignored --nocapture`"]
 fn certificates_of_a_minute_are_renewed_under_load_and_no_handshake_fails() {
