@@ -3,7 +3,7 @@
 use std::fs;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use super::authority::{Advice, Manner};
+use super::authority::{Advice, Lie, Manner};
 use super::lying::Choice;
 use super::{EAB_KEY, ISSUED, certificate_status, is_welcome, visit};
 use crate::process::until;
@@ -82,6 +82,44 @@ fn an_authority_moves_a_renewal_forward_and_cannot_have_a_device_order_without_e
     assert_eq!(orders().len(), 3);
     assert_eq!(world.first.look(|books| books.accounts.len()), 2);
     assert_eq!(world.first.look(|books| books.refusals.clone()), [""; 0]);
+    assert_eq!(world.second.look(|books| books.orders.len()), 0);
+}
+
+#[test]
+fn what_an_authority_says_beside_the_order_holds_up_no_certificate() {
+    let world = Choice::start((Manner::default(), ""), (Manner::default(), ""));
+    let lying = |advice, place, lie| Manner {
+        advice: Some(advice),
+        lie: Some((place, lie)),
+        ..Manner::default()
+    };
+    // Its advice cannot be read: then its certificates are renewed at two thirds.
+    for (name, lie) in [("garbage", Lie::Garbage), ("endless", Lie::Endless)] {
+        world.first.is_to(lying(Advice::Past, "/renewal", lie));
+        let device = world.server.pair(name);
+        let agent = device.run("http://127.0.0.1:1");
+        agent.until_said("the certificate authority does not say when to renew");
+        let told = certificate_status(&device);
+        assert!(
+            told["renew_at"].as_u64() > Some(now() + 50 * 86_400),
+            "{told}"
+        );
+        assert!(agent.memory().1 < 128 << 20);
+    }
+    // It takes no order that replaces the certificate before: then one that replaces none.
+    world
+        .first
+        .is_to(lying(Advice::Past, "/order", Lie::Replaced));
+    let device = world.server.pair("replaced");
+    let agent = device.run("http://127.0.0.1:1");
+    let issued = || agent.said().matches(ISSUED).count();
+    until(|| issued() == 2, || agent.said());
+    assert!(certificate_status(&device)["passed_over"].is_null());
+    let refusals = world.first.look(|books| books.refusals.clone());
+    assert!(
+        refusals.len() == 1 && refusals[0].starts_with("alreadyReplaced"),
+        "{refusals:?}"
+    );
     assert_eq!(world.second.look(|books| books.orders.len()), 0);
 }
 

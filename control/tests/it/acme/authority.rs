@@ -86,6 +86,8 @@ pub(super) enum Lie {
     Later,
     /// That is not signed by the one that is sent along.
     BrokenChain,
+    /// It says that what an order replaces has been replaced already.
+    Replaced,
 }
 
 /// When it wants every certificate renewed.
@@ -263,7 +265,8 @@ impl Lie {
             | Self::OtherKey
             | Self::Ended
             | Self::Later
-            | Self::BrokenChain => return None,
+            | Self::BrokenChain
+            | Self::Replaced => return None,
         })
     }
 }
@@ -388,6 +391,9 @@ impl Office {
             ("account", _) => Ok(json_of(200, &books.about(id, said, &self.base)?)),
             ("order", None) if id.is_none() => {
                 let number = books.order(said, manner.profiles)?;
+                if self.lie_at("/order") == Some(Lie::Replaced) {
+                    books.has_replaced(number)?;
+                }
                 let order = books.seen(number, &self.base);
                 Ok(located(
                     201,

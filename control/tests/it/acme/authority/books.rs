@@ -187,6 +187,15 @@ impl Books {
         Ok(self.orders.len() - 1)
     }
 
+    /// Takes no order that replaces anything.
+    pub(super) fn has_replaced(&mut self, number: usize) -> Result<(), Refusal> {
+        let replaces = self.orders.pop_if(|order| order.replaces.is_some());
+        match replaces.and_then(|order| order.replaces) {
+            Some(replaces) => refused(409, "alreadyReplaced", format!("{replaces} {number}")),
+            None => Ok(()),
+        }
+    }
+
     /// Whether an order is there, and his who asks.
     pub(super) fn own(&self, number: usize, said: &Said) -> Result<&Order, Refusal> {
         match self.orders.get(number) {

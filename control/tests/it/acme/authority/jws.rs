@@ -2,7 +2,11 @@
 
 use aws_lc_rs::digest::{SHA256, digest};
 use aws_lc_rs::hmac;
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use aws_lc_rs::rand::SystemRandom;
+use aws_lc_rs::signature::{
+    ECDSA_P256_SHA256_FIXED, ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPair as _,
+    UnparsedPublicKey,
+};
 use axum::http::header::CONTENT_TYPE;
 use axum::http::request::Parts;
 use data_encoding::BASE64URL_NOPAD;
@@ -174,4 +178,70 @@ fn thumbprint(point: &[u8]) -> String {
 /// In base64url.
 pub(super) fn sha256(text: &str) -> String {
     BASE64URL_NOPAD.encode(digest(&SHA256, text.as_bytes()).as_ref())
+}
+
+#[test]
+fn only_what_is_said_as_it_has_to_be_is_heard() {
+    const URL: &str = "https://ca.test/account";
+    let key = rcgen::KeyPair::generate().unwrap().serialize_der();
+    let key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &key).unwrap();
+    let (x, y) = key.public_key().as_ref()[1..].split_at(32);
+    let (x, y) = (BASE64URL_NOPAD.encode(x), BASE64URL_NOPAD.encode(y));
+    let jwk = json!({ "kty": "EC", "crv": "P-256", "x": x, "y": y });
+    let mut books = Books::default();
+    let mut say = |change: &dyn Fn(&mut Value), spoil: &dyn Fn(&mut Value), kind: &str| {
+        let mut protected =
+            json!({ "alg": "ES256", "url": URL, "nonce": books.nonce(), "jwk": jwk });
+        change(&mut protected);
+        let encoded = |text: &str| BASE64URL_NOPAD.encode(text.as_bytes());
+        let (protected, payload) = (encoded(&protected.to_string()), encoded("{}"));
+        let signed = format!("{protected}.{payload}");
+        let signature = key.sign(&SystemRandom::new(), signed.as_bytes()).unwrap();
+        let signature = BASE64URL_NOPAD.encode(signature.as_ref());
+        let mut jws = json!({ "protected": protected, "payload": payload, "signature": signature });
+        spoil(&mut jws);
+        let request = axum::http::Request::builder().header(CONTENT_TYPE, kind);
+        let head = request.body(()).unwrap().into_parts().0;
+        let mut hear = || Said::hear(&head, jws.to_string().as_bytes(), URL, true, &mut books);
+        let heard = hear().map(drop);
+        let again = hear().map(drop);
+        assert!(again.is_err(), "nothing is heard twice");
+        heard.map_err(|Refusal(_, kind, _)| kind)
+    };
+    let jose = "application/jose+json";
+    let nothing = |_: &mut Value| {};
+    assert_eq!(say(&nothing, &nothing, jose), Ok(()));
+    assert_eq!(
+        say(&nothing, &nothing, "application/json"),
+        Err("malformed")
+    );
+    let changes: [(&dyn Fn(&mut Value), _); 7] = [
+        (&|said| said["nonce"] = json!("AAAA"), "badNonce"),
+        (&|said| said["nonce"] = Value::Null, "badNonce"),
+        (
+            &|said| said["url"] = json!("https://ca.test/order"),
+            "unauthorized",
+        ),
+        (
+            &|said| said["alg"] = json!("HS256"),
+            "badSignatureAlgorithm",
+        ),
+        (
+            &|said| said["kid"] = json!("https://ca.test/account/0"),
+            "malformed",
+        ),
+        (&|said| said["jwk"]["x"] = json!("AAAA"), "badPublicKey"),
+        (&|said| said["jwk"]["d"] = json!("AAAA"), "badPublicKey"),
+    ];
+    for (change, kind) in changes {
+        assert_eq!(say(change, &nothing, jose), Err(kind));
+    }
+    let spoils: [(&dyn Fn(&mut Value), _); 3] = [
+        (&|jws| jws["payload"] = json!("e30K"), "unauthorized"),
+        (&|jws| jws["signature"] = json!(""), "unauthorized"),
+        (&|jws| jws["header"] = json!({}), "malformed"),
+    ];
+    for (spoil, kind) in spoils {
+        assert_eq!(say(&nothing, spoil, jose), Err(kind));
+    }
 }
