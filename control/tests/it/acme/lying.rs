@@ -7,7 +7,7 @@ use tempfile::TempDir;
 
 use super::authority::{Authority, Lie, Manner};
 use super::{ISSUED, certificate_status, is_welcome, status, visit};
-use crate::process::until;
+use crate::process::{run, until};
 use crate::reload::good;
 use crate::world::{Place, Server};
 
@@ -21,13 +21,22 @@ pub(super) struct Choice {
 
 impl Choice {
     /// Each with lines of its own in the server's file.
-    pub(super) fn start((first, its): (Manner, &str), (second, seconds): (Manner, &str)) -> Self {
+    pub(super) fn start(first: (Manner, &str), second: (Manner, &str)) -> Self {
+        Self::start_with("", first, second)
+    }
+
+    /// With lines for both.
+    fn start_with(
+        both: &str,
+        (first, its): (Manner, &str),
+        (second, seconds): (Manner, &str),
+    ) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let first = Authority::start("127.0.0.1", first);
         let second = Authority::start("127.0.0.2", second);
         let config = folder.path().join("causeway.toml");
         let sections = first.section(its) + &second.section(seconds);
-        fs::write(&config, format!("{}\n[acme]\n{sections}", good())).unwrap();
+        fs::write(&config, format!("{}\n[acme]\n{both}\n{sections}", good())).unwrap();
         let config = config.display().to_string();
         let server = Server::start_with(Place::Host, &["--config", &config]);
         for authority in [&first, &second] {
@@ -233,4 +242,23 @@ fn what_has_served_goes_on_while_none_gives_a_good_one() {
         told["passed_over"].is_null() && told["problem"].is_null(),
         "{told}"
     );
+}
+
+#[test]
+fn the_operators_hosts_have_theirs_of_the_second_too() {
+    let lie = lying("/finalize", Lie::BrokenChain);
+    let world = Choice::start_with("operator = true", (lie, ""), (Manner::default(), ""));
+    let Choice { server, .. } = &world;
+    let is_trusted = || {
+        let mut curl = server.place.command("curl");
+        curl.args(["--silent", "--max-time", "10", "--output", "/dev/null"]);
+        curl.arg("--cacert").arg(world.second.root());
+        curl.arg(server.url("cloud", "/offline"));
+        run(curl).status.success()
+    };
+    until(is_trusted, || server.process.said());
+    let said = server.process.said();
+    let words = "its certificate is signed by none of those that it sends along";
+    assert!(said.contains(words), "{said}");
+    assert_eq!(world.second.look(|books| books.orders.len()), 1);
 }
