@@ -651,6 +651,54 @@ fn a_name_server_that_leads_the_name_astray_is_named() {
     );
 }
 
+/// Unbound in the router, which holds back answers with private addresses, but of a name that is exempt.
+fn filtering(home: &Home, exempt: &str) -> Process {
+    let config = format!(
+        "server:\n use-syslog: no\n logfile: \"\"\n verbosity: 1\n chroot: \"\"\n username: \"\"\n pidfile: \"\"\n \
+         interface: 192.168.1.1\n access-control: 192.168.1.0/24 allow\n module-config: \"iterator\"\n local-zone: \"test.\" nodefault\n do-not-query-localhost: no\n \
+         private-address: 192.168.0.0/16\n {exempt}\n\
+         stub-zone:\n name: {ZONE}\n stub-addr: {SERVER}\nremote-control:\n control-enable: no\n"
+    );
+    let file = home.folder.path().join("unbound.conf");
+    fs::write(&file, config).unwrap();
+    let mut unbound = home.router().command("unbound");
+    unbound.args(["-d", "-d", "-c"]).arg(file);
+    let process = Process::start(unbound);
+    process.until_said("start of service");
+    process
+}
+
+#[test]
+fn a_router_that_holds_back_what_leads_home_is_named_and_an_exemption_mends_it() {
+    let lan = &format!("lan.{NAME}");
+    let mut home = Home::new();
+    let device = "192.168.1.2";
+    home.agent.kill();
+    let options = ["--lan", "report"];
+    home.agent = home.device.run_with(&home.service.origin(), &options);
+    home.agent
+        .until_said("lan. in front of the name is where this device is at home");
+    home.agent.until_said("attached");
+    let router = "nameserver 192.168.1.1\n";
+    let mut unbound = filtering(&home, "");
+    let found = home.found_with(router, "/etc/resolv.conf");
+    found.is(
+        "name",
+        lan,
+        "slow",
+        "the zone says 192.168.1.2, and this network's name server holds that back",
+        &format!("exempt {lan} from the router's rebind protection"),
+    );
+    unbound.kill();
+    let mut unbound = filtering(&home, &format!("private-domain: \"{lan}\""));
+    let found = home.found_with(router, "/etc/resolv.conf");
+    assert!(found.amiss().is_empty(), "{:#?}", found.amiss());
+    let well = |finding: &&Value| finding["subject"] == **lan && finding["health"] == "well";
+    let well = found.findings.iter().find(well).unwrap();
+    assert_eq!(well["words"], format!("leads to {device}, at home"));
+    unbound.kill();
+}
+
 #[test]
 fn a_clock_that_is_wrong_is_named() {
     let home = Home::new();

@@ -49,7 +49,9 @@ impl World {
         let (front, dns) = (format!("{SERVER}:443"), format!("{SERVER}:53"));
         let folder = tempfile::tempdir().unwrap();
         let config = folder.path().join("causeway.toml");
-        let text = good().replace("[ddns]\n", "[ddns]\nwhy = true\n");
+        let text = good()
+            .replace("\n[ddns]\n", "\n[ddns]\nwhy = true\n")
+            .replace("\nprivate_addresses = true", "");
         fs::write(&config, text).unwrap();
         let config = config.display().to_string();
         let options = [

@@ -6,7 +6,7 @@
 //!   network    who translates its address
 //!   way        the relays over UDP and over TCP; how long packets may be, and whether batches of them arrive
 //!   cloud      whether it answers
-//!   name       where it leads, here and in its zone
+//!   name       where it leads, here and in its zone; whether this network lets it lead home
 //!   service    whether it answers, and how soon; whether its public port is open is up to the relay
 //! ```
 //!
@@ -16,6 +16,7 @@ mod batches;
 mod cloud;
 mod device;
 mod finding;
+mod lan;
 mod name;
 mod network;
 mod path_mtu;

@@ -17,6 +17,7 @@ use crate::agent::status::Status;
 use crate::resolve::Resolver;
 
 use super::finding::{Finding, Hop};
+use super::lan::AtHome;
 
 /// Where name servers listen.
 const PORT: u16 = 53;
@@ -61,11 +62,18 @@ pub(super) async fn examine(
         let found = found.join_all().await.into_iter().flatten().flatten();
         found.map(|address| address.ip()).collect()
     };
-    let (here, zone, relays) = tokio::join!(
+    let at_home = AtHome::ask(resolver, &name, zone);
+    let (here, zone, relays, at_home) = tokio::join!(
         resolver.resolve(&name, 443),
         said_by_zone(resolver, &name, zone),
-        of_relays
+        of_relays,
+        at_home
     );
+    // Where the name itself is not found, that is what is said.
+    let at_home = here
+        .as_ref()
+        .ok()
+        .and_then(|_| at_home.judged(zone.as_ref(), status));
     let here = here.map(|addresses| addresses.iter().map(SocketAddr::ip).collect());
     let (mut outside, mut inside) = (BTreeSet::new(), own_addresses());
     if let Some(status) = status {
@@ -81,11 +89,15 @@ pub(super) async fn examine(
         outside,
         inside,
     };
-    vec![leads.judged()]
+    [leads.judged()].into_iter().chain(at_home).collect()
 }
 
 /// What the zone's own name server says. It is `ns1` in the zone, wherever that is delegated to it.
-async fn said_by_zone(resolver: Resolver, name: &str, zone: &str) -> Option<BTreeSet<IpAddr>> {
+pub(super) async fn said_by_zone(
+    resolver: Resolver,
+    name: &str,
+    zone: &str,
+) -> Option<BTreeSet<IpAddr>> {
     let servers = resolver.resolve(&format!("ns1.{zone}"), PORT).await.ok()?;
     for server in servers.into_iter().take(SERVER_ADDRESSES) {
         let (v4, v6) = tokio::join!(
@@ -234,7 +246,7 @@ fn is_global(address: &IpAddr) -> bool {
     }
 }
 
-fn listed(addresses: &BTreeSet<IpAddr>) -> String {
+pub(super) fn listed(addresses: &BTreeSet<IpAddr>) -> String {
     let addresses: Vec<_> = addresses.iter().map(ToString::to_string).collect();
     addresses.join(", ")
 }
