@@ -1,4 +1,5 @@
-//! The pages of `https://cloud.<zone>`: the operator's list of devices, and the page that explains an unreachable device.
+//! The pages of `https://cloud.<zone>`: the operator's list of devices, the page that explains an unreachable device, and the one that tests
+//! whether names lead home.
 //!
 //! They are compiled in, load nothing from elsewhere, and run no script but their own.
 
@@ -34,6 +35,7 @@ pub(crate) fn router(cloud: Arc<Cloud>, api: Router) -> Router {
     Router::new()
         .route("/", get(home))
         .route("/offline", get(offline))
+        .route("/lan", get(lan))
         .route(
             "/style.css",
             get((
@@ -53,6 +55,13 @@ pub(crate) fn router(cloud: Arc<Cloud>, api: Router) -> Router {
             get((
                 [(CONTENT_TYPE, "text/javascript")],
                 include_str!("../pages/sign-in.js"),
+            )),
+        )
+        .route(
+            "/lan.js",
+            get((
+                [(CONTENT_TYPE, "text/javascript")],
+                include_str!("../pages/lan.js"),
             )),
         )
         .fallback(not_found)
@@ -110,6 +119,12 @@ struct OfflinePage<'a> {
 }
 
 #[derive(Template)]
+#[template(path = "lan.html")]
+struct LanPage<'a> {
+    zone: &'a str,
+}
+
+#[derive(Template)]
 #[template(path = "not-found.html")]
 struct NotFoundPage<'a> {
     zone: &'a str,
@@ -145,6 +160,22 @@ async fn offline(State(cloud): State<Arc<Cloud>>) -> Response {
             zone: cloud.zone.as_str(),
         },
     )
+}
+
+/// The only page whose script asks somebody else: devices, whether they are there.
+async fn lan(State(cloud): State<Arc<Cloud>>) -> Response {
+    let zone = cloud.zone.as_str();
+    let mut response = page(StatusCode::OK, &LanPage { zone });
+    let devices = POLICY.replace(
+        "connect-src 'self'",
+        &format!("connect-src https://*.{zone}:*"),
+    );
+    if let Ok(policy) = HeaderValue::from_str(&devices) {
+        response
+            .headers_mut()
+            .insert(CONTENT_SECURITY_POLICY, policy);
+    }
+    response
 }
 
 async fn not_found(State(cloud): State<Arc<Cloud>>) -> Response {

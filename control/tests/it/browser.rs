@@ -46,6 +46,111 @@ fn chromium_shows_the_demo_page_and_uses_it() {
 }
 
 #[test]
+fn a_page_tells_whether_names_lead_home() {
+    let server = Server::start();
+    // Of two devices one is at home, at the port of the page.
+    let home = server.pair("mynas");
+    let away = server.pair("other");
+    let at_home = format!("127.0.0.2:{}", server.ready.front.port());
+    let _direct = home.run_with("http://127.0.0.1:1", &["--direct", &at_home]);
+    let _agent = away.run("http://127.0.0.1:1");
+    let rules = "--host-resolver-rules=MAP lan.mynas.nas.localhost 127.0.0.2";
+    let mut chromium = Chromium::start_with(&server, &["--disable-quic", rules]);
+    chromium.open(&server.url("cloud", "/lan"));
+    chromium.until("document.title.startsWith('Names at home')");
+    let ask = |chromium: &mut Chromium, name: &str| {
+        chromium.evaluate(&format!(
+            "document.getElementById('name').value = '{name}';
+             document.getElementById('test').requestSubmit(); 0"
+        ));
+        chromium.until("!document.querySelector('#test button').disabled");
+        let state = chromium.evaluate("document.getElementById('state').textContent");
+        state.as_str().unwrap().to_owned()
+    };
+    // By itself it asks nobody.
+    let asked = "performance.getEntriesByType('resource').filter((one) => !one.name.startsWith(location.origin)).length";
+    assert_eq!(chromium.evaluate(asked), 0);
+
+    for pasted in [
+        "mynas",
+        " LAN.MyNas.nas.localhost. ",
+        "https://mynas.nas.localhost/x",
+    ] {
+        let told = ask(&mut chromium, pasted);
+        assert_eq!(
+            told,
+            "lan.mynas.nas.localhost leads straight to the device here: nothing is held back.",
+            "{pasted}"
+        );
+    }
+    assert_eq!(chromium.evaluate("location.hash"), "#mynas");
+    let exempt = chromium.evaluate("document.querySelector('code.lan').textContent");
+    assert_eq!(exempt, "lan.mynas.nas.localhost");
+    chromium.screenshot("lan");
+    let told = ask(&mut chromium, "other");
+    assert!(
+        told.starts_with("lan.other.nas.localhost leads to the relay"),
+        "{told}"
+    );
+
+    let told = ask(&mut chromium, "nobody");
+    assert!(
+        told.contains("Most likely your router holds it back"),
+        "{told}"
+    );
+    assert_eq!(
+        chromium.evaluate("document.getElementById('state').classList.contains('error')"),
+        true
+    );
+    chromium.resize(390, 844);
+    chromium.dark(true);
+    assert_eq!(
+        chromium.evaluate("document.documentElement.scrollWidth <= innerWidth"),
+        true,
+        "it fits a phone"
+    );
+    chromium.screenshot("lan-phone");
+
+    // Where the name is answered and nobody is there, the browser tries for long; and where a name server says nothing, for any name.
+    let silent = |chromium: &mut Chromium, when: &str| {
+        chromium.evaluate(&format!(
+            "window.really ??= fetch;
+             fetch = (url, options) => {when} ? new Promise(() => {{}}) : really(url, options); 0"
+        ));
+    };
+    silent(&mut chromium, "url.includes('lan.third.')");
+    let told = ask(&mut chromium, "third");
+    assert!(
+        told.contains("is not held back here, but nobody answers"),
+        "{told}"
+    );
+    silent(&mut chromium, "true");
+    let told = ask(&mut chromium, "third");
+    assert!(told.contains("name server takes too long"), "{told}");
+
+    for bad in ["a b", "<b>", "x.y.z", "-", "demo.other.test"] {
+        let told = ask(&mut chromium, bad);
+        assert!(
+            told.starts_with("This is no name of a device."),
+            "{bad}: {told}"
+        );
+    }
+    // What stands behind the # is text and nothing else.
+    chromium.open("about:blank");
+    chromium.open(&server.url("cloud", "/lan#%3Cimg%20src=x%20onerror=alert(1)%3E"));
+    chromium.until("document.getElementById('name').value.includes('<img')");
+    assert_eq!(
+        chromium.evaluate("document.querySelectorAll('main img').length"),
+        0
+    );
+    chromium.open("about:blank");
+    chromium.open(&server.url("cloud", "/lan#%E0%A4%A"));
+    chromium.until("document.title.startsWith('Names at home')");
+    let told = ask(&mut chromium, "mynas");
+    assert!(told.contains("nothing is held back"), "{told}");
+}
+
+#[test]
 fn the_operator_sees_devices_come_and_go() {
     let server = Server::start();
     let mut chromium = Chromium::start(&server);

@@ -7,6 +7,7 @@ mod frames;
 mod head;
 mod http3;
 mod patience;
+mod way;
 
 use std::convert::Infallible;
 use std::error::Error as StdError;
@@ -113,12 +114,14 @@ pub(super) async fn serve(
     http3: Option<&Arc<Http3>>,
 ) -> io::Result<()> {
     let http2 = visitor.get_ref().1.alpn_protocol() == Some(tls::HTTP2);
+    let is_direct = matches!(visitor.get_ref().0, VisitorStream::Direct(_));
     let tasks = Tasks::new();
     let clients = Clients::new(open, Arc::clone(hosts), tasks.clone());
     let requests = Requests::new(open.visitor.ip(), patience);
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = requests.begin();
         let request = request.map(VisitorBody::Hyper);
+        let told = way::answer(&request, is_direct, hosts);
         let routed = route(&request, &open.name, hosts);
         let offer = routed.as_ref().ok().and_then(|(host, service)| {
             let is_here = service.origin.has_http3_here();
@@ -128,9 +131,10 @@ pub(super) async fn serve(
         // HTTP/2 says so for the whole connection.
         let moving = (!http2).then(|| moving.clone());
         async move {
-            let mut answer = match routed {
-                Ok((host, exchange)) => exchange.forward(request, host, under_way).await,
-                Err(Refusal(status, sentence)) => say(status, sentence),
+            let mut answer = match (told, routed) {
+                (Some(told), _) => told,
+                (None, Ok((host, exchange))) => exchange.forward(request, host, under_way).await,
+                (None, Err(Refusal(status, sentence))) => say(status, sentence),
             };
             if let Some(offer) = offer {
                 answer.headers_mut().insert(header::ALT_SVC, offer);

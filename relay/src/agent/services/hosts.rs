@@ -8,6 +8,9 @@ use directory::{DeviceName, PublicPort, Zone};
 
 use super::{APPS, OWN, REST, Service, ServiceName, Services};
 
+/// The label in front of the device's name at which it is at home.
+const LAN: &str = "lan";
+
 /// From a host name to its service.
 #[derive(Debug)]
 pub(in crate::agent) struct Hosts {
@@ -54,6 +57,12 @@ impl Hosts {
     /// The service that `host` leads to. Takes any case, no port.
     pub(in crate::agent) fn service(&self, host: &str) -> Option<Arc<Service>> {
         self.services.at(&self.zone.below(&self.device, host)?)
+    }
+
+    /// Whether `host` is where the device is at home. Takes any case, no port.
+    pub(in crate::agent) fn is_lan(&self, host: &str) -> bool {
+        let label = self.zone.below(&self.device, host);
+        label.is_some_and(|label| label == LAN)
     }
 
     /// The service that a public port leads to.
