@@ -77,6 +77,7 @@ pub(crate) struct Found {
     pub(crate) owner: Owner,
     /// The owner's names in it.
     pub(crate) names: Vec<String>,
+    /// Its own names are not needed any more.
     pub(crate) certificate: transparency::Certificate,
     /// Where it was seen.
     pub(crate) log: String,

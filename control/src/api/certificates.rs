@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
+use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use data_encoding::HEXLOWER;
 use serde::{Deserialize, Serialize};
@@ -89,10 +90,12 @@ impl From<SeenCertificate> for Seen {
 )]
 pub(super) async fn seen(
     State(cloud): State<Arc<Cloud>>,
-    Query(After { after }): Query<After>,
+    query: Result<Query<After>, QueryRejection>,
     request: Signed,
 ) -> Result<Json<SeenAnswer>, ApiError> {
     let device = request.device(&cloud)?;
+    let query = query.map_err(|error| ApiError::new(Code::BadRequest, &cloud.metrics, &error));
+    let Query(After { after }) = query?;
     let store = &cloud.certificate_watch.store;
     let seen = store.certificates_seen(&device.name, after, now()).await;
     let seen = seen.map_err(|error| ApiError::new(Code::Internal, &cloud.metrics, &error))?;

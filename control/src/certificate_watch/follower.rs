@@ -199,7 +199,7 @@ impl Follower {
 
     /// What is in an entry for names of the zone.
     fn look(&self, index: u64, entry: Entry) -> Vec<Found> {
-        let certificate = match entry.certificate {
+        let mut certificate = match entry.certificate {
             Ok(certificate) => certificate,
             Err(unreadable) => {
                 self.watch.metrics.unreadable.inc();
@@ -215,11 +215,12 @@ impl Follower {
             }
         };
         let mut names_by_owner: BTreeMap<Owner, Vec<String>> = BTreeMap::new();
-        for name in &certificate.names {
-            if let Some(owner) = Owner::of(name, &self.zone) {
+        // Each owner gets a copy, and one log could show thousands of names for thousands of owners.
+        for name in std::mem::take(&mut certificate.names) {
+            if let Some(owner) = Owner::of(&name, &self.zone) {
                 let names = names_by_owner.entry(owner).or_default();
                 if names.len() < MOST_NAMES {
-                    names.push(name.clone());
+                    names.push(name);
                 }
             }
         }

@@ -132,6 +132,10 @@ impl Config {
                 Ok(_) => {}
                 Err(error) => fault("relay.join", error.to_string()),
             }
+            if self.certificate_watch.is_some() {
+                let sentence = "a relay that joins another server follows no logs: leave [certificate_watch] out";
+                fault("certificate_watch.log", sentence.to_owned());
+            }
             if self.ddns.is_some() {
                 let sentence = "a relay that joins another server answers no DNS: leave [ddns] out";
                 fault("ddns.listen", sentence.to_owned());

@@ -231,7 +231,12 @@ async fn answer(
             answer.headers_mut().insert(CONTENT_LENGTH, length);
             answer
         }
-        _ => {
+        Conduct::Honest
+        | Conduct::Rewritten
+        | Conduct::OtherKey
+        | Conduct::Shrunk
+        | Conduct::GarbageEntries
+        | Conduct::Stale => {
             let mut state = state.lock().unwrap();
             match state.answer(&request) {
                 Ok(json) => whole(StatusCode::OK, json.to_string()),
@@ -278,9 +283,9 @@ impl State {
                 // No more than three at once: a log gives what it likes.
                 let end = (end + 1).min(entries.len()).min(start + 3);
                 let given = entries[start..end].iter().map(|(leaf, extra)| {
-                    let leaf = match self.conduct {
-                        Conduct::GarbageEntries => &leaf[..9],
-                        _ => leaf,
+                    let leaf = match self.conduct == Conduct::GarbageEntries {
+                        true => &leaf[..9],
+                        false => leaf,
                     };
                     json!({ "leaf_input": BASE64.encode(leaf), "extra_data": BASE64.encode(extra) })
                 });
@@ -311,28 +316,29 @@ impl State {
 
     fn entries_now(&self) -> Vec<(Vec<u8>, Vec<u8>)> {
         let mut entries = self.entries.clone();
-        match self.conduct {
-            Conduct::Rewritten => entries[0].0[5] ^= 1,
-            Conduct::Shrunk => entries.truncate(entries.len() - 2),
-            _ => {}
+        if self.conduct == Conduct::Rewritten {
+            entries[0].0[5] ^= 1;
+        }
+        if self.conduct == Conduct::Shrunk {
+            entries.truncate(entries.len() - 2);
         }
         entries
     }
 
     fn head(&self, entries: &[(Vec<u8>, Vec<u8>)]) -> Value {
         let root = root_of(&hashes(entries));
-        let at = match self.conduct {
-            Conduct::Stale => now_ms() - 2 * 24 * 60 * 60 * 1000,
-            _ => now_ms(),
+        let at = match self.conduct == Conduct::Stale {
+            true => now_ms() - 2 * 24 * 60 * 60 * 1000,
+            false => now_ms(),
         };
         let size = entries.len() as u64;
         let mut signed = vec![0, 1];
         signed.extend(at.to_be_bytes());
         signed.extend(size.to_be_bytes());
         signed.extend(root);
-        let key = match self.conduct {
-            Conduct::OtherKey => &self.other_key,
-            _ => &self.key,
+        let key = match self.conduct == Conduct::OtherKey {
+            true => &self.other_key,
+            false => &self.key,
         };
         let der = key.serialize_der();
         let signer = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &der).unwrap();

@@ -149,6 +149,9 @@ fn a_certificate_for_all_names_alarms_every_device_and_one_for_another_device_on
     seen.path = "/api/device/certificates/seen?after=1";
     let told = seen.send(&server);
     assert!(told.contains("wrong_signature"), "{told}");
+    let seen = ("GET", "/api/device/certificates/seen?after=-1");
+    let told = SignedRequest::new(&server, &identity, seen, "").send(&server);
+    assert!(told.contains("bad_request"), "{told}");
     let stranger = State::open(server.folder.path().join("stranger")).unwrap();
     let stranger = stranger.identity().unwrap();
     let seen = ("GET", "/api/device/certificates/seen");

@@ -92,6 +92,16 @@ pub struct LogStatus {
     pub problem: Option<String>,
 }
 
+impl LogStatus {
+    /// It without what is too long to be true.
+    fn bounded(mut self) -> Self {
+        for text in self.problem.iter_mut().chain([&mut self.log]) {
+            *text = text.chars().take(500).collect();
+        }
+        self
+    }
+}
+
 /// How it stands with the certificates that were seen for the device's name.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SeenStatus {
@@ -205,8 +215,8 @@ impl CertificateWatch<'_> {
                 .cloud
                 .call(Method::GET, &path, json, nothing, self.identity);
             let answer: SeenAnswer = called.await?;
-            heard.logs = answer.logs;
-            heard.logs.truncate(MOST_LOGS);
+            let logs = answer.logs.into_iter().take(MOST_LOGS);
+            heard.logs = logs.map(LogStatus::bounded).collect();
             if let Some(seconds) = answer.ask_again_seconds {
                 wait = Duration::from_secs(seconds).clamp(TIMES.0, TIMES.1);
             }
