@@ -1,7 +1,8 @@
 //! How many signatures a second are made, so that strangers who ask for what has never been signed do not get the whole processor.
 //!
 //! What the zone has is finite, and signed once; names that are made up are not. So they have shares of their own, and over TCP,
-//! where a client is where it says, another one than over UDP.
+//! where a client is where it says, another one than over UDP. What stands between the names of the zone (NSEC3) is finite too; but whoever
+//! makes names up over UDP can ask for all of it at once, and is to take nothing from those who ask for names.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,6 +17,8 @@ const LASTING: u64 = 4;
 pub(crate) enum Share {
     /// A set of the zone.
     Lasting,
+    /// What stands between two names of the zone, for somebody who asks over UDP for a name that is not there.
+    Link,
     /// What is said of one name that a stranger has made up, over UDP.
     PassingUdp,
     /// The same over TCP.
@@ -25,9 +28,10 @@ pub(crate) enum Share {
 }
 
 impl Share {
-    pub(crate) const COUNT: usize = 4;
+    pub(crate) const COUNT: usize = 5;
     pub(crate) const ALL: [Self; Self::COUNT] = [
         Self::Lasting,
+        Self::Link,
         Self::PassingUdp,
         Self::PassingTcp,
         Self::Copy,
@@ -36,6 +40,7 @@ impl Share {
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Lasting => "zone",
+            Self::Link => "between_names",
             Self::PassingUdp => "made_up_udp",
             Self::PassingTcp => "made_up_tcp",
             Self::Copy => "copy",
@@ -47,6 +52,7 @@ impl Share {
 #[derive(Debug)]
 pub(super) struct Budget {
     lasting: Bucket,
+    link: Bucket,
     passing_udp: Bucket,
     passing_tcp: Bucket,
 }
@@ -57,6 +63,7 @@ impl Budget {
         let passing = || Bucket::new(per_second.into());
         Self {
             lasting: Bucket::new(LASTING.saturating_mul(per_second.into())),
+            link: passing(),
             passing_udp: passing(),
             passing_tcp: passing(),
         }
@@ -66,6 +73,7 @@ impl Budget {
     pub(super) fn take(&self, share: Share, now: u64) -> bool {
         let bucket = match share {
             Share::Lasting => &self.lasting,
+            Share::Link => &self.link,
             Share::PassingUdp => &self.passing_udp,
             Share::PassingTcp => &self.passing_tcp,
             Share::Copy => return true,
@@ -121,6 +129,8 @@ mod tests {
         assert!((1000..=1010).contains(&passing), "{passing}");
         let lasting = taken_in_a_second(Share::Lasting, 0);
         assert!((4000..=4040).contains(&lasting), "{lasting}");
+        let links = taken_in_a_second(Share::Link, 0);
+        assert!((1000..=1010).contains(&links), "{links}");
         let at_once = (0..100).filter(|_| budget.take(Share::PassingTcp, 5));
         assert_eq!(at_once.count(), 10);
     }

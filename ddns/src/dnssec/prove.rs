@@ -68,14 +68,16 @@ impl Signer {
         transport: Transport,
         moment: Moment,
     ) -> Proved<'t> {
+        let (passing, link) = match transport {
+            Transport::Udp => (Share::PassingUdp, Share::Link),
+            Transport::Tcp | Transport::Dot => (Share::PassingTcp, Share::Lasting),
+        };
         let proving = Proving {
             signer: self,
             query,
             table,
-            passing: match transport {
-                Transport::Udp => Share::PassingUdp,
-                Transport::Tcp | Transport::Dot => Share::PassingTcp,
-            },
+            passing,
+            link,
             moment,
         };
         for _ in 0..TRIES {
@@ -128,6 +130,8 @@ struct Proving<'s, 't> {
     table: &'t Table,
     /// Whose share of signatures what a stranger has made up takes.
     passing: Share,
+    /// And what stands between the zone's names.
+    link: Share,
     moment: Moment,
 }
 
@@ -303,7 +307,7 @@ impl<'t> Proving<'_, 't> {
             rtype: Type::NSEC3,
             records: Octets::of_one(&record),
         };
-        let rrsig = self.signer.sign(&set, Share::Lasting, self.moment)?;
+        let rrsig = self.signer.sign(&set, self.link, self.moment)?;
         let owner = [&label[..], &self.pointer_to_apex()?].concat();
         let data = record.get(RECORD_HEAD..).unwrap_or_default();
         proof.put_record(&owner, Type::NSEC3, ttl, &[data])?;

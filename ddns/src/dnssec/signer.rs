@@ -202,7 +202,7 @@ impl Signer {
         let period = period(of, moment.unix_seconds);
         let keys = self.keys.load();
         let signatures = match share {
-            Share::Lasting | Share::Copy => &self.lasting,
+            Share::Lasting | Share::Link | Share::Copy => &self.lasting,
             Share::PassingUdp | Share::PassingTcp => &self.passing,
         };
         let kept = signatures.get(of).filter(|made| made.content == content);

@@ -147,6 +147,36 @@ async fn a_flood_of_made_up_names_is_sent_to_tcp_and_leaves_the_zones_own_alone(
     assert_eq!(world.metric(&refused("zone")), 0.0);
 }
 
+/// With NSEC3 what is signed for them stands between the names of the zone, and takes nothing from those either.
+#[tokio::test]
+async fn a_flood_that_asks_for_all_that_stands_between_names_leaves_the_names_alone() {
+    const NAMES: usize = 60;
+    let config = format!("{}\nsignatures_per_second = 100", config("nsec3"));
+    let mut world = World::with_directory(Directory::of("causeway.example"), &config).await;
+    let names: Vec<_> = (0..NAMES).map(|number| format!("home{number}")).collect();
+    for name in &names {
+        world.directory.add(name);
+    }
+    let elsewhere = format!("NOERROR tc, {EDNS} do");
+    let mut sent_to_tcp = 0;
+    for number in 0..NAMES {
+        let heard = udp(&world, &format!("n{number}.causeway.example A do")).await;
+        sent_to_tcp += u32::from(heard == elsewhere);
+    }
+    assert!(sent_to_tcp > 0);
+    let refused = |share: &str| format!(r#"signatures_refused_total{{share="{share}"}}"#);
+    assert_eq!(
+        world.metric(&refused("between_names")),
+        f64::from(sent_to_tcp)
+    );
+    // Names that are there, and whoever is where it says, have a share that nothing of that was taken from.
+    assert_eq!(world.metric(&refused("zone")), 0.0);
+    let heard = udp(&world, "home7.causeway.example A do").await;
+    assert!(heard.contains("RRSIG"), "{heard}");
+    let heard = tcp(&world, "nobody.causeway.example A do").await;
+    assert!(heard.contains("TYPE50"), "{heard}");
+}
+
 /// A network that has had its share of answers costs no signatures either: they are left for others.
 #[tokio::test]
 async fn what_is_not_sent_is_not_signed() {
