@@ -244,6 +244,18 @@ async fn a_challenge_is_acknowledged_when_all_secondaries_in_rotation_serve_it()
             assert!(printed.contains(&value), "{:?}: {printed}", secondary.log);
         }
     }
+    // So it is with who may have certificates, and with that everybody may again.
+    for round in 0..5 {
+        let account = format!("https://ca.test/{round}");
+        for (accounts, count) in [(&[("ca.test", &*account)][..], 2), (&[], 0)] {
+            world.set_issuers("home", accounts).await.unwrap();
+            for secondary in [&nsd, &knot] {
+                let (printed, _) = dig(secondary.address, "+short home.nas.test CAA").await;
+                let found = printed.matches(&account).count();
+                assert_eq!(found, count, "{:?}: {printed}", secondary.log);
+            }
+        }
+    }
     // The operator's own host likewise; what is withdrawn is there no more.
     let operators = "_acme-challenge.cloud.nas.test TXT";
     for round in 0..5 {
