@@ -302,6 +302,7 @@ pub async fn run(
         listed.map_err(|error| RunError::Pairing(format!("its list of relays: {error}")))?;
     let relays = Relays::new(listed);
     let (instance, tunnel_ended) = (InstanceId(rand::random()), Arc::new(Notify::new()));
+    let asked = status::listen(&certificates.state).await; // before there is anything to be said
     let mut kept = JoinSet::new();
     for known in situation.of_each().into_iter().take(tunnels.count()) {
         let (raw_outcomes, raw_heard) = mpsc::channel(RAW_OUTCOMES);
@@ -360,7 +361,7 @@ pub async fn run(
         () = received => {}
         () = steer::tell(&cloud, &identity, port, &situation) => {}
         () = health::look_after(&visitors.hosts) => {}
-        () = status::answer(&certificates.state, host, situation.clone(), Arc::clone(&visitors)) => {}
+        () = status::answer(asked, host, situation.clone(), Arc::clone(&visitors)) => {}
     }
     let _ = timeout(GOODBYE, async {
         while kept.join_next().await.is_some() {}

@@ -309,13 +309,8 @@ pub(super) async fn process(state: &State) -> Option<i32> {
     stream.peer_cred().ok()?.pid()
 }
 
-/// Answers whoever asks. Never returns; an agent goes on without it.
-pub(super) async fn answer(
-    state: &State,
-    device: String,
-    situation: Situation,
-    visitors: Arc<Visitors>,
-) {
+/// Where [`answer`] is asked; absent if it cannot be: an agent goes on without it.
+pub(super) async fn listen(state: &State) -> Option<UnixListener> {
     let bound = async {
         let way = Way::into(state.directory())?;
         let path = way.path();
@@ -327,15 +322,25 @@ pub(super) async fn answer(
         fs::set_permissions(&path, fs::Permissions::from_mode(0o600))?;
         Ok::<_, io::Error>(listener)
     };
-    let listener = match bound.await {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%error, "`causeway-agent status` will not reach this agent");
-            return std::future::pending().await;
-        }
+    let listener = bound.await;
+    if let Err(error) = &listener {
+        tracing::warn!(%error, "`causeway-agent status` will not reach this agent");
+    }
+    listener.ok()
+}
+
+/// Answers whoever asks there. Never returns.
+pub(super) async fn answer(
+    asked: Option<UnixListener>,
+    device: String,
+    situation: Situation,
+    visitors: Arc<Visitors>,
+) {
+    let Some(asked) = asked else {
+        return std::future::pending().await;
     };
     loop {
-        match listener.accept().await {
+        match asked.accept().await {
             Ok((mut asker, _)) => {
                 let status = situation.status(&device, &visitors, Instant::now());
                 let line = serde_json::to_vec(&status).unwrap_or_default(); // texts and numbers

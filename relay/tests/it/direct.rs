@@ -126,6 +126,42 @@ async fn curl_comes_straight_to_a_service_which_hears_its_address() {
 }
 
 #[tokio::test]
+async fn at_home_a_visitor_hears_by_which_way_it_has_come_and_everywhere_else_the_service_answers()
+{
+    const PATH: &str = "/.well-known/causeway/lan";
+    let world = World::start(Transport::Quic);
+    let (listener, address) = origin("http").await;
+    let _service = echo_of_heads(listener);
+    let (_agent, door) = device(&world, &address).await;
+    let told = async |options: &[&str]| curl(&world, door, options).await;
+    for version in ["--http1.1", "--http2"] {
+        let heard = told(&[version, "--include", &format!("https://lan.{HOST}{PATH}")]).await;
+        let (head, behind) = heard.split_once("\r\n\r\ndirect\n").unwrap();
+        assert!(head.contains("access-control-allow-origin: *"), "{head}");
+        assert!(behind.contains("get /page"), "{behind}");
+    }
+    let post = format!("https://lan.{HOST}{PATH}");
+    for (options, service_hears) in [
+        (
+            &[&*format!("https://{HOST}{PATH}")][..],
+            "get /.well-known/causeway/lan",
+        ),
+        (
+            &[&format!("https://lanx.{HOST}{PATH}")],
+            "get /.well-known/causeway/lan",
+        ),
+        (
+            &[&format!("https://lan.{HOST}{PATH}/x")],
+            "get /.well-known/causeway/lan/x",
+        ),
+        (&["--data", "x", &post], "post /.well-known/causeway/lan"),
+    ] {
+        let heard = told(options).await;
+        assert!(heard.contains(service_hears), "{options:?}: {heard}");
+    }
+}
+
+#[tokio::test]
 async fn a_service_that_is_no_http_is_reached_too_and_one_with_a_certificate_of_its_own() {
     let world = World::start(Transport::Quic);
     let echo = async |scheme: &str| {
