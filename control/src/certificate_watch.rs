@@ -13,7 +13,7 @@ mod metrics;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 use directory::{DeviceName, Zone};
 use prometheus::Registry;
@@ -22,6 +22,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::CertificateWatchConfig;
+use crate::devices::now_ms;
 use crate::store::{Store, StoreError};
 use follower::Follower;
 use metrics::Metrics;
@@ -155,9 +156,7 @@ impl CertificateWatch {
     /// # Errors
     /// If the database fails.
     pub(crate) async fn watched(&self) -> Result<Watched, StoreError> {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH);
-        let now = i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX);
-        let certificates = self.store.certificates_in_question(now).await?;
+        let certificates = self.store.certificates_in_question(now_ms()).await?;
         Ok(Watched {
             logs: self.logs(),
             certificates,

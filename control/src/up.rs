@@ -9,14 +9,14 @@ mod certificates;
 mod error;
 mod leads;
 mod overview;
+mod parts;
 mod public_certificate;
 mod reload;
 mod succession;
 
 use std::future::pending;
-use std::net::{SocketAddr, TcpListener};
-use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,8 +24,7 @@ use ddns::update::AddressChange;
 use directory::{OperatorName, Place};
 use prometheus::Registry;
 use relay::program::give_back_memory;
-use relay::program::succession::{Ask, Facts, Inheritance};
-use relay::records;
+use relay::program::succession::{Ask, Inheritance};
 use relay::server::{CloudDoor, CloudVisitor, Parts, Secret};
 use relay::tls::Roots;
 use relay::workers::{WorkerThreads, Workers};
@@ -58,6 +57,7 @@ use crate::supervise::Supervisor;
 use certificates::OperatorCertificates;
 pub use error::UpError;
 use leads::Leads;
+pub(crate) use parts::{records_of, start_admin, start_workers};
 use public_certificate::Ordering;
 pub(crate) use reload::Reloads;
 pub use reload::Source;
@@ -515,59 +515,6 @@ async fn start_ddns(
     Ok(Some(
         ddns::start(ddns.clone(), facts, directory.clone(), registry, stop).await?,
     ))
-}
-
-/// The threads that carry bytes: after an older process as many as it has, because its sockets are made for so many.
-pub(crate) fn start_workers(
-    config: &Config,
-    older: Option<&Facts>,
-) -> Result<WorkerThreads, UpError> {
-    let as_many = older.and_then(|older| NonZeroUsize::new(older.workers));
-    let workers = match as_many.or(config.relay.workers) {
-        Some(count) => WorkerThreads::start(count),
-        None => WorkerThreads::per_core_but_one(),
-    };
-    workers.map_err(UpError::Workers)
-}
-
-/// How connections are recorded, if at all.
-pub(crate) fn records_of(config: &Config, state: &StateDirectory) -> Option<records::Setup> {
-    let records = config.records.as_ref();
-    let setup = records.map(|records| records.setup(state.path()));
-    tell_of_old_records(setup.as_ref(), state.path());
-    setup
-}
-
-/// Starts the admin listener as one of `parts`, on what is `bound` already.
-pub(crate) fn start_admin(
-    config: &Config,
-    bound: Option<TcpListener>,
-    watched: Watched,
-    refused: &ClientsRefused,
-    end: &CancellationToken,
-    parts: &mut Supervisor,
-) -> Result<Admin, UpError> {
-    let (address, stop) = (config.admin.listen, end.child_token());
-    let started = Admin::start(address, bound, watched, refused.at("admin"), stop);
-    let (admin, ended) = started.map_err(|cause| UpError::Admin { address, cause })?;
-    parts.run("the admin listener", ended);
-    Ok(admin)
-}
-
-/// Without [records], or with another folder, nothing removes what was kept before: nobody says any more how long it is wanted.
-fn tell_of_old_records(kept_now: Option<&records::Setup>, state: &Path) {
-    let folder = records::Config::default_folder(state);
-    if kept_now.is_some_and(|setup| setup.folder == folder) {
-        return;
-    }
-    let files = records::count(&folder);
-    if files > 0 {
-        tracing::warn!(
-            folder = %folder.display(),
-            files,
-            "records of an earlier configuration are still here and do not expire: remove the folder, or have [records] keep them there again"
-        );
-    }
 }
 
 /// A number that changes with the Directory, for those who show it.

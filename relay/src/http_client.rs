@@ -168,7 +168,7 @@ impl Answer {
 }
 
 /// Whether it is that an answer is too long, or its head, which the HTTP library bounds.
-pub(crate) fn is_too_long(error: &io::Error) -> bool {
+pub fn is_too_long(error: &io::Error) -> bool {
     let cause = error.get_ref();
     cause.is_some_and(|cause| {
         let of_http = cause.downcast_ref::<hyper::Error>();

@@ -1,7 +1,6 @@
 //! Which certificates were seen for a device's name, and what the device says of them.
 
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Json;
 use axum::extract::rejection::QueryRejection;
@@ -14,6 +13,7 @@ use super::error::{ApiError, Code, Problem};
 use super::signed::Signed;
 use super::{Cloud, read_json};
 use crate::certificate_watch::{LogStatus, SeenCertificate};
+use crate::devices::now_ms;
 
 /// So many keys a device may report: as many as it can have been told of.
 const MOST_REPORTED: usize = 256;
@@ -97,7 +97,7 @@ pub(super) async fn seen(
     let query = query.map_err(|error| ApiError::new(Code::BadRequest, &cloud.metrics, &error));
     let Query(After { after }) = query?;
     let store = &cloud.certificate_watch.store;
-    let seen = store.certificates_seen(&device.name, after, now()).await;
+    let seen = store.certificates_seen(&device.name, after, now_ms()).await;
     let seen = seen.map_err(|error| ApiError::new(Code::Internal, &cloud.metrics, &error))?;
     let ask_again = cloud.certificate_watch.devices_ask();
     Ok(Json(SeenAnswer {
@@ -147,7 +147,9 @@ pub(super) async fn strange(
     let keys = keys
         .ok_or_else(|| ApiError::new(Code::BadRequest, &cloud.metrics, &"no keys, or too many"))?;
     let store = &cloud.certificate_watch.store;
-    let reported = store.report_certificates(&device.name, &keys, now()).await;
+    let reported = store
+        .report_certificates(&device.name, &keys, now_ms())
+        .await;
     let new = reported.map_err(|error| ApiError::new(Code::Internal, &cloud.metrics, &error))?;
     if new > 0 {
         cloud.certificate_watch.reported(new);
@@ -158,10 +160,4 @@ pub(super) async fn strange(
         );
     }
     Ok(Json(StrangeAnswer {}))
-}
-
-/// In milliseconds since 1970.
-fn now() -> i64 {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH);
-    i64::try_from(now.unwrap_or_default().as_millis()).unwrap_or(i64::MAX)
 }

@@ -15,6 +15,7 @@ use transparency::{Entry, Frontier, Head, LogKey, Nonsense, read_entries, read_p
 use super::log::{Failure, Log};
 use super::{CertificateWatch, Found, Owner};
 use crate::config::LogConfig;
+use crate::devices::now_ms;
 use crate::store::KnownLog;
 
 /// So many entries are asked for at once; a log may give fewer.
@@ -238,8 +239,8 @@ impl Follower {
         if found.is_empty() {
             return Ok(());
         }
-        let now = i64::try_from(since_1970().as_millis()).unwrap_or(i64::MAX);
-        let kept = self.watch.store.keep_certificates_seen(&found, now).await?;
+        let kept = self.watch.store.keep_certificates_seen(&found, now_ms());
+        let kept = kept.await?;
         self.watch.metrics.found.inc_by(kept.new);
         if kept.full > 0 {
             self.watch.metrics.full.inc_by(kept.full);

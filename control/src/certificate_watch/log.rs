@@ -3,7 +3,7 @@
 use std::io;
 use std::time::Duration;
 
-use http_body_util::{Full, LengthLimitError};
+use http_body_util::Full;
 use hyper::body::Bytes;
 use hyper::header::{ACCEPT, HOST, USER_AGENT};
 use hyper::{Request, StatusCode};
@@ -130,12 +130,10 @@ impl Log {
         if answer.status() != StatusCode::OK {
             return Err(Failure::Refused(answer.status()));
         }
-        answer.rest(MAX_ANSWER).await.map_err(|error| {
-            let cause = error.get_ref();
-            match cause.is_some_and(|cause| cause.is::<LengthLimitError>()) {
-                true => Failure::TooLong,
-                false => Failure::Unreachable(error),
-            }
+        let rest = answer.rest(MAX_ANSWER).await;
+        rest.map_err(|error| match http_client::is_too_long(&error) {
+            true => Failure::TooLong,
+            false => Failure::Unreachable(error),
         })
     }
 }

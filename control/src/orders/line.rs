@@ -241,7 +241,7 @@ mod tests {
             let turns = [5, 4, 3].map(|device| ask(&mut line, device, now));
             assert_eq!(turns.map(ahead), [2, 1, 0]);
             let Turn::Later { wait, .. } = turns[2] else {
-                unreachable!()
+                panic!("it is its turn")
             };
             let left = Duration::from_secs(NOW + 7 * DAY - now);
             assert_eq!(wait, left.min(hour));

@@ -89,7 +89,7 @@ impl Table {
         })
     }
 
-    /// What few devices have is not in their places. Whoever sees there that they have it finds it: so it comes first, and goes last.
+    /// What devices say at length has no room in their places. Whoever sees there that they have it finds it: so it comes first, and goes last.
     fn keep_aside(&self, registration: RegistrationId, own: &Own) {
         if own.has_subnames() {
             self.subnames.set(registration, own);
